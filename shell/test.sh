@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Set up what the tests need on a fresh machine (Python 3.11 to 3.13) and run them.
+#   bash shell/test.sh [pytest arguments]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+source shell/setup.sh
+exec "$PYTHON" -m pytest "$@"

@@ -1,0 +1,21 @@
+"""A user's mistake is one line on standard error and exit status 2, never a stack trace."""
+
+import sys
+from contextlib import contextmanager
+
+
+class InputError(Exception):
+    """Something the user gave is wrong. The message says what, where, and how to mend it."""
+
+
+@contextmanager
+def one_line_errors():
+    """Wrap a script's `main()`: an InputError ends in its message and exit status 2, Ctrl-C in status 130."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: what was complete has been kept", file=sys.stderr)
+        sys.exit(130)
