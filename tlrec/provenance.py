@@ -1,0 +1,159 @@
+"""What made a result: `run.json` beside every output, written by the scripts and read by the report.
+
+Format, agreed between the scripts that write and the report that reads (JSON; unknown values are null):
+
+`run.json`, one per output folder, written last by `ins_tuning.py` and `rec_tuning.py`, so its presence means "complete":
+    script      "ins_tuning.py"
+    arguments   all flags with their values, as given
+    started, ended, seconds   UTC, ISO 8601; wall clock
+    git         {"revision", "dirty"}, or null outside a git checkout
+    versions    {"python", "torch", "transformers", "peft", ...}
+    platform    {"system", "cpus"}
+    data        {name: {"path" as given, "sha256", "rows"}}; the names are "train", "valid", "test"
+    results     numbers that the script printed; a tuner gives
+                "history": [{"step", "eval_auc", "eval_loss"}, ...], "best_step", "truncated": {"train": count, "valid": count}
+and the facts of a tuner:
+    stage       "cot", "source", "few-shot", or another name for what this run taught
+    stages      all stages in order, this one last: ["general", "cot", "source"] (`stages_of` gives those of a start adapter)
+    shots, seed, frame, base_model, target, source, metric_for_best_model, hardware (GPU names, or null) ...
+
+`metrics.json` and `predictions.jsonl`, written by `evaluate.py` into the adapter folder or its own --output_dir:
+    metrics.json holds what `tlrec.metrics.summarise` returns, plus "run": the same keys as above for the evaluation
+    (`describe_run`), with data "test" (and "train" where floors used it), results {"truncated": {"test": count}} and the facts
+    frame, base_model, target, hardware and "adapter": null for the base model alone, else
+    {"path" as given, "run": the adapter's run.json, or null if it has none}.
+A method without a language model (a classical baseline) gives `stage` "baseline", `method` (its name), `shots`, `seed` and
+`target` in metrics.json's "run", and no "adapter".
+
+Arguments are written as given and the environment is never written; so keys stay out of it as long as no flag takes one.
+"""
+
+import json
+import math
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from tlrec.errors import InputError
+from tlrec.files import sha256, write_json
+
+PACKAGES = (
+    "torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "sentencepiece", "numpy", "scipy",
+    "scikit-learn", "pandas", "openai",
+)  # fmt: skip
+_STARTED = datetime.now(UTC)  # this room is imported when a script begins
+
+
+def write_run(folder, script, arguments, data, results, started=None, **facts):
+    """Write `run.json` whole into `folder` (see the format above) and return its content.
+
+    arguments: dict of flag values. data: {name: path of a record file, or what `describe_data` returned when the file
+    was read}. results: dict of numbers. started: aware datetime, by default the start of the process.
+    """
+    run = describe_run(script, arguments, data, results, started, **facts)
+    write_json(Path(folder) / "run.json", run)
+    return run
+
+
+def describe_run(script, arguments, data, results=None, started=None, **facts):
+    """The content of a `run.json` as a dict of plain JSON values; `evaluate.py` keeps it in `metrics.json`."""
+    started, ended = started or _STARTED, datetime.now(UTC)
+    return plain_json(
+        {
+            "script": script,
+            "arguments": arguments,
+            "started": started.isoformat(timespec="seconds"),
+            "ended": ended.isoformat(timespec="seconds"),
+            "seconds": round((ended - started).total_seconds(), 1),
+            "git": _git_revision(),
+            "versions": _versions(),
+            "platform": {"system": platform.platform(), "cpus": os.cpu_count()},
+            "data": {name: file if isinstance(file, dict) else describe_data(file) for name, file in data.items()},
+            **facts,
+            "results": results or {},
+        }
+    )
+
+
+def describe_data(path, rows=None):
+    """{"path" as given, "sha256", "rows"} of a record file; give `rows` where they are already counted."""
+    if rows is None:
+        with open(path, encoding="utf-8") as file:
+            rows = len(json.load(file))
+    return {"path": str(path), "sha256": sha256(path), "rows": rows}
+
+
+def read_run(folder):
+    """The content of `folder/run.json`. Raises InputError if it is missing, damaged, or not the file of a run."""
+    return read_json(Path(folder) / "run.json", required=("script", "arguments", "data"))
+
+
+def read_json(path, required=()):
+    """A JSON object with at least the keys `required`; InputError, naming the file, for anything else."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found a {type(value).__name__}")
+    for key in required:
+        if key not in value:
+            raise InputError(f"{path}: the key {key!r} is missing")
+    return value
+
+
+def stages_of(start_adapter):
+    """The stages a start adapter has been through, [] without one; ["general"] for one that no script of ours made."""
+    if start_adapter is None:
+        return []
+    if not (Path(start_adapter) / "run.json").exists():
+        return ["general"]
+    return read_run(start_adapter).get("stages") or ["general"]
+
+
+def plain_json(value):
+    """`value` in the types of JSON: paths become strings, numpy values become Python's, NaN and infinity become None."""
+    if isinstance(value, dict):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return plain_json(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
+
+
+def _versions():
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _git_revision():
+    """Revision and dirty flag of the checkout this file belongs to; None if it is not in one of its own."""
+    repository = Path(__file__).resolve().parent.parent
+
+    def git(*words):
+        command = ["git", "-C", str(repository), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != repository:
+            return None  # installed below some other project's checkout
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
