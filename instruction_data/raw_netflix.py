@@ -1,0 +1,139 @@
+"""The reader of the Netflix Prize: `combined_data_1.txt` and `movie_titles.csv`.
+
+    1:                          ratings of film 1 follow
+    1488844,3,2005-09-06        user, rating, date
+    822109,5,2005-05-13
+
+Twenty-four million such lines pass in blocks, without a Python loop over rows.
+"""
+
+import io
+import re
+
+import numpy as np
+import pandas as pd
+
+from tlrec import raw_tables as raw
+from tlrec.errors import InputError
+from tlrec.preparation import Source
+
+BLOCK = 1 << 26  # bytes
+HEADER = re.compile(rb"^(\d+):[ \t]*\r?\n", re.MULTILINE)
+RATING = re.compile(rb"\d+,\d+,\d{4}-\d\d-\d\d[ \t]*\r?\n")
+DATE = re.compile(r"\d{4}-\d\d-\d\d")
+
+
+def read_netflix(folder, title_commas):
+    """Read the two files. title_commas: "drop" as in the published files, or "keep". Dates stay text."""
+    titles_path, ratings_path = folder / "movie_titles.csv", folder / "combined_data_1.txt"
+    items = _read_titles(titles_path, title_commas)
+    ratings = _read_ratings(ratings_path, set(items.index), titles_path.name)
+    return Source(ratings, items, skipped={}, files=[ratings_path, titles_path])
+
+
+def _read_titles(path, commas):
+    """`id,year,title` lines; a title may hold commas, and the year of seven films is NULL."""
+    titles = {}
+    with raw.open_text(path, "latin-1") as file:
+        for number, line in enumerate(file, start=1):
+            fields = line.rstrip("\r\n").split(",", 2)
+            if len(fields) != 3 or not fields[0].isdecimal() or not (fields[1].isdecimal() or fields[1] == "NULL"):
+                raise InputError(f"{raw.where(path, number)}: expected id,year,title, found {line.strip()[:60]!r}")
+            item, year, title = int(fields[0]), fields[1], fields[2].strip()
+            if item in titles:
+                raise InputError(f"{raw.where(path, number)}: film {item} is described twice")
+            if commas == "drop":
+                title = title.replace(",", "")
+            titles[item] = title if year == "NULL" else f"{title} ({year})"
+    raw.refuse_utf8(path)
+    if not titles:
+        raise InputError(f"{path}: is empty")
+    return pd.DataFrame({"title": titles, "creator": "", "kind": "movie"})
+
+
+def _read_ratings(path, known, titles_name):
+    """A compact DataFrame: user int32, item int32, rating int8, timestamp as categories in text order."""
+    tables, films, sizes = [], [], []  # sizes: ratings of each film, in file order
+    line = 1
+    for block in _blocks(path):
+        first, *rest = HEADER.split(block)  # ratings of the film before, then film, ratings, film, ratings ...
+        if first and not films:
+            raise InputError(f"{raw.where(path, 1)}: expected 'film:', found {_shown(first)}")
+        bodies = [first, *rest[1::2]]
+        counts = [body.count(b"\n") for body in bodies]
+        if films:
+            sizes[-1] += counts[0]
+        films += map(int, rest[::2])
+        sizes += counts[1:]
+        tables.append(_parse(b"".join(bodies), sum(counts), block, path, line))
+        line += block.count(b"\n")
+
+    begins = np.cumsum([1, *sizes[:-1]]) + np.arange(len(films))  # lines of the headers
+    seen = set()
+    for film, size, begin in zip(films, sizes, begins.tolist()):
+        if film not in known:
+            raise InputError(f"{raw.where(path, begin)}: film {film} is not in {titles_name}")
+        if film in seen:
+            raise InputError(f"{raw.where(path, begin)}: film {film} has a second header")
+        if not size:
+            raise InputError(f"{raw.where(path, begin)}: film {film} has a header, but no ratings")
+        seen.add(film)
+    if not tables:
+        raise InputError(f"{path}: is empty")
+
+    dates = pd.api.types.union_categoricals([table["timestamp"] for table in tables], sort_categories=True)
+    ratings = pd.concat([table[["user", "rating"]] for table in tables], ignore_index=True)
+    ratings = ratings.assign(item=np.repeat(np.array(films, dtype="int32"), sizes), timestamp=dates)
+    key = ratings["user"].to_numpy("int64") << 32 | ratings["item"]
+    if (repeated := key.duplicated()).any():
+        row = int(repeated.to_numpy().argmax())
+        line = row + 1 + int(np.searchsorted(np.cumsum(sizes), row, side="right")) + 1
+        user, film = ratings.at[row, "user"], ratings.at[row, "item"]
+        raise InputError(f"{raw.where(path, line)}: a second rating of film {film} by user {user}")
+    return ratings
+
+
+def _blocks(path):
+    """The file in blocks of whole lines."""
+    try:
+        with open(path, "rb") as file:
+            rest = b""
+            while block := file.read(BLOCK):
+                block = rest + block
+                end = block.rfind(b"\n") + 1
+                rest = block[end:]
+                if end:
+                    yield block[:end]
+            if rest:
+                yield rest + b"\n"
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+
+
+def _parse(body, rows, block, path, line):
+    """The ratings of a block. pandas reads them fast but names no line, so a flaw is looked up afterwards."""
+    try:
+        table = pd.read_csv(
+            io.BytesIO(body),
+            header=None,
+            names=["user", "rating", "timestamp"],
+            dtype={"user": "int32", "rating": "int8", "timestamp": "category"},
+            index_col=False,
+            skip_blank_lines=False,
+            keep_default_na=False,
+        )
+        dates = table["timestamp"].cat.categories
+        sound = len(table) == rows and body.count(b",") == 2 * rows and all(map(DATE.fullmatch, dates))
+    except (ValueError, OverflowError):  # pandas' parser errors are ValueErrors
+        sound = False
+    if not sound:
+        for text in block.splitlines(keepends=True):
+            if not (RATING.fullmatch(text) or HEADER.fullmatch(text)):
+                break
+            line += 1
+        raise InputError(f"{raw.where(path, line)}: expected user,rating,date or 'film:', found {_shown(text)}")
+    return table
+
+
+def _shown(text):
+    return repr(text.splitlines()[0][:60].decode("latin-1"))
