@@ -129,7 +129,8 @@ def parse_input(text):
     """Parse the `input` of a record into a Preference; raise ValueError if it has another form.
 
     Titles may hold quotes, commas and the words of the frame. An item ends where `, "` begins the next one; in a
-    list of books an item is complete only once it has its `written by`.
+    list of books an item is complete only once it has its `written by`, and what has none at all goes on with the
+    author before it.
     """
     match = _INPUT.fullmatch(text)
     if match is None:
@@ -170,6 +171,15 @@ def build_record(preference, liked, quoted_target=False):
     }
 
 
+def ambiguous_names(preference):
+    """Titles and creators that hold what also separates items, so that another reading of the record is possible.
+
+    These are names with an odd number of quotes, with `, "`, or with `" written by`: the cut may have gone through them.
+    """
+    names = [name for item in (*preference.history, preference.target) for name in (item.title, item.creator)]
+    return [name for name in names if name.count('"') % 2 or ', "' in name or _WRITTEN_BY.search(name)]
+
+
 def _parse_items(text):
     text = text.strip()
     if not text:
@@ -177,14 +187,18 @@ def _parse_items(text):
     books = bool(_WRITTEN_BY.search(text))
     items, pending = [], ""
     for piece in re.split(r', (?=")', text):
+        if books and items and not pending and items[-1][-1] in "'\"" and not _WRITTEN_BY.search(piece):
+            items[-1] += f", {piece}"  # authors as Amazon's lists have them: Ann Author', "Tim O'Writer
+            continue
         pending = f"{pending}, {piece}" if pending else piece
-        complete = _WRITTEN_BY.search(pending) if books else len(pending) > 1 and pending.endswith('"')
-        if complete:
-            items.append(_parse_item(pending))
+        if _WRITTEN_BY.search(pending) if books else len(pending) > 1 and pending.endswith('"'):
+            items.append(pending)
             pending = ""
-    if pending:
+    if pending and books and items:
+        items[-1] += f", {pending}"
+    elif pending:
         raise ValueError(f"an item without its closing quote or 'written by': {pending[:80]}")
-    return tuple(items)
+    return tuple(map(_parse_item, items))
 
 
 def _parse_item(text):
