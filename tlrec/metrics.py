@@ -16,7 +16,7 @@ import numpy as np
 
 from tlrec.errors import InputError
 from tlrec.files import whole_file, write_json
-from tlrec.provenance import plain_json
+from tlrec.provenance import plain_json, read_json
 from tlrec.records import labels_of, parse_input
 from tlrec.windows import infer_users
 
@@ -254,18 +254,21 @@ def delong(labels, scores):
     """AUCs of k scores on the same rows and their covariance matrix, without resampling: (k,), (k, k).
 
     Fast algorithm by midranks of Sun and Xu (2014, IEEE Signal Processing Letters 21(11), 1389-1393) for the estimator
-    of DeLong, DeLong and Clarke-Pearson (1988). Takes rows as independent. Needs two rows of each class.
+    of DeLong, DeLong and Clarke-Pearson (1988). Takes rows as independent. Raises InputError with less than two rows of
+    a class.
     """
     from scipy.stats import rankdata
 
     labels, scores = np.asarray(labels), np.atleast_2d(scores)
     positive, negative = scores[:, labels == 1], scores[:, labels == 0]
     m, n = positive.shape[1], negative.shape[1]
+    if min(m, n) < 2:
+        raise InputError(f"DeLong needs two rows of each class, there are {m} liked and {n} disliked")
     ranks = rankdata(np.hstack([positive, negative]), axis=1)
     # Share of negatives below each positive, and of positives above each negative.
     below = (ranks[:, :m] - rankdata(positive, axis=1)) / n
     above = 1 - (ranks[:, m:] - rankdata(negative, axis=1)) / m
-    covariance = np.cov(below).reshape(len(scores), -1) / m + np.cov(above).reshape(len(scores), -1) / n
+    covariance = np.atleast_2d(np.cov(below)) / m + np.atleast_2d(np.cov(above)) / n
     return below.mean(axis=1), covariance
 
 
@@ -279,8 +282,8 @@ def delong_test(labels, first, second):
     aucs, covariance = delong(labels, [first, second])
     error = np.sqrt(max(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1], 0.0))
     difference = aucs[0] - aucs[1]
-    z = difference / error if error > 1e-12 else None
-    p = None if z is None else 2 * norm.sf(abs(z))
+    z = float(difference / error) if error > 1e-12 else None
+    p = None if z is None else float(2 * norm.sf(abs(z)))
     return {"difference": float(difference), "standard_error": float(error), "z": z, "p": p}
 
 
@@ -346,11 +349,12 @@ def _slices(labels, scores, parts):
 # --------------------------------------------------------------------------------------------------- files and table
 
 
-def predictions_rows(labels, p_yes, p_no, preferences=None, users=None):
+def predictions_rows(labels, p_yes, p_no, preferences=None, users=None, train_records=None):
     """The lines of `predictions.jsonl`: {"row" (from 1), "label", "score" (published), "p_yes", "p_no", "history_size",
-    "user"}; the last two are None where not known."""
+    "user", "floors": {name: score}}; size and user are None and floors is {} where not known."""
     labels, p_yes, p_no = check_predictions(labels, p_yes, p_no)
     users, _ = known_users(preferences, labels, users)
+    floors = floor_scores(preferences, train_records)
     columns = {
         "row": range(1, len(labels) + 1),
         "label": labels,
@@ -359,6 +363,7 @@ def predictions_rows(labels, p_yes, p_no, preferences=None, users=None):
         "p_no": p_no,
         "history_size": [None] * len(labels) if preferences is None else [len(p.history) for p in preferences],
         "user": [None] * len(labels) if users is None else users,
+        "floors": [dict(zip(floors, row, strict=True)) for row in zip(*floors.values(), strict=True)] or [{}] * len(labels),
     }
     return [plain_json(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
@@ -370,31 +375,35 @@ def write_evaluation(folder, metrics, predictions):
     write_json(Path(folder) / "metrics.json", plain_json(metrics))
 
 
-def read_predictions(folder):
-    """`folder/predictions.jsonl` as a dict of arrays: label, score, p_yes, p_no, and user (None if not known).
+def read_evaluation(folder):
+    """What `write_evaluation` wrote: (metrics, predictions), once they are known to belong together.
 
-    Raises InputError, naming file and line, if it is missing or damaged, or holds what are not labels or probabilities.
+    predictions is a dict of (n,) arrays: label, p_yes, p_no, score, user (None if not known) and floors (a dict of them).
+    Raises InputError, naming file and row, if one is missing or damaged, holds what are not labels or probabilities, or
+    if the AUC of metrics.json is not that of predictions.jsonl.
     """
+    metrics = read_json(Path(folder) / "metrics.json", required=("auc", "intervals", "floors", "reliability", "run"))
     path = Path(folder) / "predictions.jsonl"
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        columns = {name: [row[name] for row in rows] for name in ("label", "p_yes", "p_no", "user")}
+        columns = {name: [row[name] for row in rows] for name in ("label", "p_yes", "p_no", "user", "floors")}
+        floors = {name: np.array([row[name] for row in columns["floors"]], float) for name in metrics["floors"]}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; evaluate.py writes it") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise InputError(f"{path}: a row without {error}") from None
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: damaged: {error}") from None
     try:
         labels, p_yes, p_no = check_predictions(columns["label"], columns["p_yes"], columns["p_no"])
     except (InputError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}") from None
+    score = two_probabilities_to_score(p_yes, p_no)
+    if (found := auc(labels, score)) != metrics["auc"] and not np.isclose(found or 0, metrics["auc"] or 0, atol=1e-9):
+        raise InputError(f"{path}: its AUC is {found}, metrics.json says {metrics['auc']}; evaluate again")
     users = None if None in columns["user"] else np.asarray(columns["user"])
-    return {
-        "label": labels,
-        "score": two_probabilities_to_score(p_yes, p_no),
-        "p_yes": p_yes,
-        "p_no": p_no,
-        "user": users,
-    }
+    predictions = {"label": labels, "p_yes": p_yes, "p_no": p_no, "score": score, "user": users, "floors": floors}
+    return metrics, predictions
 
 
 def results_table(metrics):

@@ -13,17 +13,17 @@ Format, agreed between the scripts that write and the report that reads (JSON; u
     results     numbers that the script printed; a tuner gives
                 "history": [{"step", "eval_auc", "eval_loss"}, ...], "best_step", "truncated": {"train": count, "valid": count}
 and the facts of a tuner:
-    stage       "cot", "source", "few-shot", or another name for what this run taught
-    stages      all stages in order, this one last: ["general", "cot", "source"] (`stages_of` gives those of a start adapter)
-    shots, seed, frame, base_model, target, source, metric_for_best_model, hardware (GPU names, or null) ...
+    stage       what this run taught: "cot", "source", "few-shot", or another name; the report shows it
+    source      name of the source domain, for the stage "source"
+    start_adapter   `describe_adapter` of the adapter it began with, null for a fresh one; so the whole chain is here
+    target, shots, seed, frame, base_model, metric_for_best_model, hardware (GPU names, or null) ...
 
 `metrics.json` and `predictions.jsonl`, written by `evaluate.py` into the adapter folder or its own --output_dir:
     metrics.json holds what `tlrec.metrics.summarise` returns, plus "run": the same keys as above for the evaluation
-    (`describe_run`), with data "test" (and "train" where floors used it), results {"truncated": {"test": count}} and the facts
-    frame, base_model, target, hardware and "adapter": null for the base model alone, else
-    {"path" as given, "run": the adapter's run.json, or null if it has none}.
+    (`describe_run`), with data "test" (and "train" where floors used it), results {"truncated": {"test": count}} and the
+    facts target, frame, base_model, hardware and "adapter": `describe_adapter`, null for the base model alone.
 A method without a language model (a classical baseline) gives `stage` "baseline", `method` (its name), `shots`, `seed` and
-`target` in metrics.json's "run", and no "adapter".
+`target` in metrics.json's "run", and the adapter null.
 
 Arguments are written as given and the environment is never written; so keys stay out of it as long as no flag takes one.
 """
@@ -109,13 +109,11 @@ def read_json(path, required=()):
     return value
 
 
-def stages_of(start_adapter):
-    """The stages a start adapter has been through, [] without one; ["general"] for one that no script of ours made."""
-    if start_adapter is None:
-        return []
-    if not (Path(start_adapter) / "run.json").exists():
-        return ["general"]
-    return read_run(start_adapter).get("stages") or ["general"]
+def describe_adapter(folder):
+    """{"path" as given, "run": its run.json, None if no script of ours made it}; None for no adapter (None or "")."""
+    if not folder:
+        return None
+    return {"path": str(folder), "run": read_run(folder) if (Path(folder) / "run.json").exists() else None}
 
 
 def plain_json(value):
