@@ -52,7 +52,7 @@ def read_book_crossing(folder, implicit):
 def _read(path, columns, separator, encoding, skipped):
     """Text columns of one table, indexed by line; malformed lines are counted in `skipped`.
 
-    A line of the dump such as `"id";"A title\\";An Author"";...` has a field too many whichever way it is read.
+    A line of the dump such as `"04";"A \\"Title\\"; more";"An Author"` has a field too many, and a few have one too few.
     Python's csv module takes lines apart as pandas did for the published files, and knows their numbers.
     """
     with raw.open_text(path, encoding) as file:

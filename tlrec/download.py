@@ -50,8 +50,8 @@ def fetch(archive, cache):
 def _download(url, part):
     """Append to `part` what it lacks of `url`."""
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             if answer.status != 206:  # a server without ranges begins anew
                 have = 0
@@ -68,7 +68,9 @@ def _download(url, part):
         raise InputError(
             f"{url}: {error.code} {error.reason}; give another address of the same file as --url, or get it by hand for --raw"
         ) from None
-    except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError; ValueError: not an address
+    except ValueError as error:
+        raise InputError(f"--url {url}: {error}") from None
+    except (OSError, HTTPException) as error:  # URLError is an OSError
         raise InputError(f"{url}: {error}; the same command goes on where this one broke off") from None
     if total and part.stat().st_size < total:
         raise InputError(f"{url}: broke off at {part.stat().st_size} of {total} bytes; the same command goes on from there")
