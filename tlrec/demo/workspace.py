@@ -1,0 +1,173 @@
+"""Make a demo workspace: fictional records in the exact formats of the real ones, with known ground truth.
+
+    python -m tlrec.demo.workspace demo_workspace --seed 0
+
+In: nothing. Out, below the folder: `instruction_data/{netflix,amazon-book}/{train,valid}.json`,
+`rec_data/{movie,book}/{train,valid,test}.json`, a `DEMO.md` everywhere, and `demo.json` with seed, sizes, the best AUC
+that any reader of the records can reach on each file, and the floor of the share of likes. The same command again
+changes nothing; another seed or size needs `--overwrite`, and a folder with other data is never touched without it.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tlrec.demo.world import DOMAINS, IN_AND_OUT, THEME_NAMES, make_catalogue, make_examples
+from tlrec.errors import InputError, one_line_errors
+from tlrec.files import sha256, whole_file, write_json
+from tlrec.records import build_record, write_records
+
+# folder of each domain, and the default rows of each of its files
+FILES = {
+    "netflix": ("instruction_data/netflix", {"train": 2000, "valid": 200}),
+    "amazon-book": ("instruction_data/amazon-book", {"train": 1000, "valid": 200}),
+    "movie": ("rec_data/movie", {"train": 600, "valid": 200, "test": 500}),
+    "book": ("rec_data/book", {"train": 600, "valid": 200, "test": 500}),
+}
+
+_BANNER = """# Demo data: every film, book, author and user here is invented
+
+Made by `python -m tlrec.demo.workspace` from a seed. No row stems from Netflix, MovieLens, Amazon or Book-Crossing: the
+folders bear those names only because the launchers look for them. Films are dated 2101 to 2199. Numbers measured here
+say whether the code works; they say nothing about any real data set.
+"""
+
+
+def make_workspace(root, seed, sizes, overwrite=False):
+    """Write the workspace; returns `demo.json` as a dict and whether anything had to be written.
+
+    sizes: {domain: {split: rows}}. Raises InputError if `root` holds something else and `overwrite` is not given.
+    """
+    root = Path(root)
+    wanted = {"fictional": True, "seed": seed, "sizes": sizes}
+    existing = _existing_demo(root)
+    if existing and {key: existing.get(key) for key in wanted} == wanted and _unchanged(root, existing):
+        return existing, False
+    if not overwrite:
+        _refuse_to_lose(root, existing)
+
+    files = {}
+    for number, (name, (folder, _)) in enumerate(FILES.items()):
+        domain = DOMAINS[name]
+        catalogue = make_catalogue(np.random.default_rng([seed, number, 0]), domain)
+        for part, (split, rows) in enumerate(sizes[name].items(), start=1):
+            examples = make_examples(np.random.default_rng([seed, number, part]), domain, catalogue, rows)
+            quoted = domain.name == "book"  # published Book-Crossing files quote the whole target once more
+            path = f"{folder}/{split}.json"
+            write_records(root / path, [build_record(e.preference, e.liked, quoted) for e in examples])
+            files[path] = {"rows": rows, "sha256": sha256(root / path), **_ground_truth(examples)}
+        _write_text(root / folder / "DEMO.md", _BANNER)
+    _write_text(root / "DEMO.md", _BANNER + _explanation(files))
+    demo = wanted | {"files": files}
+    write_json(root / "demo.json", demo)  # last: a folder without it is not a finished demo
+    return demo, True
+
+
+def _ground_truth(examples):
+    from sklearn.metrics import roc_auc_score
+
+    labels = [example.liked for example in examples]
+    if len(set(labels)) < 2:
+        return {"best_reachable_auc": None, "history_floor_auc": None, "like_rate": float(np.mean(labels))}
+    shares = [(len(e.preference.likes) + 0.5) / (len(e.preference.history) + 1) for e in examples]
+    return {
+        "best_reachable_auc": round(float(roc_auc_score(labels, [e.posterior for e in examples])), 4),
+        "history_floor_auc": round(float(roc_auc_score(labels, shares)), 4),
+        "like_rate": round(float(np.mean(labels)), 4),
+    }
+
+
+def _explanation(files):
+    fashions = {sign: [t for t, shift in zip(THEME_NAMES, IN_AND_OUT) if shift * sign > 0] for sign in (1, -1)}
+    rows = "\n".join(
+        f"| `{path}` | {facts['rows']} | {_shown(facts['history_floor_auc'])} | {_shown(facts['best_reachable_auc'])} |"
+        for path, facts in files.items()
+    )
+    return f"""
+## How the answers come about
+
+An item has one theme, told by the words of its title ({", ".join(THEME_NAMES)}); an author keeps to one theme. A user
+follows a few themes and loves, hates or does not mind each. P(like) = sigmoid(generosity + taste for the theme +
+popularity of the theme in the domain), and the label is drawn from it. Source and target domains share themes and
+words but no item and no user. What only target records can teach: in `movie` and `book`
+{", ".join(fashions[1])} are in fashion, {", ".join(fashions[-1])} are out of it, and people are harder to please.
+
+*Best reachable* is the AUC of P(target liked | the history in the record) under this very model, computed exactly up
+to a grid: no reader of the records can expect more. The *floor* is the share of liked items in the history.
+
+| file | rows | floor | best reachable |
+|---|---|---|---|
+{rows}
+"""
+
+
+def _shown(value):
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _existing_demo(root):
+    try:
+        demo = json.loads((root / "demo.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return demo if isinstance(demo, dict) and demo.get("fictional") is True else None
+
+
+def _unchanged(root, demo):
+    return all((root / path).exists() and sha256(root / path) == facts["sha256"] for path, facts in demo["files"].items())
+
+
+def _refuse_to_lose(root, existing):
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root}: is a file; give a folder")
+    found = sorted(
+        str(path.relative_to(root)) for folder, _ in FILES.values() for path in (root / folder).glob("*.json")
+    )
+    if existing:
+        raise InputError(
+            f"{root}: holds a demo of another seed or other sizes, or its files were changed; "
+            "give --overwrite to replace it, or another folder"
+        )
+    if found:
+        raise InputError(f"{root}: holds data that is no demo ({found[0]}); give another folder, or --overwrite to lose it")
+
+
+def _write_text(path, text):
+    with whole_file(path) as file:
+        file.write(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description="Make a demo workspace of fictional records with known ground truth.", allow_abbrev=False
+    )
+    parser.add_argument("folder", type=Path, help="the workspace to make")
+    parser.add_argument("--seed", type=int, default=0)
+    for name, (_, splits) in FILES.items():
+        for split, rows in splits.items():
+            parser.add_argument(f"--{name.replace('-', '_')}_{split}", type=int, default=rows, help=f"rows ({rows})")
+    parser.add_argument("--overwrite", action="store_true", help="replace what the folder holds")
+    args = parser.parse_args()
+
+    sizes = {
+        name: {split: getattr(args, f"{name.replace('-', '_')}_{split}") for split in splits}
+        for name, (_, splits) in FILES.items()
+    }
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: give a number from 0 on")
+    for name, splits in sizes.items():
+        for split, rows in splits.items():
+            if rows < 1:
+                raise InputError(f"--{name.replace('-', '_')}_{split} {rows}: give at least one row")
+    demo, written = make_workspace(args.folder, args.seed, sizes, args.overwrite)
+    print(f"{args.folder}: demo workspace {'written' if written else 'is there already, left as it is'}")
+    for path, facts in demo["files"].items():
+        floor, best = (_shown(facts[key]) for key in ("history_floor_auc", "best_reachable_auc"))
+        print(f"  {path:35} {facts['rows']:5} rows   floor {floor}   best reachable {best}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
