@@ -29,7 +29,17 @@ class Frame:
 
         Slots are filled in one pass, so braces in titles or in earlier answers stay what they are.
         """
-        template = self.with_input if record["input"] else self.without_input
+        return self._fill(self._template(record), record)
+
+    def head(self, record):
+        """The part of the prompt before the record's own material: the same text for all records of a task."""
+        before, _, _ = self._template(record).partition("{input}" if record["input"] else "{instruction}")
+        return self._fill(before, record)
+
+    def _template(self, record):
+        return self.with_input if record["input"] else self.without_input
+
+    def _fill(self, template, record):
         return re.sub(r"\{(instruction|input)\}", lambda slot: record[slot[1]], template)
 
 

@@ -41,6 +41,7 @@ import numpy as np
 
 from tlrec.errors import InputError
 from tlrec.files import sha256, write_json
+from tlrec.folders import adapter_weights
 
 PACKAGES = (
     "torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "sentencepiece", "numpy", "scipy",
@@ -110,10 +111,39 @@ def read_json(path, required=()):
 
 
 def describe_adapter(folder):
-    """{"path" as given, "run": its run.json, None if no script of ours made it}; None for no adapter (None or "")."""
+    """{"path" as given, "sha256" of its weights, "run": its run.json, None if no script of ours made it}; None for no
+    adapter (None or "")."""
     if not folder:
         return None
-    return {"path": str(folder), "run": read_run(folder) if (Path(folder) / "run.json").exists() else None}
+    run = read_run(folder) if (Path(folder) / "run.json").exists() else None
+    return {"path": str(folder), "sha256": sha256(adapter_weights(folder)), "run": run}
+
+
+def frame_of(adapter):
+    """Name of the prompt frame an adapter folder says it was tuned with; None for no adapter or where it does not say."""
+    described = describe_adapter(adapter)
+    return ((described or {}).get("run") or {}).get("frame")
+
+
+BOOKKEEPING = {"output_dir", "overwrite", "report_to", "test_data_path"}  # flags that do not change an adapter
+
+
+def is_complete(folder, arguments, data, start_adapter):
+    """Whether `folder` holds the finished result of this very run: same flags, same data, same start adapter.
+
+    arguments: dict of flag values. data: {name: what `describe_data` returned}. start_adapter: its folder or None.
+    """
+    if not ((Path(folder) / "run.json").exists() and (Path(folder) / "adapter_config.json").exists()):
+        return False
+    run = read_run(folder)
+
+    def identity(arguments, data, adapter):
+        flags = {key: value for key, value in arguments.items() if key not in BOOKKEEPING and not key.endswith("_path")}
+        flags.pop("resume_from_checkpoint", None)  # paths may differ in form; contents are compared
+        return flags, {name: file["sha256"] for name, file in data.items()}, adapter and adapter.get("sha256")
+
+    wanted = identity(plain_json(arguments), data, describe_adapter(start_adapter))
+    return identity(run["arguments"], run["data"], run.get("start_adapter")) == wanted
 
 
 def plain_json(value):

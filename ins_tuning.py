@@ -1,0 +1,223 @@
+"""One curriculum stage: LoRA instruction tuning, from scratch or from an adapter.
+
+    python ins_tuning.py --base_model base_model/llama-7b/ \
+        --train_data_path instruction_data/netflix/train.json --val_data_path rec_data/movie/valid.json \
+        --resume_from_checkpoint instruction_model/movie/alpaca_stage123 \
+        --output_dir instruction_model/movie/alpaca_stage123_instrument
+
+Reads  records to learn from (preference records, or the chain-of-thought records of cot_data/stage123.json) and labelled
+       preference records of the target domain to select the best checkpoint on.
+Writes the adapter, and last run.json, into --output_dir. `diff ins_tuning.py rec_tuning.py` shows the recipe's two halves.
+"""
+
+import argparse
+import math
+import shutil
+import time
+from pathlib import Path
+
+from tlrec.errors import InputError, one_line_errors
+from tlrec.folders import CHECKPOINTS, check_adapter, check_base_model, check_output_dir, check_same_lora
+from tlrec.prompts import FRAME_NAMES, load_frame
+from tlrec.records import check_two_classes, draw_shots, labels_of, read_records
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    # model and data
+    add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
+    add("--train_data_path", required=True, help="records to learn from")
+    add("--val_data_path", required=True, help="labelled records to select the best checkpoint on")
+    add("--output_dir", required=True, help="folder of the new adapter")
+    add("--resume_from_checkpoint", help="adapter to start from (default: a fresh one)")
+    add("--max_train_samples", type=int, default=-1, help="a seeded draw of so many rows (default: -1, all)")
+    add("--prompt_frame", choices=FRAME_NAMES, help="(default: the start adapter's, else alpaca)")
+    # recipe
+    add("--batch_size", type=int, default=128, help="rows in one optimiser step (default: %(default)s)")
+    add("--micro_batch_size", type=int, default=32, help="rows in one forward pass (default: %(default)s)")
+    add("--num_epochs", type=int, default=3, help="(default: %(default)s)")
+    add("--learning_rate", type=float, default=3e-4, help="(default: %(default)s)")
+    add("--warmup_steps", type=int, default=20, help="(default: %(default)s)")
+    add("--cutoff_len", type=int, default=512, help="tokens of a record; answers are never cut (default: %(default)s)")
+    add("--train_on_inputs", action=argparse.BooleanOptionalAction, default=True, help="labels cover the prompt too")
+    add("--group_by_length", action=argparse.BooleanOptionalAction, default=False, help="batches of like length")
+    add("--seed", type=int, default=0, help="of LoRA's start, the order of rows and dropout (default: %(default)s)")
+    # LoRA
+    add("--lora_r", type=int, default=8, help="(default: %(default)s)")
+    add("--lora_alpha", type=int, default=16, help="(default: %(default)s)")
+    add("--lora_dropout", type=float, default=0.05, help="(default: %(default)s)")
+    add("--lora_target_modules", nargs="+", help="(default: the architecture's query and value projections)")
+    # selection
+    add("--eval_steps", type=int, default=10, help="validate every so many steps (default: %(default)s)")
+    add("--metric_for_best_model", choices=["auc", "loss"], default="auc", help="(default: %(default)s)")
+    add("--patience", type=int, default=10, help="stop after so many validations without gain (default: %(default)s)")
+    # machine
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
+    add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="(default: %(default)s)")
+    add("--quantization", choices=["none", "8bit", "4bit"], default="none", help="of the base (default: %(default)s)")
+    add("--gradient_checkpointing", action="store_true", help="less memory, more time")
+    add("--trust_remote_code", action="store_true", help="run code that comes with the base model")
+    # bookkeeping
+    add("--report_to", nargs="+", default=["none"], help="experiment trackers of the Trainer (default: none)")
+    add("--stage", default="source", help="name of this stage in run.json and the report (default: %(default)s)")
+    add("--source", help="name of the source domain in run.json")
+    add("--target", help="name of the target domain in run.json")
+    add("--overwrite", action="store_true", help="replace the adapter that --output_dir holds")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+
+    # 1. Check everything that can be checked before torch is imported
+    if args.batch_size % args.micro_batch_size:
+        raise InputError(f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}")
+    check_base_model(args.base_model)
+    train_records = read_records(args.train_data_path, labelled=False)
+    if args.max_train_samples == 0 or args.max_train_samples < -1 or args.max_train_samples > len(train_records):
+        raise InputError(f"--max_train_samples {args.max_train_samples}: 1 to {len(train_records)} rows, or -1 for all")
+    val_records = read_records(args.val_data_path)
+    check_two_classes(val_records, args.val_data_path)
+    start_adapter = args.resume_from_checkpoint
+    if start_adapter:
+        check_same_lora(
+            check_adapter(start_adapter, "--resume_from_checkpoint"), start_adapter, "--resume_from_checkpoint",
+            args.lora_r, args.lora_alpha, args.lora_target_modules,
+        )  # fmt: skip
+    data = {
+        "train": provenance.describe_data(args.train_data_path, len(train_records)),
+        "valid": provenance.describe_data(args.val_data_path, len(val_records)),
+    }
+    if not args.overwrite and provenance.is_complete(args.output_dir, vars(args), data, start_adapter):
+        print(f"complete already: {args.output_dir}")
+        return
+    check_output_dir(args.output_dir, args.overwrite)
+
+    # 2. Import the heavy libraries
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+
+    from tlrec import modeling, provenance
+    from tlrec.scoring import Scorer
+    from tlrec.tokenization import RecordTokenizer
+    from tlrec.training import TuningTrainer
+
+    # 3. Records to token ids
+    frame = load_frame(args.prompt_frame or provenance.frame_of(start_adapter) or "alpaca")
+    tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
+    examples = RecordTokenizer(tokenizer, frame, args.cutoff_len).examples(
+        draw_shots(train_records, args.max_train_samples, args.seed), args.train_on_inputs
+    )
+    scorer = Scorer(tokenizer, val_records, frame, args.cutoff_len, with_loss=True)
+    print(f"train: {len(examples.rows)} rows, {examples.truncated} with a cut prompt, {len(examples.dropped)} left out "
+          f"because the answer exceeds --cutoff_len {args.cutoff_len}")  # fmt: skip
+    print(f"validation: {len(val_records)} rows, {scorer.truncated} with a cut prompt; frame: {frame.name}")
+    if not examples.rows:
+        raise InputError(f"{args.train_data_path}: no record fits into --cutoff_len {args.cutoff_len}")
+
+    # 4. Base model and adapter: a fresh one, or one whose every tensor is checked before the base is loaded
+    device = modeling.resolve_device(args.device)
+    dtype = modeling.resolve_dtype(args.dtype, device)
+    set_seed(args.seed)
+    lora = LoraConfig(
+        r=args.lora_r,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        target_modules=args.lora_target_modules,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    if start_adapter:
+        tensors = modeling.read_adapter(start_adapter)
+        expected = modeling.expected_adapter(args.base_model, lora, args.trust_remote_code)
+        modeling.check_adapter_fits(tensors, expected, start_adapter)
+    base = modeling.load_base_model(
+        args.base_model, device, dtype, args.quantization, trust_remote_code=args.trust_remote_code
+    )
+    model = get_peft_model(modeling.prepare_for_tuning(base, args.gradient_checkpointing), lora)
+    if start_adapter:
+        modeling.load_adapter(model, tensors, start_adapter)
+        print(f"start adapter: {start_adapter}, {len(tensors)} tensors loaded and compared")
+    else:
+        print("start adapter: none, a fresh LoRA")
+
+    # 5. Tune; the best checkpoint by validation is the result
+    steps = math.ceil(len(examples.rows) / args.batch_size) * args.num_epochs
+    eval_steps = min(args.eval_steps, steps)
+    trainer = TuningTrainer(
+        model=model,
+        train_dataset=examples.rows,
+        scorer=scorer,
+        validation_labels=labels_of(val_records),
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=args.patience)],
+        args=TrainingArguments(
+            output_dir=Path(args.output_dir) / CHECKPOINTS,
+            per_device_train_batch_size=min(args.micro_batch_size, len(examples.rows)),
+            gradient_accumulation_steps=args.batch_size // args.micro_batch_size,
+            num_train_epochs=args.num_epochs,
+            learning_rate=args.learning_rate,
+            warmup_steps=args.warmup_steps,
+            optim="adamw_torch_fused" if device.type == "cuda" else "adamw_torch",
+            bf16=dtype == torch.bfloat16,
+            fp16=dtype == torch.float16,
+            train_sampling_strategy="group_by_length" if args.group_by_length else "random",
+            eval_strategy="steps",
+            eval_steps=eval_steps,
+            save_strategy="steps",
+            save_steps=eval_steps,
+            save_total_limit=1,
+            load_best_model_at_end=True,
+            metric_for_best_model=f"eval_{args.metric_for_best_model}",
+            greater_is_better=args.metric_for_best_model == "auc",
+            logging_steps=eval_steps,
+            gradient_checkpointing=args.gradient_checkpointing,
+            use_cpu=device.type == "cpu",
+            seed=args.seed,
+            report_to=args.report_to,
+            run_name=f"{args.stage}-{args.target}-{args.seed}",
+            remove_unused_columns=False,
+        ),
+    )
+    started = time.perf_counter()
+    trainer.train()
+    speed = trainer.speed(time.perf_counter() - started)
+
+    # 6. Save the adapter whole, and last what made it
+    modeling.save_adapter(model, args.output_dir)
+    provenance.write_run(
+        args.output_dir,
+        script="ins_tuning.py",
+        arguments=vars(args),
+        data=data,
+        results={
+            "history": trainer.history(),
+            "best_step": trainer.best_step(),
+            "truncated": {"train": examples.truncated, "valid": scorer.truncated},
+            "dropped": len(examples.dropped),
+            **speed,
+        },
+        stage=args.stage,
+        start_adapter=provenance.describe_adapter(start_adapter),
+        shots=None,
+        seed=args.seed,
+        frame=frame.name,
+        base_model=args.base_model,
+        source=args.source,
+        target=args.target,
+        metric_for_best_model=args.metric_for_best_model,
+        hardware=modeling.hardware(device),
+    )
+    shutil.rmtree(Path(args.output_dir) / CHECKPOINTS)
+    best = max(trainer.history(), key=lambda entry: entry["step"] == trainer.best_step())
+    print(f"best step {best['step']} of {steps}: validation auc {best['eval_auc']:.4f}, loss {best['eval_loss']:.4f}; "
+          f"{speed['tokens_per_second']} tokens/s, {speed['padding_share']:.1%} padding")  # fmt: skip
+    print(f"adapter: {args.output_dir}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,256 @@
+"""Few-shot tuning on the target domain, from an instruction adapter: one run, or a sweep over seeds and shots.
+
+    python rec_tuning.py --base_model base_model/llama-7b/ \
+        --train_data_path rec_data/movie/train.json --val_data_path rec_data/movie/valid.json \
+        --resume_from_checkpoint instruction_model/movie/alpaca_stage123_instrument \
+        --output_dir output_model/movie/few_shot --sample 16 64 256 --seed 0 1 2 --test_data_path rec_data/movie/test.json
+
+Reads  labelled preference records of the target domain to draw shots from, and others to select the best checkpoint on.
+Writes the adapter, and last run.json, into --output_dir; in a sweep into --output_dir/<seed>_<shots>, each run from the
+       start adapter anew, runs that are complete skipped. With --test_data_path, metrics.json and predictions.jsonl too.
+       `diff ins_tuning.py rec_tuning.py` shows the recipe's two halves.
+"""
+
+import argparse
+import copy
+import math
+import shutil
+import time
+from pathlib import Path
+
+from tlrec import provenance
+from tlrec.errors import InputError, one_line_errors
+from tlrec.evaluation import check_evaluation_dir, record_evaluation
+from tlrec.folders import CHECKPOINTS, check_adapter, check_base_model, check_output_dir, check_same_lora
+from tlrec.prompts import FRAME_NAMES, load_frame
+from tlrec.records import check_two_classes, draw_shots, labels_of, read_records
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    # model and data
+    add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
+    add("--train_data_path", required=True, help="labelled records to draw the shots from")
+    add("--val_data_path", required=True, help="labelled records to select the best checkpoint on")
+    add("--test_data_path", help="labelled records to score each result on (default: none)")
+    add("--output_dir", required=True, help="folder of the new adapter, or of the sweep's <seed>_<shots> folders")
+    add("--resume_from_checkpoint", help="adapter to start from (default: a fresh one)")
+    add("--sample", type=int, nargs="+", default=[16], help="shots; several make a sweep; -1: all rows (default: 16)")
+    add("--seed", type=int, nargs="+", default=[0], help="of the draw and the tuning; several make a sweep (default: 0)")
+    add("--prompt_frame", choices=FRAME_NAMES, help="(default: the start adapter's, else alpaca)")
+    # recipe
+    add("--batch_size", type=int, default=128, help="rows in one optimiser step (default: %(default)s)")
+    add("--micro_batch_size", type=int, default=32, help="rows in one forward pass (default: %(default)s)")
+    add("--num_epochs", type=int, default=30, help="(default: %(default)s)")
+    add("--learning_rate", type=float, default=1e-4, help="(default: %(default)s)")
+    add("--warmup_steps", type=int, default=20, help="(default: %(default)s)")
+    add("--cutoff_len", type=int, default=512, help="tokens of a record; answers are never cut (default: %(default)s)")
+    add("--train_on_inputs", action=argparse.BooleanOptionalAction, default=True, help="labels cover the prompt too")
+    add("--group_by_length", action=argparse.BooleanOptionalAction, default=True, help="batches of like length")
+    # LoRA
+    add("--lora_r", type=int, default=8, help="(default: %(default)s)")
+    add("--lora_alpha", type=int, default=16, help="(default: %(default)s)")
+    add("--lora_dropout", type=float, default=0.05, help="(default: %(default)s)")
+    add("--lora_target_modules", nargs="+", help="(default: the architecture's query and value projections)")
+    # selection
+    add("--eval_steps", type=int, help="validate every so many steps (default: 10; above 128 shots, shots / 128 * 5)")
+    add("--metric_for_best_model", choices=["auc", "loss"], default="loss", help="(default: %(default)s)")
+    add("--patience", type=int, default=10, help="stop after so many validations without gain (default: %(default)s)")
+    # machine
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
+    add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="(default: %(default)s)")
+    add("--quantization", choices=["none", "8bit", "4bit"], default="none", help="of the base (default: %(default)s)")
+    add("--gradient_checkpointing", action="store_true", help="less memory, more time")
+    add("--trust_remote_code", action="store_true", help="run code that comes with the base model")
+    # bookkeeping
+    add("--report_to", nargs="+", default=["none"], help="experiment trackers of the Trainer (default: none)")
+    add("--stage", default="few-shot", help="name of this stage in run.json and the report (default: %(default)s)")
+    add("--target", help="name of the target domain in run.json")
+    add("--overwrite", action="store_true", help="replace the adapters that --output_dir holds")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+
+    # 1. Check everything that can be checked before torch is imported
+    if args.batch_size % args.micro_batch_size:
+        raise InputError(f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}")
+    check_base_model(args.base_model)
+    train_records = read_records(args.train_data_path)
+    for shots in args.sample:
+        if shots == 0 or shots < -1 or shots > len(train_records):
+            raise InputError(f"--sample {shots}: {args.train_data_path} has 1 to {len(train_records)} rows, or -1 for all")
+    val_records = read_records(args.val_data_path)
+    check_two_classes(val_records, args.val_data_path)
+    if args.test_data_path:
+        test_records = read_records(args.test_data_path)
+        check_two_classes(test_records, args.test_data_path)
+    start_adapter = args.resume_from_checkpoint
+    if start_adapter:
+        check_same_lora(
+            check_adapter(start_adapter, "--resume_from_checkpoint"), start_adapter, "--resume_from_checkpoint",
+            args.lora_r, args.lora_alpha, args.lora_target_modules,
+        )  # fmt: skip
+    data = {
+        "train": provenance.describe_data(args.train_data_path, len(train_records)),
+        "valid": provenance.describe_data(args.val_data_path, len(val_records)),
+    }
+    runs = []  # (shots, seed, folder, arguments, whether it is tuned already)
+    sweep = len(args.seed) * len(args.sample) > 1
+    for seed in args.seed:
+        for shots in args.sample:
+            folder = Path(args.output_dir) / f"{seed}_{shots}" if sweep else Path(args.output_dir)
+            arguments = {**vars(args), "sample": shots, "seed": seed, "output_dir": folder}
+            tuned = not args.overwrite and provenance.is_complete(folder, arguments, data, start_adapter)
+            if not tuned:
+                check_output_dir(folder, args.overwrite)
+            scored = tuned and (folder / "metrics.json").exists()
+            if tuned and (scored or not args.test_data_path):
+                print(f"complete already: {folder}")
+                continue
+            runs.append((shots, seed, folder, arguments, tuned))
+    if not runs:
+        return
+
+    # 2. Import the heavy libraries
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+
+    from tlrec import modeling
+    from tlrec.scoring import Scorer
+    from tlrec.tokenization import RecordTokenizer
+    from tlrec.training import TuningTrainer
+
+    # 3. Records to token ids, once for all runs
+    frame = load_frame(args.prompt_frame or provenance.frame_of(start_adapter) or "alpaca")
+    tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
+    encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
+    scorer = Scorer(tokenizer, val_records, frame, args.cutoff_len, with_loss=True)
+    print(f"validation: {len(val_records)} rows, {scorer.truncated} with a cut prompt; frame: {frame.name}")
+    if args.test_data_path:
+        test_scorer = Scorer(tokenizer, test_records, frame, args.cutoff_len)
+
+    # 4. Base model, once for all runs; a start adapter is checked tensor by tensor before the base is loaded
+    device = modeling.resolve_device(args.device)
+    dtype = modeling.resolve_dtype(args.dtype, device)
+    lora = LoraConfig(
+        r=args.lora_r,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        target_modules=args.lora_target_modules,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    if start_adapter:
+        tensors = modeling.read_adapter(start_adapter)
+        expected = modeling.expected_adapter(args.base_model, lora, args.trust_remote_code)
+        modeling.check_adapter_fits(tensors, expected, start_adapter)
+    base = modeling.load_base_model(
+        args.base_model, device, dtype, args.quantization, trust_remote_code=args.trust_remote_code
+    )
+    base = modeling.prepare_for_tuning(base, args.gradient_checkpointing)
+
+    for shots, seed, folder, arguments, tuned in runs:
+        print(f"== {shots if shots != -1 else len(train_records)} shots, seed {seed}: {folder}")
+        if tuned:
+            model = modeling.attach_adapter(base, folder)
+        else:
+            # 5. Draw the shots and start from the adapter anew
+            examples = encoder.examples(draw_shots(train_records, shots, seed), args.train_on_inputs)
+            print(f"train: {len(examples.rows)} rows, {examples.truncated} with a cut prompt")
+            set_seed(seed)
+            model = get_peft_model(base, copy.deepcopy(lora))
+            if start_adapter:
+                modeling.load_adapter(model, tensors, start_adapter)
+                print(f"start adapter: {start_adapter}, {len(tensors)} tensors loaded and compared")
+            else:
+                print("start adapter: none, a fresh LoRA")
+
+            # 6. Tune; the best checkpoint by validation is the result
+            steps = math.ceil(len(examples.rows) / args.batch_size) * args.num_epochs
+            eval_steps = min(args.eval_steps or max(10, len(examples.rows) * 5 // 128), steps)
+            trainer = TuningTrainer(
+                model=model,
+                train_dataset=examples.rows,
+                scorer=scorer,
+                validation_labels=labels_of(val_records),
+                callbacks=[EarlyStoppingCallback(early_stopping_patience=args.patience)],
+                args=TrainingArguments(
+                    output_dir=folder / CHECKPOINTS,
+                    per_device_train_batch_size=min(args.micro_batch_size, len(examples.rows)),
+                    gradient_accumulation_steps=args.batch_size // args.micro_batch_size,
+                    num_train_epochs=args.num_epochs,
+                    learning_rate=args.learning_rate,
+                    warmup_steps=args.warmup_steps,
+                    optim="adamw_torch_fused" if device.type == "cuda" else "adamw_torch",
+                    bf16=dtype == torch.bfloat16,
+                    fp16=dtype == torch.float16,
+                    train_sampling_strategy="group_by_length" if args.group_by_length else "random",
+                    eval_strategy="steps",
+                    eval_steps=eval_steps,
+                    save_strategy="steps",
+                    save_steps=eval_steps,
+                    save_total_limit=1,
+                    load_best_model_at_end=True,
+                    metric_for_best_model=f"eval_{args.metric_for_best_model}",
+                    greater_is_better=args.metric_for_best_model == "auc",
+                    logging_steps=eval_steps,
+                    gradient_checkpointing=args.gradient_checkpointing,
+                    use_cpu=device.type == "cpu",
+                    seed=seed,
+                    report_to=args.report_to,
+                    run_name=f"{args.stage}-{args.target}-{shots}-{seed}",
+                    remove_unused_columns=False,
+                ),
+            )
+            started = time.perf_counter()
+            trainer.train()
+            speed = trainer.speed(time.perf_counter() - started)
+
+            # 7. Save the adapter whole, and last what made it
+            modeling.save_adapter(model, folder)
+            provenance.write_run(
+                folder,
+                script="rec_tuning.py",
+                arguments=arguments,
+                data=data,
+                results={
+                    "history": trainer.history(),
+                    "best_step": trainer.best_step(),
+                    "truncated": {"train": examples.truncated, "valid": scorer.truncated},
+                    **speed,
+                },
+                stage=args.stage,
+                start_adapter=provenance.describe_adapter(start_adapter),
+                shots=len(examples.rows),
+                seed=seed,
+                frame=frame.name,
+                base_model=args.base_model,
+                target=args.target,
+                metric_for_best_model=args.metric_for_best_model,
+                hardware=modeling.hardware(device),
+            )
+            shutil.rmtree(folder / CHECKPOINTS)
+            best = max(trainer.history(), key=lambda entry: entry["step"] == trainer.best_step())
+            print(f"best step {best['step']} of {steps}: validation auc {best['eval_auc']:.4f}, loss "
+                  f"{best['eval_loss']:.4f}; {speed['tokens_per_second']} tokens/s, {speed['padding_share']:.1%} padding")  # fmt: skip
+
+        # 8. Score the test set, as evaluate.py does
+        if args.test_data_path:
+            metrics = record_evaluation(
+                folder, "rec_tuning.py", arguments, args.test_data_path, test_records,
+                test_scorer.score(model, progress="test"), adapter=folder, frame=frame.name, base_model=args.base_model,
+                target=args.target, hardware=modeling.hardware(device),
+            )  # fmt: skip
+            print(f"===== auc: {metrics['auc']} =====")
+        base = model.unload()
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

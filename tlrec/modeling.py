@@ -1,0 +1,243 @@
+"""Tokenizer, base model and LoRA adapters: loaded explicitly, saved whole, verified tensor by tensor."""
+
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
+)
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaTokenizer
+
+from tlrec.errors import InputError
+from tlrec.folders import ADAPTER_CONFIG, adapter_weights
+
+# ------------------------------------------------------------------------------------------------- base and tokenizer
+
+
+def resolve_device(name):
+    """The torch device for `--device auto|cpu|cuda`; InputError if a GPU is asked for where none is."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here; give --device cpu, or check CUDA_VISIBLE_DEVICES")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def resolve_dtype(name, device):
+    """The torch dtype for `--dtype auto|float32|bfloat16|float16`: auto is float32 on the CPU, bfloat16 on GPUs that
+    have it, and float16, as published, on others."""
+    if name == "float16" and device.type == "cpu":
+        raise InputError("--dtype float16 needs a GPU; give float32 or bfloat16")
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def load_tokenizer(base_model, trust_remote_code=False):
+    """The model's tokenizer, with LLaMA's special tokens restored where an old conversion has left them empty.
+
+    BOS and EOS ids are all that is used of them; tlrec.tokenization places them.
+    """
+    folder = Path(base_model)
+    if (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists():
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if config.get("model_type") == "llama":
+            # AutoTokenizer drops the leading space of a bare tokenizer.model, and empty special tokens make it recurse
+            # without end (transformers 5), so name class and tokens.
+            return LlamaTokenizer.from_pretrained(folder, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return AutoTokenizer.from_pretrained(base_model, trust_remote_code=trust_remote_code)
+
+
+def load_base_model(base_model, device, dtype, quantization="none", attention="sdpa", trust_remote_code=False):
+    """The causal language model on `device`, in evaluation mode, every parameter frozen.
+
+    quantization: "none", "8bit", or "4bit" (NF4 with double quantisation), the latter two through bitsandbytes.
+    """
+    quantization_config = None
+    if quantization == "8bit":
+        quantization_config = BitsAndBytesConfig(load_in_8bit=True)
+    elif quantization == "4bit":
+        quantization_config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base_model,
+            dtype=dtype,
+            quantization_config=quantization_config,
+            attn_implementation=attention,
+            device_map={"": device},
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"--base_model {base_model}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    return model.eval().requires_grad_(False)
+
+
+def prepare_for_tuning(base, gradient_checkpointing):
+    """The frozen base, ready to carry LoRA: a quantised one gets PEFT's preparation (norms in float32, checkpointing)."""
+    if _is_quantized(base):
+        return prepare_model_for_kbit_training(
+            base, gradient_checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+    return base
+
+
+def hardware(device):
+    """Names of the GPUs in use, None on the CPU."""
+    if device.type == "cpu":
+        return None
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+
+
+# -------------------------------------------------------------------------------------------------------------- LoRA
+
+
+def expected_adapter(base_model, lora_config, trust_remote_code=False):
+    """{name: shape} of the tensors an adapter of this configuration has on this base model; loads no weights."""
+    config = AutoConfig.from_pretrained(base_model, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model = get_peft_model(skeleton, lora_config)
+        return {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def read_adapter(folder):
+    """{name: tensor} of an adapter folder; `.bin` files are read without executing pickled code."""
+    path = adapter_weights(folder)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors, zipfile and the restricted unpickler each have their own
+        raise InputError(f"{path}: damaged adapter weights: {str(error).splitlines()[0]}") from None
+
+
+def check_adapter_fits(tensors, expected, path):
+    """Raise InputError unless the adapter has exactly the expected tensors in the expected shapes.
+
+    tensors: what `read_adapter` returned; expected: what `expected_adapter` returned.
+    """
+    if not tensors:
+        raise InputError(f"{path}: the adapter holds no tensors")
+    if missing := sorted(set(expected) - set(tensors)):
+        raise InputError(
+            f"{path}: the adapter lacks {len(missing)} of {len(expected)} tensors, such as {missing[0]}; it was made "
+            "for other target modules (--lora_target_modules) or another base model (--base_model)"
+        )
+    if extra := sorted(set(tensors) - set(expected)):
+        raise InputError(
+            f"{path}: the adapter has {len(extra)} tensors that this run has no place for, such as {extra[0]}; it was "
+            "made for other target modules (--lora_target_modules) or another base model (--base_model)"
+        )
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise InputError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, this run needs {shape}; "
+                "it was made for another rank (--lora_r) or a base model of another width (--base_model)"
+            )
+
+
+def load_adapter(model, tensors, path):
+    """Copy adapter tensors into the LoRA layers of `model`, then compare every one of them.
+
+    model: a PeftModel of the adapter's configuration. tensors: what `read_adapter` returned for `path`.
+    """
+    set_peft_model_state_dict(model, tensors)
+    loaded = get_peft_model_state_dict(model)
+    check_adapter_fits(tensors, {name: tuple(tensor.shape) for name, tensor in loaded.items()}, path)
+    for name, tensor in loaded.items():
+        if not torch.equal(tensor.cpu(), tensors[name].to(tensor.dtype)):
+            raise InputError(f"{path}: {name} was not loaded as it stands in the file")
+
+
+def attach_adapter(base, path):
+    """The base model with the adapter of folder `path` on it, verified, for scoring; `.unload()` takes it off again."""
+    config = LoraConfig.from_pretrained(path)
+    config.inference_mode = True
+    model = get_peft_model(base, config)
+    load_adapter(model, read_adapter(path), path)
+    return model.eval()
+
+
+def save_adapter(model, folder):
+    """Write the adapter whole: under temporary names, read back and compared, then renamed, its configuration last.
+
+    A folder without `adapter_config.json` is not an adapter, so an interrupted save leaves nothing that loads.
+    """
+    folder = Path(folder)
+    (folder / ADAPTER_CONFIG).unlink(missing_ok=True)
+    live = get_peft_model_state_dict(model)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+        model.save_pretrained(temporary)
+        saved = read_adapter(temporary)
+        if set(saved) != set(live) or not all(torch.equal(saved[name], live[name].cpu()) for name in live):
+            raise RuntimeError(f"{folder}: the adapter on disk differs from the one in memory")
+        for name in (adapter_weights(temporary).name, ADAPTER_CONFIG):
+            (Path(temporary) / name).chmod(0o644)  # safetensors writes for the owner only; labs share their adapters
+            os.replace(Path(temporary) / name, folder / name)
+
+
+@contextmanager
+def merged(model):
+    """Inside the block, LoRA is added into the weights it sits on, so scoring costs no extra products.
+
+    The untouched weights are set aside and put back bit for bit. Quantised bases are left unmerged.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    if _is_quantized(model):
+        yield
+        return
+    weights = [layer.get_base_layer().weight for layer in layers]
+    originals = [weight.detach().clone() for weight in weights]
+    try:
+        for layer in layers:
+            layer.merge()
+        yield
+    finally:
+        for layer, weight, original in zip(layers, weights, originals):
+            layer.merged_adapters.clear()
+            with torch.no_grad():
+                weight.copy_(original)
+
+
+def _is_quantized(model):
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    return getattr(causal, "is_quantized", False)
+
+
+def language_model_parts(model):
+    """(backbone, head) of a causal LM: token ids -> hidden states (batch, length, width) -> logits (..., vocabulary)."""
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    output = causal.get_output_embeddings()
+    softcap = getattr(causal.config, "final_logit_softcapping", None)  # Gemma 2
+    scale = getattr(causal.config, "logit_scale", None)  # Cohere
+    divisor = getattr(causal.config, "logits_scaling", None)  # Granite
+
+    def head(hidden):
+        logits = output(hidden)
+        if scale is not None:
+            logits = logits * scale
+        if divisor is not None:
+            logits = logits / divisor
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        return logits
+
+    return causal.base_model, head

@@ -1,0 +1,176 @@
+"""P(Yes) and P(No) for many records: one forward pass a record, and the output head at one position only.
+
+    scores = score_records(model, tokenizer, records, frame)
+
+        |<-- shared prefix -->|<------- own tokens ------->|
+        |  computed once, its |                          ^ |
+        |  keys and values    |                          answer position: head -> softmax -> p_yes, p_no
+        |  reused by all rows |   right padding, which causal attention never looks at
+
+Rows are sorted by length and packed into batches by token budget, longest first, so that running out of memory shows
+at once; then the budget is halved and the run goes on. A row's scores depend on nothing but the row.
+"""
+
+import copy
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import DynamicCache
+
+from tlrec.modeling import language_model_parts, merged
+from tlrec.tokenization import RecordTokenizer
+
+TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens in one batch, padding included
+LOGITS_AT_ONCE = 1 << 25  # elements of [positions, vocabulary] held in float32 while the loss is computed
+
+
+@dataclass
+class Scores:
+    """What one pass over n records gives.
+
+    log_p_yes, log_p_no: (n,) float64, log-probabilities of the two first answer tokens among the whole vocabulary.
+    loss: mean cross-entropy (nats) over prompt, answer and EOS tokens, the published selection loss; None if not asked.
+    truncated: prompts that were cut. tokens: token positions that went through the model. seconds: wall clock.
+    """
+
+    log_p_yes: np.ndarray
+    log_p_no: np.ndarray
+    loss: float | None
+    truncated: int
+    tokens: int
+    seconds: float
+
+    @property
+    def p_yes(self):
+        return np.exp(self.log_p_yes)
+
+    @property
+    def p_no(self):
+        return np.exp(self.log_p_no)
+
+
+def score_records(model, tokenizer, records, frame, cutoff_len=512, **options):
+    """Scores of labelled or unlabelled records, in their order; see `Scorer.score` for the options."""
+    return Scorer(tokenizer, records, frame, cutoff_len).score(model, **options)
+
+
+class Scorer:
+    """Records tokenised once, to be scored again and again, as validation does during tuning."""
+
+    def __init__(self, tokenizer, records, frame, cutoff_len, with_loss=False):
+        """with_loss: also compute the loss over prompt and answer, for which every record needs its `output`."""
+        encoder = RecordTokenizer(tokenizer, frame, cutoff_len)
+        prompts = encoder.prompts(records)
+        self.answer_ids = encoder.answer_ids
+        self.truncated = prompts.truncated
+        self.rows = prompts.input_ids
+        self.answer_positions = [len(ids) - 1 for ids in self.rows]  # whose output is the first answer token
+        self.with_loss = with_loss
+        if with_loss:
+            self.rows = [row["input_ids"] for row in encoder.examples(records).rows]
+        self.prefix_len = _shared_prefix(self.rows, min(self.answer_positions))
+
+    def score(self, model, token_budget=None, share_prefix=True, merge=True, progress=None):
+        """One pass over all rows; returns Scores.
+
+        model: a causal LM or a PeftModel on it. token_budget: tokens in one batch, by default by device. share_prefix:
+        reuse the keys and values of the prefix that all rows share. merge: add LoRA into the weights for the pass.
+        progress: text for a progress bar; None shows none.
+        """
+        started = time.perf_counter()
+        was_training = model.training
+        model.eval()
+        try:
+            with merged(model) if merge else nullcontext(), torch.inference_mode():
+                result = self._score(model, token_budget, self.prefix_len if share_prefix else 0, progress)
+        finally:
+            model.train(was_training)
+        log_p, loss, tokens = result
+        return Scores(log_p[:, 0], log_p[:, 1], loss, self.truncated, tokens, time.perf_counter() - started)
+
+    def _score(self, model, token_budget, prefix_len, progress):
+        backbone, head = language_model_parts(model)
+        device = next(backbone.parameters()).device
+        budget = token_budget or TOKEN_BUDGET["cuda" if device.type == "cuda" else "cpu"]
+
+        positions_at_once = max(1, LOGITS_AT_ONCE // backbone.config.vocab_size)
+
+        prefix = torch.tensor([self.rows[0][:prefix_len]], device=device)
+        cache, nll, tokens = None, 0.0, prefix_len
+        if prefix_len:
+            cache = DynamicCache(config=backbone.config)
+            hidden = backbone(input_ids=prefix, past_key_values=cache, use_cache=True).last_hidden_state
+            if self.with_loss:
+                nll += len(self.rows) * _nll(hidden[0, :-1], prefix[0, 1:], head, positions_at_once)
+            last_of_prefix = hidden[:, -1:]  # its output predicts the first own token of every row
+
+        log_p = np.empty((len(self.rows), 2))
+        order = sorted(range(len(self.rows)), key=lambda i: -len(self.rows[i]))
+        bar = tqdm(total=len(order), desc=progress, unit="row", disable=progress is None, leave=False)
+        while order:
+            longest = len(self.rows[order[0]]) - prefix_len
+            batch = order[: max(1, budget // longest)]
+            try:
+                ids = torch.zeros((len(batch), longest), dtype=torch.long)
+                for place, row in enumerate(batch):
+                    own = torch.tensor(self.rows[row][prefix_len:])
+                    ids[place, : len(own)] = own
+                ids = ids.to(device)
+                hidden = self._hidden(backbone, ids, cache, prefix_len)
+                places = torch.tensor([self.answer_positions[row] - prefix_len for row in batch], device=device)
+                at_answer = head(hidden[torch.arange(len(batch), device=device), places]).float()
+                chosen = at_answer.log_softmax(-1)[:, list(self.answer_ids)].double().cpu().numpy()
+                if self.with_loss:
+                    lengths = torch.tensor([len(self.rows[row]) - prefix_len for row in batch], device=device)
+                    real = torch.arange(longest, device=device) < lengths[:, None]
+                    if prefix_len:
+                        hidden = torch.cat([last_of_prefix.expand(len(batch), -1, -1), hidden], dim=1)
+                    else:  # nothing predicts the first token
+                        ids, real = ids[:, 1:], real[:, 1:]
+                    nll += _nll(hidden[:, :-1][real], ids[real], head, positions_at_once)
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                budget = longest * (len(batch) // 2)
+                torch.cuda.empty_cache()
+                tqdm.write(f"out of memory: going on with {budget} tokens in a batch")
+                continue
+            log_p[batch] = chosen
+            order = order[len(batch) :]
+            tokens += len(batch) * longest
+            bar.update(len(batch))
+        bar.close()
+        n_targets = sum(map(len, self.rows)) - len(self.rows)
+        return log_p, nll / n_targets if self.with_loss else None, tokens
+
+    def _hidden(self, backbone, ids, cache, prefix_len):
+        if cache is None:
+            return backbone(input_ids=ids, use_cache=False).last_hidden_state
+        batch_cache = copy.deepcopy(cache)
+        batch_cache.batch_repeat_interleave(len(ids))
+        positions = torch.arange(prefix_len, prefix_len + ids.shape[1], device=ids.device)[None]
+        return backbone(
+            input_ids=ids, past_key_values=batch_cache, position_ids=positions, use_cache=True
+        ).last_hidden_state
+
+
+def _shared_prefix(rows, longest):
+    """How many tokens all rows begin with, at most `longest`, so that every row keeps its answer position."""
+    low, high = min(rows), max(rows)  # in lexicographic order these two differ first
+    shared = 0
+    while shared < longest and low[shared] == high[shared]:
+        shared += 1
+    return shared
+
+
+def _nll(hidden, targets, head, at_once):
+    """Summed cross-entropy of `targets` (n,) given `hidden` (n, width), with the logits of `at_once` positions held."""
+    total = 0.0
+    for start in range(0, len(targets), at_once):
+        logits = head(hidden[start : start + at_once]).float()
+        total += torch.nn.functional.cross_entropy(logits, targets[start : start + at_once], reduction="sum").item()
+    return total
