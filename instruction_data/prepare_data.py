@@ -2,7 +2,7 @@
 
     python instruction_data/prepare_data.py --domain netflix --raw ~/netflix-prize
     python instruction_data/prepare_data.py --domain amazon-book --raw ~/amazon-books
-    python instruction_data/prepare_data.py --domain custom --ratings games.csv --items titles.csv --output instruction_data/game
+    python instruction_data/prepare_data.py --domain custom --ratings games.csv --items titles.csv
 
 Input: Netflix Prize (`combined_data_1.txt`, `movie_titles.csv`), Amazon Books Reviews (`Books_rating.csv`,
 `books_data.csv`), or two tables of your own (user, item, rating, timestamp; item, title and, if you like, creator and
@@ -34,9 +34,10 @@ PUBLISHED = {
     "amazon-book": {"liked_above": 4, **WINDOWS},
     "custom": {"kind": "item", "liked_above": 3, **WINDOWS},
 }
+KAGGLE = "https://www.kaggle.com/datasets/"
 BY_HAND = {
-    "netflix": "https://www.kaggle.com/datasets/netflix-inc/netflix-prize-data (combined_data_1.txt, movie_titles.csv)",
-    "amazon-book": "https://www.kaggle.com/datasets/mohamedbakhet/amazon-books-reviews (Books_rating.csv, books_data.csv)",
+    "netflix": f"{KAGGLE}netflix-inc/netflix-prize-data (combined_data_1.txt, movie_titles.csv)",
+    "amazon-book": f"{KAGGLE}mohamedbakhet/amazon-books-reviews (Books_rating.csv, books_data.csv)",
 }
 
 
@@ -49,18 +50,18 @@ def parse_arguments(argv):
     parser.add_argument("--download", action="store_true", help="says what to download by hand; both need an account")
     parser.add_argument("--ratings", type=Path, metavar="FILE", help="custom: user, item, rating, timestamp")
     parser.add_argument("--items", type=Path, metavar="FILE", help="custom: item, title, if you like creator and kind")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: a folder with the domain's name, beside this")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: the domain's name, beside this file")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run left in --output")
 
     group = parser.add_argument_group("definitions (published ones in brackets)")
     group.add_argument("--liked_above", type=float, metavar="R", help="a higher rating is a like (3, amazon-book 4)")
     group.add_argument("--history", type=int, metavar="N", help="items in a history (10)")
-    group.add_argument("--last", type=int, metavar="N", help="windows to keep, the last ones; -1: all (10000)")
+    group.add_argument("--last", type=int, metavar="N", help="windows to keep, from the end; -1: all (10000)")
     group.add_argument("--split", choices=("order", "time", "user"), help="what is cut into three (order)")
     group.add_argument("--split_seed", type=int, metavar="S", help="shuffles the users of --split user (0)")
     group.add_argument("--ratio", type=parse_ratio, metavar="A:B:C", help="train, valid, test (8:1:1)")
     group.add_argument("--title_commas", choices=("keep", "drop"), help="netflix: commas inside titles (drop)")
-    group.add_argument("--kind", metavar="NOUN", help="custom: one word for the items if they have no column kind (item)")
+    group.add_argument("--kind", metavar="NOUN", help="custom: one word for the items, without a column kind (item)")
     return parser.parse_args(argv)
 
 

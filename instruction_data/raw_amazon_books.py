@@ -8,7 +8,13 @@ from tlrec import raw_tables as raw
 from tlrec.errors import InputError
 from tlrec.preparation import Source
 
-REVIEW_COLUMNS = {"Id": "item", "Title": "title", "User_id": "user", "review/score": "rating", "review/time": "timestamp"}
+REVIEW_COLUMNS = {
+    "Id": "item",
+    "Title": "title",
+    "User_id": "user",
+    "review/score": "rating",
+    "review/time": "timestamp",
+}
 BOOK_COLUMNS = {"Title": "title", "authors": "creator", "publishedDate": "year"}
 
 
@@ -21,7 +27,8 @@ def read_amazon_books(folder):
         raise InputError(f"{books_path if books.empty else reviews_path}: a header, but no rows")
 
     skipped = {}
-    books = raw.leave_out(books, books.duplicated("title"), f"books of {books_path.name} with the title of another", skipped)
+    namesakes = books.duplicated("title")
+    books = raw.leave_out(books, namesakes, f"books of {books_path.name} with the title of another", skipped)
     again = reviews.duplicated(["title", "user"])
     reviews = raw.leave_out(reviews, again, "further reviews of the same title by the same user", skipped)
     empty = (reviews == "").any(axis=1)
@@ -33,10 +40,9 @@ def read_amazon_books(folder):
     reviews = raw.leave_out(reviews, unknown, f"reviews of titles that are not in {books_path.name}", skipped)
     # "['A. Author', 'B. Writer']" becomes "A. Author', 'B. Writer", as published
     books["creator"] = books["creator"].str.replace(r"""^\[['"]?|['"]?\]$""", "", regex=True)
-    nameless = (books["creator"] == "") | ~books["year"].str.contains(r"\d{4}")
-    reviews = raw.leave_out(
-        reviews, reviews["title"].isin(books["title"][nameless]), "reviews of books without author or year", skipped
-    )
+    incomplete = books["title"][(books["creator"] == "") | ~books["year"].str.contains(r"\d{4}")]
+    unsigned = reviews["title"].isin(incomplete)
+    reviews = raw.leave_out(reviews, unsigned, "reviews of books without author or year", skipped)
     if reviews.empty:
         raise InputError(f"{reviews_path}: no review is left that has all its fields and a book in {books_path.name}")
     items = reviews[["item", "title"]].drop_duplicates("item").set_index("item")

@@ -2,7 +2,7 @@
 
     python rec_data/prepare_data.py --domain movie --raw ~/ml-100k
     python rec_data/prepare_data.py --domain book --download
-    python rec_data/prepare_data.py --domain custom --ratings games.csv --items titles.csv --split time --output rec_data/game
+    python rec_data/prepare_data.py --domain custom --ratings games.csv --items titles.csv --output rec_data/game
 
 Input: MovieLens-100K (`u.data`, `u.item`), Book-Crossing (`BX-Book-Ratings.csv`, `BX-Books.csv`), or two tables of your
 own (user, item, rating, timestamp; item, title and, if you like, creator and kind), CSV or Parquet.
@@ -69,13 +69,13 @@ def parse_arguments(argv):
     parser.add_argument("--download", action="store_true", help="movie, book: fetch the raw files instead")
     parser.add_argument("--ratings", type=Path, metavar="FILE", help="custom: user, item, rating, timestamp")
     parser.add_argument("--items", type=Path, metavar="FILE", help="custom: item, title, if you like creator and kind")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: a folder with the domain's name, beside this")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: the domain's name, beside this file")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run left in --output")
 
     group = parser.add_argument_group("definitions (published ones in brackets)")
     group.add_argument("--liked_above", type=float, metavar="R", help="a higher rating is a like (movie 3, book 5)")
     group.add_argument("--history", type=int, metavar="N", help="items in a history; for book, at most (10)")
-    group.add_argument("--last", type=int, metavar="N", help="windows to keep, the last ones; -1: all (10000; not book)")
+    group.add_argument("--last", type=int, metavar="N", help="windows to keep, from the end; -1: all (10000; not book)")
     group.add_argument("--split", choices=("order", "time", "user"), help="what is cut into three (order; book user)")
     group.add_argument("--split_seed", type=int, metavar="S", help="shuffles the users of --split user (0)")
     group.add_argument("--ratio", type=parse_ratio, metavar="A:B:C", help="train, valid, test (8:1:1)")
@@ -83,7 +83,7 @@ def parse_arguments(argv):
     group.add_argument("--min_ratings", type=int, metavar="N", help="book: users with fewer are left out (4)")
     group.add_argument("--shuffle_seed", type=int, metavar="S", help="book: shuffles the ratings of a user (42)")
     group.add_argument("--target_quotes", choices=("double", "single"), help="book: quotes of the target (double)")
-    group.add_argument("--kind", metavar="NOUN", help="custom: one word for the items if they have no column kind (item)")
+    group.add_argument("--kind", metavar="NOUN", help="custom: one word for the items, without a column kind (item)")
 
     group = parser.add_argument_group("download")
     group.add_argument("--cache", type=Path, metavar="DIR", default="~/.cache/tlrec", help="(%(default)s)")
@@ -102,6 +102,8 @@ def main(argv=None):
             raise InputError("--domain custom takes --ratings FILE and --items FILE, and neither --raw nor --download")
     elif bool(args.raw) == args.download or args.ratings or args.items:
         raise InputError(f"--domain {args.domain} takes either --raw DIR or --download, and no --ratings or --items")
+    if (args.url or args.digest) and not args.download:
+        raise InputError("--url and --digest belong to --download")
     refuse_to_overwrite(output, args.overwrite)
 
     # 3. Raw ratings

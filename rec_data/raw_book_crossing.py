@@ -26,7 +26,7 @@ def read_book_crossing(folder, implicit):
     original, cleaned = folder / "BX-Book-Ratings.csv", folder / "BX-Ratings.csv"
     ratings_path, form = (original, (";", "latin-1")) if original.exists() else (cleaned, (",", "utf-8"))
     if not ratings_path.exists():
-        raise InputError(f"{folder}: holds neither {original.name} (the original dump) nor {cleaned.name} (a cleaned copy)")
+        raise InputError(f"{folder}: holds neither {original.name} (the dump) nor {cleaned.name} (a cleaned copy)")
 
     skipped = {}
     books = _read(books_path, BOOK_COLUMNS, *form, skipped)
@@ -44,7 +44,8 @@ def read_book_crossing(folder, implicit):
     nameless = ratings["item"].isin(unnamed)
     ratings = raw.leave_out(ratings, nameless, "ratings of books without title or author", skipped)
     if ratings.empty:
-        raise InputError(f"{ratings_path}: nothing is left without {', '.join(what for what, n in skipped.items() if n)}")
+        left_out = ", ".join(what for what, count in skipped.items() if count)
+        raise InputError(f"{ratings_path}: nothing is left without {left_out}")
     books = books.assign(kind="book").set_index("item").drop(index=unnamed)
     return Source(ratings.assign(timestamp=None), books, skipped, files=[ratings_path, books_path])
 
@@ -52,16 +53,13 @@ def read_book_crossing(folder, implicit):
 def _read(path, columns, separator, encoding, skipped):
     """Text columns of one table, indexed by line; malformed lines are counted in `skipped`.
 
-    A line of the dump such as `"04";"A \\"Title\\"; more";"An Author"` has a field too many, and a few have one too few.
+    A line such as `"04";"A \\"Title\\"; more";"An Author"` has a field too many; in a few lines one is lost.
     Python's csv module takes lines apart as pandas did for the published files, and knows their numbers.
     """
     with raw.open_text(path, encoding) as file:
         reader = csv.reader(file, delimiter=separator)
         header = next(reader, [])
-        if missing := [name for name in columns if name not in header]:
-            raise InputError(
-                f"{path}: line 1: no column {missing[0]!r}; found {', '.join(map(repr, header))} when split at {separator!r}"
-            )
+        raw.require_columns(columns, header, path, separator)
         positions = [header.index(name) for name in columns]
         rows, lines, malformed, line = [], [], 0, 2
         for fields in reader:

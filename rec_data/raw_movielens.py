@@ -1,4 +1,4 @@
-"""The reader of MovieLens-100K: `u.data` (user, item, rating, time; tabs) and `u.item` (Latin-1; id and title first)."""
+"""The reader of MovieLens-100K: `u.data` (user, item, rating, time; tabs) and `u.item` (Latin-1; id, title, ...)."""
 
 from tlrec import raw_tables as raw
 from tlrec.preparation import Source

@@ -98,8 +98,8 @@ def test_movielens_gives_the_published_files(shared_data, tmp_path):
         for record, row in zip(records, table.itertuples()):
             preference = parse_input(record["input"])
             history = list(zip(json.loads(row.history_item_id), json.loads(row.history_label)))
-            assert [item.title for item in preference.likes] == [titles[item] for item, label in history if label]
-            assert [item.title for item in preference.dislikes] == [titles[item] for item, label in history if not label]
+            for items, liked in ((preference.likes, 1), (preference.dislikes, 0)):
+                assert [item.title for item in items] == [titles[item] for item, label in history if label == liked]
             assert preference.target.title == titles[row.item_id]
             assert record["output"] == ("Yes." if row.label else "No.")
 
@@ -146,7 +146,8 @@ def movie(tmp_path):
 
 def test_movie(movie, tmp_path):
     prepare("movie", movie, tmp_path / "out", "--history", 2, "--ratio", "2:1:1")
-    # user 7 comes first; "100" < "99" as text, and the two ratings of time 100 keep their order: 1 3 2 4. User 5: 1 2 4 3
+    # user 7 comes first; "100" < "99" as text, and the two ratings of time 100 keep their order: 1 3 2 4
+    # user 5: 1 2 4 3
     toy, amelie, no, yes = '"Toy Story (1995)"', '"Amélie (2001)"', '"No "Quotes", Please (1999)"', '"Yes, Yes (2004)"'
     assert inputs_and_outputs(tmp_path / "out") == [
         (wording("", f"{toy}, {no}", amelie), "No."),
@@ -359,12 +360,16 @@ def test_book_original_dump(book, tmp_path, capsys):
     saeulen, real, creatures, ab, seven = (
         f'"{title}" written by {author}'
         for title, author in [
-            ("Säulen &amp; Türme", "Ken"), ('The \\Real\\" Thing"', "Ann"), ("Creatures, Great", "Jim"), ("A; B", "Sem"), ("Seven", "S"),
-        ]  # fmt: skip
+            ("Säulen &amp; Türme", "Ken"),
+            ('The \\Real\\" Thing"', "Ann"), ("Creatures, Great", "Jim"),
+            ("A; B", "Sem"),
+            ("Seven", "S"),
+        ]
     )
     by_user = {}
     for split in ("train", "valid", "test"):
-        for record, row in zip(read_records(tmp_path / "out" / f"{split}.json"), rows(tmp_path / "out" / f"{split}.csv")[1:]):
+        records = read_records(tmp_path / "out" / f"{split}.json")
+        for record, row in zip(records, rows(tmp_path / "out" / f"{split}.csv")[1:]):
             by_user[row[0]] = (record["input"], record["output"])
     users = {
         "8": shuffled((saeulen, 1), (real, 0), (ab, 1), (seven, 0)),  # the 0 of book 03 is left out
@@ -541,8 +546,9 @@ def test_own_ratings_as_parquet(own):
 
 def test_own_ratings_with_dates_and_without_creators(own):
     (own / "items.csv").write_text("item,title\n007,NA\ng2,Go\ng3,Chess\n")
-    dates = OWN["ratings.csv"].replace(",2\n", ",2024-05-09\n").replace(",10\n", ",2024-05-10\n")
-    dates = dates.replace(",9\n", ",2024-05-09T23:00\n").replace(",1\n", ",2023-01-01\n").replace(",3.5\n", ",2024-01-01\n")
+    dates = OWN["ratings.csv"]
+    for number, date in [("2", "-05-09"), ("10", "-05-10"), ("9", "-05-09T23:00"), ("1", "-01-01"), ("3.5", "-01-02")]:
+        dates = dates.replace(f",{number}\n", f",2024{date}\n")
     (own / "ratings.csv").write_text(dates)
     prepare_own(own, "--ratio", "1:1:1", "--kind", "game", "--split", "time")
     assert inputs_and_outputs(own / "out") == [
@@ -589,12 +595,19 @@ BAD_RAW = [
     ("movie", "u.data", "7\t3\t2\t100", "7\t9\t2\t100", "{path}: line 4: item '9' is not in u.item"),
     (
         "movie", "u.data", "5\t4\t5\t300", "5\t2\t5\t300",
-        "{path}: line 7: a second rating of the same item by the same user (user 5, item 2), the first one is in line 2",
+        "{path}: line 7: a second rating of the same item by the same user (user 5, item 2), the "
+        "first one is in line 2",
     ),
-    ("movie", "u.item", "4|Yes", "1|Yes", "{path}: line 4: an item is described twice (item 1), the first one is in line 1"),
+    (
+        "movie", "u.item", "4|Yes", "1|Yes",
+        "{path}: line 4: an item is described twice (item 1), the first one is in line 1",
+    ),
     ("movie", "u.item", "4|Yes, Yes (2004)|", "4||", "{path}: line 4: 'title' is missing"),
     ("movie", "u.data", "7\t1", "\xe9\t1", "{path}: line 1: not utf-8: byte 0xe9 at column 1"),
-    ("movie", "u.item", "Amélie", "AmÃ©lie", "{path}: line 2: UTF-8, but the original is Latin-1; use the original download"),
+    (
+        "movie", "u.item", "Amélie", "AmÃ©lie",
+        "{path}: line 2: UTF-8, but the original is Latin-1; use the original download",
+    ),
     # netflix
     ("netflix", "combined_data_1.txt", None, None, "{path}: no such file"),
     ("netflix", "movie_titles.csv", None, None, "{path}: no such file"),
@@ -620,7 +633,10 @@ BAD_RAW = [
         "{path}: line 7: expected user,rating,date or 'film:', found '12,1,1,2005-02-01'",
     ),
     ("netflix", "combined_data_1.txt", "12,1,", "10,1,", "{path}: line 7: a second rating of film 2 by user 10"),
-    ("netflix", "movie_titles.csv", "3,1999,", "3;1999;", "{path}: line 3: expected id,year,title, found '3;1999;The \"B\" Side'"),
+    (
+        "netflix", "movie_titles.csv", "3,1999,", "3;1999;",
+        "{path}: line 3: expected id,year,title, found '3;1999;The \"B\" Side'",
+    ),
     ("netflix", "movie_titles.csv", "3,1999,", "1,1999,", "{path}: line 3: film 1 is described twice"),
     (
         "netflix", "movie_titles.csv", "Café", "CafÃ©",
@@ -630,18 +646,22 @@ BAD_RAW = [
     ("amazon-book", "Books_rating.csv", None, None, "{path}: no such file"),
     (
         "amazon-book", "books_data.csv", "authors", "author",
-        "{path}: line 1: no column 'authors'; found 'Title', 'description', 'author', 'image', 'previewLink', 'publisher', "
+        "{path}: line 1: no column 'authors'; found 'Title', 'description', 'author', 'image', "
+        "'previewLink', 'publisher', "
         "'publishedDate', 'infoLink', 'categories', 'ratingsCount' when split at ','",
     ),
     ("amazon-book", "Books_rating.csv", "1/1,4.0,999", "1/1,four,999", "{path}: line 3: rating 'four' is not a number"),
-    ("amazon-book", "Books_rating.csv", "1/1,4.0,999", "1/1,4.0,May", "{path}: line 3: timestamp 'May' is not a number"),
+    (
+        "amazon-book", "Books_rating.csv", "1/1,4.0,999", "1/1,4.0,May",
+        "{path}: line 3: timestamp 'May' is not a number",
+    ),
     ("amazon-book", "books_data.csv", BOOKS.partition("\n")[2], "", "{path}: a header, but no rows"),
     ("amazon-book", "books_data.csv", "Leo", "L\xe9o", "{path}: line 2: not utf-8: byte 0xe9 at column 26"),
     # book
     ("book", "BX-Books.csv", None, None, "{path}: no such file"),
     (
         "book", "BX-Book-Ratings.csv", None, None,
-        "{folder}: holds neither BX-Book-Ratings.csv (the original dump) nor BX-Ratings.csv (a cleaned copy)",
+        "{folder}: holds neither BX-Book-Ratings.csv (the dump) nor BX-Ratings.csv (a cleaned copy)",
     ),
     (
         "book", "BX-Book-Ratings.csv", ";", ",",
@@ -655,9 +675,13 @@ BAD_RAW = [
     ("book", "BX-Book-Ratings.csv", '"8";"06";"10"', '"8";"06";"ten"', "{path}: line 7: rating 'ten' is not a number"),
     (
         "book", "BX-Book-Ratings.csv", '"8";"07"', '"8";"06"',
-        "{path}: line 9: a second rating of the same book by the same user (user 8, item 06), the first one is in line 7",
+        "{path}: line 9: a second rating of the same book by the same user (user 8, item 06), the "
+        "first one is in line 7",
     ),
-    ("book", "BX-Books.csv", '"07"', '"06"', "{path}: line 8: a book is described twice (item 06), the first one is in line 7"),
+    (
+        "book", "BX-Books.csv", '"07"', '"06"',
+        "{path}: line 8: a book is described twice (item 06), the first one is in line 7",
+    ),
 ]  # fmt: skip
 
 
@@ -673,26 +697,43 @@ def test_bad_raw_files(domain, name, old, new, message, tmp_path, request):
         path.write_text(content.replace(old, new), encoding="latin-1")
     flags = [] if domain == "book" else ["--history", 1]
     message = message.format(path=path, folder=folder)
-    expect_error(lambda: prepare(domain, folder, tmp_path / "out", "--ratio", "1:1:1", *flags), message, tmp_path / "out")
+    output = tmp_path / "out"
+    expect_error(lambda: prepare(domain, folder, output, "--ratio", "1:1:1", *flags), message, output)
 
 
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("ratings.csv", "rating,", "stars,", "{path}: line 1: no column 'rating'; found 'user', 'item', 'stars', 'timestamp' when split at ','"),
-        ("ratings.csv", ",", ";", "{path}: line 1: no column 'user'; found 'user;item;rating;timestamp' when split at ','"),
+        (
+            "ratings.csv", "rating,", "stars,",
+            "{path}: line 1: no column 'rating'; found 'user', 'item', 'stars', 'timestamp' when split at ','",
+        ),
+        (
+            "ratings.csv", ",", ";",
+            "{path}: line 1: no column 'user'; found 'user;item;rating;timestamp' when split at ','",
+        ),
         ("ratings.csv", OWN["ratings.csv"].partition("\n")[2], "", "{path}: a header, but no rows"),
         ("ratings.csv", "bob,g2,4,1", "bob,g2,4,yesterday", "{path}: line 5: timestamp 'yesterday' is not a number"),
-        ("ratings.csv", "ann,007,4.5,2", "ann,007,4.5,soon", "{path}: line 2: timestamp 'soon' is neither a number nor a date such as 2024-05-31"),
+        (
+            "ratings.csv", "ann,007,4.5,2", "ann,007,4.5,soon",
+            "{path}: line 2: timestamp 'soon' is no number and no date such as 2024-05-31",
+        ),
         ("ratings.csv", "bob,g2,4,1", "bob,g2,inf,1", "{path}: line 5: rating 'inf' is not a number"),
         ("ratings.csv", "bob,g2,4,1", "bob,g9,4,1", "{path}: line 5: item 'g9' is not in {folder}/items.csv"),
         ("ratings.csv", "bob,g2,4,1", ",g2,4,1", "{path}: line 5: 'user' is missing"),
         ("ratings.csv", "bob,g2,4,1", "bob,g2,4,1,1", "{path}: line 5: expected 4 fields, found 5"),
         ("ratings.csv", "\nbob,g2", "\n\nbob,g9", "{path}: line 6: item 'g9' is not in {folder}/items.csv"),
         ("ratings.csv", "bob,g2,4,1", 'bob,"g2,4,1', "{path}: line 5: a quote is opened and never closed"),
-        ("ratings.csv", "ann,g3", "ann,g2", "{path}: line 4: a second rating of the same item by the same user (user ann, item g2), the first one is in line 3"),
+        (
+            "ratings.csv", "ann,g3", "ann,g2",
+            "{path}: line 4: a second rating of the same item by the same user (user ann, item g2), the first "
+            "one is in line 3",
+        ),
         ("items.csv", "Go,g2,Old Master,game", "Go,g2,,game", "{path}: line 3: 'creator' is missing"),
-        ("items.csv", "Old Master,game", "Old Master,board game", "{path}: line 3: kind 'board game' is not one word, such as 'game'"),
+        (
+            "items.csv", "Old Master,game", "Old Master,board game",
+            "{path}: line 3: kind 'board game' is not a word such as 'game'",
+        ),
         ("items.csv", "Go,", "G\xf6,", "{path}: line 3: not utf-8: byte 0xf6 at column 2"),
         ("items.csv", "g3,", "g2,", "{path}: line 4: an item is described twice (item g2), the first one is in line 3"),
     ],
@@ -741,7 +782,10 @@ def test_settings_that_do_not_fit(domain, flags, message, tmp_path, request):
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
-        ("movie", ["--domain", "movie"], "--domain movie takes either --raw DIR or --download, and no --ratings or --items"),
+        (
+            "movie", ["--domain", "movie"],
+            "--domain movie takes either --raw DIR or --download, and no --ratings or --items",
+        ),
         (
             "movie", ["--domain", "movie", "--raw", "x", "--download"],
             "--domain movie takes either --raw DIR or --download, and no --ratings or --items",
@@ -750,6 +794,7 @@ def test_settings_that_do_not_fit(domain, flags, message, tmp_path, request):
             "movie", ["--domain", "custom", "--ratings", "x"],
             "--domain custom takes --ratings FILE and --items FILE, and neither --raw nor --download",
         ),
+        ("movie", ["--domain", "movie", "--raw", "x", "--url", "y"], "--url and --digest belong to --download"),
         ("netflix", ["--domain", "netflix"], "--domain netflix takes --raw DIR, and no --ratings or --items"),
         (
             "netflix", ["--domain", "netflix", "--download"],
@@ -944,7 +989,7 @@ def test_addresses_that_do_not_serve(server, tmp_path):
     with pytest.raises(InputError) as error:
         download(server, tmp_path, url=server.url.replace("ml-100k", "gone"))
     assert str(error.value).endswith(
-        "/gone.zip: 404 Not Found; give another address of the same file as --url, or get it by hand for --raw"
+        "/gone.zip: 404 Not Found; give another address as --url, or get it by hand for --raw"
     )
     with pytest.raises(InputError, match="Connection refused>?; the same command goes on where this one broke off"):
         download(server, tmp_path, url="http://127.0.0.1:9/ml-100k.zip")

@@ -113,7 +113,7 @@ def test_author_lists_with_both_kinds_of_quotes():
         ("", "expected 'User Preference: ...'"),
         ('User Preference: "A"\nWhether the user will like the target movie "B"?', "on three lines"),
         ('User Preference: A\nUser Unpreference: \nWhether the user will like the target movie "B"?', "closing quote"),
-        ('User Preference: \nUser Unpreference: \nWhether the user will like the target movie B?', "begin with a quote: B"),
+        ('User Preference: \nUser Unpreference: \nWhether the user will like the target movie B?', "with a quote: B"),
         ('User Preference: \nUser Unpreference: "A\nWhether the user will like the target movie "B"?', "closing quote"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Downloads that can break and go on: a cache folder, a progress bar, a digest, and only the wanted files of an archive."""
+"""Downloads that break and go on: a cache folder, a progress bar, a digest, and the wanted files of an archive."""
 
 import hashlib
 import os
@@ -42,7 +42,9 @@ def fetch(archive, cache):
         found = _digest(part, archive.digest)
         if found != archive.digest:
             part.unlink()
-            raise InputError(f"{archive.url}: its digest is {found}, not {archive.digest}; removed: try again, or give --digest")
+            raise InputError(
+                f"{archive.url}: its digest is {found}, not {archive.digest}; removed: try again, or give --digest"
+            )
         os.replace(part, path)
     return _unpack(path, archive.members)
 
@@ -66,14 +68,15 @@ def _download(url, part):
         if error.code == 416:  # nothing is missing; the digest decides
             return
         raise InputError(
-            f"{url}: {error.code} {error.reason}; give another address of the same file as --url, or get it by hand for --raw"
+            f"{url}: {error.code} {error.reason}; give another address as --url, or get it by hand for --raw"
         ) from None
     except ValueError as error:
         raise InputError(f"--url {url}: {error}") from None
     except (OSError, HTTPException) as error:  # URLError is an OSError
         raise InputError(f"{url}: {error}; the same command goes on where this one broke off") from None
-    if total and part.stat().st_size < total:
-        raise InputError(f"{url}: broke off at {part.stat().st_size} of {total} bytes; the same command goes on from there")
+    have = part.stat().st_size
+    if total and have < total:
+        raise InputError(f"{url}: broke off at {have} of {total} bytes; the same command goes on from there")
 
 
 def _digest(path, like):

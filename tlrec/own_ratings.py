@@ -25,7 +25,7 @@ def read_own_ratings(ratings_path, items_path, kind):
     several_words = ~items["kind"].str.fullmatch(r"\w+")
     if several_words.any():
         line = several_words.idxmax()
-        raise InputError(f"{raw.where(items_path, line)}: kind {items.at[line, 'kind']!r} is not one word, such as 'game'")
+        raise InputError(f"{raw.where(items_path, line)}: kind {items.at[line, 'kind']!r} is not a word such as 'game'")
 
     ratings = _read(ratings_path, ["user", "item", "rating", "timestamp"])
     raw.require_filled(ratings, ratings.columns, ratings_path)
@@ -50,5 +50,5 @@ def _times(ratings, path):
     if times.isna().any():
         line = times.isna().idxmax()
         found = ratings.at[line, "timestamp"]
-        raise InputError(f"{raw.where(path, line)}: timestamp {found!r} is neither a number nor a date such as 2024-05-31")
+        raise InputError(f"{raw.where(path, line)}: timestamp {found!r} is no number and no date such as 2024-05-31")
     return times

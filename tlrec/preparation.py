@@ -15,12 +15,16 @@ import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tlrec.errors import InputError
 from tlrec.files import sha256, write_json
 from tlrec.records import Item, Preference, build_record, parse_input, write_records
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SPLITS = ("train", "valid", "test")
 FILES = (*(f"{split}.{form}" for split in SPLITS for form in ("json", "csv")), "item_mapping.csv", "prepared.json")
@@ -36,8 +40,8 @@ class Source:
     files: the files that were read.
     """
 
-    ratings: "pandas.DataFrame"  # noqa: F821
-    items: "pandas.DataFrame"  # noqa: F821
+    ratings: "DataFrame"
+    items: "DataFrame"
     skipped: dict[str, int]
     files: list[Path]
 

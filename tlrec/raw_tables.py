@@ -27,11 +27,7 @@ def read_table(path, columns, separator=",", encoding="utf-8", header=True, opti
     quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
     found = _first_fields(path, separator, encoding, quoting)
     if header:
-        if missing := [column for column in columns if column not in found]:
-            raise InputError(
-                f"{path}: line 1: no column {missing[0]!r}; found {', '.join(map(repr, found))} "
-                f"when split at {separator!r}"
-            )
+        require_columns(columns, found, path, separator)
         names = [*columns, *(column for column in optional if column in found)]
     elif len(found) < len(columns):
         raise InputError(
@@ -93,13 +89,21 @@ def open_text(path, encoding):
 
 def where(path, line):
     """ "FILE: line 3", as every error of a raw table begins."""
-    return f"{path}: {'row' if Path(path).suffix == '.parquet' else 'line'} {line}"
+    return f"{path}: {_unit(path)} {line}"
 
 
 def leave_out(table, flawed, what, skipped):
     """The table without its `flawed` rows (a boolean Series); their number goes to `skipped` under the name `what`."""
     skipped[what] = int(flawed.sum())
     return table[~flawed]
+
+
+def require_columns(columns, found, path, separator):
+    """Raise InputError unless all `columns` are among those `found` in the first line."""
+    for column in columns:
+        if column not in found:
+            shown = ", ".join(map(repr, found))
+            raise InputError(f"{path}: line 1: no column {column!r}; found {shown} when split at {separator!r}")
 
 
 def require_filled(table, columns, path):
@@ -119,7 +123,7 @@ def require_unique(table, columns, path, what):
         line = repeated.idxmax()
         first = (table[columns] == table.loc[line, columns]).all(axis=1).idxmax()
         shown = ", ".join(f"{column} {table.at[line, column]}" for column in columns)
-        raise InputError(f"{where(path, line)}: {what} ({shown}), the first one is in line {first}")
+        raise InputError(f"{where(path, line)}: {what} ({shown}), the first one is in {_unit(path)} {first}")
 
 
 def require_known(table, column, known, path, known_path):
@@ -153,6 +157,10 @@ def refuse_utf8(path):
     raise InputError(f"{where(path, line)}: UTF-8, but the original is Latin-1; use the original download")
 
 
+def _unit(path):
+    return "row" if Path(path).suffix == ".parquet" else "line"
+
+
 def _first_fields(path, separator, encoding, quoting):
     with open_text(path, encoding) as file:
         fields = next(csv.reader(file, delimiter=separator, quoting=quoting), None)
@@ -167,7 +175,8 @@ def _not_encoded(path, encoding):
             try:
                 line.decode(encoding)
             except UnicodeDecodeError as error:
-                return f"{where(path, number)}: not {encoding}: byte 0x{line[error.start]:02x} at column {error.start + 1}"
+                byte, column = line[error.start], error.start + 1
+                return f"{where(path, number)}: not {encoding}: byte 0x{byte:02x} at column {column}"
     return f"{path}: not {encoding}"
 
 

@@ -174,7 +174,7 @@ def build_record(preference, liked, quoted_target=False):
 def ambiguous_names(preference):
     """Titles and creators that hold what also separates items, so that another reading of the record is possible.
 
-    These are names with an odd number of quotes, with `, "`, or with `" written by`: the cut may have gone through them.
+    These have an odd number of quotes, or hold `, "` or `" written by`: the cut may have gone through them.
     """
     names = [name for item in (*preference.history, preference.target) for name in (item.title, item.creator)]
     return [name for name in names if name.count('"') % 2 or ', "' in name or _WRITTEN_BY.search(name)]
