@@ -7,6 +7,7 @@
 5. Whatever is wrong with arguments or raw files is one line with file and line number, and no output appears.
 6. What existed is not overwritten unasked, and a broken run leaves nothing behind.
 7. Downloads go on where they broke off, and are checked.
+8. What was prepared passes the checker and tunes a model.
 """
 
 import csv
@@ -26,6 +27,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tlrec import check
 from tlrec.errors import InputError
 from tlrec.preparation import FILES, Example, last_windows, shuffled_histories, split_examples
 from tlrec.records import Item, parse_input, read_records
@@ -1009,3 +1011,20 @@ def test_archives_without_the_files(server, tmp_path):
     server.content = archive.getvalue()
     with pytest.raises(InputError, match="ml-100k.zip: holds no u.data"):
         download(server, tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- 8. from raw to a model
+
+
+def test_a_model_is_tuned_on_what_was_prepared(shared_data, tmp_path):
+    data = tmp_path / "book"
+    prepare("book", shared_data / "raw" / "book-crossing", data, "--min_ratings", 150)  # few users, few records
+    check.main([str(data)])
+    command = [sys.executable, "rec_tuning.py", "--base_model", "base_model/pocket-llama", "--device", "cpu"]
+    command += ["--train_data_path", data / "train.json", "--val_data_path", data / "valid.json", "--sample", 8]
+    command += ["--batch_size", 8, "--micro_batch_size", 8, "--num_epochs", 1, "--output_dir", tmp_path / "adapter"]
+    done = subprocess.run([str(word) for word in command], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    run = json.loads((tmp_path / "adapter" / "run.json").read_text())
+    assert run["data"]["train"]["sha256"] == hashlib.sha256((data / "train.json").read_bytes()).hexdigest()
+    assert run["shots"] == 8 and run["results"]["best_step"] == 1
