@@ -16,6 +16,7 @@ import shutil
 import time
 from pathlib import Path
 
+from tlrec import provenance
 from tlrec.errors import InputError, one_line_errors
 from tlrec.folders import CHECKPOINTS, check_adapter, check_base_model, check_output_dir, check_same_lora
 from tlrec.prompts import FRAME_NAMES, load_frame
@@ -101,7 +102,7 @@ def main():
     from peft import LoraConfig, get_peft_model
     from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
-    from tlrec import modeling, provenance
+    from tlrec import modeling
     from tlrec.scoring import Scorer
     from tlrec.tokenization import RecordTokenizer
     from tlrec.training import TuningTrainer

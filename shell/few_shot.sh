@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Few-shot tuning on a target domain from its instruction adapter, and the AUC of each result, in one process.
+#   bash shell/few_shot.sh GPU SEED TARGET [arguments of rec_tuning.py]
+#   bash shell/few_shot.sh 1 0 movie
+#   SEEDS="0 1 2" SHOTS="16 64" bash shell/few_shot.sh cpu 0 movie
+set -euo pipefail
+repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+ROOT_PATH="${ROOT_PATH:-$repository}"                       # data, adapters and base model hang under it
+BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # or base_model/pocket-llama
+STAGES="${STAGES:-cot source}"                              # of the instruction adapter, as given to zero_shot.sh
+INSTRUCTION_ADAPTER="${INSTRUCTION_ADAPTER:-}"              # its folder, by default the one that zero_shot.sh made
+EXP_NAME="${EXP_NAME:-}"                                    # output_model/TARGET/EXP_NAME, by default the adapter's name
+SHOTS="${SHOTS:-16 64 256}"
+SEEDS="${SEEDS:-}"                                          # several seeds; instead of SEED
+
+source "$repository/shell/launch.sh"
+[ $# -ge 3 ] || fail "usage: bash shell/few_shot.sh GPU SEED TARGET [arguments of rec_tuning.py], such as 1 0 movie"
+gpu="$1" seeds="${SEEDS:-$2}" target="$3"
+shift 3
+use_gpu "$gpu"
+
+# 1. Everything the run needs is there
+data="$ROOT_PATH/rec_data/$target"
+name="$(adapter_name "$STAGES")"
+adapter="${INSTRUCTION_ADAPTER:-$ROOT_PATH/instruction_model/$target/$name}"
+output="$ROOT_PATH/output_model/$target/${EXP_NAME:-$(basename "$adapter")}"
+need "base model" "$BASE_MODEL" "base_model/README.md tells how to place one"
+for split in train valid test; do
+  need "$split data" "$data/$split.json" "rec_data/README.md tells how to make it"
+done
+need "instruction adapter" "$adapter/adapter_config.json" "STAGES='$STAGES' bash shell/zero_shot.sh $gpu $target SOURCE makes it"
+
+# One run alone gets its <seed>_<shots> folder here; of several, rec_tuning.py makes one each
+case "$SHOTS $seeds" in *" "*" "*) ;; *) output="$output/${seeds}_$SHOTS" ;; esac
+
+# 2. Every seed with every number of shots, from the instruction adapter anew; what is complete is skipped
+"$PYTHON" "$repository/rec_tuning.py" \
+  --base_model "$BASE_MODEL" --train_data_path "$data/train.json" --val_data_path "$data/valid.json" \
+  --test_data_path "$data/test.json" --resume_from_checkpoint "$adapter" --output_dir "$output" \
+  --sample $SHOTS --seed $seeds --device "$DEVICE" --target "$target" "$@"
