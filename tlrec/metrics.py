@@ -387,12 +387,12 @@ def read_evaluation(folder):
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         columns = {name: [row[name] for row in rows] for name in ("label", "p_yes", "p_no", "user", "floors")}
-        floors = {name: np.array([row[name] for row in columns["floors"]], float) for name in metrics["floors"]}
+        floors = {name: np.array([row[name] for row in columns["floors"]], float) for name in columns["floors"][0]}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; evaluate.py writes it") from None
     except KeyError as error:
         raise InputError(f"{path}: a row without {error}") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{path}: damaged: {error}") from None
     try:
         labels, p_yes, p_no = check_predictions(columns["label"], columns["p_yes"], columns["p_no"])

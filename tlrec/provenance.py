@@ -34,6 +34,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -171,6 +172,7 @@ def _versions():
     return versions
 
 
+@cache  # as it was when the process first asked
 def _git_revision():
     """Revision and dirty flag of the checkout this file belongs to; None if it is not in one of its own."""
     repository = Path(__file__).resolve().parent.parent

@@ -1,0 +1,64 @@
+"""Collect every run under a workspace into one report.
+
+    python -m tlrec.report .
+
+Reads  every folder under ROOT that holds a run.json or a metrics.json (format: tlrec/provenance.py).
+Writes results.csv (a row for each evaluation), results.md, PNG figures and index.html, which needs nothing beside it,
+       into ROOT/report (or --output_dir); files of those names from an earlier report are replaced.
+Damaged or unfinished runs are listed in the report.
+"""
+
+import argparse
+from pathlib import Path
+
+from tlrec.errors import InputError, one_line_errors
+
+
+def main():
+    """Parse the flags, write the report, say where it is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tlrec.report",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("root", metavar="ROOT", type=Path, help="folder of a workspace")
+    parser.add_argument("--output_dir", type=Path, help="folder of the report (default: ROOT/report)")
+    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: %(default)s)")
+    arguments = parser.parse_args()
+    if not arguments.root.is_dir():
+        raise InputError(f"{arguments.root}: no such folder")
+    if arguments.resamples < 100:
+        raise InputError(f"--resamples {arguments.resamples}: an interval needs at least 100")
+    output = arguments.output_dir or arguments.root / "report"
+
+    # 1. Find the runs
+    from tlrec.report import cells, checks, collect, figures, page, tables
+
+    workspace = collect.collect(arguments.root)
+    if not (workspace.evaluations or workspace.tunings or workspace.problems):
+        raise InputError(f"{arguments.root}: no runs; a run is a folder with a run.json or a metrics.json")
+
+    # 2. Group them, judge what is noise, look for leaks
+    test_sets = cells.test_sets(workspace.evaluations, workspace.problems, arguments.resamples)
+    findings = checks.check(test_sets, arguments.root)
+
+    # 3. Write
+    output.mkdir(parents=True, exist_ok=True)
+    tables.write_csv(output / "results.csv", test_sets)
+    pictures = figures.draw(output, test_sets, workspace.tunings)
+    sections = tables.sections(test_sets, findings, workspace)
+    tables.write_markdown(output / "results.md", sections, pictures)
+    page.write_page(output / "index.html", sections, pictures)
+
+    evaluated = sum(len(test_set.evaluations) for test_set in test_sets)
+    print(f"{evaluated} evaluations on {len(test_sets)} test sets, {len(workspace.problems)} damaged or unfinished runs")
+    for finding in findings:
+        if finding.level == "warning":
+            print(f"warning: {finding.subject}: {finding.text}")
+    print(f"report: {output / 'index.html'}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

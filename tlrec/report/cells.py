@@ -1,0 +1,178 @@
+"""Groups evaluations into cells (one method at one number of shots on one test set) and says what is within noise."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tlrec.metrics import auc, bootstrap_aucs, interval
+from tlrec.report.published import published_for
+
+
+@dataclass
+class Cell:
+    """The seeds of one method at one number of shots. mean is None where AUC is not defined; sd with one seed."""
+
+    method: str
+    shots: int
+    evaluations: list
+    mean: float | None = None
+    sd: float | None = None
+    interval: list | None = None  # of the mean, over the test set's users (or rows)
+    over_floor: float | None = None
+    over_floor_interval: list | None = None
+    below_best: list | None = None  # interval of (this - best cell)
+    missing_seeds: list = field(default_factory=list)
+    repeated_seeds: list = field(default_factory=list)
+
+    @property
+    def seeds(self):
+        return [evaluation.seed for evaluation in self.evaluations]
+
+    @property
+    def near_floor(self):
+        """Whether the difference to the best floor is within noise; None where there is no floor."""
+        return contains_zero(self.over_floor_interval)
+
+    @property
+    def near_best(self):
+        """Whether the difference to the best cell of the test set is within noise."""
+        return contains_zero(self.below_best)
+
+
+@dataclass
+class TestSet:
+    """Everything evaluated on the same rows. floors: {name: AUC}; best_floor: name or None; unit: what was resampled."""
+
+    target: str
+    test: dict
+    evaluations: list
+    cells: list
+    floors: dict
+    floor_scores: dict
+    best_floor: str | None
+    best: Cell | None
+    unit: str
+    published: list
+
+    @property
+    def labels(self):
+        return self.evaluations[0].predictions["label"]
+
+    @property
+    def shots(self):
+        return sorted({cell.shots for cell in self.cells}, key=shots_order)
+
+    @property
+    def methods(self):
+        return list(dict.fromkeys(cell.method for cell in self.cells))
+
+    def cell(self, method, shots):
+        return next((cell for cell in self.cells if (cell.method, cell.shots) == (method, shots)), None)
+
+
+def contains_zero(bounds):
+    return None if bounds is None else bounds[0] <= 0 <= bounds[1]
+
+
+def shots_order(shots):
+    """Sort key: zero-shot first, all rows (-1) last."""
+    return float("inf") if shots == -1 else shots
+
+
+def test_sets(evaluations, problems, resamples=2000):
+    """One TestSet for each test file, told apart by digest. Evaluations whose labels differ from those of the others on
+    the same file go to `problems` instead."""
+    by_digest = {}
+    for evaluation in evaluations:
+        together = by_digest.setdefault(evaluation.test["sha256"], [])
+        if together and not np.array_equal(together[0].predictions["label"], evaluation.predictions["label"]):
+            problems.append((evaluation.folder, f"its labels are not those of {together[0].folder} on the same test file"))
+        else:
+            together.append(evaluation)
+    targets = [together[0].target for together in by_digest.values()]
+    return [
+        test_set(together, together[0].target if targets.count(together[0].target) == 1 else None, resamples)
+        for together in by_digest.values()
+    ]
+
+
+def test_set(evaluations, target, resamples):
+    """The TestSet of evaluations on the same rows. target None: another test file has the same name, so show the path."""
+    test = evaluations[0].test
+    labels = evaluations[0].predictions["label"]
+    floor_scores = {}
+    for evaluation in evaluations:
+        floor_scores = evaluation.predictions["floors"] | floor_scores
+    floors = {name: auc(labels, score) for name, score in floor_scores.items()}
+    defined = [name for name in floors if floors[name] is not None]
+    best_floor = max(defined, key=floors.get, default=None)
+    known = [e.predictions["user"] for e in evaluations if e.predictions["user"] is not None]
+    result = TestSet(
+        target=target or f"{evaluations[0].target} ({test['path']}, {test['sha256'][:8]})",
+        test=test,
+        evaluations=evaluations,
+        cells=group(evaluations),
+        floors=floors,
+        floor_scores=floor_scores,
+        best_floor=best_floor,
+        best=None,
+        unit="users" if known else "rows",
+        published=published_for(evaluations[0].target, test["sha256"]),
+    )
+    if evaluations[0].metrics["auc"] is not None:
+        judge(result, known[0] if known else None, resamples)
+    return result
+
+
+def group(evaluations):
+    """Cells in order of base model, method and shots; the label of a method says what its runs do not have in common."""
+    several_bases = len({evaluation.base_model for evaluation in evaluations if evaluation.base_model != "none"}) > 1
+    alike = {}
+    for evaluation in evaluations:
+        alike.setdefault((evaluation.base_model, evaluation.method, evaluation.shots), []).append(evaluation)
+    cells = {}
+    for (base, method, shots), together in alike.items():
+        names = sorted({name for evaluation in together for name in evaluation.settings})
+        differing = [
+            name for name in names if len({str(evaluation.settings.get(name)) for evaluation in together}) > 1
+        ]
+        for evaluation in together:
+            notes = [base] if several_bases and base != "none" else []
+            notes += [f"{name} {evaluation.settings.get(name)}" for name in differing]
+            label = f"{method} ({', '.join(notes)})" if notes else method
+            cells.setdefault((base, len(evaluation.chain), label, shots), []).append(evaluation)
+    order = sorted(cells, key=lambda key: (key[0], key[2], shots_order(key[3])))
+    result = []
+    for key in order:
+        together = sorted(cells[key], key=lambda evaluation: (evaluation.seed is None, evaluation.seed or 0))
+        result.append(Cell(method=key[2], shots=key[3], evaluations=together))
+    for cell in result:
+        of_method = {seed for other in result if other.method == cell.method and other.shots for seed in other.seeds}
+        cell.missing_seeds = sorted(of_method - set(cell.seeds) - {None}) if cell.shots else []
+        cell.repeated_seeds = sorted({seed for seed in cell.seeds if seed is not None and cell.seeds.count(seed) > 1})
+    return result
+
+
+def judge(test_set, users, resamples):
+    """Fill in the numbers of all cells. One set of resamples serves all scores, so every difference is paired."""
+    labels = test_set.labels
+    scores, columns = list(test_set.floor_scores.values()), {}
+    for number, cell in enumerate(test_set.cells):
+        columns[number] = range(len(scores), len(scores) + len(cell.evaluations))
+        scores += [evaluation.predictions["score"] for evaluation in cell.evaluations]
+    samples = bootstrap_aucs(labels, scores, users, resamples)
+    units = len(labels) if users is None else len(np.unique(users))
+    means = [samples[:, columns[number]].mean(axis=1) for number in columns]
+    floor = samples[:, list(test_set.floors).index(test_set.best_floor)] if test_set.best_floor else None
+    for cell, sample in zip(test_set.cells, means, strict=True):
+        aucs = [evaluation.metrics["auc"] for evaluation in cell.evaluations]
+        cell.mean = float(np.mean(aucs))
+        cell.sd = float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None
+        cell.interval = interval(sample, units)
+        if floor is not None:
+            cell.over_floor = cell.mean - test_set.floors[test_set.best_floor]
+            cell.over_floor_interval = interval(sample - floor, units)
+    best = max(range(len(means)), key=lambda number: test_set.cells[number].mean)
+    test_set.best = test_set.cells[best]
+    for cell, sample in zip(test_set.cells, means, strict=True):
+        cell.below_best = interval(sample - means[best], units)

@@ -1,0 +1,145 @@
+"""Finds the runs of a workspace by their files, never by the names of folders."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tlrec.errors import InputError
+from tlrec.metrics import read_evaluation
+from tlrec.provenance import read_run
+
+# Flags that do not change what a run is, or that a column of the report shows already.
+NOT_SETTINGS = {
+    "base_model", "device", "lora_weights", "output_dir", "overwrite", "prompt_frame", "report_to", "resume",
+    "resume_from_checkpoint", "sample", "seed", "source", "stage", "target", "test_data_path", "train_data_path",
+    "val_data_path",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One metrics.json with its predictions, and what it says about the method."""
+
+    folder: str  # below ROOT
+    metrics: dict
+    predictions: dict  # of tlrec.metrics.read_evaluation
+    chain: list  # run.json of every stage, first to last; [] for the base model alone
+    target: str
+    test: dict  # path, sha256, rows
+    base_model: str
+    method: str
+    shots: int  # 0: zero-shot, -1: all rows
+    seed: int | None
+    settings: dict  # flags that could tell two runs of the same method apart
+
+    @property
+    def run(self):
+        return self.metrics["run"]
+
+
+@dataclass
+class Workspace:
+    """evaluations; tunings: (folder, run.json) of the tuners' runs; problems: (folder, what is wrong)."""
+
+    evaluations: list = field(default_factory=list)
+    tunings: list = field(default_factory=list)
+    problems: list = field(default_factory=list)
+
+
+def collect(root):
+    """Everything under `root`, in the order of folder names. Links are followed, hidden folders left out."""
+    workspace, seen = Workspace(), set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # a link into a folder that was visited, or back up
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        name = str(Path(folder).relative_to(root))
+        if "trainer_state.json" in files:
+            workspace.problems.append((name, "a trainer's checkpoint: its run has not finished"))
+            subfolders.clear()
+            continue
+        run = None
+        try:
+            if "run.json" in files:
+                run = read_run(folder)
+                workspace.tunings.append((name, run))
+            elif "adapter_config.json" in files:
+                workspace.problems.append((name, "an adapter without run.json: unfinished, or not made by TLRec"))
+            if "metrics.json" in files:
+                workspace.evaluations.append(read_result(Path(folder), name, run))
+        except InputError as error:
+            workspace.problems.append((name, str(error)))
+    return workspace
+
+
+def read_result(folder, name, run):
+    """The Evaluation in `folder`, called `name` in the report. run: the folder's run.json, None if it has none.
+
+    Raises InputError for damaged files and for a metrics.json that an older adapter of the same folder got.
+    """
+    metrics, predictions = read_evaluation(folder)
+    evaluation = metrics["run"]
+    where = folder / "metrics.json"
+    try:
+        test = {key: evaluation["data"]["test"][key] for key in ("path", "sha256", "rows")}
+        adapter = evaluation.get("adapter")
+        chain = chain_of(adapter)
+        if len(predictions["label"]) != test["rows"]:
+            raise InputError(f"{where}: {len(predictions['label'])} predictions for {test['rows']} test rows")
+        if run and chain and (run["started"], run["ended"]) != (chain[-1]["started"], chain[-1]["ended"]):
+            raise InputError(f"{where}: was made for an earlier adapter of this folder; evaluate again")
+        last = chain[-1] if chain else evaluation
+        few_shot = last["stage"] == "few-shot" if chain else False
+        return Evaluation(
+            folder=name,
+            metrics=metrics,
+            predictions=predictions,
+            chain=chain,
+            target=evaluation.get("target") or test["path"],
+            test=test,
+            base_model=str(evaluation.get("base_model") or "none").rstrip("/"),
+            method=method_of(evaluation, adapter, chain),
+            shots=(last.get("shots") if few_shot or not chain else None) or 0,
+            seed=last.get("seed"),
+            settings=settings_of(evaluation, chain),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{where}: its 'run' is not in the format of tlrec/provenance.py: {error!r}") from None
+
+
+def chain_of(adapter):
+    """The run.json of every stage behind an adapter (`describe_adapter`), first to last."""
+    chain = []
+    while adapter and adapter["run"]:
+        chain.insert(0, adapter["run"])
+        adapter = adapter["run"].get("start_adapter")
+    return chain
+
+
+def method_of(evaluation, adapter, chain):
+    """What the report calls the method: the stages before few-shot tuning, such as "cot + source netflix"."""
+    if evaluation.get("stage") == "baseline":
+        return evaluation["method"]
+    if adapter and not chain:
+        return f"adapter {adapter['path']}"
+    stages = [f"{run['stage']} {run['source']}" if run.get("source") else run["stage"] for run in chain]
+    if chain and chain[0].get("start_adapter"):  # the first of our stages began with an adapter of someone else
+        stages.insert(0, "general adapter")
+    if chain and chain[-1]["stage"] == "few-shot":
+        stages.pop()
+    return " + ".join(stages) or "base model"
+
+
+def settings_of(evaluation, chain):
+    """{name: value} of what another run of the same method, shots and seed might have otherwise: flags, frame, data."""
+    settings = {"frame": evaluation.get("frame")}
+    settings |= {f"{name} in evaluation": evaluation["arguments"].get(name) for name in ("quantization", "cutoff_len")}
+    runs = {f"stage {position} ": run for position, run in enumerate(chain[:-1], start=1)}
+    runs[""] = chain[-1] if chain else evaluation
+    for prefix, run in runs.items():
+        settings |= {prefix + name: value for name, value in run["arguments"].items() if name not in NOT_SETTINGS}
+        if (chain or run.get("stage") == "baseline") and (train := run["data"].get("train")):
+            settings[f"{prefix}training data"] = f"{train['path']} ({train['sha256'][:8]})"
+    return settings

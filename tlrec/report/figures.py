@@ -1,0 +1,240 @@
+"""The report's figures as PNG files. Same results, same bytes."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from tlrec.files import whole_file
+from tlrec.report.cells import shots_order
+from tlrec.report.checks import shots_name
+from tlrec.report.collect import chain_of, method_of
+
+# Okabe and Ito's colours, told apart by colour-blind readers, the pale yellow left out; markers differ as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+GREY = "#777777"
+CURVES = 5  # methods in one ROC or reliability figure
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+    "savefig.bbox": "tight",
+}
+
+
+@dataclass
+class Picture:
+    """A PNG file, what it shows in words, and the Section.pictures it belongs to."""
+
+    path: Path
+    text: str
+    section: str
+
+
+def draw(folder, test_sets, tunings):
+    """Draw everything into `folder`; returns the Pictures in their order. A method has one colour and marker in all."""
+    pictures, taken = [], set()
+    methods = {method: None for test_set in test_sets for method in test_set.methods}
+    methods |= {tuned_method(run): None for _, run in tunings}
+    looks = {m: {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]} for k, m in enumerate(methods)}
+    with rc_context(STYLE):
+        for test_set in test_sets:
+            if test_set.best is None:
+                continue
+            name = slug(test_set.target, taken)
+            for kind, make in (("shots", auc_against_shots), ("roc", roc), ("reliability", reliability)):
+                figure, text = make(test_set, looks)
+                pictures.append(save(figure, folder / f"{kind}_{name}.png", text, test_set.target))
+        if drawn := validation(tunings, looks):
+            pictures.append(save(drawn[0], folder / "validation.png", drawn[1], ""))
+    return pictures
+
+
+def tuned_method(run):
+    """The method that a tuner's run.json belongs to, as in the tables."""
+    return method_of({}, {"run": run}, chain_of({"run": run}))
+
+
+def slug(words, taken):
+    """A file name of `words` that is not yet `taken`."""
+    base = name = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")[-40:] or "test"
+    while name in taken:
+        name = f"{base}_{len(taken)}"
+    taken.add(name)
+    return name
+
+
+def save(figure, path, text, section):
+    with whole_file(path, "wb") as file:
+        figure.savefig(file, format="png", metadata={"Software": None})
+    return Picture(path, text, section)
+
+
+def wrapped(label, width=60):
+    """A label cut to a legend's width."""
+    return label if len(label) <= width else label[: width - 3] + "..."
+
+
+# ------------------------------------------------------------------------------------------------------ per test set
+
+
+def auc_against_shots(test_set, looks):
+    """AUC of each method against its shots: dots are seeds, lines their mean, bars its interval; floors are lines."""
+    published = [entry for entry in test_set.published if entry.same_rows]
+    shots = sorted({*test_set.shots, *(s for entry in published for s in entry.aucs)}, key=shots_order)
+    place = {number: position for position, number in enumerate(shots)}
+    figure = Figure(figsize=(7.5, 4.6))
+    axes = figure.add_subplot()
+    methods = test_set.methods
+    width = min(0.09, 0.5 / len(methods))
+    for index, method in enumerate(methods):
+        cells = [cell for cell in test_set.cells if cell.method == method]
+        x = np.array([place[cell.shots] for cell in cells]) + (index - (len(methods) - 1) / 2) * width
+        mean = np.array([cell.mean for cell in cells])
+        bars = [cell.interval or [cell.mean, cell.mean] for cell in cells]
+        axes.errorbar(
+            x, mean, yerr=np.abs(np.array(bars).T - mean), markersize=5.5, capsize=2.5, elinewidth=0.9, linewidth=1.6,
+            label=wrapped(method), zorder=3, **looks[method],
+        )  # fmt: skip
+        for cell, at in zip(cells, x, strict=True):
+            if len(cell.evaluations) > 1:
+                seeds = [evaluation.metrics["auc"] for evaluation in cell.evaluations]
+                axes.scatter([at] * len(seeds), seeds, s=9, color=looks[method]["color"], alpha=0.45, linewidths=0, zorder=4)
+    for (name, value), dashes in zip(test_set.floors.items(), ((5, 2), (1, 1.5), (5, 2, 1, 2)), strict=False):
+        axes.axhline(value, color=GREY, linewidth=1.3, dashes=dashes, label=f"floor: {name} ({value:.4f})", zorder=2)
+    for index, entry in enumerate(published):
+        style = {"marker": "*x+"[index % 3], "color": GREY, "linestyle": "none", "markersize": 8}
+        axes.plot([place[s] for s in entry.aucs], list(entry.aucs.values()), label=entry.label, zorder=3, **style)
+    axes.axhline(0.5, color="#bbbbbb", linewidth=1, label="chance (0.5)", zorder=1)
+    axes.set_xticks(range(len(shots)), ["zero-shot" if s == 0 else "all rows" if s == -1 else str(s) for s in shots])
+    axes.set_xlim(-0.5, len(shots) - 0.5)
+    axes.set_xlabel("training rows of the target (shots)")
+    axes.set_ylabel("AUC")
+    axes.set_title(f"{test_set.target}: AUC against shots\nbars: 95 % interval over {test_set.unit}; small dots: seeds", fontsize=10)
+    legend_below(figure, axes)
+    cells = "; ".join(f"{cell.method}, {shots_name(cell.shots)}: {cell.mean:.4f}" for cell in test_set.cells)
+    floors = "; ".join(f"{name} {value:.4f}" for name, value in test_set.floors.items())
+    return figure, f"AUC against shots on {test_set.target}. {cells}. Floors: {floors or 'none'}."
+
+
+def leaders(test_set):
+    """The best cell of each method, best first, at most CURVES."""
+    best = {}
+    for cell in sorted(test_set.cells, key=lambda cell: -cell.mean):
+        best.setdefault(cell.method, cell)
+    return list(best.values())[:CURVES]
+
+
+def curve_name(cell):
+    """Method, shots and, where there are several runs, the seed that is drawn."""
+    seed = f", seed {cell.evaluations[0].seed}" if len(cell.evaluations) > 1 else ""
+    return wrapped(f"{cell.method}, {shots_name(cell.shots)}{seed}")
+
+
+def roc(test_set, looks):
+    """ROC curves of the best cell of each method and of the best floor."""
+    from sklearn.metrics import roc_curve
+
+    figure = Figure(figsize=(5.2, 5.2))
+    axes = figure.add_subplot()
+    names = []
+    for cell in leaders(test_set):
+        false, true, _ = roc_curve(test_set.labels, cell.evaluations[0].predictions["score"])
+        names.append(f"{curve_name(cell)}: AUC {cell.evaluations[0].metrics['auc']:.4f}")
+        axes.plot(false, true, color=looks[cell.method]["color"], linewidth=1.5, label=names[-1])
+    if floor := test_set.best_floor:
+        false, true, _ = roc_curve(test_set.labels, test_set.floor_scores[floor])
+        names.append(f"floor, {floor}: AUC {test_set.floors[floor]:.4f}")
+        axes.plot(false, true, color=GREY, linewidth=1.3, dashes=(5, 2), label=names[-1])
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, label="chance")
+    axes.set(xlabel="false positive rate (disliked rows taken for liked)", aspect="equal")
+    axes.set(ylabel="true positive rate (liked rows found)")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.set_title(f"{test_set.target}: ROC", fontsize=10)
+    legend_below(figure, axes, columns=1)
+    return figure, f"ROC curves on {test_set.target}. {'; '.join(names)}."
+
+
+def reliability(test_set, looks):
+    """Share of liked rows against mean predicted P(Yes) in ten bins, and how many rows each bin has."""
+    figure = Figure(figsize=(5.2, 6.2))
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    names = []
+    for cell in leaders(test_set):
+        metrics = cell.evaluations[0].metrics
+        bins = metrics["reliability"]
+        filled = [bin for bin in bins if bin["n"]]
+        names.append(f"{curve_name(cell)}: ECE {metrics['ece']:.3f}")
+        style = {"markersize": 5, "linewidth": 1.4, **looks[cell.method]}
+        top.plot([b["mean_probability"] for b in filled], [b["share_positive"] for b in filled], label=names[-1], **style)
+        edges = [bins[0]["low"], *(bin["high"] for bin in bins)]
+        bottom.stairs([bin["n"] for bin in bins], edges, color=looks[cell.method]["color"], linewidth=1.4)
+    top.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, label="calibrated")
+    top.set(ylabel="share of liked rows", xlim=(0, 1), ylim=(-0.02, 1.02))
+    top.set_title(f"{test_set.target}: reliability", fontsize=10)
+    bottom.set(xlabel="P(Yes), given Yes or No", ylabel="rows")
+    legend_below(figure, bottom, columns=1, of=top, gap=0.48)
+    return figure, f"Reliability on {test_set.target}: share of liked rows against P(Yes). {'; '.join(names)}."
+
+
+def legend_below(figure, axes, columns=2, of=None, gap=None):
+    """A legend under the axes, where no curve can run through it."""
+    handles, labels = (of or axes).get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda k: labels[k].startswith(("floor", "published", "chance", "calibrated")))
+    handles, labels = [handles[k] for k in order], [labels[k] for k in order]
+    gap = gap or 0.72 / figure.get_size_inches()[1]
+    axes.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -gap), ncols=columns, fontsize=8.5)
+
+
+# ------------------------------------------------------------------------------------------------------------ tuning
+
+
+def validation(tunings, looks):
+    """Validation AUC along training, a panel for each target, stage and number of shots, a colour for each method; None
+    without any history."""
+    panels, methods = {}, {}
+    for _, run in tunings:
+        if history := run.get("results", {}).get("history"):
+            method = tuned_method(run)
+            methods[method] = None
+            stage = f"{run.get('stage')} {run['source']}" if run.get("source") else str(run.get("stage"))
+            shots = run.get("shots") or 0
+            target = f"{run['target']}: " if run.get("target") else ""
+            key = (target, shots != 0, shots_order(shots), f"{target}{stage}{f', {shots_name(shots)}' if shots else ''}")
+            panels.setdefault(key, []).append((method, history, run["results"].get("best_step")))
+    if not panels:
+        return None
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(3.6 * columns, 5), 2.9 * lines + 0.4 + 0.2 * len(methods)), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    words = []
+    for axes, key in zip(grid.flat, sorted(panels), strict=False):
+        for method, history, best in panels[key]:
+            colour = looks[method]["color"]
+            steps = [entry["step"] for entry in history]
+            aucs = [np.nan if entry["eval_auc"] is None else entry["eval_auc"] for entry in history]
+            axes.plot(steps, aucs, color=colour, linewidth=1.1, marker=".", markersize=4)
+            if best in steps:
+                axes.plot(best, aucs[steps.index(best)], "o", color=colour, markerfacecolor="none", markersize=8)
+        kept = [entry["eval_auc"] for _, history, best in panels[key] for entry in history if entry["step"] == best]
+        words.append(f"{key[-1]}, {len(panels[key])} runs" + (f", kept {min(kept):.4f} to {max(kept):.4f}" if kept else ""))
+        axes.set_title(key[-1], fontsize=9)
+        axes.margins(x=0.08, y=0.15)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for method in methods:
+        axes.plot([], [], color=looks[method]["color"], marker=".", label=wrapped(method))
+    figure.supxlabel("optimizer step (a line for each run; the ring is the checkpoint kept)", fontsize=9)
+    figure.supylabel("validation AUC", fontsize=9)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8.5)
+    return figure, f"Validation AUC along training. {'; '.join(words)}."

@@ -1,0 +1,265 @@
+"""The report's words and tables: `sections` for results.md and the page, and results.csv."""
+
+import csv
+from dataclasses import dataclass, field
+
+from tlrec.files import whole_file
+from tlrec.report.cells import shots_order
+from tlrec.report.checks import shots_name, target_selection
+from tlrec.report.published import SEQUENTIAL
+
+LEGEND = (
+    "AUC as published: rows in order of P(Yes) - P(No), 0.5 is chance. Mean ± standard deviation over seeds, number of "
+    "seeds in brackets. ▲ above the best floor, ▼ below it, ≈ not told apart from it; ★ best here, ☆ not told apart from "
+    "the best: the paired 95 % bootstrap interval of the difference, over {unit}, holds 0. † checkpoints selected on "
+    "labelled rows of the target. Floors need no language model: history is the share of liked items in the history, item "
+    "the like-rate of the target item in the training split."
+)
+
+
+@dataclass
+class Table:
+    """A caption, column names, and rows of strings; the first `text_columns` columns are words, the others numbers."""
+
+    caption: str
+    header: list
+    rows: list
+    text_columns: int = 1
+
+
+@dataclass
+class Section:
+    """A heading, paragraphs, tables; `pictures` names the test set whose figures belong here ("" for those of tuning)."""
+
+    heading: str
+    paragraphs: list = field(default_factory=list)
+    tables: list = field(default_factory=list)
+    pictures: str | None = None
+
+
+def sections(test_sets, findings, workspace):
+    """The report as a list of Sections."""
+    result = []
+    for test_set in test_sets:
+        tables = [main_table(test_set), detail_table(test_set)]
+        paragraphs = [headline(test_set), LEGEND.format(unit=test_set.unit)]
+        if test_set.published:
+            other = "" if test_set.published[0].same_rows else " They were measured on other rows: do not compare."
+            paragraphs.append(f"Published numbers are of LLaMA-7B.{other} {SEQUENTIAL}")
+        result.append(Section(test_set.target, paragraphs, tables, test_set.target))
+    if not test_sets:
+        result.append(Section("No results", ["No evaluation that can be read; evaluate.py makes them."]))
+    if any(run.get("results", {}).get("history") for _, run in workspace.tunings):
+        result.append(Section("Tuning", pictures=""))
+    rows = [[finding.level, finding.subject, finding.text] for finding in findings]
+    table = Table("Leaks between data files, what selected the checkpoints, labels, cut prompts, seeds", ["", "What", "Found"], rows, 3)
+    result.append(Section("Checks", [] if rows else ["Nothing to check."], [table] if rows else []))
+    rows = [[folder, problem] for folder, problem in workspace.problems]
+    table = Table("Left out of all tables above", ["Folder", "Problem"], rows, 2)
+    result.append(Section("Damaged or unfinished runs", [] if rows else ["None."], [table] if rows else []))
+    if workspace.evaluations:
+        result.append(Section("Evaluations", [], [run_table(test_sets)]))
+    return result
+
+
+def headline(test_set):
+    """What the test set says, in a few sentences."""
+    n, liked = len(test_set.labels), int(test_set.labels.sum())
+    users = test_set.evaluations[0].metrics["users"]
+    known = f" of {users['n']} users ({users['source']})" if users["n"] else ""
+    words = [f"{n} test rows{known}, {liked} of them liked."]
+    best = test_set.best
+    if best is None:
+        return f"{words[0]} Only one label occurs, so AUC is not defined."
+    words.append(f"Best: {best.method}, {shots_name(best.shots)}, AUC {best.mean:.4f}.")
+    if test_set.best_floor:
+        floor = f"the best floor ({test_set.best_floor}, {test_set.floors[test_set.best_floor]:.4f})"
+        if best.near_floor is None:
+            words.append(f"Against {floor} it cannot be judged: there is one user only.")
+        else:
+            low, high = best.over_floor_interval
+            verdict = "not told apart from" if best.near_floor else "above" if best.over_floor > 0 else "below"
+            words.append(f"It is {verdict} {floor}: {best.over_floor:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}.")
+    return " ".join(words)
+
+
+def main_table(test_set):
+    """Method x shots, then floors and published numbers."""
+    shots = sorted({*test_set.shots, *(s for entry in test_set.published for s in entry.aucs)}, key=shots_order)
+    rows = [[method, *(cell_text(test_set.cell(method, s), test_set) for s in shots)] for method in test_set.methods]
+    rows += [[f"floor: {name}", *[number(value)] * len(shots)] for name, value in test_set.floors.items()]
+    rows += [[entry.label, *(number(entry.aucs.get(s), "") for s in shots)] for entry in test_set.published]
+    return Table("AUC by method and shots", ["Method", *map(shots_name, shots)], rows)
+
+
+def cell_text(cell, test_set):
+    """Such as "0.7312 ± 0.0041 (3) ▲ ☆"."""
+    if cell is None:
+        return ""
+    if cell.mean is None:
+        return "not defined"
+    words = [number(cell.mean)]
+    if cell.sd is not None:
+        words.append(f"± {number(cell.sd)}")
+    words.append(f"({len(cell.evaluations)})")
+    if cell.near_floor is not None:
+        words.append("≈" if cell.near_floor else "▲" if cell.over_floor > 0 else "▼")
+    words += ["★"] * (cell is test_set.best) + ["☆"] * (cell is not test_set.best and bool(cell.near_best))
+    words += ["†"] * (cell.shots == 0 and bool(target_selection(cell, test_set)))
+    return " ".join(words)
+
+
+def detail_table(test_set):
+    """A row for each cell: intervals, difference to the best floor, calibration."""
+    header = ["Method", "Shots", "Seeds", "AUC", "sd", f"95 % ({test_set.unit})", "Log-odds", "- best floor",
+              f"95 % ({test_set.unit})", "Log-loss", "ECE"]  # fmt: skip
+    rows = []
+    for cell in test_set.cells:
+        metrics = [evaluation.metrics for evaluation in cell.evaluations]
+        rows.append(
+            [
+                cell.method,
+                shots_name(cell.shots),
+                ", ".join("-" if seed is None else str(seed) for seed in cell.seeds),
+                number(cell.mean, "not defined"),
+                number(cell.sd),
+                bounds(cell.interval),
+                number(mean([m["auc_logodds"] for m in metrics]), "not defined"),
+                number(cell.over_floor, sign="+"),
+                bounds(cell.over_floor_interval, "+"),
+                number(mean([m["log_loss"] for m in metrics])),
+                number(mean([m["ece"] for m in metrics])),
+            ]
+        )
+    return Table("Every cell, mean over its seeds (Log-odds: AUC in order of log P(Yes) - log P(No))", header, rows, 3)
+
+
+def run_table(test_sets):
+    """A row for each evaluation: where it is and what made it."""
+    header = ["Folder", "Test", "Method", "Shots", "Seed", "AUC", "Base model", "Frame", "Hardware", "Code"]
+    rows = [
+        [
+            evaluation.folder,
+            test_set.target,
+            evaluation.method,
+            shots_name(evaluation.shots),
+            "-" if evaluation.seed is None else str(evaluation.seed),
+            number(evaluation.metrics["auc"], "not defined"),
+            evaluation.base_model,
+            str(evaluation.run.get("frame") or "-"),
+            hardware(evaluation.run),
+            revision(evaluation.run),
+        ]
+        for test_set in test_sets
+        for evaluation in test_set.evaluations
+    ]
+    return Table("More in results.csv", header, rows, 4)
+
+
+def write_csv(path, test_sets):
+    """A row for each evaluation, one value in each column; empty where not known or not defined."""
+    rows = [csv_row(test_set, evaluation) for test_set in test_sets for evaluation in test_set.evaluations]
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["folder"]
+    with whole_file(path) as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def csv_row(test_set, evaluation):
+    """{column: value} of one evaluation."""
+    metrics, run = evaluation.metrics, evaluation.run
+    row = {
+        "folder": evaluation.folder,
+        "target": test_set.target,
+        "method": next(cell.method for cell in test_set.cells if evaluation in cell.evaluations),
+        "shots": evaluation.shots,
+        "seed": evaluation.seed,
+    }
+    row |= {
+        name: metrics[name]
+        for name in (
+            "auc", "auc_logodds", "accuracy", "log_loss", "brier", "ece", "answer_mass", "n", "n_positive",
+        )
+    }  # fmt: skip
+    for unit in ("rows", "users"):
+        row |= spread(f"auc_{unit}", metrics["intervals"]["auc"].get(unit))
+    row |= {"users": metrics["users"]["n"], "users_source": metrics["users"]["source"]}
+    row |= {f"floor_{name.replace(' + ', '_')}": floor["auc"] for name, floor in metrics["floors"].items()}
+    best = metrics["difference_to_best_floor"] or {"floor": None, "auc": None, "interval": {}}
+    row |= {"best_floor": best["floor"], "over_best_floor": best["auc"]}
+    for unit in ("rows", "users"):
+        row |= spread(f"over_best_floor_{unit}", best["interval"].get(unit))
+    row |= {
+        "base_model": evaluation.base_model,
+        "frame": run.get("frame"),
+        "truncated_test": (run["results"].get("truncated") or {}).get("test"),
+        "test_path": evaluation.test["path"],
+        "test_sha256": evaluation.test["sha256"],
+        "tuning_seconds": sum(stage["seconds"] for stage in evaluation.chain) if evaluation.chain else None,
+        "evaluation_seconds": run["seconds"],
+        "ended": run["ended"],
+        "hardware": hardware(run),
+        "revision": revision(run),
+    }
+    return row | {name: run["versions"].get(name) for name in ("python", "torch", "transformers", "peft")}
+
+
+def spread(name, interval):
+    """{name_low, name_high} of an interval that may be None."""
+    low, high = interval or (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def write_markdown(path, sections, pictures):
+    """The sections as Markdown, with links to the figures."""
+    lines = ["# TLRec report", ""]
+    for section in sections:
+        lines += [f"## {section.heading}", ""]
+        for paragraph in section.paragraphs:
+            lines += [paragraph, ""]
+        for table in section.tables:
+            lines += [f"**{table.caption}**", "", *markdown_table(table), ""]
+        for picture in pictures:
+            if picture.section == section.pictures:
+                lines += [f"![{picture.text}]({picture.path.name})", ""]
+    with whole_file(path) as file:
+        file.write("\n".join(lines).rstrip() + "\n")
+
+
+def markdown_table(table):
+    """Lines of a Markdown table."""
+    rules = ["---" if column < table.text_columns else "---:" for column in range(len(table.header))]
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in (table.header, rules, *table.rows)]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def hardware(run):
+    """What an evaluation ran on, as the script said; else the number of CPU cores."""
+    known = run.get("hardware")
+    if known:
+        return ", ".join(map(str, known)) if isinstance(known, list) else str(known)
+    return f"{(run.get('platform') or {}).get('cpus')} CPU cores"
+
+
+def revision(run):
+    """The first ten digits of the revision, and whether the checkout had changes."""
+    git = run.get("git")
+    return f"{git['revision'][:10]}{' + changes' if git['dirty'] else ''}" if git else "-"
+
+
+def mean(values):
+    """Mean of numbers, None if one of them is."""
+    return None if None in values else sum(values) / len(values)
+
+
+def number(value, missing="-", sign=""):
+    """Four digits behind the point."""
+    return missing if value is None else f"{value:{sign}.4f}"
+
+
+def bounds(interval, sign=""):
+    """Two numbers, or a dash."""
+    return "-" if interval is None else f"{interval[0]:{sign}.4f} to {interval[1]:{sign}.4f}"
+
+
