@@ -62,13 +62,14 @@ def main():
     from tlrec.metrics import results_table
     from tlrec.scoring import Scorer
 
-    # 3. Tokenizer and base model, once for all adapters
     device = modeling.resolve_device(args.device)
+    dtype = modeling.resolve_dtype(args.dtype, device)
+
+    # 3. Tokenizer and base model, once for all adapters
     tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
     model = modeling.load_base_model(
-        args.base_model, device, modeling.resolve_dtype(args.dtype, device), args.quantization,
-        trust_remote_code=args.trust_remote_code,
-    )  # fmt: skip
+        args.base_model, device, dtype, args.quantization, trust_remote_code=args.trust_remote_code
+    )
 
     scorers = {}
     for adapter, folder in jobs:

@@ -98,14 +98,16 @@ def main():
     check_output_dir(args.output_dir, args.overwrite)
 
     # 2. Import the heavy libraries
+    from tlrec import modeling  # before the others: it quiets their warnings
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
-
-    from tlrec import modeling
     from tlrec.scoring import Scorer
     from tlrec.tokenization import RecordTokenizer
     from tlrec.training import TuningTrainer
+
+    device = modeling.resolve_device(args.device)
+    dtype = modeling.resolve_dtype(args.dtype, device)
 
     # 3. Records to token ids
     frame = load_frame(args.prompt_frame or provenance.frame_of(start_adapter) or "alpaca")
@@ -121,8 +123,6 @@ def main():
         raise InputError(f"{args.train_data_path}: no record fits into --cutoff_len {args.cutoff_len}")
 
     # 4. Base model and adapter: a fresh one, or one whose every tensor is checked before the base is loaded
-    device = modeling.resolve_device(args.device)
-    dtype = modeling.resolve_dtype(args.dtype, device)
     set_seed(args.seed)
     lora = LoraConfig(
         r=args.lora_r,

@@ -117,14 +117,16 @@ def main():
         return
 
     # 2. Import the heavy libraries
+    from tlrec import modeling  # before the others: it quiets their warnings
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
-
-    from tlrec import modeling
     from tlrec.scoring import Scorer
     from tlrec.tokenization import RecordTokenizer
     from tlrec.training import TuningTrainer
+
+    device = modeling.resolve_device(args.device)
+    dtype = modeling.resolve_dtype(args.dtype, device)
 
     # 3. Records to token ids, once for all runs
     frame = load_frame(args.prompt_frame or provenance.frame_of(start_adapter) or "alpaca")
@@ -136,8 +138,6 @@ def main():
         test_scorer = Scorer(tokenizer, test_records, frame, args.cutoff_len)
 
     # 4. Base model, once for all runs; a start adapter is checked tensor by tensor before the base is loaded
-    device = modeling.resolve_device(args.device)
-    dtype = modeling.resolve_dtype(args.dtype, device)
     lora = LoraConfig(
         r=args.lora_r,
         lora_alpha=args.lora_alpha,

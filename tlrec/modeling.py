@@ -1,13 +1,19 @@
 """Tokenizer, base model and LoRA adapters: loaded explicitly, saved whole, verified tensor by tensor."""
 
 import json
+import logging
 import os
 import tempfile
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from peft import (
+# What the libraries tell each other about renamed arguments and optional kernels is nothing to a user of ours.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+
+import torch  # noqa: E402
+from peft import (  # noqa: E402
     LoraConfig,
     PeftModel,
     get_peft_model,
@@ -15,12 +21,12 @@ from peft import (
     prepare_model_for_kbit_training,
     set_peft_model_state_dict,
 )
-from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaTokenizer
+from peft.tuners.lora import LoraLayer  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaTokenizer  # noqa: E402
 
-from tlrec.errors import InputError
-from tlrec.folders import ADAPTER_CONFIG, adapter_weights
+from tlrec.errors import InputError  # noqa: E402
+from tlrec.folders import ADAPTER_CONFIG, adapter_weights  # noqa: E402
 
 # ------------------------------------------------------------------------------------------------- base and tokenizer
 
