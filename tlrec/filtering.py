@@ -4,9 +4,13 @@ Source: Wang and Lim, Zero-Shot Next-Item Recommendation using Large Pretrained 
 are here the rows of a record file.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from scipy.sparse import csr_array
 
+THREADS = min(4, os.cpu_count() or 1)
 PAIRS_AT_ONCE = 4_000_000  # row pairs looked at in one go, and
 MARKS_AT_ONCE = 64_000_000  # rows x items of the table they are looked up in; both bound the memory
 PAIRS_IN_CACHE = 20_000
@@ -36,14 +40,15 @@ def nearest_rows(histories, user_num, users=None):
         rare = _without_popular(matrix, threshold - SHARED_RARE if threshold > SHARED_RARE else 0)
         by_item = rare.T.tocsr()
         pairs_of_row = rare[remaining] @ np.diff(by_item.indptr)
-        finished = np.zeros(n, dtype=bool)
-        for chunk in _chunks(remaining, pairs_of_row, max(1, MARKS_AT_ONCE // matrix.shape[1])):
+
+        def compare(chunk):
+            """The best of the rows that share at least `threshold` items with the chunk's: (row, place, other, shared)."""
             found = (rare[chunk] @ by_item).tocoo()
             likely = found.data >= min(SHARED_RARE, threshold)
             at, other = found.coords[0][likely], found.coords[1][likely]
             if users is not None:
-                keep = users[chunk[at]] != users[other]
-                at, other = at[keep], other[keep]
+                others = users[chunk[at]] != users[other]
+                at, other = at[others], other[others]
             overlap = _overlap(items, matrix.shape[1], chunk, at, other)
             enough = overlap >= threshold
             at, other, overlap = at[enough], other[enough], overlap[enough]
@@ -51,12 +56,14 @@ def nearest_rows(histories, user_num, users=None):
             at, other, overlap = at[order], other[order], overlap[order]
             counts = np.bincount(at, minlength=len(chunk))
             place = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
-            best = place < user_num
-            if threshold > 1:
-                best &= (counts >= user_num)[at]
-            rows[chunk[at[best]], place[best]] = other[best]
-            shared[chunk[at[best]], place[best]] = overlap[best]
-            finished[chunk[counts >= user_num]] = True
+            best = (place < user_num) & ((counts >= user_num)[at] | (threshold == 1))
+            return chunk[at[best]], place[best], other[best], overlap[best]
+
+        most_rows = max(1, MARKS_AT_ONCE // matrix.shape[1])
+        with ThreadPoolExecutor(THREADS) as pool:  # scipy and numpy compute outside Python's lock
+            for row, place, other, overlap in pool.map(compare, _chunks(remaining, pairs_of_row, most_rows)):
+                rows[row, place], shared[row, place] = other, overlap
+        finished = rows[:, -1] >= 0
         remaining = remaining[~finished[remaining]]
     for row in remaining:
         _append_earliest(rows[row], row, n, users)
