@@ -185,13 +185,15 @@ def floor_scores(preferences, train_records=None):
 
 
 def auc(labels, scores):
-    """Area under the ROC curve (scikit-learn's), None if only one class occurs."""
+    """Area under the ROC curve (scikit-learn's), None if only one class occurs. Raises InputError for scores of NaN."""
     from sklearn.metrics import roc_auc_score
 
+    if bad := int(np.isnan(scores).sum()):
+        raise InputError(f"{bad} of {len(scores)} scores are NaN: the model has diverged or its --dtype overflows")
     if np.min(labels) == np.max(labels):
         return None
-    finite = np.nan_to_num(scores, posinf=np.finfo(float).max, neginf=np.finfo(float).min)  # log-odds may be infinite
-    return float(roc_auc_score(labels, finite))
+    ranks = np.unique(scores, return_inverse=True)[1]  # log-odds may be infinite, their ranks are not
+    return float(roc_auc_score(labels, ranks))
 
 
 def bootstrap_aucs(labels, scores, groups=None, resamples=2000, seed=0):

@@ -106,10 +106,10 @@ def shared_rows(test_set, files):
 def overlap_check(subject, found, rows):
     """What a file of `rows` rows shares with an earlier one, as a Check."""
     if found.users is None:
-        text = f"{found.rows} rows shared; users not compared, for not all rows are preference records"
+        text = f"shared rows: {found.rows}; users not compared, for not all rows are preference records"
     else:
-        text = f"{found.rows} rows shared, {found.users} users shared"
-        text += f"; theirs are {found.user_rows} rows ({found.user_rows / rows:.1%}) of the latter" if found.users else ""
+        text = f"shared rows: {found.rows}; shared users: {found.users}"
+        text += f", with {found.user_rows} rows ({found.user_rows / rows:.1%}) of the latter" if found.users else ""
     return Check("warning" if found.rows or found.users else "ok", subject, text)
 
 

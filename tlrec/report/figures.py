@@ -113,7 +113,8 @@ def auc_against_shots(test_set, looks):
         axes.axhline(value, color=GREY, linewidth=1.3, dashes=dashes, label=f"floor: {name} ({value:.4f})", zorder=2)
     for index, entry in enumerate(published):
         style = {"marker": "*x+"[index % 3], "color": GREY, "linestyle": "none", "markersize": 8}
-        axes.plot([place[s] for s in entry.aucs], list(entry.aucs.values()), label=entry.label, zorder=3, **style)
+        x = [place[s] - (len(methods) / 2 + 0.5) * width - 0.03 for s in entry.aucs]
+        axes.plot(x, list(entry.aucs.values()), label=entry.label, zorder=3, **style)
     axes.axhline(0.5, color="#bbbbbb", linewidth=1, label="chance (0.5)", zorder=1)
     axes.set_xticks(range(len(shots)), ["zero-shot" if s == 0 else "all rows" if s == -1 else str(s) for s in shots])
     axes.set_xlim(-0.5, len(shots) - 0.5)

@@ -136,24 +136,24 @@ def detail_table(test_set):
 
 def run_table(test_sets):
     """A row for each evaluation: where it is and what made it."""
-    header = ["Folder", "Test", "Method", "Shots", "Seed", "AUC", "Base model", "Frame", "Hardware", "Code"]
+    header = ["Folder", "Test", "Method", "Base model", "Frame", "Hardware", "Code", "Shots", "Seed", "AUC"]
     rows = [
         [
             evaluation.folder,
             test_set.target,
             evaluation.method,
-            shots_name(evaluation.shots),
-            "-" if evaluation.seed is None else str(evaluation.seed),
-            number(evaluation.metrics["auc"], "not defined"),
             evaluation.base_model,
             str(evaluation.run.get("frame") or "-"),
             hardware(evaluation.run),
             revision(evaluation.run),
+            shots_name(evaluation.shots),
+            "-" if evaluation.seed is None else str(evaluation.seed),
+            number(evaluation.metrics["auc"], "not defined"),
         ]
         for test_set in test_sets
         for evaluation in test_set.evaluations
     ]
-    return Table("More in results.csv", header, rows, 4)
+    return Table("More in results.csv", header, rows, 8)
 
 
 def write_csv(path, test_sets):
