@@ -1,9 +1,13 @@
-"""Shared fixtures: real records where they are at hand."""
+"""Shared fixtures: real records where they are at hand, models made on the spot, a small workspace, scripts in process."""
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+from tlrec.errors import one_line_errors
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -15,3 +19,68 @@ def shared_data():
     if not (folder / "rec_data" / "movie" / "test.json").exists():
         pytest.skip(f"no real records at {folder}; set SHARED_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory):
+    """Folder of a two-layer LLaMA with random weights and a SentencePiece tokenizer. Read only."""
+    from tests.models import make_llama
+
+    return make_llama(tmp_path_factory.mktemp("tiny-llama"))
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_llama, tmp_path_factory):
+    """Folder of an adapter on `tiny_llama` in the published configuration, as PEFT saves it. Read only."""
+    from tests.models import make_adapter
+
+    return make_adapter(tmp_path_factory.mktemp("tiny-adapter"), tiny_llama)
+
+
+@pytest.fixture(scope="session")
+def pieces():
+    """The tokenizer of `tiny_llama` as SentencePiece itself reads it: an oracle for token ids."""
+    import sentencepiece
+
+    from tests.models import sentencepiece_model
+
+    return sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
+
+
+@pytest.fixture(scope="session")
+def tiny_workspace(tmp_path_factory):
+    """A workspace of a few dozen fictional records, below a path that contains a space. Read only."""
+    from tlrec.demo.workspace import make_workspace
+
+    root = tmp_path_factory.mktemp("workspace") / "tiny work space"
+    sizes = {
+        "netflix": {"train": 24, "valid": 12},
+        "amazon-book": {"train": 12, "valid": 12},
+        "movie": {"train": 40, "valid": 16, "test": 24},
+        "book": {"train": 12, "valid": 12, "test": 12},
+    }
+    make_workspace(root, 0, sizes)
+    return root
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Call `run_script("evaluate.py", "--flag", value, ...)`: the script's main in this process, as its own command
+    line would run it. Returns (exit status, standard output, standard error)."""
+
+    def run(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        spec = importlib.util.spec_from_file_location(f"script_{Path(script).stem}", REPOSITORY / script)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        capsys.readouterr()
+        status = 0
+        try:
+            with one_line_errors():
+                module.main()
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run

@@ -50,17 +50,17 @@ class RecordTokenizer:
         self.bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self.eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.answer_ids, self._answer_tails = self._find_answers()
+        self._reserved = max(map(len, self._answer_tails)) + len(self.eos)  # tokens that a prompt has to leave free
 
     def prompts(self, records):
         """Token ids of every record up to, and without, the first answer token."""
         answer, tail = ANSWERS[0], self._answer_tails[0]
-        reserved = max(map(len, self._answer_tails)) + len(self.eos)
         input_ids, truncated = [], 0
         texts = [self.frame.prompt(record) + answer for record in records]
         for record, ids in zip(records, self._encode(texts)):
             if ids[-len(tail) :] != tail:
                 raise InputError(f"the tokenizer merges the answer into this prompt: ...{record['input'][-60:]!r}")
-            context = self._cut(self.bos + ids[: -len(tail)], record, self.cutoff_len - reserved)
+            context = self._cut(self.bos + ids[: -len(tail)], record, self.cutoff_len - self._reserved)
             truncated += len(context) < len(self.bos) + len(ids) - len(tail)
             input_ids.append(context)
         return Prompts(input_ids, truncated)
@@ -73,7 +73,7 @@ class RecordTokenizer:
         for index, (record, prompt_ids, ids) in enumerate(zip(records, self._encode(prompts), both)):
             boundary = _common_prefix(prompt_ids, ids)  # a token that spans the boundary counts as answer
             prompt_ids, answer_ids = self.bos + ids[:boundary], ids[boundary:] + self.eos
-            room = self.cutoff_len - len(answer_ids)
+            room = self.cutoff_len - max(len(answer_ids), self._reserved)  # cut as `prompts` cuts, whatever the answer
             if room < len(self.bos) + len(self._head_ids(record)):
                 examples.dropped.append(index)
                 continue
