@@ -33,18 +33,24 @@ def main():
     output = arguments.output_dir or arguments.root / "report"
 
     # 1. Find the runs
-    from tlrec.report import cells, checks, collect, figures, page, tables
+    from tlrec.report import collect
 
     workspace = collect.collect(arguments.root)
     if not (workspace.evaluations or workspace.tunings or workspace.problems):
         raise InputError(f"{arguments.root}: no runs; a run is a folder with a run.json or a metrics.json")
 
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {output}: cannot be made: {error.strerror}") from None
+
     # 2. Group them, judge what is noise, look for leaks
+    from tlrec.report import cells, checks, figures, page, tables
+
     test_sets = cells.test_sets(workspace.evaluations, workspace.problems, arguments.resamples)
     findings = checks.check(test_sets, arguments.root)
 
     # 3. Write
-    output.mkdir(parents=True, exist_ok=True)
     tables.write_csv(output / "results.csv", test_sets)
     pictures = figures.draw(output, test_sets, workspace.tunings)
     sections = tables.sections(test_sets, findings, workspace)

@@ -91,7 +91,6 @@ def read_result(folder, name, run):
         if run and chain and (run["started"], run["ended"]) != (chain[-1]["started"], chain[-1]["ended"]):
             raise InputError(f"{where}: was made for an earlier adapter of this folder; evaluate again")
         last = chain[-1] if chain else evaluation
-        few_shot = last["stage"] == "few-shot" if chain else False
         return Evaluation(
             folder=name,
             metrics=metrics,
@@ -101,7 +100,7 @@ def read_result(folder, name, run):
             test=test,
             base_model=str(evaluation.get("base_model") or "none").rstrip("/"),
             method=method_of(evaluation, adapter, chain),
-            shots=(last.get("shots") if few_shot or not chain else None) or 0,
+            shots=last.get("shots") or 0,
             seed=last.get("seed"),
             settings=settings_of(evaluation, chain),
         )
@@ -127,8 +126,8 @@ def method_of(evaluation, adapter, chain):
     stages = [f"{run['stage']} {run['source']}" if run.get("source") else run["stage"] for run in chain]
     if chain and chain[0].get("start_adapter"):  # the first of our stages began with an adapter of someone else
         stages.insert(0, "general adapter")
-    if chain and chain[-1]["stage"] == "few-shot":
-        stages.pop()
+    if chain and chain[-1].get("shots"):
+        stages.pop()  # few-shot tuning is a column, not a method
     return " + ".join(stages) or "base model"
 
 
@@ -141,5 +140,5 @@ def settings_of(evaluation, chain):
     for prefix, run in runs.items():
         settings |= {prefix + name: value for name, value in run["arguments"].items() if name not in NOT_SETTINGS}
         if (chain or run.get("stage") == "baseline") and (train := run["data"].get("train")):
-            settings[f"{prefix}training data"] = f"{train['path']} ({train['sha256'][:8]})"
+            settings[f"{prefix}training data"] = f"sha256 {train['sha256'][:8]}"
     return settings
