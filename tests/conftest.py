@@ -1,4 +1,4 @@
-"""Shared fixtures: real records where they are at hand, models made on the spot, a small workspace, scripts in process."""
+"""Shared fixtures: real records where they are at hand, small models, a small workspace, scripts run in this process."""
 
 import importlib.util
 import os
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tlrec.errors import one_line_errors
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models of two layers only lose by threads
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -25,7 +25,7 @@ def sentencepiece_model(answers=("Yes", "No")):
     record = {
         "instruction": "Given the user's preference and unpreference, identify whether the user will like the target "
         f"movie by answering {quoted}.",
-        "input": "User Preference: \nUser Unpreference: \nWhether the user will like the target movie book written by ?",
+        "input": "User Preference: \nUser Unpreference: \nWhether the user will like the target movie written by ?",
     }
     lines = load_frame("tallrec").prompt(record).split("\n") * 20
     lines += [f'"{word} ({year})", "{word} of the Night"' for word in NEUTRAL for year in (2101, 2150)]

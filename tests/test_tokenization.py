@@ -1,6 +1,6 @@
 """Token ids asserted one by one.
 
-1. Prompt, answer, BOS and EOS: exact lists, both frames, with good and with empty special tokens in the tokenizer files.
+1. Prompt, answer, BOS and EOS: exact lists, both frames, with good and with empty special tokens in tokenizer files.
 2. The answer position: ids of Yes and No behind the frame; titles that hold "No", "No." or "Yes" move nothing.
 3. Labels cover prompt and answer, or the answer only.
 4. Truncation takes the oldest history, never the answer or the frame's head, and is counted; what is scored is what was
@@ -77,7 +77,8 @@ def test_titles_with_answers_in_them_move_nothing(tokenizer, pieces, title):
     row = record(target=title, liked=False)
     (ids,) = encoder.prompts([row]).input_ids
     assert ids == [BOS, *pieces.encode(load_frame("alpaca").prompt(row))]
-    assert encoder.examples([row]).rows[0]["input_ids"] == [*ids, pieces.piece_to_id("No"), pieces.piece_to_id("."), EOS]
+    no, dot = pieces.piece_to_id("No"), pieces.piece_to_id(".")
+    assert encoder.examples([row]).rows[0]["input_ids"] == [*ids, no, dot, EOS]
 
 
 def test_labels_of_the_answer_alone(tokenizer):
@@ -94,8 +95,9 @@ def test_free_text_answers(tokenizer, pieces):
     cot = {"instruction": "Recommend {ten} items.", "input": "", "output": '1. "Night" - "No {it} was"\n2. Yes'}
     (row,) = encoder.examples([cot], train_on_inputs=False).rows
     prompt = load_frame("alpaca").prompt(cot)
+    boundary = 1 + len(pieces.encode(prompt))
     assert row["input_ids"] == [BOS, *pieces.encode(prompt + cot["output"]), EOS]
-    assert row["labels"] == [-100] * (1 + len(pieces.encode(prompt))) + row["input_ids"][1 + len(pieces.encode(prompt)) :]
+    assert row["labels"] == [-100] * boundary + row["input_ids"][boundary:]
 
 
 def test_truncation_takes_the_oldest_history(tokenizer):
