@@ -7,14 +7,17 @@ repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 if [ -z "${PYTHON:-}" ]; then
   PYTHON="$repository/.venv/bin/python"
   if ! cmp -s "$repository/requirements.txt" "$repository/.venv/installed-requirements.txt"; then
-    system_python="$(command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)"
-    "$system_python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {
-      echo "error: TLRec needs Python 3.11 to 3.13, found $("$system_python" --version)" >&2
-      exit 2
-    }
+    system_python=""
+    for candidate in python3 python3.13 python3.12 python3.11; do
+      if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+        system_python="$candidate"
+        break
+      fi
+    done
+    [ -n "$system_python" ] || { echo "error: TLRec needs Python 3.11 to 3.13 on the PATH" >&2; exit 2; }
     echo "== setting up .venv with $("$system_python" --version)"
     [ -x "$PYTHON" ] || "$system_python" -m venv "$repository/.venv"
-    "$PYTHON" -m pip install --quiet --requirement "$repository/requirements.txt"
+    "$PYTHON" -m pip install --progress-bar on --requirement "$repository/requirements.txt"
     cp "$repository/requirements.txt" "$repository/.venv/installed-requirements.txt"
   fi
 fi

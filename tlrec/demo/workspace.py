@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tlrec.demo.world import DOMAINS, IN_AND_OUT, THEME_NAMES, make_catalogue, make_examples
+from tlrec.demo.world import DOMAINS, SOURCE_FASHION, TARGET_FASHION, THEME_NAMES, make_catalogue, make_examples
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import sha256, whole_file, write_json
 from tlrec.records import build_record, write_records
@@ -43,7 +43,7 @@ def make_workspace(root, seed, sizes, overwrite=False):
     root = Path(root)
     wanted = {"fictional": True, "seed": seed, "sizes": sizes}
     existing = _existing_demo(root)
-    if existing and {key: existing.get(key) for key in wanted} == wanted and _unchanged(root, existing):
+    if existing and not overwrite and {key: existing.get(key) for key in wanted} == wanted and _unchanged(root, existing):
         return existing, False
     if not overwrite:
         _refuse_to_lose(root, existing)
@@ -80,7 +80,9 @@ def _ground_truth(examples):
 
 
 def _explanation(files):
-    fashions = {sign: [t for t, shift in zip(THEME_NAMES, IN_AND_OUT) if shift * sign > 0] for sign in (1, -1)}
+    def themes(fashion, sign):
+        return ", ".join(theme for theme, shift in zip(THEME_NAMES, fashion) if shift * sign > 0)
+
     rows = "\n".join(
         f"| `{path}` | {facts['rows']} | {_shown(facts['history_floor_auc'])} | {_shown(facts['best_reachable_auc'])} |"
         for path, facts in files.items()
@@ -91,8 +93,9 @@ def _explanation(files):
 An item has one theme, told by the words of its title ({", ".join(THEME_NAMES)}); an author keeps to one theme. A user
 follows a few themes and loves, hates or does not mind each. P(like) = sigmoid(generosity + taste for the theme +
 popularity of the theme in the domain), and the label is drawn from it. Source and target domains share themes and
-words but no item and no user. What only target records can teach: in `movie` and `book`
-{", ".join(fashions[1])} are in fashion, {", ".join(fashions[-1])} are out of it, and people are harder to please.
+words but no item and no user. In the source domains {themes(SOURCE_FASHION, 1)} please nearly everybody and
+{themes(SOURCE_FASHION, -1)} nearly nobody. In the target domains it is {themes(TARGET_FASHION, 1)}
+and {themes(TARGET_FASHION, -1)}, and people are harder to please: most carries over, the rest a few shots can teach.
 
 *Best reachable* is the AUC of P(target liked | the history in the record) under this very model, computed exactly up
 to a grid: no reader of the records can expect more. The *floor* is the share of liked items in the history.

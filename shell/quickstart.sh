@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The whole method on this machine, without a GPU: a few minutes on two CPU cores.
+#   bash shell/quickstart.sh
+# 1. makes .venv and installs requirements.txt                          (the network is used for this only)
+# 2. makes demo_workspace/: fictional films and books with known ground truth
+# 3. chain-of-thought data from an offline teacher on loopback          (real client, no key, no cost)
+# 4. shell/zero_shot.sh cpu movie netflix                               (CoT stage, source stage, zero-shot AUC)
+# 5. shell/few_shot.sh cpu 0 movie                                      (16, 64, 256 shots)
+# 6. a table and demo_workspace/quickstart.png
+# A second run finds everything complete and ends with the same table.
+set -euo pipefail
+repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+if [ $# -gt 0 ]; then
+  [ "$1" = --help ] || [ "$1" = -h ] || { echo "error: $1: quickstart.sh takes no arguments but --help" >&2; exit 2; }
+  sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p;}' "$0"
+  exit 0
+fi
+
+export ROOT_PATH="${ROOT_PATH:-$repository/demo_workspace}"
+export BASE_MODEL="${BASE_MODEL:-$repository/base_model/pocket-llama}"
+export STAGES="${STAGES:-cot source}"
+
+source "$repository/shell/setup.sh"
+cd "$repository"
+
+"$PYTHON" -m tlrec.demo.workspace "$ROOT_PATH"
+case " $STAGES " in *" cot "*) "$PYTHON" -m tlrec.demo.teacher --run bash shell/generate_cot_data.sh ;; esac
+bash shell/zero_shot.sh cpu movie netflix
+bash shell/few_shot.sh cpu 0 movie
+"$PYTHON" -m tlrec.demo.summary "$ROOT_PATH" movie
