@@ -74,6 +74,9 @@ def main():
     args = parse_arguments()
 
     # 1. Check everything that can be checked before torch is imported
+    for flag in ("batch_size", "micro_batch_size", "num_epochs", "eval_steps", "patience", "lora_r"):
+        if getattr(args, flag) < 1:
+            raise InputError(f"--{flag} {getattr(args, flag)}: give 1 or more")
     if args.batch_size % args.micro_batch_size:
         raise InputError(f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}")
     check_base_model(args.base_model)
@@ -132,9 +135,9 @@ def main():
         bias="none",
         task_type="CAUSAL_LM",
     )
+    expected = modeling.expected_adapter(args.base_model, lora, args.trust_remote_code)
     if start_adapter:
         tensors = modeling.read_adapter(start_adapter)
-        expected = modeling.expected_adapter(args.base_model, lora, args.trust_remote_code)
         modeling.check_adapter_fits(tensors, expected, start_adapter)
     base = modeling.load_base_model(
         args.base_model, device, dtype, args.quantization, trust_remote_code=args.trust_remote_code
@@ -149,6 +152,7 @@ def main():
     # 5. Tune; the best checkpoint by validation is the result
     steps = math.ceil(len(examples.rows) / args.batch_size) * args.num_epochs
     eval_steps = min(args.eval_steps, steps)
+    shutil.rmtree(Path(args.output_dir) / CHECKPOINTS, ignore_errors=True)  # of a run that was stopped
     trainer = TuningTrainer(
         model=model,
         train_dataset=examples.rows,

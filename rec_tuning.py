@@ -77,6 +77,9 @@ def main():
     args = parse_arguments()
 
     # 1. Check everything that can be checked before torch is imported
+    for flag in ("batch_size", "micro_batch_size", "num_epochs", "eval_steps", "patience", "lora_r"):
+        if getattr(args, flag) is not None and getattr(args, flag) < 1:
+            raise InputError(f"--{flag} {getattr(args, flag)}: give 1 or more")
     if args.batch_size % args.micro_batch_size:
         raise InputError(f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}")
     check_base_model(args.base_model)
@@ -109,6 +112,8 @@ def main():
             if not tuned:
                 check_output_dir(folder, args.overwrite)
             scored = tuned and (folder / "metrics.json").exists()
+            if scored and args.test_data_path:
+                check_evaluation_dir(folder, args.test_data_path, args.overwrite)
             if tuned and (scored or not args.test_data_path):
                 print(f"complete already: {folder}")
                 continue
@@ -146,9 +151,9 @@ def main():
         bias="none",
         task_type="CAUSAL_LM",
     )
+    expected = modeling.expected_adapter(args.base_model, lora, args.trust_remote_code)
     if start_adapter:
         tensors = modeling.read_adapter(start_adapter)
-        expected = modeling.expected_adapter(args.base_model, lora, args.trust_remote_code)
         modeling.check_adapter_fits(tensors, expected, start_adapter)
     base = modeling.load_base_model(
         args.base_model, device, dtype, args.quantization, trust_remote_code=args.trust_remote_code
@@ -174,6 +179,7 @@ def main():
             # 6. Tune; the best checkpoint by validation is the result
             steps = math.ceil(len(examples.rows) / args.batch_size) * args.num_epochs
             eval_steps = min(args.eval_steps or max(10, len(examples.rows) * 5 // 128), steps)
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a run that was stopped
             trainer = TuningTrainer(
                 model=model,
                 train_dataset=examples.rows,

@@ -23,6 +23,7 @@ use_gpu() {
   case "$1" in
     cpu) DEVICE=cpu ;;
     *[!0-9,]* | "" | ,* | *,) fail "GPU '$1': give cpu, or the number of a GPU such as 0" ;;
+    *,*) fail "GPU '$1': several GPUs at once are not supported yet; give one" ;;
     *) DEVICE=cuda; export CUDA_VISIBLE_DEVICES="$1" ;;
   esac
 }

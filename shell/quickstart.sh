@@ -25,7 +25,17 @@ source "$repository/shell/setup.sh"
 cd "$repository"
 
 "$PYTHON" -m tlrec.demo.workspace "$ROOT_PATH"
-case " $STAGES " in *" cot "*) "$PYTHON" -m tlrec.demo.teacher --run bash shell/generate_cot_data.sh ;; esac
+
+case " $STAGES " in *" cot "*)
+  url_file="$(mktemp -d)/url"
+  "$PYTHON" -m tlrec.demo.teacher --url_file "$url_file" &
+  trap "kill $! 2>/dev/null" EXIT
+  until [ -s "$url_file" ]; do sleep 0.1; done
+  OPENAI_API_KEY=none-needed OPENAI_BASE_URL="$(cat "$url_file")" bash shell/generate_cot_data.sh --model offline-teacher
+  ;;
+esac
+
 bash shell/zero_shot.sh cpu movie netflix
 bash shell/few_shot.sh cpu 0 movie
+
 "$PYTHON" -m tlrec.demo.summary "$ROOT_PATH" movie
