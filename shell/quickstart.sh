@@ -31,7 +31,7 @@ case " $STAGES " in *" cot "*)
   "$PYTHON" -m tlrec.demo.teacher --url_file "$url_file" &
   trap "kill $! 2>/dev/null" EXIT
   until [ -s "$url_file" ]; do sleep 0.1; done
-  OPENAI_API_KEY=none-needed OPENAI_BASE_URL="$(cat "$url_file")" bash shell/generate_cot_data.sh --model offline-teacher
+  OPENAI_API_KEY=none-needed OPENAI_BASE_URL="$(cat "$url_file")" bash shell/generate_cot_data.sh --model tlrec-offline-teacher
   ;;
 esac
 
