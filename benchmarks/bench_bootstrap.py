@@ -2,8 +2,8 @@
 
     python benchmarks/bench_bootstrap.py --json bootstrap.json
 
-Prints medians of several repeats, ours and the plain one alternating, on made-up scores of 2,500 rows; asserts that both
-give the same AUC on the same resamples. The plain one runs a part of the resamples and is scaled up.
+Prints medians of several repeats, ours and the plain one alternating, on made-up scores of 2,500 rows; asserts that
+both give the same AUC on the same resamples. The plain one runs a part of the resamples and is scaled up.
 """
 
 import argparse

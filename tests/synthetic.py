@@ -7,12 +7,12 @@ from tlrec.provenance import describe_adapter, describe_run, write_run
 from tlrec.records import Item, Preference, build_record, labels_of, parse_input, write_records
 
 
-def make_records(users, seed, windows=10, first_user=0, items=300):
+def make_records(users, seed, windows=10, items=300):
     """Sliding windows of `users` made-up users over a made-up catalogue: ten ratings as history, the next as target."""
     rng = np.random.default_rng(seed)
     appeal = np.random.default_rng(99).normal(0, 0.7, items)
     records = []
-    for user in range(first_user, first_user + users):
+    for _ in range(users):
         mood = rng.normal(0.2, 1.0)
         watched = [int(item) for item in rng.permutation(items)[: windows + 10]]
         liked = [bool(rng.random() < 1 / (1 + np.exp(-(mood + appeal[item])))) for item in watched]
@@ -31,12 +31,14 @@ def make_records(users, seed, windows=10, first_user=0, items=300):
 def make_data(root):
     """rec_data/movie/{train,valid,test}.json and instruction_data/netflix/train.json below `root`; the test's paths."""
     paths = {}
-    for name, folder, users, first in (
-        ("train", "rec_data/movie", 60, 0), ("valid", "rec_data/movie", 15, 60), ("test", "rec_data/movie", 30, 75),
-        ("source", "instruction_data/netflix", 50, 200),
-    ):  # fmt: skip
-        paths[name] = root / folder / ("train.json" if name == "source" else f"{name}.json")
-        write_records(paths[name], make_records(users, seed=first + 1, first_user=first))
+    for name, path, users, seed in (
+        ("train", "rec_data/movie/train.json", 60, 1),
+        ("valid", "rec_data/movie/valid.json", 15, 61),
+        ("test", "rec_data/movie/test.json", 30, 76),
+        ("source", "instruction_data/netflix/train.json", 50, 201),
+    ):
+        paths[name] = root / path
+        write_records(paths[name], make_records(users, seed))
     return paths
 
 
@@ -79,14 +81,14 @@ def score(records, skill, seed):
     return probability * mass, (1 - probability) * mass
 
 
-def evaluate(folder, test_path, records, p_yes, p_no, adapter=None, train_records=None, **facts):
+def evaluate(folder, test_path, records, p_yes, p_no, adapter=None, train_records=None):
     """metrics.json and predictions.jsonl as evaluate.py leaves them."""
     labels = labels_of(records)
     preferences = [parse_input(record["input"]) for record in records]
     metrics = summarise(labels, p_yes, p_no, preferences, train_records, resamples=200)
     metrics["run"] = describe_run(
         "evaluate.py", {"cutoff_len": 512, "quantization": "none"}, {"test": test_path}, {"truncated": {"test": 0}},
-        adapter=describe_adapter(adapter), target="movie", base_model="base_model/pocket-llama/", frame="alpaca", **facts,
+        adapter=describe_adapter(adapter), target="movie", base_model="base_model/pocket-llama/", frame="alpaca",
     )  # fmt: skip
     write_evaluation(folder, metrics, predictions_rows(labels, p_yes, p_no, preferences, train_records=train_records))
     return folder

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from synthetic import evaluate, make_records, score
 
-from tlrec.compare import compare, comparison_table
-from tlrec.errors import InputError
+from tlrec.compare import compare, comparison_table, main
+from tlrec.errors import InputError, one_line_errors
 from tlrec.metrics import bootstrap_aucs, delong_test, interval, read_evaluation
 from tlrec.records import write_records
 
@@ -86,12 +86,24 @@ def test_metrics_without_their_test_data(runs, tmp_path):
         compare(tmp_path, runs / "weak")
 
 
-def command(*words):
-    done = subprocess.run([sys.executable, "-m", "tlrec.compare", *map(str, words)], capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs main() with flags; returns (exit status, standard output, standard error)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["compare", *map(str, words)])
+        try:
+            with one_line_errors():
+                main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
 
 
-def test_command_line(runs, tmp_path):
+def test_command_line(runs, tmp_path, command):
     output = tmp_path / "result.json"
     code, printed, _ = command(runs / "strong", runs / "weak", "--resamples", "200", "--json", output)
     assert code == 0
@@ -101,5 +113,12 @@ def test_command_line(runs, tmp_path):
     code, _, error = command(runs / "weak", runs / "twin", "--json", output)
     assert (code, output.read_bytes()) == (2, before)
     assert error == f"error: {output}: exists; choose another name or add --overwrite\n"
-    code, _, error = command(runs / "weak", tmp_path)
-    assert code == 2 and error == f"error: {tmp_path / 'metrics.json'}: no such file\n"
+    code, _, error = command(runs / "weak", runs / "twin", "--resamples", "7")
+    assert (code, error) == (2, "error: --resamples 7: an interval needs at least 100\n")
+
+
+def test_a_folder_without_an_evaluation(runs, tmp_path):
+    words = [sys.executable, "-m", "tlrec.compare", str(runs / "weak"), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {tmp_path / 'metrics.json'}: no such file\n"

@@ -135,7 +135,11 @@ def test_slices():
     preferences = [preference(0, 0), preference(1, 4), preference(5, 5), preference(5, 5), preference(10, 2)]
     labels, scores = [1, 0, 0, 1, 1], [0.5, 0.2, 0.3, 0.9, 0.1]
     sizes = by_history_size(labels, scores, preferences)
-    assert [(entry["slice"], entry["n"], entry["auc"]) for entry in sizes] == [("0", 1, None), ("5", 1, None), ("10+", 3, 0.5)]
+    assert [(entry["slice"], entry["n"], entry["auc"]) for entry in sizes] == [
+        ("0", 1, None),
+        ("5", 1, None),
+        ("10+", 3, 0.5),
+    ]
     shares = by_share_of_likes(labels, scores, preferences)
     assert [(entry["slice"], entry["n"], entry["auc"]) for entry in shares] == [
         ("no history", 1, None), ("20-40 %", 1, None), ("40-60 %", 2, 1.0), ("80-100 %", 1, None),
@@ -147,9 +151,9 @@ def test_slices():
 
 def test_bootstrap_is_scikit_learn_on_the_drawn_rows(scored):
     labels, p_yes, p_no = scored
-    samples = bootstrap_aucs(labels, [p_yes, -p_no**2], None, resamples=30, seed=3)
+    samples = bootstrap_aucs(labels, [p_yes, -(p_no**2)], None, resamples=30, seed=3)
     for sample, rows in zip(samples, np.random.default_rng(3).integers(200, size=(30, 200)), strict=True):
-        assert np.allclose(sample, [roc_auc_score(labels[rows], s[rows]) for s in (p_yes, -p_no**2)], atol=1e-12)
+        assert np.allclose(sample, [roc_auc_score(labels[rows], s[rows]) for s in (p_yes, -(p_no**2))], atol=1e-12)
 
 
 def test_bootstrap_draws_whole_users(scored):

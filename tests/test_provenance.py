@@ -52,7 +52,9 @@ def test_content(tmp_path, train, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-never-written")
     started = datetime.now(UTC) - timedelta(seconds=90)
     arguments = {"train_data_path": train, "learning_rate": np.float64(3e-4), "sample": (16, 64), "seed": None}
-    written = write_run(tmp_path, "rec_tuning.py", arguments, {"train": train}, {"auc": float("nan")}, started, shots=16)
+    written = write_run(
+        tmp_path, "rec_tuning.py", arguments, {"train": train}, {"auc": float("nan")}, started, shots=16
+    )
     run = read_run(tmp_path)
     assert run == written
     assert run["script"] == "rec_tuning.py" and run["shots"] == 16
@@ -131,7 +133,12 @@ def test_a_finished_run_is_known_again(tmp_path, train):
     start = adapter(tmp_path / "start", train)
     folder = adapter(tmp_path / "run", train, start)
     data = {"train": describe_data(train)}
-    arguments = {"learning_rate": 3e-4, "output_dir": "elsewhere", "train_data_path": "x", "resume_from_checkpoint": "y"}
+    arguments = {
+        "learning_rate": 3e-4,
+        "output_dir": "elsewhere",
+        "train_data_path": "x",
+        "resume_from_checkpoint": "y",
+    }
     assert is_complete(folder, arguments, data, start)
     assert not is_complete(folder, {**arguments, "learning_rate": 1e-4}, data, start)
     assert not is_complete(folder, arguments, data, None)

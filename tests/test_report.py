@@ -348,7 +348,9 @@ def test_checks_of_a_clean_workspace(workspace):
     assert fine["movie: cut prompts"] == "none"
     assert re.fullmatch(r"300 test rows, 5\d\.\d% 'No\.'", fine["movie: labels"])
     selected = notes["movie: source netflix, zero-shot"]
-    assert "selected on labelled rows of the target (rec_data/movie/valid.json)" in selected and "VALID=source" in selected
+    assert (
+        "selected on labelled rows of the target (rec_data/movie/valid.json)" in selected and "VALID=source" in selected
+    )
     assert list(found(workspace, "warning")) == ["movie: source netflix, 64 shots"]
 
 
@@ -357,7 +359,7 @@ def test_leaks(tmp_path):
     test = read_records(paths["test"])
     # the first test user's rows in training; two later windows of that user in validation
     write_records(paths["train"], read_records(paths["train"]) + test[:10])
-    write_records(paths["valid"], make_records(users=5, seed=9, first_user=500) + test[8:10])
+    write_records(paths["valid"], make_records(users=5, seed=9) + test[8:10])
     source = tune(tmp_path / "run", paths, "source")
     folder = tune(tmp_path / "run2", paths, "few-shot", source, 16)
     evaluate(folder, paths["test"], test, *score(test, 1, 1), folder)

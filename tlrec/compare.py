@@ -14,8 +14,8 @@ from tlrec.errors import InputError, one_line_errors
 
 
 def compare(a, b, resamples=2000, seed=0):
-    """Paired comparison of the evaluations in folders `a` and `b` as a dict: "n", "users", "a" and "b" ({"folder", "auc"}),
-    "difference" (a - b), "interval" ({"rows", "users"}) and "delong" (of `tlrec.metrics.delong_test`).
+    """Paired comparison of the evaluations in folders `a` and `b` as a dict: "n", "users", "a" and "b" ({"folder",
+    "auc"}), "difference" (a - b), "interval" ({"rows", "users"}) and "delong" (of `tlrec.metrics.delong_test`).
 
     Raises InputError for damaged files, different test data, and test data where AUC is not defined.
     """
@@ -80,7 +80,8 @@ def comparison_table(result):
     unit = "users" if result["interval"].get("users") else "rows"
     bounds = result["interval"][unit]
     noise = bounds is None or bounds[0] <= 0 <= bounds[1]
-    lines.append(f"=> {'within noise' if noise else 'A is better' if bounds[0] > 0 else 'B is better'}, judged over {unit}")
+    verdict = "within noise" if noise else "A is better" if bounds[0] > 0 else "B is better"
+    lines.append(f"=> {verdict}, judged over {unit}")
     return "\n".join(lines)
 
 

@@ -97,7 +97,7 @@ def summarise(labels, p_yes, p_no, preferences=None, train_records=None, users=N
 
 
 def check_predictions(labels, p_yes, p_no):
-    """The three as arrays of int64 and float64; InputError, naming the row, unless they are labels and probabilities."""
+    """The three as int64 and float64 arrays; InputError, naming the row, unless they are labels and probabilities."""
     labels, p_yes, p_no = np.asarray(labels), np.asarray(p_yes, np.float64), np.asarray(p_no, np.float64)
     if not len(labels) == len(p_yes) == len(p_no):
         raise InputError(f"{len(labels)} labels, {len(p_yes)} p_yes and {len(p_no)} p_no: they must be equally many")
@@ -332,7 +332,7 @@ def by_history_size(labels, scores, preferences):
 
 
 def by_share_of_likes(labels, scores, preferences):
-    """AUC by share of liked items in the history, in fifths; rows without history on their own. None without preferences."""
+    """AUC by share of liked items in the history, in fifths; rows without history apart. None without preferences."""
     if preferences is None:
         return None
     fifths = np.array([min(5 * len(p.likes) // len(p.history), 4) if p.history else -1 for p in preferences])
@@ -343,8 +343,8 @@ def by_share_of_likes(labels, scores, preferences):
 def _slices(labels, scores, parts):
     labels, scores = np.asarray(labels), np.asarray(scores)
     return [
-        {"slice": name, "n": inside.sum(), "n_positive": labels[inside].sum(), "auc": auc(labels[inside], scores[inside])}
-        for name, inside in parts
+        {"slice": name, "n": part.sum(), "n_positive": labels[part].sum(), "auc": auc(labels[part], scores[part])}
+        for name, part in parts
     ]
 
 
@@ -357,6 +357,7 @@ def predictions_rows(labels, p_yes, p_no, preferences=None, users=None, train_re
     labels, p_yes, p_no = check_predictions(labels, p_yes, p_no)
     users, _ = known_users(preferences, labels, users)
     floors = floor_scores(preferences, train_records)
+    floor_rows = [dict(zip(floors, row, strict=True)) for row in zip(*floors.values(), strict=True)]
     columns = {
         "row": range(1, len(labels) + 1),
         "label": labels,
@@ -365,7 +366,7 @@ def predictions_rows(labels, p_yes, p_no, preferences=None, users=None, train_re
         "p_no": p_no,
         "history_size": [None] * len(labels) if preferences is None else [len(p.history) for p in preferences],
         "user": [None] * len(labels) if users is None else users,
-        "floors": [dict(zip(floors, row, strict=True)) for row in zip(*floors.values(), strict=True)] or [{}] * len(labels),
+        "floors": floor_rows or [{}] * len(labels),
     }
     return [plain_json(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
@@ -380,7 +381,7 @@ def write_evaluation(folder, metrics, predictions):
 def read_evaluation(folder):
     """What `write_evaluation` wrote: (metrics, predictions), once they are known to belong together.
 
-    predictions is a dict of (n,) arrays: label, p_yes, p_no, score, user (None if not known) and floors (a dict of them).
+    predictions is a dict of (n,) arrays: label, p_yes, p_no, score, user (None if not known), floors (a dict of them).
     Raises InputError, naming file and row, if one is missing or damaged, holds what are not labels or probabilities, or
     if the AUC of metrics.json is not that of predictions.jsonl.
     """
@@ -409,10 +410,11 @@ def read_evaluation(folder):
 
 
 def results_table(metrics):
-    """A small plain-text table of `summarise`'s dict: AUC, floors and their difference with intervals, then the rest."""
+    """A small plain-text table of `summarise`'s dict: AUC, floors and difference with intervals, then the rest."""
     n, users = metrics["n"], metrics["users"]
     level = f"{metrics['intervals']['level']:.0%}"
-    lines = [f"{n} rows, {metrics['n_positive']} liked" + (f", {users['n']} users ({users['source']})" if users["n"] else "")]
+    known = f", {users['n']} users ({users['source']})" if users["n"] else ""
+    lines = [f"{n} rows, {metrics['n_positive']} liked{known}"]
     lines.append(f"{'':<26}{'':>8}  {f'{level} over rows':<18}{f'{level} over users':<18}".rstrip())
 
     def line(name, value, intervals, sign=""):

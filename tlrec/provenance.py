@@ -2,7 +2,7 @@
 
 Format, agreed between the scripts that write and the report that reads (JSON; unknown values are null):
 
-`run.json`, one per output folder, written last by `ins_tuning.py` and `rec_tuning.py`, so its presence means "complete":
+`run.json`, one per output folder, written last by the tuners, so a folder that has it is complete:
     script      "ins_tuning.py"
     arguments   all flags with their values, as given
     started, ended, seconds   UTC, ISO 8601; wall clock
@@ -11,7 +11,8 @@ Format, agreed between the scripts that write and the report that reads (JSON; u
     platform    {"system", "cpus"}
     data        {name: {"path" as given, "sha256", "rows"}}; the names are "train", "valid", "test"
     results     numbers that the script printed; a tuner gives
-                "history": [{"step", "eval_auc", "eval_loss"}, ...], "best_step", "truncated": {"train": count, "valid": count}
+                "history": [{"step", "eval_auc", "eval_loss"}, ...], "best_step",
+                "truncated": {"train": count, "valid": count}
 and the facts of a tuner:
     stage       what this run taught: "cot", "source", "few-shot", or another name; the report shows it
     source      name of the source domain, for the stage "source"
@@ -20,12 +21,12 @@ and the facts of a tuner:
 
 `metrics.json` and `predictions.jsonl`, written by `evaluate.py` into the adapter folder or its own --output_dir:
     metrics.json holds what `tlrec.metrics.summarise` returns, plus "run": the same keys as above for the evaluation
-    (`describe_run`), with data "test" (and "train" where floors used it), results {"truncated": {"test": count}} and the
-    facts target, frame, base_model, hardware and "adapter": `describe_adapter`, null for the base model alone.
-A method without a language model (a classical baseline) gives `stage` "baseline", `method` (its name), `shots`, `seed` and
-`target` in metrics.json's "run", and the adapter null.
+    (`describe_run`), with data "test" (and "train" where floors used it), results {"truncated": {"test": count}} and
+    the facts target, frame, base_model, hardware and "adapter": `describe_adapter`, null for the base model alone.
+A method without a language model (a classical baseline) gives `stage` "baseline", `method` (its name), `shots`, `seed`
+and `target` in metrics.json's "run", and the adapter null.
 
-Arguments are written as given and the environment is never written; so keys stay out of it as long as no flag takes one.
+Arguments are written as given, the environment never; so keys stay out of it as long as no flag takes one.
 """
 
 import json
@@ -121,7 +122,7 @@ def describe_adapter(folder):
 
 
 def frame_of(adapter):
-    """Name of the prompt frame an adapter folder says it was tuned with; None for no adapter or where it does not say."""
+    """Name of the prompt frame an adapter folder says it was tuned with; None if none or unknown."""
     described = describe_adapter(adapter)
     return ((described or {}).get("run") or {}).get("frame")
 
@@ -148,7 +149,7 @@ def is_complete(folder, arguments, data, start_adapter):
 
 
 def plain_json(value):
-    """`value` in the types of JSON: paths become strings, numpy values become Python's, NaN and infinity become None."""
+    """`value` in the types of JSON: paths become strings, numpy values Python's, NaN and infinity None."""
     if isinstance(value, dict):
         return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -184,6 +185,7 @@ def _git_revision():
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != repository:
             return None  # installed below some other project's checkout
-        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,10 +1,10 @@
 """The report over all runs of a workspace; `python -m tlrec.report ROOT`.
 
-    collect    finds runs by their run.json and metrics.json       -> Evaluation
-    cells      groups them by method and shots, judges the noise   -> TestSet, Cell
-    checks     leaks and sanity                                    -> Check
-    tables     results.csv, results.md, and the tables of the page
-    figures    PNG files
-    page       index.html
-    published  numbers of papers, for reference rows
+collect    finds runs by their run.json and metrics.json       -> Evaluation
+cells      groups them by method and shots, judges the noise   -> TestSet, Cell
+checks     leaks and sanity                                    -> Check
+tables     results.csv, results.md, and the tables of the page
+figures    PNG files
+page       index.html
+published  numbers of papers, for reference rows
 """

@@ -58,7 +58,8 @@ def main():
     page.write_page(output / "index.html", sections, pictures)
 
     evaluated = sum(len(test_set.evaluations) for test_set in test_sets)
-    print(f"{evaluated} evaluations on {len(test_sets)} test sets, {len(workspace.problems)} damaged or unfinished runs")
+    damaged = len(workspace.problems)
+    print(f"{evaluated} evaluations on {len(test_sets)} test sets, {damaged} damaged or unfinished runs")
     for finding in findings:
         if finding.level == "warning":
             print(f"warning: {finding.subject}: {finding.text}")

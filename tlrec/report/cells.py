@@ -41,7 +41,7 @@ class Cell:
 
 @dataclass
 class TestSet:
-    """Everything evaluated on the same rows. floors: {name: AUC}; best_floor: name or None; unit: what was resampled."""
+    """Everything evaluated on the same rows. floors: {name: AUC}; best_floor: name or None; unit: what is resampled."""
 
     target: str
     test: dict
@@ -86,7 +86,8 @@ def test_sets(evaluations, problems, resamples=2000):
     for evaluation in evaluations:
         together = by_digest.setdefault(evaluation.test["sha256"], [])
         if together and not np.array_equal(together[0].predictions["label"], evaluation.predictions["label"]):
-            problems.append((evaluation.folder, f"its labels are not those of {together[0].folder} on the same test file"))
+            other = together[0].folder
+            problems.append((evaluation.folder, f"its labels are not those of {other} on the same test file"))
         else:
             together.append(evaluation)
     targets = [together[0].target for together in by_digest.values()]
@@ -97,7 +98,7 @@ def test_sets(evaluations, problems, resamples=2000):
 
 
 def test_set(evaluations, target, resamples):
-    """The TestSet of evaluations on the same rows. target None: another test file has the same name, so show the path."""
+    """The TestSet of evaluations on the same rows. target None: another one has the same name, so show the path."""
     test = evaluations[0].test
     labels = evaluations[0].predictions["label"]
     floor_scores = {}
@@ -125,7 +126,7 @@ def test_set(evaluations, target, resamples):
 
 
 def group(evaluations):
-    """Cells in order of base model, method and shots; the label of a method says what its runs do not have in common."""
+    """Cells in order of base model, method and shots; a method's label says what its runs do not have in common."""
     several_bases = len({evaluation.base_model for evaluation in evaluations if evaluation.base_model != "none"}) > 1
     alike = {}
     for evaluation in evaluations:
@@ -133,19 +134,17 @@ def group(evaluations):
     cells = {}
     for (base, method, shots), together in alike.items():
         names = sorted({name for evaluation in together for name in evaluation.settings})
-        differing = [
-            name for name in names if len({str(evaluation.settings.get(name)) for evaluation in together}) > 1
-        ]
+        differing = [name for name in names if len({str(evaluation.settings.get(name)) for evaluation in together}) > 1]
         for evaluation in together:
             notes = [base] if several_bases and base != "none" else []
             notes += [f"{name} {evaluation.settings.get(name)}" for name in differing]
             label = f"{method} ({', '.join(notes)})" if notes else method
-            cells.setdefault((base, len(evaluation.chain), label, shots), []).append(evaluation)
-    order = sorted(cells, key=lambda key: (key[0], key[2], shots_order(key[3])))
+            cells.setdefault((base, label, shots), []).append(evaluation)
+    order = sorted(cells, key=lambda key: (*key[:2], shots_order(key[2])))
     result = []
     for key in order:
         together = sorted(cells[key], key=lambda evaluation: (evaluation.seed is None, evaluation.seed or 0))
-        result.append(Cell(method=key[2], shots=key[3], evaluations=together))
+        result.append(Cell(method=key[1], shots=key[2], evaluations=together))
     for cell in result:
         of_method = {seed for other in result if other.method == cell.method and other.shots for seed in other.seeds}
         cell.missing_seeds = sorted(of_method - set(cell.seeds) - {None}) if cell.shots else []

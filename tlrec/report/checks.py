@@ -126,9 +126,10 @@ def selection(test_set, files):
     found = []
     for cell in test_set.cells:
         if cell.shots == 0 and (validations := target_selection(cell, test_set)):
+            paths = ", ".join(map(files.shown, validations))
             text = (
-                f"checkpoints were selected on labelled rows of the target ({', '.join(map(files.shown, validations))}), so "
-                "this is zero-shot only in its training; VALID=source in the launcher selects on source data"
+                f"checkpoints were selected on labelled rows of the target ({paths}), so this is zero-shot only in its "
+                "training; VALID=source in the launcher selects on source data"
             )
             found.append((cell, "note", text))
     return merged(test_set, found)
@@ -191,7 +192,8 @@ def seeds(test_set):
         if cell.missing_seeds:
             found.append((cell, "warning", f"seeds missing: {', '.join(map(str, cell.missing_seeds))}"))
         if cell.repeated_seeds:
-            text = f"more than one run with seed {', '.join(map(str, cell.repeated_seeds))}; all of them are in the mean"
+            repeated = ", ".join(map(str, cell.repeated_seeds))
+            text = f"more than one run with seed {repeated}; all of them are in the mean"
             found.append((cell, "warning", text))
     return merged(test_set, found)
 

@@ -15,7 +15,8 @@ from tlrec.report.collect import chain_of, method_of
 
 # Okabe and Ito's colours, told apart by colour-blind readers, the pale yellow left out; markers differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
+MARKERS = "osD^v"
+LINES = ("-", "--", ":")  # a new one when the colours begin again
 GREY = "#777777"
 CURVES = 5  # methods in one ROC or reliability figure
 STYLE = {
@@ -29,6 +30,14 @@ STYLE = {
     "savefig.dpi": 150,
     "savefig.bbox": "tight",
 }
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn."""
+
+    line: dict  # colour and line style
+    marker: str
 
 
 @dataclass
@@ -45,7 +54,13 @@ def draw(folder, test_sets, tunings):
     pictures, taken = [], set()
     methods = {method: None for test_set in test_sets for method in test_set.methods}
     methods |= {tuned_method(run): None for _, run in tunings}
-    looks = {m: {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]} for k, m in enumerate(methods)}
+    looks = {
+        method: Look(
+            {"color": COLOURS[index % len(COLOURS)], "linestyle": LINES[index // len(COLOURS) % len(LINES)]},
+            MARKERS[index % len(MARKERS)],
+        )
+        for index, method in enumerate(methods)
+    }
     with rc_context(STYLE):
         for test_set in test_sets:
             if test_set.best is None:
@@ -66,7 +81,7 @@ def tuned_method(run):
 
 def slug(words, taken):
     """A file name of `words` that is not yet `taken`."""
-    base = name = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")[-40:] or "test"
+    base = name = "_".join(re.findall(r"[a-z0-9]+", words.lower())[-4:]) or "test"
     while name in taken:
         name = f"{base}_{len(taken)}"
     taken.add(name)
@@ -80,7 +95,7 @@ def save(figure, path, text, section):
 
 
 def wrapped(label, width=60):
-    """A label cut to a legend's width."""
+    """A label cut to the width of a legend."""
     return label if len(label) <= width else label[: width - 3] + "..."
 
 
@@ -92,10 +107,10 @@ def auc_against_shots(test_set, looks):
     published = [entry for entry in test_set.published if entry.same_rows]
     shots = sorted({*test_set.shots, *(s for entry in published for s in entry.aucs)}, key=shots_order)
     place = {number: position for position, number in enumerate(shots)}
-    figure = Figure(figsize=(7.5, 4.6))
-    axes = figure.add_subplot()
     methods = test_set.methods
-    width = min(0.09, 0.5 / len(methods))
+    figure = Figure(figsize=(7.5 + 0.3 * max(0, len(methods) - 6), 4.6))
+    axes = figure.add_subplot()
+    width = min(0.09, 0.7 / len(methods))
     for index, method in enumerate(methods):
         cells = [cell for cell in test_set.cells if cell.method == method]
         x = np.array([place[cell.shots] for cell in cells]) + (index - (len(methods) - 1) / 2) * width
@@ -103,12 +118,13 @@ def auc_against_shots(test_set, looks):
         bars = [cell.interval or [cell.mean, cell.mean] for cell in cells]
         axes.errorbar(
             x, mean, yerr=np.abs(np.array(bars).T - mean), markersize=5.5, capsize=2.5, elinewidth=0.9, linewidth=1.6,
-            label=wrapped(method), zorder=3, **looks[method],
+            label=wrapped(method), zorder=3, marker=looks[method].marker, **looks[method].line,
         )  # fmt: skip
         for cell, at in zip(cells, x, strict=True):
             if len(cell.evaluations) > 1:
                 seeds = [evaluation.metrics["auc"] for evaluation in cell.evaluations]
-                axes.scatter([at] * len(seeds), seeds, s=9, color=looks[method]["color"], alpha=0.45, linewidths=0, zorder=4)
+                style = {"color": looks[method].line["color"], "alpha": 0.45, "linewidths": 0}
+                axes.scatter([at] * len(seeds), seeds, s=9, zorder=4, **style)
     for (name, value), dashes in zip(test_set.floors.items(), ((5, 2), (1, 1.5), (5, 2, 1, 2)), strict=False):
         axes.axhline(value, color=GREY, linewidth=1.3, dashes=dashes, label=f"floor: {name} ({value:.4f})", zorder=2)
     for index, entry in enumerate(published):
@@ -120,7 +136,8 @@ def auc_against_shots(test_set, looks):
     axes.set_xlim(-0.5, len(shots) - 0.5)
     axes.set_xlabel("training rows of the target (shots)")
     axes.set_ylabel("AUC")
-    axes.set_title(f"{test_set.target}: AUC against shots\nbars: 95 % interval over {test_set.unit}; small dots: seeds", fontsize=10)
+    note = f"bars: 95 % interval over {test_set.unit}; small dots: seeds"
+    axes.set_title(f"{test_set.target}: AUC against shots\n{note}", fontsize=10)
     legend_below(figure, axes)
     cells = "; ".join(f"{cell.method}, {shots_name(cell.shots)}: {cell.mean:.4f}" for cell in test_set.cells)
     floors = "; ".join(f"{name} {value:.4f}" for name, value in test_set.floors.items())
@@ -138,7 +155,7 @@ def leaders(test_set):
 def curve_name(cell):
     """Method, shots and, where there are several runs, the seed that is drawn."""
     seed = f", seed {cell.evaluations[0].seed}" if len(cell.evaluations) > 1 else ""
-    return wrapped(f"{cell.method}, {shots_name(cell.shots)}{seed}")
+    return f"{wrapped(cell.method, 40)}, {shots_name(cell.shots)}{seed}"
 
 
 def roc(test_set, looks):
@@ -151,7 +168,7 @@ def roc(test_set, looks):
     for cell in leaders(test_set):
         false, true, _ = roc_curve(test_set.labels, cell.evaluations[0].predictions["score"])
         names.append(f"{curve_name(cell)}: AUC {cell.evaluations[0].metrics['auc']:.4f}")
-        axes.plot(false, true, color=looks[cell.method]["color"], linewidth=1.5, label=names[-1])
+        axes.plot(false, true, **looks[cell.method].line, linewidth=1.5, label=names[-1])
     if floor := test_set.best_floor:
         false, true, _ = roc_curve(test_set.labels, test_set.floor_scores[floor])
         names.append(f"floor, {floor}: AUC {test_set.floors[floor]:.4f}")
@@ -175,10 +192,11 @@ def reliability(test_set, looks):
         bins = metrics["reliability"]
         filled = [bin for bin in bins if bin["n"]]
         names.append(f"{curve_name(cell)}: ECE {metrics['ece']:.3f}")
-        style = {"markersize": 5, "linewidth": 1.4, **looks[cell.method]}
-        top.plot([b["mean_probability"] for b in filled], [b["share_positive"] for b in filled], label=names[-1], **style)
+        style = {"markersize": 5, "linewidth": 1.4, "marker": looks[cell.method].marker, **looks[cell.method].line}
+        x, y = ([bin[name] for bin in filled] for name in ("mean_probability", "share_positive"))
+        top.plot(x, y, label=names[-1], **style)
         edges = [bins[0]["low"], *(bin["high"] for bin in bins)]
-        bottom.stairs([bin["n"] for bin in bins], edges, color=looks[cell.method]["color"], linewidth=1.4)
+        bottom.stairs([bin["n"] for bin in bins], edges, **looks[cell.method].line, linewidth=1.4)
     top.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, label="calibrated")
     top.set(ylabel="share of liked rows", xlim=(0, 1), ylim=(-0.02, 1.02))
     top.set_title(f"{test_set.target}: reliability", fontsize=10)
@@ -190,7 +208,8 @@ def reliability(test_set, looks):
 def legend_below(figure, axes, columns=2, of=None, gap=None):
     """A legend under the axes, where no curve can run through it."""
     handles, labels = (of or axes).get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda k: labels[k].startswith(("floor", "published", "chance", "calibrated")))
+    references = ("floor", "published", "chance", "calibrated")
+    order = sorted(range(len(labels)), key=lambda k: labels[k].startswith(references))
     handles, labels = [handles[k] for k in order], [labels[k] for k in order]
     gap = gap or 0.72 / figure.get_size_inches()[1]
     axes.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -gap), ncols=columns, fontsize=8.5)
@@ -210,31 +229,35 @@ def validation(tunings, looks):
             stage = f"{run.get('stage')} {run['source']}" if run.get("source") else str(run.get("stage"))
             shots = run.get("shots") or 0
             target = f"{run['target']}: " if run.get("target") else ""
-            key = (target, shots != 0, shots_order(shots), f"{target}{stage}{f', {shots_name(shots)}' if shots else ''}")
+            title = f"{target}{stage}, {shots_name(shots)}" if shots else f"{target}{stage}"
+            key = (target, shots != 0, shots_order(shots), title)
             panels.setdefault(key, []).append((method, history, run["results"].get("best_step")))
     if not panels:
         return None
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(max(3.6 * columns, 5), 2.9 * lines + 0.4 + 0.2 * len(methods)), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1)
     grid = figure.subplots(lines, columns, squeeze=False)
     words = []
     for axes, key in zip(grid.flat, sorted(panels), strict=False):
         for method, history, best in panels[key]:
-            colour = looks[method]["color"]
             steps = [entry["step"] for entry in history]
             aucs = [np.nan if entry["eval_auc"] is None else entry["eval_auc"] for entry in history]
-            axes.plot(steps, aucs, color=colour, linewidth=1.1, marker=".", markersize=4)
+            axes.plot(steps, aucs, linewidth=1.1, markersize=3, marker=looks[method].marker, **looks[method].line)
             if best in steps:
-                axes.plot(best, aucs[steps.index(best)], "o", color=colour, markerfacecolor="none", markersize=8)
+                style = {"color": looks[method].line["color"], "markerfacecolor": "none", "markersize": 9}
+                axes.plot(best, aucs[steps.index(best)], "o", **style)
         kept = [entry["eval_auc"] for _, history, best in panels[key] for entry in history if entry["step"] == best]
-        words.append(f"{key[-1]}, {len(panels[key])} runs" + (f", kept {min(kept):.4f} to {max(kept):.4f}" if kept else ""))
+        words.append(
+            f"{key[-1]}, runs: {len(panels[key])}" + (f", kept {min(kept):.4f} to {max(kept):.4f}" if kept else "")
+        )
         axes.set_title(key[-1], fontsize=9)
         axes.margins(x=0.08, y=0.15)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for method in methods:
-        axes.plot([], [], color=looks[method]["color"], marker=".", label=wrapped(method))
+        axes.plot([], [], markersize=4, label=wrapped(method), marker=looks[method].marker, **looks[method].line)
     figure.supxlabel("optimizer step (a line for each run; the ring is the checkpoint kept)", fontsize=9)
     figure.supylabel("validation AUC", fontsize=9)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8.5)

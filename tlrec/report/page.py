@@ -10,7 +10,8 @@ STYLE = """
 body { margin: 0 auto; max-width: 76rem; padding: 1.5rem 1.25rem 4rem; background: #fff; color: #1d2733;
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 .5rem; }
-h2 { font-size: 1.25rem; margin: 2.75rem 0 .5rem; padding-top: 1rem; border-top: 1px solid #d9dfe6; overflow-wrap: anywhere; }
+h2 { font-size: 1.25rem; margin: 2.75rem 0 .5rem; padding-top: 1rem; border-top: 1px solid #d9dfe6;
+  overflow-wrap: anywhere; }
 p { max-width: 48rem; margin: .6rem 0; }
 p.more { color: #56636f; font-size: .875rem; }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; font-size: .9375rem; }
@@ -32,9 +33,14 @@ figure { margin: 1.25rem 0; overflow-x: auto; }
 figure img { width: auto; max-width: 100%; height: auto; }
 figure:first-child img { max-width: min(100%, 48rem); }
 figure:only-child img { max-width: 100%; min-width: 40rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: .5rem 1.5rem; align-items: start; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: .5rem 1.5rem;
+  align-items: start; }
 figure:first-child:nth-last-child(n + 2) { grid-column: 1 / -1; }
-@media (max-width: 40rem) { body { padding: 1rem .8rem 3rem; } table { font-size: .8125rem; } th, td { padding: .25rem .45rem; } }
+@media (max-width: 40rem) {
+  body { padding: 1rem .8rem 3rem; }
+  table { font-size: .8125rem; }
+  th, td { padding: .25rem .45rem; }
+}
 @media print { .scroll { overflow: visible; } }
 """
 

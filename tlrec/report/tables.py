@@ -10,10 +10,10 @@ from tlrec.report.published import SEQUENTIAL
 
 LEGEND = (
     "AUC as published: rows in order of P(Yes) - P(No), 0.5 is chance. Mean ± standard deviation over seeds, number of "
-    "seeds in brackets. ▲ above the best floor, ▼ below it, ≈ not told apart from it; ★ best here, ☆ not told apart from "
-    "the best: the paired 95 % bootstrap interval of the difference, over {unit}, holds 0. † checkpoints selected on "
-    "labelled rows of the target. Floors need no language model: history is the share of liked items in the history, item "
-    "the like-rate of the target item in the training split."
+    "seeds in brackets. ▲ above the best floor, ▼ below it, ≈ not told apart from it; ★ best here, ☆ not told apart "
+    "from the best: the paired 95 % bootstrap interval of the difference, over {unit}, holds 0. † checkpoints selected "
+    "on labelled rows of the target. Floors need no language model: history is the share of liked items in the "
+    "history, item is the like-rate of the target item in the training split."
 )
 
 
@@ -29,7 +29,7 @@ class Table:
 
 @dataclass
 class Section:
-    """A heading, paragraphs, tables; `pictures` names the test set whose figures belong here ("" for those of tuning)."""
+    """A heading, paragraphs, tables; `pictures` names the test set whose figures belong here ("" for tuning)."""
 
     heading: str
     paragraphs: list = field(default_factory=list)
@@ -52,7 +52,8 @@ def sections(test_sets, findings, workspace):
     if any(run.get("results", {}).get("history") for _, run in workspace.tunings):
         result.append(Section("Tuning", pictures=""))
     rows = [[finding.level, finding.subject, finding.text] for finding in findings]
-    table = Table("Leaks between data files, what selected the checkpoints, labels, cut prompts, seeds", ["", "What", "Found"], rows, 3)
+    caption = "Leaks between data files, what selected the checkpoints, labels, cut prompts, seeds"
+    table = Table(caption, ["", "What", "Found"], rows, 3)
     result.append(Section("Checks", [] if rows else ["Nothing to check."], [table] if rows else []))
     rows = [[folder, problem] for folder, problem in workspace.problems]
     table = Table("Left out of all tables above", ["Folder", "Problem"], rows, 2)
@@ -261,5 +262,3 @@ def number(value, missing="-", sign=""):
 def bounds(interval, sign=""):
     """Two numbers, or a dash."""
     return "-" if interval is None else f"{interval[0]:{sign}.4f} to {interval[1]:{sign}.4f}"
-
-
