@@ -1,0 +1,189 @@
+"""Hits of the generated chain-of-thought data become instruction records to tune on.
+
+    python cot_data/preprocess_data.py                       # all that cot_data/generate_data.py has made
+    python cot_data/preprocess_data.py --data_name netflix --curriculum --base_model base_model/llama-7b
+
+Reads  <root_path>/cot_data/<data_name>/three_stages.json of one or several data names.
+Writes <root_path>/cot_data/stage123.json (step 3: its prompt, which holds the answers 1 and 2, and its answer); with
+       --curriculum also stage1.json and stage12.json, the same samples' steps 1 and 2; and stage123.run.json, which says
+       what they were made of. Prints how many samples were kept, dropped and why, and how many exceed the token limit.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))  # tlrec, wherever this is called from
+
+from tlrec.errors import InputError, one_line_errors
+from tlrec.files import sha256, write_json
+from tlrec.prompts import FRAME_NAMES, load_frame
+from tlrec.recommendations import ASKED_FOR, parse_list, parse_recommendations
+
+FEATURED = 5  # history items that step 2 asks for at most
+FIELDS = (
+    "PID", "Input_1", "Input_2", "Input_3", "Predictions_1", "Predictions_2", "Predictions", "Hit", "History", "Candidates",
+    "Models",
+)  # fmt: skip
+OUTPUTS = {"stage1": ("Input_1", "Predictions_1"), "stage12": ("Input_2", "Predictions_2"),
+           "stage123": ("Input_3", "Predictions")}  # fmt: skip
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--root_path", type=Path, default=REPOSITORY, help="the workspace (default: the repository)")
+    add("--input_path", default="/cot_data/", help="below --root_path, also of the output (default: %(default)s)")
+    add("--data_name", nargs="+", help="folders below --input_path (default: all with a three_stages.json)")
+    add("--curriculum", action="store_true", help="also write stage1.json and stage12.json")
+    add("--base_model", help="folder of the tokenizer to count with (default: base_model/llama-7b below --root_path)")
+    add("--cutoff_len", type=int, default=512, help="the tuner's token limit (default: %(default)s)")
+    add("--prompt_frame", choices=FRAME_NAMES, default="alpaca", help="the tuner's frame (default: %(default)s)")
+    add("--overwrite", action="store_true", help="replace files of these names that this script did not write")
+    return parser.parse_args()
+
+
+def read_samples(path):
+    """The rows of a three_stages.json; InputError if it is not one of ours."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; bash shell/generate_cot_data.sh makes it") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: expected a JSON array, found a {type(rows).__name__}")
+    for number, row in enumerate(rows, start=1):
+        missing = [field for field in FIELDS if not isinstance(row, dict) or field not in row]
+        if missing:
+            raise InputError(f"{path}: row {number}: the field {missing[0]!r} is missing; generate_data.py writes it")
+    return rows
+
+
+def format_break(sample):
+    """How a sample's answers break the format that was asked for, or None."""
+    featured = parse_list(sample["Predictions_2"], sample["History"])
+    if None in featured or not featured:
+        return "step 2 names something that is not in the history"
+    if len(featured) > FEATURED:
+        return f"step 2 names more than {FEATURED}"
+    recommended = parse_recommendations(sample["Predictions"], sample["History"], sample["Candidates"])
+    asked_for = min(ASKED_FOR, len(sample["Candidates"]))
+    if len(recommended) != asked_for:
+        return "step 3 does not recommend as many as asked for"
+    candidates = [each.candidate for each in recommended]
+    if None in candidates:
+        return "step 3 recommends something that is no candidate"
+    if len(set(candidates)) < asked_for:
+        return "step 3 recommends something twice"
+    if any(each.liked is None for each in recommended):
+        return "step 3 names something that is not in the history"
+    return None
+
+
+def main():
+    args = parse_arguments()
+
+    # 1. What there is
+    folder = args.root_path / args.input_path.lstrip("/")
+    names = args.data_name or sorted(path.parent.name for path in folder.glob("*/three_stages.json"))
+    if not names:
+        raise InputError(f"{folder}: no three_stages.json in its folders; bash shell/generate_cot_data.sh makes them")
+    if len(set(names)) < len(names):
+        raise InputError(f"--data_name {' '.join(names)}: a name is given twice")
+    if args.cutoff_len < 1:
+        raise InputError(f"--cutoff_len {args.cutoff_len}: at least 1")
+    base_model = args.base_model or args.root_path / "base_model" / "llama-7b"
+    if args.base_model:
+        from tlrec.folders import check_base_model
+
+        check_base_model(base_model)
+    samples = {name: read_samples(folder / name / "three_stages.json") for name in names}
+    outputs = {stage: folder / f"{stage}.json" for stage in OUTPUTS if args.curriculum or stage == "stage123"}
+    run_file = folder / "stage123.run.json"
+    refuse_to_lose(outputs, run_file, args.overwrite)
+
+    # 2. Hits whose answers keep the format
+    kept, dropped = [], {}
+    for name, rows in samples.items():
+        reasons = Counter()
+        for sample in sorted(rows, key=lambda sample: sample["PID"]):
+            reason = format_break(sample) if sample["Hit"] else "no hit"
+            if reason:
+                reasons[reason] += 1
+            else:
+                kept.append(sample)
+        dropped[name] = dict(reasons.most_common())
+        models = sorted({model for sample in rows for model in sample["Models"]})
+        print(f"{name}: {len(rows)} samples, kept {len(rows) - reasons.total()}, answered by {', '.join(models) or 'nobody'}")
+        for reason, count in reasons.most_common():
+            print(f"  dropped {count}: {reason}")
+        journal = folder / name / "three_stages.jsonl"
+        if journal.exists() and journal.stat().st_mtime_ns > (folder / name / "three_stages.json").stat().st_mtime_ns:
+            print(f"  note: {journal} is newer; generate_data.py was stopped and would complete it")
+    if not kept:
+        raise InputError(f"{', '.join(names)}: no sample is left to learn from")
+
+    # 3. Records
+    records = {
+        stage: [{"instruction": sample[prompt], "input": "", "output": sample[answer]} for sample in kept]
+        for stage, (prompt, answer) in OUTPUTS.items()
+        if stage in outputs
+    }
+
+    # 4. How many exceed the tuner's limit
+    lengths = {}
+    if args.base_model or base_model.exists():
+        lengths = {stage: count_long(rows, base_model, args) for stage, rows in records.items()}
+        for stage, (cut, left_out) in lengths.items():
+            print(f"{stage}: {cut + left_out} of {len(kept)} exceed --cutoff_len {args.cutoff_len}: the tuner cuts the prompt "
+                  f"of {cut} and leaves out {left_out} whose answer alone is too long")  # fmt: skip
+    else:
+        print(f"token limit: not checked, there is no tokenizer at {base_model}; give --base_model")
+
+    # 5. Write, last what they were made of
+    from tlrec import provenance
+    from tlrec.records import write_records
+
+    for stage, path in outputs.items():
+        write_records(path, records[stage])
+        print(f"{path}: {len(records[stage])} records")
+    write_json(
+        run_file,
+        provenance.describe_run(
+            "preprocess_data.py",
+            vars(args),
+            {name: provenance.describe_data(folder / name / "three_stages.json", len(samples[name])) for name in names},
+            {"kept": len(kept), "dropped": dropped, "exceeding": {stage: sum(both) for stage, both in lengths.items()}},
+            models=sorted({model for sample in kept for model in sample["Models"]}),
+            outputs={path.name: sha256(path) for path in outputs.values()},
+        ),
+    )
+
+
+def refuse_to_lose(outputs, run_file, overwrite):
+    """Raise InputError if an output exists that no earlier run of this script has written."""
+    written = json.loads(run_file.read_text(encoding="utf-8"))["outputs"] if run_file.exists() else {}
+    for path in outputs.values():
+        if path.exists() and not overwrite and written.get(path.name) != sha256(path):
+            raise InputError(f"{path}: was not written by this script, or was changed; move it away, or give --overwrite")
+
+
+def count_long(records, base_model, args):
+    """(records whose prompt the tuner cuts, records that it leaves out)."""
+    from tlrec import modeling
+    from tlrec.tokenization import RecordTokenizer
+
+    tokenizer = modeling.load_tokenizer(base_model)
+    examples = RecordTokenizer(tokenizer, load_frame(args.prompt_frame), args.cutoff_len).examples(records)
+    return examples.truncated, len(examples.dropped)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
