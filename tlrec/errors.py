@@ -1,5 +1,6 @@
 """A user's mistake is one line on standard error and exit status 2, never a stack trace."""
 
+import os
 import sys
 from contextlib import contextmanager
 
@@ -19,3 +20,6 @@ def one_line_errors():
     except KeyboardInterrupt:
         print("interrupted: what was complete has been kept", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
+        sys.exit(141)
