@@ -187,9 +187,9 @@ def main():
             remove_unused_columns=False,
         ),
     )
-    started = time.perf_counter()
+    clock = time.perf_counter()
     trainer.train()
-    speed = trainer.speed(time.perf_counter() - started)
+    speed = trainer.speed(time.perf_counter() - clock)
 
     # 6. Save the adapter whole, and last what made it
     modeling.save_adapter(model, args.output_dir)

@@ -16,6 +16,7 @@ import copy
 import math
 import shutil
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tlrec import provenance
@@ -161,6 +162,7 @@ def main():
     base = modeling.prepare_for_tuning(base, args.gradient_checkpointing)
 
     for shots, seed, folder, arguments, tuned in runs:
+        started = datetime.now(UTC)
         print(f"== {shots if shots != -1 else len(train_records)} shots, seed {seed}: {folder}")
         if tuned:
             model = modeling.attach_adapter(base, folder)
@@ -214,9 +216,9 @@ def main():
                     remove_unused_columns=False,
                 ),
             )
-            started = time.perf_counter()
+            clock = time.perf_counter()
             trainer.train()
-            speed = trainer.speed(time.perf_counter() - started)
+            speed = trainer.speed(time.perf_counter() - clock)
 
             # 7. Save the adapter whole, and last what made it
             modeling.save_adapter(model, folder)
@@ -231,6 +233,7 @@ def main():
                     "truncated": {"train": examples.truncated, "valid": scorer.truncated},
                     **speed,
                 },
+                started=started,
                 stage=args.stage,
                 start_adapter=provenance.describe_adapter(start_adapter),
                 shots=len(examples.rows),
@@ -250,8 +253,8 @@ def main():
         if args.test_data_path:
             metrics = record_evaluation(
                 folder, "rec_tuning.py", arguments, args.test_data_path, test_records,
-                test_scorer.score(model, progress="test"), adapter=folder, frame=frame.name, base_model=args.base_model,
-                target=args.target, hardware=modeling.hardware(device),
+                test_scorer.score(model, progress="test"), args.train_data_path, train_records, adapter=folder,
+                frame=frame.name, base_model=args.base_model, target=args.target, hardware=modeling.hardware(device),
             )  # fmt: skip
             print(f"===== auc: {metrics['auc']} =====")
         base = model.unload()

@@ -61,5 +61,8 @@ done
 
 # 3. Zero-shot AUC on the target's test set
 echo "== zero-shot: $output"
+floors=() # those that know the items need the target's train split
+[ -e "$ROOT_PATH/rec_data/$target/train.json" ] && floors=(--train_data_path "$ROOT_PATH/rec_data/$target/train.json")
 "$PYTHON" "$repository/evaluate.py" \
-  --base_model "$BASE_MODEL" --lora_weights "$output" --test_data_path "$test" --device "$DEVICE" --target "$target"
+  --base_model "$BASE_MODEL" --lora_weights "$output" --test_data_path "$test" ${floors[@]+"${floors[@]}"} \
+  --device "$DEVICE" --target "$target"
