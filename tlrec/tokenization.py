@@ -74,7 +74,7 @@ class RecordTokenizer:
             boundary = _common_prefix(prompt_ids, ids)  # a token that spans the boundary counts as answer
             prompt_ids, answer_ids = self.bos + ids[:boundary], ids[boundary:] + self.eos
             room = self.cutoff_len - max(len(answer_ids), self._reserved)  # cut as `prompts` cuts, whatever the answer
-            if room < len(self.bos) + len(self._head_ids(record)):
+            if len(prompt_ids) > room and room < len(self.bos) + len(self._head_ids(record)):
                 examples.dropped.append(index)
                 continue
             kept = self._cut(prompt_ids, record, room)
