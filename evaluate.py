@@ -58,14 +58,18 @@ def main():
             check_evaluation_dir(folder, args.test_data_path, args.overwrite)
 
     # 2. Import the heavy libraries
-    from tlrec import modeling
+    from tlrec import modeling  # before the others: it quiets their warnings
+    from peft import LoraConfig
     from tlrec.metrics import results_table
     from tlrec.scoring import Scorer
 
     device = modeling.resolve_device(args.device)
     dtype = modeling.resolve_dtype(args.dtype, device)
 
-    # 3. Tokenizer and base model, once for all adapters
+    # 3. Tokenizer and base model, once for all adapters, which are checked tensor by tensor before it is loaded
+    for adapter in args.lora_weights:
+        expected = modeling.expected_adapter(args.base_model, LoraConfig.from_pretrained(adapter), args.trust_remote_code)
+        modeling.check_adapter_fits(modeling.read_adapter(adapter), expected, adapter)
     tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
     model = modeling.load_base_model(
         args.base_model, device, dtype, args.quantization, trust_remote_code=args.trust_remote_code

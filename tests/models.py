@@ -84,4 +84,5 @@ def make_adapter(folder, base_folder, seed=1, **changes):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
+    (Path(folder) / "README.md").unlink()  # PEFT's empty model card
     return Path(folder)

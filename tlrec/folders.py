@@ -80,10 +80,12 @@ def adapter_weights(folder):
 def check_output_dir(path, overwrite):
     """Raise InputError if `path` holds an adapter already (unless `overwrite`) or cannot be written to.
 
-    An adapter beside its trainer checkpoints is a run of ours that was stopped while it finished; it is made anew.
+    An adapter without run.json beside trainer checkpoints is a run of ours that was stopped while it finished; it is
+    made anew.
     """
     folder = Path(path)
-    if (folder / ADAPTER_CONFIG).exists() and not (folder / CHECKPOINTS).exists() and not overwrite:
+    stopped = (folder / CHECKPOINTS).exists() and not (folder / "run.json").exists()
+    if (folder / ADAPTER_CONFIG).exists() and not stopped and not overwrite:
         raise InputError(f"--output_dir {path}: holds another run's adapter; give --overwrite or another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)

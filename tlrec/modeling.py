@@ -83,16 +83,22 @@ def load_base_model(base_model, device, dtype, quantization="none", attention="s
             bnb_4bit_compute_dtype=dtype,
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             base_model,
             dtype=dtype,
             quantization_config=quantization_config,
             attn_implementation=attention,
             device_map={"": device},
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        raise InputError(f"--base_model {base_model}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # every file format and quantiser has its own
+        raise InputError(f"--base_model {base_model}: cannot be loaded: {_first_line(error)}") from None
+    if missing := sorted(loading["missing_keys"]):  # transformers would leave them random
+        raise InputError(
+            f"--base_model {base_model}: its weights lack {len(missing)} tensors, such as {missing[0]}; "
+            "the folder is incomplete, or its config.json belongs to another model"
+        )
     return model.eval().requires_grad_(False)
 
 
@@ -116,11 +122,17 @@ def hardware(device):
 
 
 def expected_adapter(base_model, lora_config, trust_remote_code=False):
-    """{name: shape} of the tensors an adapter of this configuration has on this base model; loads no weights."""
+    """{name: shape} of the tensors an adapter of this configuration has on this base model; loads no weights.
+
+    Raises InputError if there can be none, such as for target modules that the model does not have.
+    """
     config = AutoConfig.from_pretrained(base_model, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-        model = get_peft_model(skeleton, lora_config)
+        try:
+            model = get_peft_model(skeleton, lora_config)
+        except ValueError as error:
+            raise InputError(f"--base_model {base_model}: LoRA does not fit on it: {_first_line(error)}") from None
         return {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
 
 
@@ -132,7 +144,7 @@ def read_adapter(folder):
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, zipfile and the restricted unpickler each have their own
-        raise InputError(f"{path}: damaged adapter weights: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path}: damaged adapter weights: {_first_line(error)}") from None
 
 
 def check_adapter_fits(tensors, expected, path):
@@ -165,9 +177,10 @@ def load_adapter(model, tensors, path):
 
     model: a PeftModel of the adapter's configuration. tensors: what `read_adapter` returned for `path`.
     """
+    fresh = get_peft_model_state_dict(model)
+    check_adapter_fits(tensors, {name: tuple(tensor.shape) for name, tensor in fresh.items()}, path)
     set_peft_model_state_dict(model, tensors)
     loaded = get_peft_model_state_dict(model)
-    check_adapter_fits(tensors, {name: tuple(tensor.shape) for name, tensor in loaded.items()}, path)
     for name, tensor in loaded.items():
         if not torch.equal(tensor.cpu(), tensors[name].to(tensor.dtype)):
             raise InputError(f"{path}: {name} was not loaded as it stands in the file")
@@ -185,10 +198,12 @@ def attach_adapter(base, path):
 def save_adapter(model, folder):
     """Write the adapter whole: under temporary names, read back and compared, then renamed, its configuration last.
 
-    A folder without `adapter_config.json` is not an adapter, so an interrupted save leaves nothing that loads.
+    A folder without `adapter_config.json` is not an adapter, so an interrupted save leaves nothing that loads. What an
+    earlier adapter of this folder has left goes with it: its run and its evaluation do not hold for the new one.
     """
     folder = Path(folder)
-    (folder / ADAPTER_CONFIG).unlink(missing_ok=True)
+    for name in ("run.json", "metrics.json", "predictions.jsonl", ADAPTER_CONFIG):
+        (folder / name).unlink(missing_ok=True)
     live = get_peft_model_state_dict(model)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
         model.save_pretrained(temporary)
@@ -226,6 +241,10 @@ def merged(model):
 def _is_quantized(model):
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
     return getattr(causal, "is_quantized", False)
+
+
+def _first_line(error):
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def language_model_parts(model):
