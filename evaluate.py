@@ -52,10 +52,12 @@ def main():
     train_records = read_records(args.train_data_path) if args.train_data_path else None
     if args.output_dir and len(args.lora_weights) > 1:
         raise InputError("--output_dir takes one adapter; without it each adapter's results go into its own folder")
-    jobs = [(adapter, args.output_dir or adapter) for adapter in args.lora_weights or [None]]
-    for _, folder in jobs:
+    jobs = []  # (adapter, folder of its results, frame it was tuned with)
+    for adapter in args.lora_weights or [None]:
+        folder = args.output_dir or adapter
         if folder:
             check_evaluation_dir(folder, args.test_data_path, args.overwrite)
+        jobs.append((adapter, folder, args.prompt_frame or provenance.frame_of(adapter) or "alpaca"))
 
     # 2. Import the heavy libraries
     from tlrec import modeling  # before the others: it quiets their warnings
@@ -66,25 +68,23 @@ def main():
     device = modeling.resolve_device(args.device)
     dtype = modeling.resolve_dtype(args.dtype, device)
 
-    # 3. Tokenizer and base model, once for all adapters, which are checked tensor by tensor before it is loaded
+    # 3. Records to token ids, once for each frame
+    tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
+    frames = dict.fromkeys(frame for *_, frame in jobs)
+    scorers = {frame: Scorer(tokenizer, records, load_frame(frame), args.cutoff_len) for frame in frames}
+
+    # 4. Base model, once for all adapters, which are checked tensor by tensor before it is loaded
     for adapter in args.lora_weights:
         expected = modeling.expected_adapter(args.base_model, LoraConfig.from_pretrained(adapter), args.trust_remote_code)
         modeling.check_adapter_fits(modeling.read_adapter(adapter), expected, adapter)
-    tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
     model = modeling.load_base_model(
         args.base_model, device, dtype, args.quantization, trust_remote_code=args.trust_remote_code
     )
 
-    scorers = {}
-    for adapter, folder in jobs:
-        # 4. The adapter, and the frame it was tuned with
+    for adapter, folder, frame in jobs:
+        # 5. One forward pass over all rows
         if adapter:
             model = modeling.attach_adapter(model, adapter)
-        frame = args.prompt_frame or provenance.frame_of(adapter) or "alpaca"
-        if frame not in scorers:
-            scorers[frame] = Scorer(tokenizer, records, load_frame(frame), args.cutoff_len)
-
-        # 5. One forward pass over all rows
         scores = scorers[frame].score(model, args.token_budget, progress="scoring")
         print(f"{adapter or 'base model alone'}: {len(records)} rows in {scores.seconds:.1f} s "
               f"({len(records) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {frame}")  # fmt: skip

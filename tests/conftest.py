@@ -1,8 +1,10 @@
 """Shared fixtures: real records where they are at hand, small models, a small workspace, scripts run in this process."""
 
 import importlib.util
+import io
 import os
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -65,24 +67,23 @@ def tiny_workspace(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def run_script(monkeypatch, capsys):
+@pytest.fixture(scope="session")
+def run_script():
     """Call `run_script("evaluate.py", "--flag", value, ...)`: the script's main in this process, as its own command
     line would run it. Returns (exit status, standard output, standard error)."""
 
     def run(script, *arguments):
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
         spec = importlib.util.spec_from_file_location(f"script_{Path(script).stem}", REPOSITORY / script)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        capsys.readouterr()
-        status = 0
-        try:
-            with one_line_errors():
-                module.main()
-        except SystemExit as stop:
-            status = stop.code
-        out, err = capsys.readouterr()
-        return status, out, err
+        out, err, status = io.StringIO(), io.StringIO(), 0
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(sys, "argv", [script, *map(str, arguments)])
+            try:
+                with one_line_errors():
+                    module.main()
+            except SystemExit as stop:
+                status = stop.code
+        return status, out.getvalue(), err.getvalue()
 
     return run

@@ -1,0 +1,346 @@
+"""A user's mistake: one line that names file and row, exit status 2, before a model is loaded, and nothing is lost.
+
+1. Everything that can be seen without torch is seen without torch: `--help`, flags, records, folders, start adapters.
+2. What needs torch (tensors, devices) is seen before the base model is loaded.
+3. Nothing that existed is changed, nothing half-made is left.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tlrec.files import sha256
+
+SCRIPTS = ("ins_tuning.py", "rec_tuning.py", "evaluate.py")
+HEAVY = ("torch", "transformers", "peft", "accelerate", "pandas", "sklearn", "matplotlib", "datasets")
+
+# Runs [[script, argument, ...], ...] one after the other in one process; prints [[status, out, err, heavy modules], ...].
+RUNNER = """
+import contextlib, io, json, runpy, sys
+results = []
+for script, *arguments in json.load(sys.stdin):
+    sys.argv, out, err, status = [script, *arguments], io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code
+        except Exception as error:
+            status = repr(error)
+    heavy = [name for name in %r if name in sys.modules]
+    results.append([status, out.getvalue(), err.getvalue(), heavy])
+json.dump(results, sys.stdout)
+""" % (HEAVY,)
+
+
+def yes_no(n=4):
+    return [{"instruction": "i", "input": f"in {k}", "output": "Yes." if k % 2 else "No."} for k in range(n)]
+
+
+def spoilt(row, **changes):
+    rows = yes_no()
+    rows[row - 1] = {key: value for key, value in {**rows[row - 1], **changes}.items() if value is not ...}
+    return json.dumps(rows)
+
+
+# what a record file holds -> what is said about it, behind its path
+RECORD_FILES = {
+    "absent": (None, "no such file"),
+    "empty": ("", "not JSON: Expecting value: line 1 column 1 (char 0)"),
+    "cut off": (json.dumps(yes_no())[:-5], "not JSON: "),
+    "an object": ('{"instruction": "i"}', "a record file is a JSON array, this is a JSON dict"),
+    "no rows": ("[]", "holds no records"),
+    "a number for a row": ("[3]", "row 1: a record is a JSON object, this is a int"),
+    "a field missing": (spoilt(2, input=...), "row 2: the field 'input' is missing"),
+    "a field that is no string": (spoilt(3, input=["a"]), "row 3: the field 'input' must be a string, not list"),
+    "null": (spoilt(4, instruction=None), "row 4: the field 'instruction' must be a string, not NoneType"),
+    "not UTF-8": (b'[{"instruction": "\xe9"}]', "cannot be read: 'utf-8' codec can't decode"),
+    "a folder": ("/", "cannot be read: "),
+}
+LABELLED_FILES = {
+    "no label": (spoilt(2, output="Maybe."), "row 2: 'output' must be 'Yes.' or 'No.', not 'Maybe.'"),
+    "label without its dot": (spoilt(1, output="Yes"), "row 1: 'output' must be 'Yes.' or 'No.', not 'Yes'"),
+    "free text": (spoilt(4, output="a b " * 99), "row 4: 'output' must be 'Yes.' or 'No.', not 'a b a b"),
+}
+TWO_CLASS_FILES = {
+    "one class": (json.dumps(yes_no()[1::2]), "all 2 rows are labelled 'Yes.'; AUC needs both 'Yes.' and 'No.'"),
+    "the other class": (json.dumps(yes_no()[:1]), "all 1 rows are labelled 'No.'; AUC needs both 'Yes.' and 'No.'"),
+}
+DATA_FLAGS = [
+    ("ins_tuning.py", "--train_data_path", RECORD_FILES),
+    ("ins_tuning.py", "--val_data_path", RECORD_FILES | LABELLED_FILES | TWO_CLASS_FILES),
+    ("rec_tuning.py", "--train_data_path", RECORD_FILES | LABELLED_FILES),
+    ("rec_tuning.py", "--val_data_path", RECORD_FILES | LABELLED_FILES | TWO_CLASS_FILES),
+    ("rec_tuning.py", "--test_data_path", RECORD_FILES | LABELLED_FILES | TWO_CLASS_FILES),
+    ("evaluate.py", "--test_data_path", RECORD_FILES | LABELLED_FILES | TWO_CLASS_FILES),
+    ("evaluate.py", "--train_data_path", RECORD_FILES | LABELLED_FILES),
+]
+
+# folders spoilt from good ones; `{...}` stands for the good folder's path in the message
+BASE_MODELS = {
+    "absent": (lambda folder: shutil.rmtree(folder), "no such folder; base_model/README.md tells how to place a model there"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no weights in this folder (looked for model.safe"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.model").unlink(), "no tokenizer in this folder (looked for tokeniz"),
+    "no configuration": (lambda folder: (folder / "config.json").unlink(), "no configuration in this folder (looked for con"),
+}
+ADAPTERS = {
+    "absent": (lambda folder: shutil.rmtree(folder), "{flag} {path}: no such adapter folder"),
+    "no configuration": (
+        lambda folder: (folder / "adapter_config.json").unlink(),
+        "{flag} {path}: no adapter_config.json in this folder; was the run that should make it stopped?",
+    ),
+    "no weights": (
+        lambda folder: (folder / "adapter_model.safetensors").unlink(),
+        "{path}: an adapter without weights (looked for adapter_model.safetensors and adapter_model.bin)",
+    ),
+    "damaged configuration": (
+        lambda folder: (folder / "adapter_config.json").write_text("{"),
+        "{path}/adapter_config.json: cannot be read as JSON: ",
+    ),
+    "no LoRA": (lambda folder: edit(folder, peft_type="IA3"), "{flag} {path}: a LoRA adapter is needed, this is 'IA3'"),
+}
+START_ADAPTERS = ADAPTERS | {
+    "other rank": (
+        lambda folder: edit(folder, r=4),
+        "{flag} {path}: the adapter has r 4, this run asks for 8; give --lora_r 4 or another start adapter",
+    ),
+    "other alpha": (
+        lambda folder: edit(folder, lora_alpha=32),
+        "{flag} {path}: the adapter has lora_alpha 32, this run asks for 16; give --lora_alpha 32 or another start adapter",
+    ),
+}
+# flags of the tuners -> message
+TUNER_FLAGS = {
+    "--batch_size 30": "--batch_size 30 is not a multiple of --micro_batch_size 32",
+    "--batch_size 8 --micro_batch_size 3": "--batch_size 8 is not a multiple of --micro_batch_size 3",
+    "--batch_size 0": "--batch_size 0: give 1 or more",
+    "--micro_batch_size 0": "--micro_batch_size 0: give 1 or more",
+    "--num_epochs 0": "--num_epochs 0: give 1 or more",
+    "--eval_steps -3": "--eval_steps -3: give 1 or more",
+    "--patience 0": "--patience 0: give 1 or more",
+    "--lora_r 0": "--lora_r 0: give 1 or more",
+}
+SAMPLES = {
+    "ins_tuning.py": {
+        f"--max_train_samples {n}": f"--max_train_samples {n}: 1 to 24 rows, or -1 for all" for n in (0, 25, -2)
+    },
+    "rec_tuning.py": {
+        f"--sample {n}": f"--sample {n}: {{train}} has 1 to 40 rows, or -1 for all" for n in (0, 41, -2)
+    } | {"--sample 4 16 41": "--sample 41: {train} has 1 to 40 rows, or -1 for all"},
+}  # fmt: skip
+
+
+def edit(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def good_flags(script, llama, workspace, out):
+    movie = workspace / "rec_data" / "movie"
+    if script == "evaluate.py":
+        return {"--base_model": llama, "--test_data_path": movie / "test.json"}
+    train = workspace / "instruction_data" / "netflix" if script == "ins_tuning.py" else movie
+    paths = {"--train_data_path": train / "train.json", "--val_data_path": movie / "valid.json", "--output_dir": out}
+    return {"--base_model": llama, **paths}
+
+
+def snapshot(root):
+    """{path: digest} of every file and folder below `root`."""
+    return {str(path): path.is_file() and sha256(path) for path in sorted(root.rglob("*"))}
+
+
+@pytest.fixture(scope="module")
+def cases(tiny_llama, tiny_adapter, tiny_workspace, tmp_path_factory):
+    """[(name, command, message)] of all mistakes, with the spoilt files and folders they need."""
+    root = tmp_path_factory.mktemp("mistakes")
+    cases = []
+
+    def add(name, script, changes, message, *more):
+        flags = good_flags(script, tiny_llama, tiny_workspace, root / "out" / str(len(cases))) | changes
+        words = [str(word) for pair in flags.items() for word in pair] + list(more)
+        cases.append((f"{script} {name}", [str(REPOSITORY / script), *words], message))
+
+    for script, flag, files in DATA_FLAGS:
+        for name, (content, message) in files.items():
+            path = root / "data" / f"{name}.json"
+            path.parent.mkdir(exist_ok=True)
+            if content == "/":
+                path.mkdir(exist_ok=True)
+            elif content is not None:
+                path.write_bytes(content if isinstance(content, bytes) else content.encode())
+            add(f"{flag} {name}", script, {flag: path}, f"{path}: {message}")
+    for script in SCRIPTS:
+        for name, (spoil, message) in BASE_MODELS.items():
+            folder = shutil.copytree(tiny_llama, root / f"{script} {name}")
+            spoil(folder)
+            add(f"base model, {name}", script, {"--base_model": folder}, f"--base_model {folder}: {message}")
+        flag = "--lora_weights" if script == "evaluate.py" else "--resume_from_checkpoint"
+        for name, (spoil, message) in (ADAPTERS if script == "evaluate.py" else START_ADAPTERS).items():
+            folder = shutil.copytree(tiny_adapter, root / f"{script} adapter {name}")
+            spoil(folder)
+            add(f"adapter, {name}", script, {flag: folder}, message.format(flag=flag, path=folder))
+    for script in ("ins_tuning.py", "rec_tuning.py"):
+        train = good_flags(script, tiny_llama, tiny_workspace, None)["--train_data_path"]
+        for flags, message in (TUNER_FLAGS | SAMPLES[script]).items():
+            add(flags, script, {}, message.format(train=train), *flags.split())
+        message = f"--resume_from_checkpoint {tiny_adapter}: the adapter has target modules q_proj v_proj, this run asks for "
+        message += "k_proj; give --lora_target_modules q_proj v_proj"
+        start = {"--resume_from_checkpoint": tiny_adapter}
+        add("other target modules", script, start, message, "--lora_target_modules", "k_proj")
+        taken = shutil.copytree(tiny_adapter, root / f"{script} taken")
+        message = f"--output_dir {taken}: holds another run's adapter; give --overwrite or another folder"
+        add("another run's adapter", script, {"--output_dir": taken}, message)
+        file = root / "data" / "no rows.json"
+        add("a file for a folder", script, {"--output_dir": file}, f"--output_dir {file}: cannot be written to: ")
+    message = "--output_dir takes one adapter; without it each adapter's results go into its own folder"
+    more = ["--lora_weights", str(tiny_adapter), str(tiny_adapter)]
+    add("one folder for two adapters", "evaluate.py", {"--output_dir": root / "out"}, message, *more)
+    return root, cases
+
+
+@pytest.fixture(scope="module")
+def results(cases):
+    """Every mistake made in one Python process, which has no reason ever to import torch."""
+    root, mistakes = cases
+    before = snapshot(root)
+    commands = [command for _, command, _ in mistakes]
+    commands += [[str(REPOSITORY / script), "--help"] for script in SCRIPTS]
+    process = subprocess.run(
+        [sys.executable, "-c", RUNNER], input=json.dumps(commands), capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout), before, snapshot(root)
+
+
+def test_every_mistake_is_one_line(cases, results):
+    wrong = []
+    for (name, _, message), (status, out, err, _) in zip(cases[1], results[0]):
+        if (status, out) != (2, "") or not err.startswith(f"error: {message}") or err.count("\n") != 1:
+            wrong.append(f"{name}\n  expected 2 error: {message}\n  found {status} {out}{err}")
+    assert not wrong, "\n".join(wrong)
+    assert len(cases[1]) > 120
+
+
+def test_no_mistake_imports_torch(results):
+    assert results[0][-1][3] == []
+
+
+def test_nothing_that_existed_is_lost(results):
+    _, before, after = results
+    assert {path: after.get(path) for path in before} == before
+    left = sorted(set(after) - set(before))
+    assert left == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help(script, results):
+    status, out, err, _ = results[0][len(results[0]) - len(SCRIPTS) + SCRIPTS.index(script)]
+    assert (status, err) == (0, "")
+    assert out.startswith(f"usage: {script}") and f"python {script} --base_model base_model/llama-7b/" in out
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_mistyped_flag_in_a_process_of_its_own(script):
+    command = [sys.executable, "-X", "importtime", script, "--base_modle", "x", "--test_data_path", "y"]
+    command += ["--train_data_path", "x", "--val_data_path", "y", "--output_dir", "z"][: 6 if script != "evaluate.py" else 2]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    imports, said = [], []
+    for line in process.stderr.splitlines():
+        (imports if line.startswith("import time:") else said).append(line)
+    assert process.returncode == 2
+    assert said[-1].startswith(f"{script}: error: unrecognized arguments: --base_modle x")
+    imported = {line.split("|")[-1].strip() for line in imports}
+    assert "tlrec.records" in imported and not imported & set(HEAVY)
+
+
+# ----------------------------------------------------------------------------------- what only torch can see
+
+
+@pytest.fixture
+def no_base(monkeypatch):
+    """The base model's weights must not be loaded."""
+    from tlrec import modeling
+
+    def refuse(*arguments, **options):
+        raise AssertionError("the base model was loaded")
+
+    monkeypatch.setattr(modeling, "load_base_model", refuse)
+
+
+@pytest.fixture
+def run(run_script, no_base, tiny_llama, tiny_workspace, tmp_path):
+    """Run a script with good flags but for `changes`; return status, output and the last line of standard error."""
+
+    def run(script, changes, *more):
+        flags = good_flags(script, tiny_llama, tiny_workspace, tmp_path / "out") | {"--device": "cpu"} | changes
+        status, out, err = run_script(script, *[word for pair in flags.items() for word in pair], *more)
+        return status, err.splitlines()[-1]
+
+    return run
+
+
+def adapter_flag(script):
+    return "--lora_weights" if script == "evaluate.py" else "--resume_from_checkpoint"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_gpu_where_none_is(run, script, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert run(script, {"--device": "cuda"}) == (
+        2, "error: --device cuda: torch sees no GPU here; give --device cpu, or check CUDA_VISIBLE_DEVICES",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("made", [{"width": 64}, {"layers": 3}, {"layers": 1}], ids=str)
+def test_an_adapter_of_another_base(run, script, made, tmp_path):
+    from tests.models import make_adapter, make_llama
+
+    adapter = make_adapter(tmp_path / "adapter", make_llama(tmp_path / "other", **made))
+    before = snapshot(adapter)
+    status, line = run(script, {adapter_flag(script): adapter})
+    assert status == 2 and line.startswith(f"error: {adapter}: ") and "base model" in line and "--base_model" in line
+    assert snapshot(adapter) == before
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_adapter_that_is_damaged_or_empty(run, script, tiny_adapter, tmp_path):
+    from safetensors.torch import save_file
+
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    status, line = run(script, {adapter_flag(script): adapter})
+    assert status == 2 and line.startswith(f"error: {weights}: damaged adapter weights: ")
+    save_file({}, weights)
+    assert run(script, {adapter_flag(script): adapter}) == (2, f"error: {adapter}: the adapter holds no tensors")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_adapter_whose_run_is_damaged(run, script, tiny_adapter, tmp_path):
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    (adapter / "run.json").write_text('{"frame": "alp')
+    status, line = run(script, {adapter_flag(script): adapter})
+    assert status == 2 and line.startswith(f"error: {adapter / 'run.json'}: damaged: ")
+
+
+@pytest.mark.parametrize("script", ["ins_tuning.py", "rec_tuning.py"])
+def test_target_modules_that_the_base_does_not_have(run, script, tiny_llama):
+    status, line = run(script, {}, "--lora_target_modules", "query")
+    assert status == 2
+    assert line.startswith(f"error: --base_model {tiny_llama}: LoRA does not fit on it: Target modules {{'query'}} not found")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_limit_that_leaves_no_room(run, script):
+    status, line = run(script, {"--cutoff_len": 20})
+    assert status == 2 and line.startswith("error: ") and "--cutoff_len 20" in line
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_float16_on_the_cpu(run, script):
+    assert run(script, {"--dtype": "float16"}) == (2, "error: --dtype float16 needs a GPU; give float32 or bfloat16")
