@@ -286,6 +286,7 @@ def main():
         end = error
     finally:
         progress.close()
+        journal.close()
 
     # 7. The whole result, and what came of every sample
     complete = write_three_stages(result_path, samples, journal, next_prompt)

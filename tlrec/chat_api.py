@@ -112,10 +112,15 @@ class Journal:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self._file.close()
             raise InputError(f"{self.path}: another run is writing this journal; wait for it, or stop it") from None
         self._lock = threading.Lock()
         self._end = 0  # bytes of whole lines
-        self.id = self._read(parameters)
+        try:
+            self.id = self._read(parameters)
+        except BaseException:
+            self._file.close()
+            raise
 
     def texts(self, pid):
         """Texts of the answered stages of a sample, in order, from the first one on."""
@@ -371,6 +376,7 @@ class _Run:
     def __init__(self, client, request, pids, next_prompt, journal, budget, concurrency, report):
         self.client, self.request, self.pids, self.next_prompt = client, request, pids, next_prompt
         self.journal, self.budget, self.concurrency, self.report = journal, budget, concurrency, report
+        self.in_flight = 0
         self.failed_in_a_row = 0
         self.end = None  # the exception that ends the run
 
@@ -415,13 +421,14 @@ class _Run:
         worst = self.budget.worst_case(prompt)
         async with self.settled:
             await self.settled.wait_for(
-                lambda: self.stopping.is_set() or self.budget.allows(worst) or not self.budget.reserved
+                lambda: self.stopping.is_set() or self.budget.allows(worst) or self.in_flight == 0
             )
             if self.stopping.is_set():
                 return False
             if not self.budget.allows(worst):
                 self._stop(Stopped(f"--max_cost {self.budget.max_cost:g} would be exceeded by the next call"))
                 return False
+            self.in_flight += 1
             self.budget.reserved += worst
         try:
             with service_errors(self.client):
@@ -446,7 +453,8 @@ class _Run:
             self.failed_in_a_row = 0
             return True
         finally:
-            self.budget.reserved -= worst
+            self.in_flight -= 1
+            self.budget.reserved = self.budget.reserved - worst if self.in_flight else 0.0  # no rounding is left over
             self.report([pid])
             async with self.settled:
                 self.settled.notify_all()

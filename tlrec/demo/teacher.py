@@ -113,7 +113,7 @@ class Teacher(ThreadingHTTPServer):
     def __init__(self, settings):
         super().__init__(("127.0.0.1", settings.port), Handler)
         self.settings = settings
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.asked = Counter()  # requests by prompt digest
         self.answered = 0
         self.files, self.batches = {}, {}
@@ -214,8 +214,9 @@ class Teacher(ThreadingHTTPServer):
 
     def look_at_batch(self, batch_id):
         batch = self.batches[batch_id]
-        if batch["status"] == "in_progress" and time.monotonic() >= batch["ready"]:
-            self._finish(batch)
+        with self.lock:
+            if batch["status"] == "in_progress" and time.monotonic() >= batch["ready"]:
+                self._finish(batch)
         return {key: value for key, value in batch.items() if key not in ("ready", "lines")}
 
     def _finish(self, batch):

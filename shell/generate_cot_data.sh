@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Chain-of-thought data of the source domains, then one cot_data/stage123.json. Started again, it goes on where it ended.
+#   OPENAI_API_KEY=... bash shell/generate_cot_data.sh [arguments of generate_data.py]
+#   bash shell/generate_cot_data.sh --dry_run --price_in 30 --price_out 60        # what it would cost; asks nothing
+set -euo pipefail
+repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+ROOT_PATH="${ROOT_PATH:-$repository}"             # data hangs under it
+SOURCES="${SOURCES:-netflix amazon-book}"         # source domains
+BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # its tokenizer tells which records are too long
+
+source "$repository/shell/launch.sh"
+
+# 1. Everything the run needs is there, before the first call is paid for
+dry_run=""
+for argument in "$@"; do
+  case "$argument" in --dry_run | --help | -h) dry_run=yes ;; esac
+done
+[ -n "${OPENAI_API_KEY:-}" ] || [ -n "$dry_run" ] || fail "OPENAI_API_KEY is not set; export it, or give --dry_run to see the cost"
+for source_domain in $SOURCES; do
+  need "source data" "$ROOT_PATH/instruction_data/$source_domain/train.json" "instruction_data/README.md tells how to make it"
+done
+
+# 2. Three chat stages for every source domain
+for source_domain in $SOURCES; do
+  echo "== $source_domain"
+  "$PYTHON" "$repository/cot_data/generate_data.py" --root_path "$ROOT_PATH" --data_name "$source_domain" "$@"
+done
+[ -z "$dry_run" ] || exit 0
+
+# 3. Hits become instruction records
+echo "== stage123.json"
+tokenizer=()
+[ ! -e "$BASE_MODEL" ] || tokenizer=(--base_model "$BASE_MODEL")
+"$PYTHON" "$repository/cot_data/preprocess_data.py" --root_path "$ROOT_PATH" "${tokenizer[@]}"
