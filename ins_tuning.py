@@ -59,7 +59,9 @@ def parse_arguments():
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="(default: %(default)s)")
     add("--quantization", choices=["none", "8bit", "4bit"], default="none", help="of the base (default: %(default)s)")
+    add("--attention", choices=["auto", "sdpa", "eager", "flash_attention_2"], default="auto", help="(default: %(default)s)")
     add("--gradient_checkpointing", action="store_true", help="less memory, more time")
+    add("--torch_compile", action="store_true", help="compile the model: minutes at the start, faster steps after")
     add("--trust_remote_code", action="store_true", help="run code that comes with the base model")
     # bookkeeping
     add("--report_to", nargs="+", default=["none"], help="experiment trackers of the Trainer (default: none)")
@@ -111,6 +113,7 @@ def main():
 
     device = modeling.resolve_device(args.device)
     dtype = modeling.resolve_dtype(args.dtype, device)
+    attention = modeling.resolve_attention(args.attention, device, dtype)
 
     # 3. Records to token ids
     frame = load_frame(args.prompt_frame or provenance.frame_of(start_adapter) or "alpaca")
@@ -140,7 +143,7 @@ def main():
         tensors = modeling.read_adapter(start_adapter)
         modeling.check_adapter_fits(tensors, expected, start_adapter)
     base = modeling.load_base_model(
-        args.base_model, device, dtype, args.quantization, trust_remote_code=args.trust_remote_code
+        args.base_model, device, dtype, args.quantization, attention, trust_remote_code=args.trust_remote_code
     )
     model = get_peft_model(modeling.prepare_for_tuning(base, args.gradient_checkpointing), lora)
     if start_adapter:
@@ -180,6 +183,7 @@ def main():
             greater_is_better=args.metric_for_best_model == "auc",
             logging_steps=eval_steps,
             gradient_checkpointing=args.gradient_checkpointing,
+            torch_compile=args.torch_compile,
             use_cpu=device.type == "cpu",
             seed=args.seed,
             report_to=args.report_to,

@@ -24,6 +24,7 @@ from peft import (  # noqa: E402
 from peft.tuners.lora import LoraLayer  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaTokenizer  # noqa: E402
+from transformers.utils import is_flash_attn_2_available  # noqa: E402
 
 from tlrec.errors import InputError  # noqa: E402
 from tlrec.folders import ADAPTER_CONFIG, adapter_weights  # noqa: E402
@@ -50,6 +51,18 @@ def resolve_dtype(name, device):
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def resolve_attention(name, device, dtype):
+    """transformers' name of the attention for `--attention auto|...`: auto is FlashAttention where it is installed and
+    can run (a GPU, two-byte numbers), else PyTorch's own, sdpa."""
+    runs = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
+    if name == "flash_attention_2" and not runs:
+        raise InputError("--attention flash_attention_2 needs the package flash-attn, a GPU, and bfloat16 or float16; "
+                         "give --attention sdpa")  # fmt: skip
+    if name == "auto":
+        return "flash_attention_2" if runs else "sdpa"
+    return name
 
 
 def load_tokenizer(base_model, trust_remote_code=False):
@@ -256,7 +269,7 @@ def language_model_parts(model):
     divisor = getattr(causal.config, "logits_scaling", None)  # Granite
 
     def head(hidden):
-        logits = output(hidden)
+        logits = output(hidden.to(output.weight.dtype))  # mixed precision hands out float32
         if scale is not None:
             logits = logits * scale
         if divisor is not None:

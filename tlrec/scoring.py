@@ -25,7 +25,7 @@ from tlrec.modeling import language_model_parts, merged
 from tlrec.tokenization import RecordTokenizer
 
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens in one batch, padding included
-LOGITS_AT_ONCE = 1 << 25  # elements of [positions, vocabulary] held in float32 while the loss is computed
+LOGITS_AT_ONCE = 1 << 23  # elements of [positions, vocabulary] held in float32 while the loss is computed; fit caches
 
 
 @dataclass
@@ -145,7 +145,7 @@ class Scorer:
             bar.update(len(batch))
         bar.close()
         n_targets = sum(map(len, self.rows)) - len(self.rows)
-        return log_p, nll / n_targets if self.with_loss else None, tokens
+        return log_p, float(nll) / n_targets if self.with_loss else None, tokens
 
     def _hidden(self, backbone, ids, cache, prefix_len):
         if cache is None:
@@ -168,9 +168,12 @@ def _shared_prefix(rows, longest):
 
 
 def _nll(hidden, targets, head, at_once):
-    """Summed cross-entropy of `targets` (n,) given `hidden` (n, width), with the logits of `at_once` positions held."""
-    total = 0.0
+    """Summed cross-entropy of `targets` (n,) given `hidden` (n, width), with the logits of `at_once` positions held.
+
+    A scalar tensor in float64, so that a GPU is not waited for.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=hidden.device)
     for start in range(0, len(targets), at_once):
         logits = head(hidden[start : start + at_once]).float()
-        total += torch.nn.functional.cross_entropy(logits, targets[start : start + at_once], reduction="sum").item()
+        total += torch.nn.functional.cross_entropy(logits, targets[start : start + at_once], reduction="sum")
     return total

@@ -7,7 +7,7 @@ from transformers import Trainer
 from tlrec.metrics import auc, two_probabilities_to_score
 from tlrec.modeling import language_model_parts
 
-POSITIONS_AT_ONCE = 1024  # whose logits [positions, vocabulary] exist at the same time
+POSITIONS_AT_ONCE = 256  # whose logits [positions, vocabulary] exist at the same time; so few fit the caches of a CPU
 
 
 class Collator:
@@ -50,16 +50,11 @@ class TuningTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")[:, 1:]
-        backbone, head = language_model_parts(self.accelerator.unwrap_model(model))
-        hidden = []
-        # The outer model runs (so that wrappers and mixed precision work), but its head sees one position only.
-        hook = backbone.register_forward_hook(lambda module, inputs, outputs: hidden.append(outputs.last_hidden_state))
-        try:
-            model(**inputs, logits_to_keep=1, use_cache=False)
-        finally:
-            hook.remove()
+        _, head = language_model_parts(self.model)
+        # The outer model runs (so that wrappers, mixed precision and compilation work), its own head at one position only.
+        hidden = model(**inputs, use_cache=False, logits_to_keep=1, output_hidden_states=-1).hidden_states[-1]
         labelled = labels != -100
-        loss = ChunkedCrossEntropy.apply(hidden[0][:, :-1][labelled], labels[labelled], head)
+        loss = ChunkedCrossEntropy.apply(hidden[:, :-1][labelled], labels[labelled], head)
         if num_items_in_batch is None:
             return loss / labelled.sum()
         if self.args.average_tokens_across_devices:
