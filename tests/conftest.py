@@ -1,4 +1,4 @@
-"""Shared fixtures: real records where they are at hand, small models, a small workspace, scripts run in this process."""
+"""Shared fixtures: real records where they are at hand, small models and workspace, scripts run in this process."""
 
 import importlib.util
 import io

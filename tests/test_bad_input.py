@@ -18,7 +18,7 @@ from tlrec.files import sha256
 SCRIPTS = ("ins_tuning.py", "rec_tuning.py", "evaluate.py")
 HEAVY = ("torch", "transformers", "peft", "accelerate", "pandas", "sklearn", "matplotlib", "datasets")
 
-# Runs [[script, argument, ...], ...] one after the other in one process; prints [[status, out, err, heavy modules], ...].
+# Runs [[script, argument, ...], ...] one after the other in one process; prints [[status, out, err, heavy modules]].
 RUNNER = """
 import contextlib, io, json, runpy, sys
 results = []
@@ -80,12 +80,12 @@ DATA_FLAGS = [
     ("evaluate.py", "--train_data_path", RECORD_FILES | LABELLED_FILES),
 ]
 
-# folders spoilt from good ones; `{...}` stands for the good folder's path in the message
+# how a good folder is spoilt, and what is said about it
 BASE_MODELS = {
-    "absent": (lambda folder: shutil.rmtree(folder), "no such folder; base_model/README.md tells how to place a model there"),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no weights in this folder (looked for model.safe"),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.model").unlink(), "no tokenizer in this folder (looked for tokeniz"),
-    "no configuration": (lambda folder: (folder / "config.json").unlink(), "no configuration in this folder (looked for con"),
+    "absent": (lambda folder: shutil.rmtree(folder), "no such folder; base_model/README.md tells how to place a model"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no weights in this folder (looked for mod"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.model").unlink(), "no tokenizer in this folder (looked for "),
+    "no configuration": (lambda folder: (folder / "config.json").unlink(), "no configuration in this folder (looked "),
 }
 ADAPTERS = {
     "absent": (lambda folder: shutil.rmtree(folder), "{flag} {path}: no such adapter folder"),
@@ -110,7 +110,7 @@ START_ADAPTERS = ADAPTERS | {
     ),
     "other alpha": (
         lambda folder: edit(folder, lora_alpha=32),
-        "{flag} {path}: the adapter has lora_alpha 32, this run asks for 16; give --lora_alpha 32 or another start adapter",
+        "{flag} {path}: the adapter has lora_alpha 32, this run asks for 16; give --lora_alpha 32 or another",
     ),
 }
 # flags of the tuners -> message
@@ -187,8 +187,8 @@ def cases(tiny_llama, tiny_adapter, tiny_workspace, tmp_path_factory):
         train = good_flags(script, tiny_llama, tiny_workspace, None)["--train_data_path"]
         for flags, message in (TUNER_FLAGS | SAMPLES[script]).items():
             add(flags, script, {}, message.format(train=train), *flags.split())
-        message = f"--resume_from_checkpoint {tiny_adapter}: the adapter has target modules q_proj v_proj, this run asks for "
-        message += "k_proj; give --lora_target_modules q_proj v_proj"
+        message = f"--resume_from_checkpoint {tiny_adapter}: the adapter has target modules q_proj v_proj, "
+        message += "this run asks for k_proj; give --lora_target_modules q_proj v_proj"
         start = {"--resume_from_checkpoint": tiny_adapter}
         add("other target modules", script, start, message, "--lora_target_modules", "k_proj")
         taken = shutil.copytree(tiny_adapter, root / f"{script} taken")
@@ -245,8 +245,8 @@ def test_help(script, results):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_mistyped_flag_in_a_process_of_its_own(script):
-    command = [sys.executable, "-X", "importtime", script, "--base_modle", "x", "--test_data_path", "y"]
-    command += ["--train_data_path", "x", "--val_data_path", "y", "--output_dir", "z"][: 6 if script != "evaluate.py" else 2]
+    needed = {"evaluate.py": "--test_data_path x"}.get(script, "--train_data_path x --val_data_path y --output_dir z")
+    command = [sys.executable, "-X", "importtime", script, "--base_modle", "x", *needed.split()]
     process = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     imports, said = [], []
     for line in process.stderr.splitlines():
@@ -332,7 +332,7 @@ def test_an_adapter_whose_run_is_damaged(run, script, tiny_adapter, tmp_path):
 def test_target_modules_that_the_base_does_not_have(run, script, tiny_llama):
     status, line = run(script, {}, "--lora_target_modules", "query")
     assert status == 2
-    assert line.startswith(f"error: --base_model {tiny_llama}: LoRA does not fit on it: Target modules {{'query'}} not found")
+    assert line.startswith(f"error: --base_model {tiny_llama}: LoRA does not fit on it: Target modules {{'query'}} not")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -168,8 +168,8 @@ def test_floors_that_know_the_items(evaluate, adapter, tiny_workspace):
 
 
 def test_records_in_another_form(evaluate, adapter, tmp_path):
-    rows = [{"instruction": "Answer Yes or No.", "input": f"Night {n}?", "output": "Yes." if n % 2 else "No."} for n in range(6)]
-    rows[0]["input"] = ""
+    rows = [{"instruction": "Answer Yes or No.", "input": f"Night {n}?", "output": "No."} for n in range(6)]
+    rows[0]["input"], rows[3]["output"] = "", "Yes."
     write_records(tmp_path / "own.json", rows)
     evaluate("--lora_weights", adapter, data=tmp_path / "own.json")
     assert metrics_of(adapter)["n"] == 6 and 0 <= metrics_of(adapter)["auc"] <= 1

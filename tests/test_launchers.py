@@ -1,8 +1,8 @@
 """The launchers, from a foreign folder, with spaces in every path.
 
 1. Both end to end on a tiny workspace; a second call does nothing twice.
-2. Every command they start: adapters' folder names and chain, extra flags, shots and seeds, the GPU; every flag exists in
-   the script that gets it.
+2. Every command they start: adapters' folder names and chain, extra flags, shots and seeds, the GPU; every flag exists
+   in the script that gets it.
 3. What is missing is one line - what, where, which command makes it - before any work.
 """
 
@@ -36,9 +36,8 @@ def workspace(tiny_workspace, tiny_llama, tmp_path):
     shutil.copytree(tiny_workspace, root)
     shutil.copytree(tiny_llama, root / "base_model" / "tiny llama")
     (root / "base_model" / "llama-7b").symlink_to("tiny llama")
-    cot = [
-        {"instruction": "Rank.", "input": f"Night {n}", "output": f'1. "Night" - "Harbor {n}"\n2. "No"'} for n in range(6)
-    ]
+    answer = '1. "Night" - "Harbor"\n2. "No"'
+    cot = [{"instruction": "Rank.", "input": f"Night {n}", "output": answer} for n in range(6)]
     (root / "cot_data").mkdir()
     write_records(root / "cot_data" / "stage123.json", cot)
     return root
@@ -216,7 +215,8 @@ def test_names_and_models_from_the_environment(started, workspace, tiny_llama):
     adapters = workspace / "instruction_model" / "book"
     assert [first.output_dir, second.output_dir] == [str(adapters / "alpaca_stage123"), str(adapters / "my run")]
     assert last.lora_weights == [str(adapters / "my run")] and last.base_model == str(tiny_llama)
-    assert first.val_data_path == second.val_data_path == str(workspace / "instruction_data" / "amazon-book" / "valid.json")
+    source_valid = workspace / "instruction_data" / "amazon-book" / "valid.json"
+    assert first.val_data_path == second.val_data_path == str(source_valid)
     assert last.test_data_path == str(workspace / "rec_data" / "book" / "test.json")
 
 
@@ -259,35 +259,35 @@ def test_few_shot_from_another_adapter(started, tiny_adapter, workspace):
 
 
 def test_the_default_python_is_the_projects_own(launch, workspace, tmp_path):
-    """Without PYTHON, .venv of the repository is used where it is, else python3 of the PATH: never an error by itself."""
+    """Without PYTHON: the repository's .venv, else the python3 on the PATH."""
     shutil.rmtree(workspace / "base_model")
     process = launch("zero_shot.sh", "cpu", "movie", "netflix", PYTHON="")
     assert process.stderr.startswith("error: no base model at ")
 
 
-# -------------------------------------------------------------------------------------------------------- what is missing
+# ---------------------------------------------------------------------------------------------------- what is missing
 
 ZERO, FEW = ("zero_shot.sh", "cpu", "movie", "netflix"), ("few_shot.sh", "cpu", "0", "movie")
+PLACE, MAKE = "base_model/README.md tells how to place one", "rec_data/README.md tells how to make it"
 
 
 @pytest.mark.parametrize(
     "command, environment, missing, message",
     [
-        (ZERO, {}, "base_model", "no base model at {root}/base_model/llama-7b/; base_model/README.md tells how to place one"),
-        (ZERO, {"BASE_MODEL": "/no/model"}, None, "no base model at /no/model; base_model/README.md tells how to place one"),
+        (ZERO, {}, "base_model", f"no base model at {{root}}/base_model/llama-7b/; {PLACE}"),
+        (ZERO, {"BASE_MODEL": "/no/model"}, None, f"no base model at /no/model; {PLACE}"),
         (ZERO, {}, "cot_data/stage123.json", "no chain-of-thought data at {root}/cot_data/stage123.json; "
          "bash shell/generate_cot_data.sh makes it (or leave the stage out: STAGES=source)"),
-        (ZERO, {}, "instruction_data/netflix/train.json", "no source data at {root}/instruction_data/netflix/train.json; "
-         "instruction_data/README.md tells how to make it"),
-        (ZERO, {}, "rec_data/movie/valid.json", "no validation data at {root}/rec_data/movie/valid.json; "
-         "rec_data/README.md tells how to make it"),
+        (ZERO, {}, "instruction_data/netflix/train.json", "no source data at "
+         "{root}/instruction_data/netflix/train.json; instruction_data/README.md tells how to make it"),
+        (ZERO, {}, "rec_data/movie/valid.json", f"no validation data at {{root}}/rec_data/movie/valid.json; {MAKE}"),
         (ZERO, {"VALID": "source"}, "instruction_data/netflix/valid.json", "no validation data at "
          "{root}/instruction_data/netflix/valid.json; "),
-        (ZERO, {}, "rec_data/movie/test.json", "no test data at {root}/rec_data/movie/test.json; rec_data/README.md tells"),
-        (FEW, {}, "base_model", "no base model at {root}/base_model/llama-7b/; base_model/README.md tells how to place one"),
-        (FEW, {}, "rec_data/movie/train.json", "no train data at {root}/rec_data/movie/train.json; rec_data/README.md"),
-        (FEW, {}, "rec_data/movie/valid.json", "no valid data at {root}/rec_data/movie/valid.json; rec_data/README.md"),
-        (FEW, {}, "rec_data/movie/test.json", "no test data at {root}/rec_data/movie/test.json; rec_data/README.md"),
+        (ZERO, {}, "rec_data/movie/test.json", f"no test data at {{root}}/rec_data/movie/test.json; {MAKE}"),
+        (FEW, {}, "base_model", f"no base model at {{root}}/base_model/llama-7b/; {PLACE}"),
+        (FEW, {}, "rec_data/movie/train.json", f"no train data at {{root}}/rec_data/movie/train.json; {MAKE}"),
+        (FEW, {}, "rec_data/movie/valid.json", f"no valid data at {{root}}/rec_data/movie/valid.json; {MAKE}"),
+        (FEW, {}, "rec_data/movie/test.json", f"no test data at {{root}}/rec_data/movie/test.json; {MAKE}"),
         (FEW, {}, None, "no instruction adapter at {root}/instruction_model/movie/alpaca_stage123_instrument/"
          "adapter_config.json; STAGES='cot source' bash shell/zero_shot.sh cpu movie SOURCE makes it"),
         (FEW, {"STAGES": "source"}, None, "no instruction adapter at {root}/instruction_model/movie/alpaca_instrument/"
