@@ -2,6 +2,7 @@
 # Make .venv and install requirements.txt into it; does nothing when that is done already. Leaves PYTHON set when sourced.
 #   bash shell/setup.sh
 # An environment of your own is used as it is: PYTHON=/path/to/python bash shell/...
+set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 if [ -z "${PYTHON:-}" ]; then
