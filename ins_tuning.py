@@ -59,7 +59,7 @@ def parse_arguments():
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="(default: %(default)s)")
     add("--quantization", choices=["none", "8bit", "4bit"], default="none", help="of the base (default: %(default)s)")
-    add("--attention", choices=["auto", "sdpa", "eager", "flash_attention_2"], default="auto", help="(default: %(default)s)")
+    add("--attention", choices=["auto", "sdpa", "eager", "flash_attention_2"], default="auto", help="(default: auto)")
     add("--gradient_checkpointing", action="store_true", help="less memory, more time")
     add("--torch_compile", action="store_true", help="compile the model: minutes at the start, faster steps after")
     add("--trust_remote_code", action="store_true", help="run code that comes with the base model")
@@ -121,7 +121,7 @@ def main():
     examples = RecordTokenizer(tokenizer, frame, args.cutoff_len).examples(
         draw_shots(train_records, args.max_train_samples, args.seed), args.train_on_inputs
     )
-    scorer = Scorer(tokenizer, val_records, frame, args.cutoff_len, with_loss=True)
+    scorer = Scorer(tokenizer, val_records, frame, args.cutoff_len, True, args.train_on_inputs)
     print(f"train: {len(examples.rows)} rows, {examples.truncated} with a cut prompt, {len(examples.dropped)} left out "
           f"because the answer exceeds --cutoff_len {args.cutoff_len}")  # fmt: skip
     print(f"validation: {len(val_records)} rows, {scorer.truncated} with a cut prompt; frame: {frame.name}")

@@ -64,7 +64,7 @@ def parse_arguments():
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="(default: %(default)s)")
     add("--quantization", choices=["none", "8bit", "4bit"], default="none", help="of the base (default: %(default)s)")
-    add("--attention", choices=["auto", "sdpa", "eager", "flash_attention_2"], default="auto", help="(default: %(default)s)")
+    add("--attention", choices=["auto", "sdpa", "eager", "flash_attention_2"], default="auto", help="(default: auto)")
     add("--gradient_checkpointing", action="store_true", help="less memory, more time")
     add("--torch_compile", action="store_true", help="compile the model: minutes at the start, faster steps after")
     add("--trust_remote_code", action="store_true", help="run code that comes with the base model")
@@ -141,7 +141,7 @@ def main():
     frame = load_frame(args.prompt_frame or provenance.frame_of(start_adapter) or "alpaca")
     tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
     encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
-    scorer = Scorer(tokenizer, val_records, frame, args.cutoff_len, with_loss=True)
+    scorer = Scorer(tokenizer, val_records, frame, args.cutoff_len, True, args.train_on_inputs)
     print(f"validation: {len(val_records)} rows, {scorer.truncated} with a cut prompt; frame: {frame.name}")
     if args.test_data_path:
         test_scorer = Scorer(tokenizer, test_records, frame, args.cutoff_len)

@@ -80,7 +80,8 @@ SUFFIXES = (
     "(Paperback)", "(Director's Cut)", ": A Novel", ": The Movie", ": Collector's Edition", "(Book 2)",
 )  # fmt: skip
 LINKS = (
-    "of the", "of", "and", "and the", "in the", "in", "to", "for the", "with", "from", "on the", "by the", "at the", "a",
+    "of the", "of", "and", "and the", "in the", "in", "to", "for the", "with", "from", "on the", "by the", "at the",
+    "a",
 )  # fmt: skip
 
 
@@ -140,12 +141,11 @@ def theme_user(rng, size, targets, kind, balance=None):
     if rng.random() < 0.6 if balance is None else balance:
         user = balanced(rng, user)
     article_last, world_kind = bool(rng.random() < 0.5), "book" if kind == "book" else "movie"
-    none = np.zeros(len(world.THEME_NAMES))
 
     def draw(themes):
         theme = int(rng.choice(themes))
         item = world.make_item(rng, world.THEME_NAMES[theme], "pretraining", world_kind, article_last)
-        return theme, item, bool(rng.random() < user.like_probability(theme, none))
+        return theme, item, bool(rng.random() < user.like_probability(theme))
 
     history = [draw(user.followed) for _ in range(size)]
     asked = [theme for theme, _, _ in history] if rng.random() < 0.8 else user.followed
@@ -357,8 +357,11 @@ def train_tokenizer(folder, seed, vocabulary, texts=12000):
 
 @dataclass
 class Sample:
-    """A tokenised text. `answers`: places of answer tokens; `lists`: 1 in the liked, 0 in the disliked list, -1 elsewhere;
-    `classes`: the same number for pieces that mean the same (one theme, or one word), -1 for those without meaning."""
+    """A tokenised text.
+
+    `answers`: places of answer tokens; `lists`: 1 in the liked, 0 in the disliked list, -1 elsewhere; `classes`: the
+    same number for pieces that mean the same (one theme, or one word), -1 for those without meaning.
+    """
 
     ids: list[int]
     answers: list[int]
@@ -546,7 +549,8 @@ def train(args, folder):
         if not queue:
             queue = batches(np.random.default_rng([args.seed, 2, step]), encode, progress, args.tokens_per_batch)
         ids, answers, lists, classes = tensors(queue.pop())
-        rate = min(1.0, (step + 1) / 100) * float(0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * max(0, progress - 0.3) / 0.7)))
+        cosine = 0.5 * (1 + float(np.cos(np.pi * max(0, progress - 0.3) / 0.7)))
+        rate = min(1.0, (step + 1) / 100) * (0.02 + 0.98 * cosine)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * rate
@@ -617,7 +621,7 @@ def main():
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--text_weight", type=float, default=0.3, help="weight of the text beside the answers")
     parser.add_argument("--guidance", type=float, default=0.5, help="weight of the losses that show where to look")
-    parser.add_argument("--tuning_scale", type=float, default=4.0, help="how strongly LoRA acts, see save(); a power of 2")
+    parser.add_argument("--tuning_scale", type=float, default=4.0, help="how strongly LoRA acts (a power of 2)")
     parser.add_argument("--log_steps", type=int, default=250, help="also the steps between checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
     parser.add_argument("--overwrite", action="store_true")

@@ -86,7 +86,8 @@ def test_source_and_target_share_no_item_and_no_author(demo):
 
 def test_book_targets_are_quoted_twice_as_in_the_published_files(demo):
     root, _ = demo
-    quoted = {d: read_records(root / FILES[d][0] / "train.json")[0]["input"].count('""') for d in ("book", "amazon-book")}
+    inputs = {d: read_records(root / FILES[d][0] / "train.json")[0]["input"] for d in ("book", "amazon-book")}
+    quoted = {domain: text.count('""') for domain, text in inputs.items()}
     assert quoted == {"book": 1, "amazon-book": 0}
 
 
@@ -107,18 +108,20 @@ def test_theme_of(title, theme):
 # ---------------------------------------------------------------------------------------------- 3, 4: ground truth
 
 
-@pytest.mark.parametrize("target", [0, 1, 2])
+@pytest.mark.parametrize("target", [(0, 0.0), (1, -2.5), (2, 0.0)])
 def test_the_posterior_agrees_with_simulation(target):
-    domain = world.DOMAINS["movie"]
-    history = [(0, True), (0, True), (1, False), (3, True)]
+    history = [(0, 0.0, True), (0, -2.5, True), (1, 0.0, False), (3, 0.0, True)]
     rng = np.random.default_rng(0)
     users = 400_000
-    generosity = domain.level + world.GENEROSITY_SD * rng.standard_normal(users)
+    generosity = 0.6 + world.GENEROSITY_SD * rng.standard_normal(users)
     taste = world.TASTE * rng.choice([1, -1, 0], p=[0.4, 0.4, 0.2], size=(users, 4))
-    probability = 1 / (1 + np.exp(-(generosity[:, None] + taste + np.array(domain.popularity[:4]))))
-    weight = np.prod([probability[:, t] if liked else 1 - probability[:, t] for t, liked in history], axis=0)
-    simulated = (weight * probability[:, target]).sum() / weight.sum()
-    assert world.like_posterior(history, target, domain) == pytest.approx(simulated, abs=0.005)
+
+    def probability(theme, shift):
+        return 1 / (1 + np.exp(-(generosity + taste[:, theme] + shift)))
+
+    weight = np.prod([probability(t, s) if liked else 1 - probability(t, s) for t, s, liked in history], axis=0)
+    simulated = (weight * probability(*target)).sum() / weight.sum()
+    assert world.like_posterior(history, target, level=0.6) == pytest.approx(simulated, abs=0.005)
 
 
 @pytest.mark.parametrize("domain", ["movie", "book"])
@@ -127,10 +130,15 @@ def test_best_reachable_auc_and_floor_follow_from_the_records(demo, domain):
     path = f"{FILES[domain][0]}/test.json"
     records = read_records(root / path)
     labels, best, floor = labels_of(records), [], []
+    tired_of_sequels = world.DOMAINS[domain].sequels
+
+    def traits(item):
+        theme = world.THEME_NAMES.index(world.theme_of(item.title))
+        return theme, tired_of_sequels if world.is_sequel(item) else 0.0
+
     for p in (parse_input(record["input"]) for record in records):
-        theme = [world.THEME_NAMES.index(world.theme_of(item.title)) for item in (*p.likes, *p.dislikes, p.target)]
-        liked = [True] * len(p.likes) + [False] * len(p.dislikes)
-        best.append(world.like_posterior(list(zip(theme, liked)), theme[-1], world.DOMAINS[domain]))
+        history = [(*traits(item), True) for item in p.likes] + [(*traits(item), False) for item in p.dislikes]
+        best.append(world.like_posterior(history, traits(p.target), world.DOMAINS[domain].level))
         floor.append((len(p.likes) + 0.5) / (len(p.history) + 1))
     said = facts["files"][path]
     assert said["best_reachable_auc"] == pytest.approx(roc_auc_score(labels, best), abs=1e-4)
@@ -239,8 +247,8 @@ def pocket_llama():
 def test_the_folder_is_a_small_llama():
     assert json.loads((POCKET_LLAMA / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     files = {path.name: path.stat().st_size for path in POCKET_LLAMA.iterdir()}
-    expected = "config.json generation_config.json model.safetensors special_tokens_map.json tokenizer.model tokenizer_config.json"
-    assert set(expected.split()) <= set(files)
+    expected = {"config.json", "generation_config.json", "model.safetensors", "special_tokens_map.json"}
+    assert expected | {"tokenizer.model", "tokenizer_config.json"} <= set(files)
     assert sum(files.values()) <= 8_000_000
 
 
@@ -250,7 +258,7 @@ def test_tokenizer_is_the_one_of_sentencepiece(pocket_llama):
     tokenizer, _ = pocket_llama
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(POCKET_LLAMA / "tokenizer.model"))
     frame = load_frame("tallrec")
-    titles = ['Amélie, "Le" {fabuleux} (2001)', "千と千尋の神隠し", "No. 3: Yes\u0092", "  M*A*S*H ", "Æon Flux\t(1995)"]
+    titles = ['Amélie, "Le" {fabuleux} (2001)', "千と千尋", "No. 3: Yes\u0092", "  M*A*S*H ", "Æon Flux\t(1995)"]
     for title in titles:
         text = frame.prompt(build_record(Preference((Item(title),), (), Item(title), "movie"), True)) + "Yes."
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -269,7 +277,8 @@ def p_yes(pocket_llama, records):
     scores = []
     for ids in record_tokenizer.prompts(records).input_ids:
         with torch.no_grad():
-            yes, no = model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1].softmax(-1)[list(record_tokenizer.answer_ids)]
+            probabilities = model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1].softmax(-1)
+        yes, no = probabilities[list(record_tokenizer.answer_ids)]
         assert yes + no > 0.9  # it knows that an answer is due, in a wording it has never seen
         scores.append(float(yes))
     return np.array(scores)

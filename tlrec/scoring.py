@@ -33,7 +33,7 @@ class Scores:
     """What one pass over n records gives.
 
     log_p_yes, log_p_no: (n,) float64, log-probabilities of the two first answer tokens among the whole vocabulary.
-    loss: mean cross-entropy (nats) over prompt, answer and EOS tokens, the published selection loss; None if not asked.
+    loss: mean cross-entropy (nats) over the labelled tokens, by default prompt, answer and EOS, as published; or None.
     truncated: prompts that were cut. tokens: token positions that went through the model. seconds: wall clock.
     """
 
@@ -61,8 +61,9 @@ def score_records(model, tokenizer, records, frame, cutoff_len=512, **options):
 class Scorer:
     """Records tokenised once, to be scored again and again, as validation does during tuning."""
 
-    def __init__(self, tokenizer, records, frame, cutoff_len, with_loss=False):
-        """with_loss: also compute the loss over prompt and answer, for which every record needs its `output`."""
+    def __init__(self, tokenizer, records, frame, cutoff_len, with_loss=False, train_on_inputs=True):
+        """with_loss: also compute the loss, for which every record needs its `output`: over prompt and answer, or
+        without `train_on_inputs` over the answer alone."""
         encoder = RecordTokenizer(tokenizer, frame, cutoff_len)
         prompts = encoder.prompts(records)
         self.answer_ids = encoder.answer_ids
@@ -72,6 +73,10 @@ class Scorer:
         self.with_loss = with_loss
         if with_loss:
             self.rows = [row["input_ids"] for row in encoder.examples(records).rows]
+            # the first token of each row that the loss counts; nothing predicts the very first
+            self.first_targets = [1 if train_on_inputs else position + 1 for position in self.answer_positions]
+            self.n_targets = sum(map(len, self.rows)) - sum(self.first_targets)
+            self.train_on_inputs = train_on_inputs
         self.prefix_len = _shared_prefix(self.rows, min(self.answer_positions))
 
     def score(self, model, token_budget=None, share_prefix=True, merge=True, progress=None):
@@ -104,7 +109,7 @@ class Scorer:
         if prefix_len:
             cache = DynamicCache(config=backbone.config)
             hidden = backbone(input_ids=prefix, past_key_values=cache, use_cache=True).last_hidden_state
-            if self.with_loss:
+            if self.with_loss and self.train_on_inputs:
                 nll += len(self.rows) * _nll(hidden[0, :-1], prefix[0, 1:], head, positions_at_once)
             last_of_prefix = hidden[:, -1:]  # its output predicts the first own token of every row
 
@@ -125,8 +130,10 @@ class Scorer:
                 at_answer = head(hidden[torch.arange(len(batch), device=device), places]).float()
                 chosen = at_answer.log_softmax(-1)[:, list(self.answer_ids)].double().cpu().numpy()
                 if self.with_loss:
-                    lengths = torch.tensor([len(self.rows[row]) - prefix_len for row in batch], device=device)
-                    real = torch.arange(longest, device=device) < lengths[:, None]
+                    columns = torch.arange(prefix_len, prefix_len + longest, device=device)
+                    ends = torch.tensor([len(self.rows[row]) for row in batch], device=device)
+                    firsts = torch.tensor([self.first_targets[row] for row in batch], device=device)
+                    real = (columns >= firsts[:, None]) & (columns < ends[:, None])
                     if prefix_len:
                         hidden = torch.cat([last_of_prefix.expand(len(batch), -1, -1), hidden], dim=1)
                     else:  # nothing predicts the first token
@@ -144,8 +151,7 @@ class Scorer:
             tokens += len(batch) * longest
             bar.update(len(batch))
         bar.close()
-        n_targets = sum(map(len, self.rows)) - len(self.rows)
-        return log_p, float(nll) / n_targets if self.with_loss else None, tokens
+        return log_p, float(nll) / self.n_targets if self.with_loss else None, tokens
 
     def _hidden(self, backbone, ids, cache, prefix_len):
         if cache is None:

@@ -47,11 +47,14 @@ class TuningTrainer(Trainer):
         super().__init__(data_collator=Collator(), eval_dataset=scorer.rows, **arguments)
         self.scorer = scorer
         self.validation_labels = validation_labels
+        self.validation_seconds = 0.0
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()  # of the run before, in a sweep
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")[:, 1:]
         _, head = language_model_parts(self.model)
-        # The outer model runs (so that wrappers, mixed precision and compilation work), its own head at one position only.
+        # The outer model runs, so that wrappers, mixed precision and compilation work; its own head sees one position.
         hidden = model(**inputs, use_cache=False, logits_to_keep=1, output_hidden_states=-1).hidden_states[-1]
         labelled = labels != -100
         loss = ChunkedCrossEntropy.apply(hidden[:, :-1][labelled], labels[labelled], head)
@@ -63,6 +66,7 @@ class TuningTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         scores = self.scorer.score(self.model, progress="validation")
+        self.validation_seconds += scores.seconds
         published = two_probabilities_to_score(scores.p_yes, scores.p_no)
         metrics = {
             f"{metric_key_prefix}_auc": auc(self.validation_labels, published),
@@ -82,12 +86,14 @@ class TuningTrainer(Trainer):
         return self.state.best_global_step
 
     def speed(self, seconds):
-        """Tokens per second, share of padding, and peak memory in GB (GPU only) of a run of `seconds`."""
+        """What a run of `seconds` was worth: tokens per second outside validation, share of padding, peak memory in GB
+        (GPU only)."""
         collator = self.data_collator
         peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
         return {
             "seconds": round(seconds, 1),
-            "tokens_per_second": round(collator.tokens / seconds),
+            "seconds_validation": round(self.validation_seconds, 1),
+            "tokens_per_second": round(collator.tokens / (seconds - self.validation_seconds)),
             "padding_share": round(1 - collator.tokens / max(collator.padded_tokens, 1), 4),
             "peak_memory_gb": peak and round(peak, 2),
         }

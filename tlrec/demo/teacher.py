@@ -1,7 +1,8 @@
 """An offline teacher: a small server on loopback that speaks OpenAI's chat completions, files and batches.
 
     python -m tlrec.demo.teacher --port 0 --url_file teacher.url &
-    OPENAI_API_KEY=none OPENAI_BASE_URL="$(cat teacher.url)" python cot_data/generate_data.py --model tlrec-offline-teacher
+    export OPENAI_API_KEY=none OPENAI_BASE_URL="$(cat teacher.url)"
+    python cot_data/generate_data.py --model tlrec-offline-teacher
 
 It answers the three prompts of cot_data/prompts/ from rules (themes of the demo world, authors, shared words) and from
 nothing but the prompt itself, so that quickstart and tests run the real client over a real connection. It serves one
@@ -353,7 +354,11 @@ def parse_arguments(argv=None):
     add = parser.add_argument
     add("--port", type=int, default=0, help="0 takes a free one (default: %(default)s)")
     add("--url_file", type=Path, help="write the base URL there once the server listens")
-    add("--log", type=Path, help="append one JSON line for each chat request: digest of the prompt and what became of it")
+    add(
+        "--log",
+        type=Path,
+        help="append one JSON line for each chat request: digest of the prompt and what became of it",
+    )
     add("--key", help="the only API key accepted (default: any)")
     add("--delay", type=float, default=0.0, metavar="S", help="seconds before each answer (default: 0)")
     add("--seed", type=int, default=0, help="of all faults (default: %(default)s)")

@@ -3,7 +3,7 @@
 Nothing here is real. Films are dated 2101 to 2199, authors are invented. An item has one theme, told by the words of
 its title; an author keeps to one theme. A user follows a few themes and loves, hates or does not mind each of them:
 
-    P(user likes item) = sigmoid(generosity + taste[theme] + popularity[domain][theme])
+    P(user likes item) = sigmoid(generosity + taste[theme] + (sequels[domain] if the item is a sequel))
 
 so the best score that any reader of a record could give, P(target liked | the history of the record), is known in
 closed form up to a one-dimensional grid (`like_posterior`). Source and target domain share themes and words, not items.
@@ -51,37 +51,30 @@ AUTHORS_PER_THEME = 3
 
 # Tastes.
 FOLLOWED_THEMES = 4  # themes a user's items come from
-TASTE = 2.0  # log-odds of a loved theme, minus this for a hated one
+TASTE = 3.0  # log-odds of a loved theme, minus this for a hated one
 TASTE_SHARES = {1: 0.4, -1: 0.4, 0: 0.2}  # loved, hated, does not mind
 GENEROSITY_SD = 0.6
 
 
 @dataclass(frozen=True)
 class Domain:
-    """One catalogue. `kind` is the word of the record ("movie", "book"); `popularity` a log-odds per theme."""
+    """One catalogue. `kind` is the word of the record ("movie", "book"); `sequels` the log-odds that a sequel gains."""
 
     name: str
     corner: str  # key of YEARS
     kind: str
     article_last: bool  # "Harbor, The" as in MovieLens
-    popularity: tuple[float, ...]
-    level: float = 0.0  # mean generosity
+    level: float  # mean generosity
+    sequels: float
 
 
-def _shifts(**by_theme):
-    return tuple(by_theme.get(theme, 0.0) for theme in THEME_NAMES)
-
-
-# The taste of the time: some themes please nearly everybody and some nearly nobody, in source and target alike, so what
-# is learnt from the source carries over. In two themes the target thinks otherwise, and a few shots can teach that.
-FASHION = dict(sea=1.6, robot=1.6, music=1.6, winter=1.6, heist=-1.6, court=-1.6, war=-1.6, western=-1.6)
-SOURCE_FASHION = _shifts(**FASHION)
-TARGET_FASHION = _shifts(**FASHION | dict(music=-1.6, western=1.6))
+# Themes carry over from source to target. What only target records can teach: people there are tired of sequels.
+SEQUEL, SEQUEL_SHARE = " II", 0.35
 DOMAINS = {
-    "netflix": Domain("netflix", "source", "movie", False, SOURCE_FASHION, level=0.2),
-    "movie": Domain("movie", "target", "movie", True, TARGET_FASHION, level=-0.1),
-    "amazon-book": Domain("amazon-book", "source", "book", False, SOURCE_FASHION, level=0.2),
-    "book": Domain("book", "target", "book", False, TARGET_FASHION, level=-0.1),
+    "netflix": Domain("netflix", "source", "movie", False, level=0.3, sequels=0.0),
+    "movie": Domain("movie", "target", "movie", True, level=0.6, sequels=-2.5),
+    "amazon-book": Domain("amazon-book", "source", "book", False, level=0.3, sequels=0.0),
+    "book": Domain("book", "target", "book", False, level=0.6, sequels=-2.5),
 }
 
 
@@ -105,8 +98,15 @@ def authors_of(corner, theme):
     ]
 
 
-def make_item(rng, theme, corner, kind="movie", article_last=False):
-    """Draw an item of a theme. Films carry a year of their corner, books an author of their corner and theme."""
+def is_sequel(item):
+    return SEQUEL in item.title
+
+
+def make_item(rng, theme, corner, kind="movie", article_last=False, sequels=0.0):
+    """Draw an item of a theme. Films carry a year of their corner, books an author of their corner and theme.
+
+    sequels: share of titles with a "II" behind them.
+    """
     words = THEMES[theme]
     word, neutral = words[rng.integers(len(words))], NEUTRAL[rng.integers(len(NEUTRAL))]
     form = rng.integers(6)
@@ -126,6 +126,8 @@ def make_item(rng, theme, corner, kind="movie", article_last=False):
         article = "An"
     if article:
         title = f"{title}, {article}" if article_last else f"{article} {title}"
+    if sequels and rng.random() < sequels:
+        title += SEQUEL
     if kind == "book":
         authors = authors_of(corner, theme)
         return Item(title, authors[rng.integers(len(authors))])
@@ -139,7 +141,7 @@ def make_catalogue(rng, domain, items_per_theme=25):
     for theme in THEME_NAMES:
         items = {}
         while len(items) < items_per_theme:
-            items[make_item(rng, theme, domain.corner, domain.kind, domain.article_last)] = None
+            items[make_item(rng, theme, domain.corner, domain.kind, domain.article_last, SEQUEL_SHARE)] = None
         catalogue[theme] = list(items)
     return catalogue
 
@@ -152,9 +154,9 @@ class User:
     taste: np.ndarray
     generosity: float
 
-    def like_probability(self, theme, popularity):
-        """P(like) for an item of the theme with that index, in a domain with that popularity per theme."""
-        return float(_sigmoid(self.generosity + self.taste[theme] + popularity[theme]))
+    def like_probability(self, theme, shift=0.0):
+        """P(like) for an item of the theme with that index, whose log-odds are shifted by what all users feel alike."""
+        return float(_sigmoid(self.generosity + self.taste[theme] + shift))
 
 
 def make_user(rng, level=0.0, taste=TASTE, generosity_sd=GENEROSITY_SD, followed=FOLLOWED_THEMES):
@@ -166,24 +168,26 @@ def make_user(rng, level=0.0, taste=TASTE, generosity_sd=GENEROSITY_SD, followed
     )
 
 
-def like_posterior(history, target_theme, domain):
+def like_posterior(history, target, level):
     """P(target liked | history): the best score any reader of the record can give.
 
-    `history` is a list of (theme index, liked). Tastes are summed out theme by theme, generosity over a grid.
+    `history` is a list of (theme index, shift, liked), `target` a pair (theme index, shift), `level` the domain's mean
+    generosity. Tastes are summed out theme by theme, generosity over a grid.
     """
     z = np.linspace(-4, 4, 81)
-    generosity = domain.level + GENEROSITY_SD * z
+    generosity = level + GENEROSITY_SD * z
     log_weight = -0.5 * z**2
+    target_theme, target_shift = target
     by_theme = {target_theme: []}
-    for theme, liked in history:
-        by_theme.setdefault(theme, []).append(1.0 if liked else -1.0)
-    for theme, signs in by_theme.items():
+    for theme, shift, liked in history:
+        by_theme.setdefault(theme, []).append((shift, 1.0 if liked else -1.0))
+    for theme, seen in by_theme.items():
         total, total_liked = np.zeros_like(z), np.zeros_like(z)
         for taste, share in TASTE_SHARES.items():
-            log_odds = generosity + TASTE * taste + domain.popularity[theme]
-            likelihood = share * np.prod([_sigmoid(sign * log_odds) for sign in signs], axis=0)
+            log_odds = generosity + TASTE * taste
+            likelihood = share * np.prod([np.ones_like(z)] + [_sigmoid(sign * (log_odds + s)) for s, sign in seen], axis=0)
             total += likelihood
-            total_liked += likelihood * _sigmoid(log_odds)
+            total_liked += likelihood * _sigmoid(log_odds + target_shift)
         log_weight = log_weight + np.log(total)
         if theme == target_theme:
             target_liked = total_liked / total
@@ -216,11 +220,12 @@ def make_examples(rng, domain, catalogue, count, windows_per_user=5, history=10)
             item = pool[rng.integers(len(pool))]
             if item not in items:
                 items.add(item)
-                probability = user.like_probability(theme, domain.popularity)
-                seen.append((item, theme, bool(rng.random() < probability), probability))
+                shift = domain.sequels if is_sequel(item) else 0.0
+                probability = user.like_probability(theme, shift)
+                seen.append((item, (theme, shift), bool(rng.random() < probability), probability))
         for end in range(history, history + windows_per_user):
             length = int(rng.integers(2, history + 1)) if domain.kind == "book" else history
-            window, (target, theme, liked, probability) = seen[end - length : end], seen[end]
+            window, (target, traits, liked, probability) = seen[end - length : end], seen[end]
             examples.append(
                 Example(
                     Preference(
@@ -231,7 +236,7 @@ def make_examples(rng, domain, catalogue, count, windows_per_user=5, history=10)
                     ),
                     liked,
                     probability,
-                    like_posterior([(theme, like) for _, theme, like, _ in window], theme, domain),
+                    like_posterior([(*traits, like) for _, traits, like, _ in window], traits, domain.level),
                 )
             )
     return examples[:count]
