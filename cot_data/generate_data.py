@@ -18,7 +18,7 @@ import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -42,7 +42,11 @@ def parse_arguments():
     add("--input_path", default="/instruction_data/", help="below --root_path (default: %(default)s)")
     add("--data_name", default="netflix", help="folder below --input_path and --output_path (default: %(default)s)")
     add("--output_path", default="/cot_data/", help="below --root_path (default: %(default)s)")
-    add("--max_samples", type=int, help="a seeded draw of so many samples; a larger one holds the smaller (default: all)")
+    add(
+        "--max_samples",
+        type=int,
+        help="a seeded draw of so many samples; a larger one holds the smaller (default: all)",
+    )
     # candidates
     add("--sequence_length", type=int, default=10, help="history items in the prompt (default: %(default)s)")
     add("--user_num", type=int, default=12, help="most similar rows to take candidates from (default: %(default)s)")
@@ -71,7 +75,8 @@ def parse_arguments():
 
 
 def check_arguments(args):
-    for name in ("sequence_length", "user_num", "candidate_num", "max_tokens", "concurrency", "attempts", "max_samples"):
+    counts = ("sequence_length", "user_num", "candidate_num", "max_samples", "max_tokens", "concurrency", "attempts")
+    for name in counts:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} {value}: at least 1")
@@ -79,6 +84,8 @@ def check_arguments(args):
         value = getattr(args, name)
         if value is not None and not (0 <= value < math.inf):
             raise InputError(f"--{name} {value}: a number from 0 on")
+    if args.timeout == 0:
+        raise InputError("--timeout 0: above 0")
     if not 0 <= args.temperature <= 2:
         raise InputError(f"--temperature {args.temperature}: 0 to 2")
     if not 0 < args.top_p <= 1:
@@ -96,7 +103,7 @@ def below(root, path):
 
 @dataclass(frozen=True)
 class Sample:
-    """A liked record whose target is among its candidates. Items are texts: `Title (Year)`, `Title written by Author`."""
+    """A liked record whose target is a candidate. Items are texts: `Title (Year)` or `Title written by Author`."""
 
     pid: int  # row of the record file, from 1
     kind: str
@@ -105,7 +112,7 @@ class Sample:
     target: str
 
 
-@lru_cache(maxsize=None)
+@cache
 def item_text(item):
     """An item in a prompt; always one line."""
     return " ".join(f"{item.title} written by {item.creator}".split() if item.creator else item.title.split())
@@ -146,7 +153,11 @@ def estimate_tokens(samples, templates, max_tokens):
         of_history, of_candidates = (
             sum(len(item.encode()) for item in items) / len(items) / 4 for items in (sample.history, sample.candidates)
         )
-        answers = [100, 5 * (of_history + 3), min(RECOMMENDATIONS, len(sample.candidates)) * (of_history + of_candidates + 5)]
+        answers = [
+            100,
+            5 * (of_history + 3),
+            min(RECOMMENDATIONS, len(sample.candidates)) * (of_history + of_candidates + 5),
+        ]
         answers = [min(tokens, max_tokens) for tokens in answers]
         for stage, template in enumerate(templates):
             prompt += len(fill(template, sample, ["", ""]).encode()) / 4 + 8 + sum(answers[:stage])
@@ -209,8 +220,8 @@ def main():
     print(f"{input_file}: {len(rows)} liked rows of {len(set(users.tolist()))} users (inferred), {len(records)} rows")
     print(f"neighbours: {present.sum()}, of them {itself.sum()} the row itself and {same_user} "
           f"({same_user / present.sum():.1%}) other windows of the same user")  # fmt: skip
-    print(f"target among the candidates: {hits[False]} of {len(rows)} ({hits[False] / len(rows):.1%}), without rows of the "
-          f"same user {hits[True]} ({hits[True] / len(rows):.1%})")  # fmt: skip
+    print(f"target among the candidates: {hits[False]} of {len(rows)} ({hits[False] / len(rows):.1%}), without rows of "
+          f"the same user {hits[True]} ({hits[True] / len(rows):.1%})")  # fmt: skip
 
     # 4. Samples and prompts
     samples = make_samples(rows, candidates[args.exclude_same_user], args)
@@ -248,6 +259,7 @@ def main():
         return
 
     # 6. Ask what the journal does not hold yet
+    client = chat_api.open_client("OpenAI" if args.batch else "AsyncOpenAI", args.base_url, args.timeout, args.attempts)
     journal = chat_api.Journal(
         journal_path,
         parameters={
@@ -272,13 +284,11 @@ def main():
         if args.batch:
             from tlrec.chat_batches import run_batches
 
-            client = chat_api.open_client("OpenAI", args.base_url, args.timeout, args.attempts)
             run_batches(
                 client, request, by_pid, next_prompt, journal, budget, folder / "batches.json", args.poll_seconds,
                 progress.show,
             )  # fmt: skip
         else:
-            client = chat_api.open_client("AsyncOpenAI", args.base_url, args.timeout, args.attempts)
             chat_api.run_dialogues(
                 client, request, by_pid, next_prompt, journal, budget, args.concurrency, progress.show
             )
@@ -364,7 +374,8 @@ class Progress:
         self._count(list(self.open))
         self.bar = tqdm(
             total=len(samples), initial=len(samples) - len(self.open), unit=" samples", file=sys.stderr,
-            mininterval=0.5 if sys.stderr.isatty() else 30, bar_format="{n_fmt}/{total_fmt} samples [{elapsed}<{remaining}]{postfix}",
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            bar_format="{n_fmt}/{total_fmt} samples [{elapsed}<{remaining}]{postfix}",
         )  # fmt: skip
 
     def show(self, pids=(), batch=None):
@@ -400,7 +411,9 @@ class Progress:
 
 def spent_tokens(journal):
     tokens = journal.tokens
-    return f"{tokens['prompt'] + tokens['batch_prompt']:,} in, {tokens['completion'] + tokens['batch_completion']:,} out"
+    return (
+        f"{tokens['prompt'] + tokens['batch_prompt']:,} in, {tokens['completion'] + tokens['batch_completion']:,} out"
+    )
 
 
 def told(counts):

@@ -5,8 +5,8 @@
 
 Reads  <root_path>/cot_data/<data_name>/three_stages.json of one or several data names.
 Writes <root_path>/cot_data/stage123.json (step 3: its prompt, which holds the answers 1 and 2, and its answer); with
-       --curriculum also stage1.json and stage12.json, the same samples' steps 1 and 2; and stage123.run.json, which says
-       what they were made of. Prints how many samples were kept, dropped and why, and how many exceed the token limit.
+       --curriculum also stage1.json and stage12.json, the same samples' steps 1 and 2; and stage123.run.json, which
+       says what they were made of. Prints how many were kept, dropped and why, and how many exceed the token limit.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from tlrec.recommendations import ASKED_FOR, parse_list, parse_recommendations
 
 FEATURED = 5  # history items that step 2 asks for at most
 FIELDS = (
-    "PID", "Input_1", "Input_2", "Input_3", "Predictions_1", "Predictions_2", "Predictions", "Hit", "History", "Candidates",
-    "Models",
+    "PID", "Input_1", "Input_2", "Input_3", "Predictions_1", "Predictions_2", "Predictions", "Hit", "History",
+    "Candidates", "Models",
 )  # fmt: skip
 OUTPUTS = {"stage1": ("Input_1", "Predictions_1"), "stage12": ("Input_2", "Predictions_2"),
            "stage123": ("Input_3", "Predictions")}  # fmt: skip
@@ -120,7 +120,8 @@ def main():
                 kept.append(sample)
         dropped[name] = dict(reasons.most_common())
         models = sorted({model for sample in rows for model in sample["Models"]})
-        print(f"{name}: {len(rows)} samples, kept {len(rows) - reasons.total()}, answered by {', '.join(models) or 'nobody'}")
+        count = len(rows) - reasons.total()
+        print(f"{name}: {len(rows)} samples, kept {count}, answered by {', '.join(models) or 'nobody'}")
         for reason, count in reasons.most_common():
             print(f"  dropped {count}: {reason}")
         journal = folder / name / "three_stages.jsonl"
@@ -141,8 +142,8 @@ def main():
     if args.base_model or base_model.exists():
         lengths = {stage: count_long(rows, base_model, args) for stage, rows in records.items()}
         for stage, (cut, left_out) in lengths.items():
-            print(f"{stage}: {cut + left_out} of {len(kept)} exceed --cutoff_len {args.cutoff_len}: the tuner cuts the prompt "
-                  f"of {cut} and leaves out {left_out} whose answer alone is too long")  # fmt: skip
+            print(f"{stage}: {cut + left_out} of {len(kept)} exceed --cutoff_len {args.cutoff_len}: the tuner cuts the "
+                  f"prompt of {cut} and leaves out {left_out} whose answer alone is too long")  # fmt: skip
     else:
         print(f"token limit: not checked, there is no tokenizer at {base_model}; give --base_model")
 
@@ -171,7 +172,9 @@ def refuse_to_lose(outputs, run_file, overwrite):
     written = json.loads(run_file.read_text(encoding="utf-8"))["outputs"] if run_file.exists() else {}
     for path in outputs.values():
         if path.exists() and not overwrite and written.get(path.name) != sha256(path):
-            raise InputError(f"{path}: was not written by this script, or was changed; move it away, or give --overwrite")
+            raise InputError(
+                f"{path}: was not written by this script, or was changed; move it away, or give --overwrite"
+            )
 
 
 def count_long(records, base_model, args):
@@ -180,6 +183,7 @@ def count_long(records, base_model, args):
     from tlrec.tokenization import RecordTokenizer
 
     tokenizer = modeling.load_tokenizer(base_model)
+    tokenizer.model_max_length = 10**9  # long records are counted here, not warned of
     examples = RecordTokenizer(tokenizer, load_frame(args.prompt_frame), args.cutoff_len).examples(records)
     return examples.truncated, len(examples.dropped)
 

@@ -7,7 +7,7 @@ Journal
 3. A full disk is one line, and the journal stays whole.
 Calls
 4. Never more in flight than asked for; every stage's prompt holds the earlier answers, which are on the disk by then.
-5. 429, 5xx, dropped connections and time-outs are tried again, with Retry-After; broken JSON is a failure of one sample.
+5. 429, 5xx, dropped connections and time-outs are tried again, with Retry-After; broken JSON fails one sample.
 6. Wrong key, unknown model, exhausted quota: an end at once, in one line without the key, what came before is kept.
 7. A server that is not there ends the run after a few samples.
 8. Empty, cut-off and refused answers are kept as such, and end their sample.
@@ -63,13 +63,17 @@ def quick_retries(monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
 
-def ask(url, path, pids=range(1, 21), concurrency=8, max_cost=None, attempts=8, timeout=1.0, prompt=question, report=None):
+def ask(
+    url, path, pids=range(1, 21), concurrency=8, max_cost=None, attempts=8, timeout=1.0, prompt=question, report=None
+):
     """Run the dialogues; the journal, closed."""
     journal = Journal(path, PARAMETERS)
     budget = Budget(journal, 10.0, 30.0, max_cost, 512)
     client = chat_api.open_client("AsyncOpenAI", url, timeout, attempts)
     try:
-        chat_api.run_dialogues(client, REQUEST, pids, prompt, journal, budget, concurrency, report or (lambda pids: None))
+        chat_api.run_dialogues(
+            client, REQUEST, pids, prompt, journal, budget, concurrency, report or (lambda pids: None)
+        )
     finally:
         journal.close()
     return journal
@@ -210,7 +214,9 @@ def test_stages_in_order_with_at_most_so_many_in_flight(path):
 
     def prompt(pid, texts):
         if texts:
-            on_disk.append(sum(json.loads(line).get("pid") == pid for line in path.read_text().splitlines()) == len(texts))
+            on_disk.append(
+                sum(json.loads(line).get("pid") == pid for line in path.read_text().splitlines()) == len(texts)
+            )
         return question(pid, texts)
 
     with teaching("--delay", 0.02) as teacher:

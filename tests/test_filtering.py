@@ -1,6 +1,6 @@
 """User filtering.
 
-1. Same neighbours, same similarities, same candidates in the same order as a dense implementation, for windows of users,
+1. Same neighbours, similarities and candidates, in the same order, as a dense implementation: for windows of users,
    for histories of all lengths (empty ones, repeated items), for few rows, and without the rows of the same user.
 2. Ties: similar rows by row number, candidates by first appearance.
 3. Cutting the work into small pieces changes nothing.
@@ -127,8 +127,8 @@ def test_published_figures_on_netflix(shared_data):
     preferences = [parse_input(record["input"]) for record in records]
     liked = labels_of(records) == 1
     users = infer_users(preferences, liked)[liked]
-    histories = [preference.history for preference, like in zip(preferences, liked) if like]
-    targets = [preference.target for preference, like in zip(preferences, liked) if like]
+    histories = [list(map(str, preference.history)) for preference, like in zip(preferences, liked) if like]
+    targets = [str(preference.target) for preference, like in zip(preferences, liked) if like]
 
     def hits(rows, shared):
         candidates = rank_candidates(histories, rows, shared, 19)

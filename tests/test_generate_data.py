@@ -13,7 +13,7 @@ Before spending
 8. --dry_run needs no key, writes nothing and prints counts, cost, leaks and three prompts; the Netflix figures.
 9. Mistakes: one line, status 2, before anything is asked. The key reaches no file and no output.
 Launcher
-10. Both source domains, then one stage123.json, from a foreign folder and below a root with a space; missing things by name.
+10. Both source domains, then one stage123.json; from a foreign folder, a root with a space; tells what is missing.
 """
 
 import json
@@ -80,7 +80,12 @@ def journal_answers(root):
 
 def awkward_rows(root):
     """Three rows that share their items, so each finds its target in the others' histories."""
-    a, b, c, d = Item('It "{kind}" {answer_1} (1990)'), Item("Yes, {} No (1991)"), Item("卧虎藏龙 (2000)"), Item("LÃ©on (1994)")
+    a, b, c, d = (
+        Item('It "{kind}" {answer_1} (1990)'),
+        Item("Yes, {} No (1991)"),
+        Item("卧虎藏龙 (2000)"),
+        Item("LÃ©on (1994)"),
+    )
     write_records(
         root / "instruction_data" / "netflix" / "train.json",
         [
@@ -98,7 +103,10 @@ def test_three_prompts_of_a_sample(generate, root):
         status, out, err = generate(teacher, "--sequence_length", 2)
     assert status == 0 and "samples: 2, calls: 6" in out
     first, second = result(root)
-    assert (first["PID"], first["GT"]) == (1, "LÃ©on (1994)") and (second["PID"], second["GT"]) == (2, "Yes, {} No (1991)")
+    assert (first["PID"], first["GT"]) == (1, "LÃ©on (1994)") and (second["PID"], second["GT"]) == (
+        2,
+        "Yes, {} No (1991)",
+    )
     assert first["History"] == ["Yes, {} No (1991)", 'It "{kind}" {answer_1} (1990)']  # reversed, the last two kept
     assert first["Candidates"] == ["LÃ©on (1994)"]
     assert first["Input_1"] == (
@@ -106,12 +114,13 @@ def test_three_prompts_of_a_sample(generate, root):
         "Step 1: What matters most to me when I choose movies? Describe my preferences in brief."
     )
     assert first["Input_2"] == (
-        f"{first['Input_1']}\nAnswer: {first['Predictions_1']}\n\nStep 2: Which of the movies I know show these preferences "
-        "best? List at most five, the strongest first, one on each line (no. movie)."
+        f"{first['Input_1']}\nAnswer: {first['Predictions_1']}\n\nStep 2: Which of the movies I know show these "
+        "preferences best? List at most five, the strongest first, one on each line (no. movie)."
     )
     assert first["Input_3"] == (
-        f"{first['Input_2']}\nAnswer: {first['Predictions_2']}\n\nThe candidate movies:\nLÃ©on (1994)\n\nStep 3: Recommend 1 "
-        "of the candidate movies that are like those of step 2, one on each line (no. movie I know - candidate movie)."
+        f"{first['Input_2']}\nAnswer: {first['Predictions_2']}\n\nThe candidate movies:\nLÃ©on (1994)\n\nStep 3: "
+        "Recommend 1 of the candidate movies that are like those of step 2, one on each line (no. movie I know - "
+        "candidate movie)."
     )
     assert first["Hit"] == 1
 
@@ -200,7 +209,9 @@ def test_unusable_answers_train_nothing(generate, root, run_script):
     assert status == 0 and set(flaws) == {"empty", "cut off", "refused"}  # answered, so nothing is missing
     assert f"{sum(flaws.values())} unusable (" in out and "0 missing" in out
     kept = {row["PID"] for row in result(root)}
-    flawed = {e["pid"] for e in journal_answers(root) if not e["text"] or e["finish_reason"] == "length" or e["refusal"]}
+    flawed = {
+        e["pid"] for e in journal_answers(root) if not e["text"] or e["finish_reason"] == "length" or e["refusal"]
+    }
     assert len(flawed) == sum(flaws.values()) and not kept & flawed
     status, out, _ = run_script("cot_data/preprocess_data.py", "--root_path", root)
     assert status == 0
@@ -243,7 +254,10 @@ def test_interrupted_run_keeps_what_came_and_goes_on(root, generate, number):
         threading.Thread(target=interrupt).start()
         status, _, err = generate(teacher, "--concurrency", 8, "--max_samples", 30)
         assert status == 130 and "Traceback" not in err
-        assert "waiting up to 30 s for the calls in flight" in err and "stopped: interrupted; the same command goes on" in err
+        assert (
+            "waiting up to 30 s for the calls in flight" in err
+            and "stopped: interrupted; the same command goes on" in err
+        )
         assert len(journal_answers(root)) == len(teacher.answered_prompts()) < 70  # those in flight came in
         assert 0 < len(result(root)) < 30
         assert generate(teacher, "--max_samples", 30)[0] == 0
@@ -257,7 +271,8 @@ import openai, tqdm, tlrec.chat_api, tlrec.filtering, tlrec.recommendations, tlr
 spec = importlib.util.spec_from_file_location("generate_data", {repository!r} + "/cot_data/generate_data.py")
 script = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(script)
-sys.argv[1:] = ["--root_path", {root!r}, "--model", {model!r}, "--base_url", {url!r}, "--max_samples", "40", "--concurrency", "4"]
+sys.argv[1:] = ["--root_path", {root!r}, "--model", {model!r}, "--base_url", {url!r}]
+sys.argv += ["--max_samples", "40", "--concurrency", "4"]
 journal = {root!r} + "/cot_data/netflix/three_stages.jsonl"
 size = lambda: os.path.getsize(journal) if os.path.exists(journal) else 0
 pause = random.Random(0)
@@ -319,10 +334,14 @@ def test_dry_run(generate, root, monkeypatch):
         for number in re.search(r"prompts ([\d,]+), answers ([\d,]+) \(at most ([\d,]+)\)", out).groups()
     )
     assert most == calls * 512
-    cost, most_cost = map(float, re.search(r"cost, estimated: ([\d.]+) USD \(with the longest answers ([\d.]+)\)", out).groups())
+    cost, most_cost = map(
+        float, re.search(r"cost, estimated: ([\d.]+) USD \(with the longest answers ([\d.]+)\)", out).groups()
+    )
     assert cost == pytest.approx((prompts * 30 + likely * 60) / 1e6, abs=0.01)
     assert most_cost == pytest.approx((prompts * 30 + most * 60) / 1e6, abs=0.01)
-    assert [line for line in out.splitlines() if line.startswith("----- prompt")][2].startswith("----- prompt 3 of sample")
+    assert [line for line in out.splitlines() if line.startswith("----- prompt")][2].startswith(
+        "----- prompt 3 of sample"
+    )
     assert "Answer: <answer 1>" in out and "Answer: <answer 2>" in out and "The candidate movies:" in out
 
 
@@ -360,7 +379,10 @@ def test_without_same_user_rows(generate, root):
         (["--price_in", "nan", "--price_out", 1], "--price_in nan: a number from 0 on"),
         (["--temperature", 3], "--temperature 3.0: 0 to 2"),
         (["--top_p", 0], "--top_p 0.0: above 0, at most 1"),
-        (["--data_name", "nextflix"], "nextflix/train.json: no such file; instruction_data/README.md tells how to make it"),
+        (
+            ["--data_name", "nextflix"],
+            "nextflix/train.json: no such file; instruction_data/README.md tells how to make it",
+        ),
     ],
 )
 def test_mistakes_in_flags(generate, root, flags, told):
@@ -441,7 +463,10 @@ def test_reasoning_models_get_other_fields(generate, root):
         complete = teacher.complete
         teacher.complete = lambda body, batched=False: bodies.append(body) or complete(body, batched)
         assert generate(teacher, "--max_samples", 2, "--reasoning_model", "--max_tokens", 900)[0] == 0
-        assert set(bodies[0]) == {"model", "messages", "max_completion_tokens"} and bodies[0]["max_completion_tokens"] == 900
+        assert (
+            set(bodies[0]) == {"model", "messages", "max_completion_tokens"}
+            and bodies[0]["max_completion_tokens"] == 900
+        )
 
 
 def test_help_and_mistyped_flags_are_quick():
@@ -482,7 +507,9 @@ def test_launcher_says_what_is_missing(tmp_path, root):
 
 def test_every_flag_the_launcher_passes_exists():
     launcher = (REPOSITORY / "shell" / "generate_cot_data.sh").read_text()
-    scripts = "".join((REPOSITORY / "cot_data" / name).read_text() for name in ("generate_data.py", "preprocess_data.py"))
+    scripts = "".join(
+        (REPOSITORY / "cot_data" / name).read_text() for name in ("generate_data.py", "preprocess_data.py")
+    )
     flags = set(re.findall(r"(?<= )--\w+", launcher)) - {"--help"}
     assert flags and all(f'"{flag}"' in scripts for flag in flags)
 
@@ -497,5 +524,3 @@ def test_prompts_have_no_slot_that_is_not_filled():
         "stage2": {"kind", "kinds", "history", "answer_1"},
         "stage3": {"kind", "kinds", "history", "answer_1", "answer_2", "candidates", "number"},
     }
-
-

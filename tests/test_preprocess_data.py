@@ -93,7 +93,10 @@ def numbered(pairs):
     [
         ({"Hit": 0}, "no hit"),
         ({"Predictions_2": "I cannot tell."}, "step 2 names something that is not in the history"),
-        ({"Predictions_2": f"1. {HISTORY[0]}\n2. Another Film (1990)"}, "step 2 names something that is not in the history"),
+        (
+            {"Predictions_2": f"1. {HISTORY[0]}\n2. Another Film (1990)"},
+            "step 2 names something that is not in the history",
+        ),
         (
             {"Predictions_2": "\n".join(f"{number}. {film}" for number, film in enumerate(HISTORY[:6], 1))},
             "step 2 names more than 5",
@@ -107,7 +110,10 @@ def numbered(pairs):
             {"Predictions": numbered(zip(HISTORY, [*CANDIDATES[:9], "Another Film (1990)"]))},
             "step 3 recommends something that is no candidate",
         ),
-        ({"Predictions": numbered(zip(HISTORY, [*CANDIDATES[:9], CANDIDATES[3]]))}, "step 3 recommends something twice"),
+        (
+            {"Predictions": numbered(zip(HISTORY, [*CANDIDATES[:9], CANDIDATES[3]]))},
+            "step 3 recommends something twice",
+        ),
         (
             {"Predictions": numbered(zip(["Another Film"] * 10, CANDIDATES))},
             "step 3 names something that is not in the history",
@@ -231,9 +237,9 @@ def test_stage123_trains_pocket_llama(run_script, tmp_path, tiny_workspace, monk
     model = modeling.load_base_model(pocket, torch.device("cpu"), torch.float32)
 
     def loss():
+        batches = [{key: torch.tensor([ids]) for key, ids in row.items()} for row in rows]
         with torch.no_grad():
-            return sum(float(model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss)
-                       for row in rows) / len(rows)  # fmt: skip
+            return sum(float(model(**batch).loss) for batch in batches) / len(batches)
 
     before = loss()
     model = PeftModel.from_pretrained(model, tmp_path / "adapter")

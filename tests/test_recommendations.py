@@ -113,12 +113,18 @@ def test_one_line(line, liked, candidate):
 
 def test_prose_around_a_list_is_not_a_recommendation():
     answer = "Sure! Since you like Heat (1995):\n\n1. Speed - It\n2. Speed - Psycho (1960)\n\nEnjoy! Heat (1995)"
-    assert [each.candidate for each in parse_recommendations(answer, HISTORY, CANDIDATES)] == ["It (1990)", "Psycho (1960)"]
+    assert [each.candidate for each in parse_recommendations(answer, HISTORY, CANDIDATES)] == [
+        "It (1990)",
+        "Psycho (1960)",
+    ]
 
 
 def test_lines_without_numbers_count_where_they_name_a_candidate():
     answer = "Here you are\nSpeed - It\nSpeed - Heat (1995)\nI hope you like them"
-    assert [each.candidate for each in parse_recommendations(answer, HISTORY, CANDIDATES)] == ["It (1990)", "Heat (1995)"]
+    assert [each.candidate for each in parse_recommendations(answer, HISTORY, CANDIDATES)] == [
+        "It (1990)",
+        "Heat (1995)",
+    ]
 
 
 def test_a_list_in_one_line_is_cut_at_its_numbers():

@@ -5,9 +5,10 @@ journal, on the disk, before the next stage is asked, so a run may end at any mo
 missing. The `openai` client retries what may pass (429 with its Retry-After, 5xx, lost connections, time-outs); here is
 what it leaves open. This room alone reads the environment, for OPENAI_API_KEY and OPENAI_BASE_URL.
 
-Journal (JSON lines, append-only). The first line tells what the answers belong to; then one line an answer, or a failure:
+Journal (JSON lines, append-only). The first line tells what the answers belong to; then a line an answer, or a failure:
     {"journal": version, "id": random name of this journal, "parameters": {...}}
-    {"pid", "stage", "text", "finish_reason", "refusal", "model", "prompt_tokens", "completion_tokens", "request_id", "batch"}
+    {"pid", "stage", "text", "finish_reason", "refusal", "model", "prompt_tokens", "completion_tokens", "request_id",
+     "batch"}
     {"pid", "stage", "failure": kind, "message"}
 """
 
@@ -204,7 +205,9 @@ class Journal:
                         self._keep(Answer(**entry))
                 except (ValueError, TypeError, KeyError):
                     if number == 1:
-                        raise InputError(f"{self.path}: row 1: no journal; move it away, or give another folder") from None
+                        raise InputError(
+                            f"{self.path}: row 1: no journal; move it away, or give another folder"
+                        ) from None
                     self.repairs.append(f"{self.path}: row {number} is damaged; an answer in it is asked for again")
         self._drop_orphans()
         if head is None:
@@ -216,7 +219,9 @@ class Journal:
         differing = [key for key in {**head[2], **parameters} if head[2].get(key) != parameters.get(key)]
         if differing:
             told = "; ".join(f"{key} {head[2].get(key)!r}, now {parameters.get(key)!r}" for key in differing)
-            raise InputError(f"{self.path}: was made with other parameters ({told}); give those, or another --output_path")
+            raise InputError(
+                f"{self.path}: was made with other parameters ({told}); give those, or another --output_path"
+            )
         return head[1]
 
     def _drop_orphans(self):
@@ -446,7 +451,9 @@ class _Run:
             await asyncio.to_thread(self.journal.add_failures, [(pid, stage, kind, message)])
             self.failed_in_a_row += 1
             if self.failed_in_a_row >= max(FAILURES_IN_A_ROW, self.concurrency):
-                self._stop(Stopped(f"{self.failed_in_a_row} samples in a row failed, the last one by {kind}: {message}"))
+                self._stop(
+                    Stopped(f"{self.failed_in_a_row} samples in a row failed, the last one by {kind}: {message}")
+                )
             return False
         else:
             await asyncio.to_thread(self.journal.add, [answer])  # the disk must not hold up the other calls

@@ -1,9 +1,9 @@
 """The same dialogues through OpenAI's Batches interface: half the price, answers within a day.
 
-Each round asks the next question of every sample in one batch (in several where the service's limits ask for it), waits,
-and puts what has come into the journal. What a batch left open, because it expired or a request failed, goes into the
-next round; so a run without failures is one batch a stage. A run may be stopped at any moment and called again: which
-batches are out is kept in a file beside the journal, written before and after a batch is made:
+Each round asks the next question of every sample in one batch (in several where the service's limits ask for it),
+waits, and puts what has come into the journal. What a batch left open, because it expired or a request failed, goes
+into the next round; so a run without failures is one batch a stage. A run may be stopped at any moment and called
+again: which batches are out is kept in a file beside the journal, written before and after a batch is made:
 
     {"parts": [{"calls": ["pid-stage", ...], "batch": id or null, "status": what it ended with or null}, ...]}
 """

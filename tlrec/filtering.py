@@ -42,7 +42,7 @@ def nearest_rows(histories, user_num, users=None):
         pairs_of_row = rare[remaining] @ np.diff(by_item.indptr)
 
         def compare(chunk):
-            """The best of the rows that share at least `threshold` items with the chunk's: (row, place, other, shared)."""
+            """The best of the rows that share `threshold` items with the chunk's: (row, place, other, shared)."""
             found = (rare[chunk] @ by_item).tocoo()
             likely = found.data >= min(SHARED_RARE, threshold)
             at, other = found.coords[0][likely], found.coords[1][likely]

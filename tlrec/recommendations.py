@@ -1,8 +1,8 @@
 """Recommendations in a chat answer: which of the candidates does each line name?
 
-The answer is asked for as `no. history item - candidate`, one on each line. Models number in many ways, quote, embolden,
-draw arrows, drop years and authors, or mend broken letters. A title is recognised as a whole, never as part of another:
-`It` is not in `It Happened One Night`, and `Heat (1986)` is not `Heat (1995)`.
+The answer is asked for as `no. history item - candidate`, one on each line. Models number in many ways, quote,
+embolden, draw arrows, drop years and authors, or mend broken letters. A title counts as a whole, never as part of
+another: `It` is not in `It Happened One Night`, and `Heat (1986)` is not `Heat (1995)`.
 """
 
 import re
@@ -12,7 +12,9 @@ from functools import lru_cache
 
 ASKED_FOR = 10  # recommendations
 
-_NUMBER = re.compile(r"^[\s>*_`|]*(?:no\.?\s*)?(?:\(?(?P<number>\d{1,3})\s*[.):\]、|]+|#\s*\d{1,3}[.):]?\s)[\s*_`]*", re.IGNORECASE)
+_NUMBER = re.compile(
+    r"^[\s>*_`|]*(?:no\.?\s*)?(?:\(?(?P<number>\d{1,3})\s*[.):\]、|]+|#\s*\d{1,3}[.):]?\s)[\s*_`]*", re.IGNORECASE
+)
 _BULLET = re.compile(r"^[\s>]*[-•·*–—]\s+")
 _SEPARATOR = re.compile(
     r"\s*(?:-+>|=+>|→|⇒|➔|➜|—|–)\s*"  # arrows and long dashes
@@ -86,7 +88,9 @@ class Titles:
             same = [
                 title
                 for title, its_name, its_year, its_author in self._parts
-                if its_name == name and (not (year and its_year) or year == its_year) and _same_author(author, its_author)
+                if its_name == name
+                and (not (year and its_year) or year == its_year)
+                and _same_author(author, its_author)
             ]
             if len(set(same)) == 1:
                 return same[0]
@@ -99,7 +103,7 @@ class Titles:
 
 
 def _read_line(line, known, possible):
-    """The best reading of `history item - candidate [- remark]`: both named before one named, longer candidates first."""
+    """The best reading of `history item - candidate [- remark]`: both named before one, longer candidates first."""
     line = line.strip(" |")
     cuts = [(0, 0, False), *((*match.span(), bool(match["colon"])) for match in _SEPARATOR.finditer(line))]
     ends = [end for end, _, _ in cuts[1:] if line[end - 1] in _CLOSING] + [len(line)]
