@@ -1,0 +1,1 @@
+"""Runnable programs, one per claim about speed; see README.md."""

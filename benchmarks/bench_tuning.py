@@ -1,0 +1,204 @@
+"""Tuning, in tokens per second: ours beside the published way of running the same steps.
+
+    python benchmarks/bench_tuning.py --shape 20m --rows 128 --output tuning.json
+    python benchmarks/bench_tuning.py --shape 7b --rows 512 --steps 4 --output tuning_7b.json   # on a GPU
+
+published   transformers' Trainer: micro-batches of 32 in random order, padded on the left to the longest row; eager
+            attention; the model's own loss on logits of every position; fp16 on a GPU, float32 on the CPU.
+ours        tlrec.training: micro-batches of like length, padded on the right without a mask; PyTorch's attention or
+            FlashAttention; the loss in chunks; bf16 on a GPU, float32 on the CPU, fused AdamW on a GPU.
+Both take --steps optimiser steps of 128 rows from the same adapter. Padding counts for nothing. Asserts that one step
+without dropout has the same loss and, in float32, the same gradient norm.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
+
+import torch
+from transformers import Trainer, TrainingArguments, set_seed
+
+from benchmarks import measure, models
+from tlrec import modeling
+from tlrec.errors import one_line_errors
+from tlrec.files import write_json
+from tlrec.prompts import load_frame
+from tlrec.scoring import Scorer
+from tlrec.tokenization import RecordTokenizer
+from tlrec.training import TuningTrainer
+
+FRAME = load_frame("alpaca")
+BATCH, MICRO_BATCH = 128, 32
+OURS, PUBLISHED = "ours", "published"
+
+
+def training_arguments(args, folder, device, **arguments):
+    """What both share."""
+    return TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=min(MICRO_BATCH, args.rows),
+        gradient_accumulation_steps=max(1, min(BATCH, args.rows) // MICRO_BATCH),
+        max_steps=args.steps,
+        learning_rate=1e-4,
+        logging_steps=1,
+        save_strategy="no",
+        use_cpu=device.type == "cpu",
+        disable_tqdm=True,
+        report_to="none",
+        remove_unused_columns=False,
+        **arguments,
+    )
+
+
+def left_padded(rows):
+    longest = max(len(row["input_ids"]) for row in rows)
+    padding = [longest - len(row["input_ids"]) for row in rows]
+    return {
+        "input_ids": torch.tensor([[0] * n + row["input_ids"] for n, row in zip(padding, rows)]),
+        "attention_mask": torch.tensor([[0] * n + [1] * (longest - n) for n in padding]),
+        # BOS is no label: behind padding it would be predicted, in the longest row it is not.
+        "labels": torch.tensor([[-100] * (n + 1) + row["labels"][1:] for n, row in zip(padding, rows)]),
+    }
+
+
+def published(args, device, model, rows):
+    """[{"loss", "grad_norm", ...}], one of each optimiser step."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model=model,
+            train_dataset=rows,
+            data_collator=left_padded,
+            args=training_arguments(args, folder, device, fp16=device.type == "cuda", optim="adamw_torch"),
+        )
+        trainer.train()
+    return trainer.state.log_history
+
+
+def ours(args, device, model, rows, scorer):
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = TuningTrainer(
+            model=model,
+            train_dataset=rows,
+            scorer=scorer,
+            validation_labels=None,
+            args=training_arguments(
+                args, folder, device,
+                bf16=device.type == "cuda",
+                optim="adamw_torch_fused" if device.type == "cuda" else "adamw_torch",
+                train_sampling_strategy="group_by_length",
+                gradient_checkpointing=args.gradient_checkpointing,
+                torch_compile=args.torch_compile,
+            ),
+        )  # fmt: skip
+        trainer.train()
+    return trainer.state.log_history
+
+
+def prepare(args):
+    device = modeling.resolve_device(args.device)
+    tokenizer = models.load_tokenizer()
+    records, _ = models.load_records(args.data, args.rows)
+    rows = RecordTokenizer(tokenizer, FRAME, cutoff_len=512).examples(records).rows
+    scorer = Scorer(tokenizer, records[:2], FRAME, cutoff_len=512, with_loss=True)  # never asked
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    attention = modeling.resolve_attention("auto", device, dtype)
+    procedures = {}
+
+    def add(name, dtype, attention, tune, *others):
+        model = models.make_model(args.shape, device, dtype, attention, args.lora_dropout)
+        start = {key: value.clone() for key, value in model.state_dict().items() if "lora_" in key}
+
+        def procedure():
+            model.load_state_dict(start, strict=False)
+            set_seed(0)
+            return tune(args, device, model, rows, *others)
+
+        procedures[name] = procedure
+
+    add(PUBLISHED, torch.float16 if device.type == "cuda" else torch.float32, "eager", published)
+    add(OURS, dtype, attention, ours, scorer)
+    return procedures
+
+
+def check_same_steps(args, device):
+    """Assert that one step on few rows without dropout has the same loss and the same gradient; returns what it found."""
+    small = argparse.Namespace(**{**vars(args), "rows": min(args.rows, 16), "steps": 1, "lora_dropout": 0.0})
+    first = {name: procedure()[0] for name, procedure in prepare(small).items()}
+    loss, norm = ({name: float(step[key]) for name, step in first.items()} for key in ("loss", "grad_norm"))
+    tolerance = measure.TOLERANCE[torch.float32 if device.type == "cpu" else torch.float16]
+    assert abs(loss[OURS] - loss[PUBLISHED]) < tolerance, f"losses differ: {loss}"
+    # In fp16 the loss scaler skips steps whose gradients overflow, and their norm is infinite.
+    assert device.type == "cuda" or abs(norm[OURS] / norm[PUBLISHED] - 1) < 1e-3, f"gradients differ: {norm}"
+    return {"loss": loss, "grad_norm": norm}
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--shape", choices=models.SHAPES, default="20m", help="(default: %(default)s)")
+    add("--data", type=Path, default=models.MOVIE_TEST, help="records (default: the Movie test file, or else demo records)")
+    add("--rows", type=int, default=128, help="(default: %(default)s)")
+    add("--steps", type=int, default=1, help="optimiser steps (default: %(default)s)")
+    add("--lora_dropout", type=float, default=0.05, help="(default: %(default)s)")
+    add("--gradient_checkpointing", action="store_true", help="of ours")
+    add("--torch_compile", action="store_true", help="of ours; it compiles in each repeat, so give many --steps")
+    add("--repeats", type=int, default=3, help="(default: %(default)s)")
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
+    add("--output", type=Path, help="write the figures to this JSON file")
+    args = parser.parse_args(arguments)
+
+    # 1. Measure
+    device = modeling.resolve_device(args.device)
+    records, source = models.load_records(args.data, args.rows)
+    environment = measure.environment(device)
+    figures, _ = measure.measure(prepare, args, device)
+
+    # 2. Compare
+    medians = {name: figure["median"] for name, figure in figures.items()}
+    rows = RecordTokenizer(models.load_tokenizer(), FRAME, cutoff_len=512).examples(records).rows
+    # Every epoch has rows / BATCH optimiser steps, and all rows.
+    tokens = sum(len(row["input_ids"]) for row in rows) * args.steps / max(1, args.rows / BATCH)
+    report = environment | {
+        "arguments": {key: str(value) for key, value in vars(args).items()},
+        "rows_from": source,
+        "procedures": figures,
+        "tokens_per_second": {name: tokens / median for name, median in medians.items()},
+        "ours_over_published": medians[PUBLISHED] / medians[OURS],
+        "memory_ours_over_published": measure.ratio_of_peaks(figures, OURS, PUBLISHED),
+    }
+    if device.type == "cuda":
+        # With a frozen base a token costs 2 operations a weight forward and 2 backward, for the gradient of the
+        # activations only: 4 times the weights that multiply (the embedding is looked up), attention left out.
+        report["matrix_rate"] = measure.matrix_rate()
+        operations = 4 * models.multiplying_weights(args.shape) * tokens
+        report["share_of_matrix_rate"] = operations / medians[OURS] / report["matrix_rate"]
+
+    # 3. Tell
+    print(f"{args.steps} steps of tuning on {args.rows} rows of {source}, shape {args.shape}, {environment['hardware']}")
+    measure.print_table(
+        ["", "seconds", "tokens/s", "times as fast", "peak GB"],
+        [
+            [name, figure["median"], tokens / figure["median"], medians[PUBLISHED] / figure["median"],
+             figure["peak_memory_gb"]]
+            for name, figure in figures.items()
+        ],
+    )  # fmt: skip
+    if device.type == "cuda":
+        print(f"share of the measured bf16 matrix rate ({report['matrix_rate'] / 1e12:.0f} TFLOP/s): "
+              f"{report['share_of_matrix_rate']:.0%}")  # fmt: skip
+    if args.output:
+        write_json(args.output, report)
+    report["same_step"] = check_same_steps(args, device)
+    if args.output:
+        write_json(args.output, report)
+    return report
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

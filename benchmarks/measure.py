@@ -1,0 +1,131 @@
+"""How the benchmarks measure: procedures take turns in one run, medians count, and each one's peak memory is its own."""
+
+import argparse
+import gc
+import multiprocessing
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+
+def measure(prepare, args, device):
+    """Run every procedure `args.repeats` times, in turns: {name: {"seconds": [...], "median", "peak_memory_gb"}}, and
+    {name: what its last run returned}.
+
+    prepare: a function of a module; prepare(args) returns {name: function without arguments} and depends on nothing
+    else. With fewer `rows` it also serves to warm up. Peak memory is what a procedure takes on top of the model: on a
+    GPU of all tensors, on the CPU of a process of its own (Linux; None elsewhere).
+    """
+    _warm_up(prepare, args)
+    procedures = prepare(args)
+    figures = {name: {"seconds": [], "peak_memory_gb": None} for name in procedures}
+    results = {}
+    for _ in range(args.repeats):
+        for name, procedure in procedures.items():
+            if device.type == "cuda":
+                gc.collect()
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+                before = torch.cuda.memory_allocated()
+            begin = time.perf_counter()
+            results[name] = procedure()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+                figures[name]["peak_memory_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
+            figures[name]["seconds"].append(time.perf_counter() - begin)
+    for name, figure in figures.items():
+        figure["median"] = statistics.median(figure["seconds"])
+        if device.type == "cpu" and sys.platform == "linux":
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                figure["peak_memory_gb"] = pool.apply(_growth, (prepare, args, name)) / 1e9
+    return figures, results
+
+
+def _warm_up(prepare, args, only=None):
+    for name, procedure in prepare(argparse.Namespace(**{**vars(args), "rows": 2})).items():
+        if name == only or only is None:
+            procedure()
+
+
+def _growth(prepare, args, name):
+    """Bytes that the procedure adds to this process at its peak."""
+    _warm_up(prepare, args, only=name)
+    procedure = prepare(args)[name]
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = _memory("VmRSS")
+    procedure()
+    return _memory("VmHWM") - before
+
+
+def _memory(key):
+    return 1024 * int(re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)[1])
+
+
+def matrix_rate(size=8192):
+    """Operations per second of this GPU in a bf16 product of two square matrices: 2 * size**3 by the median time."""
+    a, b = torch.randn(2, size, size, device="cuda", dtype=torch.bfloat16)
+    seconds = []
+    for _ in range(30):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        a @ b
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return 2 * size**3 / statistics.median(seconds[10:])
+
+
+def environment(device):
+    """What a figure needs beside it: when, on what, with which versions, by which command."""
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name()
+    else:
+        names = re.findall(r"^model name\s*:\s*(.*)", _read("/proc/cpuinfo"), re.MULTILINE)
+        hardware = f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "hardware": hardware,
+        "load_before": round(os.getloadavg()[0], 1),
+        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "peft")},
+        "python": platform.python_version(),
+        "command": " ".join(["python", *sys.argv]),
+    }
+
+
+def _read(path):
+    return Path(path).read_text() if Path(path).exists() else ""
+
+
+def print_table(headers, rows):
+    """Columns as wide as they must be, the first one to the left."""
+    cells = [[cell if isinstance(cell, str) else "-" if cell is None else f"{cell:,.2f}" for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *cells)]
+    for row in [headers, *cells]:
+        print("  ".join(f"{cell:<{w}}" if place == 0 else f"{cell:>{w}}" for place, (cell, w) in enumerate(zip(row, widths))))
+
+
+# Largest difference of a log-probability. In two-byte numbers every layer rounds to 8 (bfloat16) or 11 bits, and another
+# order of additions rounds differently.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
+
+
+def check_same_scores(log_p, reference, aucs, dtype):
+    """Assert that all procedures give the log-probabilities (n, 2) of the reference and, in float32, its AUC."""
+    for name, values in log_p.items():
+        difference = abs(values - log_p[reference]).max()
+        assert difference < TOLERANCE[dtype], f"{name}: log-probabilities differ by {difference}"
+        assert dtype != torch.float32 or abs(aucs[name] - aucs[reference]) < 1e-6, f"{name}: AUC {aucs}"
+
+
+def ratio_of_peaks(figures, one, other):
+    """Peak memory of one procedure over that of the other; None where it cannot be measured."""
+    peaks = figures[one]["peak_memory_gb"], figures[other]["peak_memory_gb"]
+    return None if None in peaks else peaks[0] / peaks[1]
