@@ -58,9 +58,9 @@ def tiny_workspace(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("workspace") / "tiny work space"
     sizes = {
-        "netflix": {"train": 24, "valid": 12},
+        "netflix": {"train": 16, "valid": 12},
         "amazon-book": {"train": 12, "valid": 12},
-        "movie": {"train": 40, "valid": 16, "test": 24},
+        "movie": {"train": 40, "valid": 12, "test": 24},
         "book": {"train": 12, "valid": 12, "test": 12},
     }
     make_workspace(root, 0, sizes)

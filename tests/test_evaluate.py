@@ -153,7 +153,7 @@ def test_twice_is_once_and_other_data_needs_overwrite(evaluate, run_script, tiny
     assert err.endswith("give --output_dir or --overwrite\n") and err.count("\n") == 1
     assert (adapter / "predictions.jsonl").read_bytes() == first[0]
     evaluate("--lora_weights", adapter, "--overwrite", data=valid)
-    assert metrics_of(adapter)["n"] == len(rows_of(adapter)) == 16
+    assert metrics_of(adapter)["n"] == len(rows_of(adapter)) == 12
 
 
 def test_floors_that_know_the_items(evaluate, adapter, tiny_workspace):

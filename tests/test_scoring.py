@@ -3,7 +3,7 @@
 1. Log-probabilities equal a forward pass row by row, without cache, sorting, merging or padding, within 1e-4, and
    those of a left-padded batch; AUC within 1e-6.
 2. Token budget, row order, the other rows, the shared prefix and merging change nothing.
-3. The loss is the model's own mean loss over prompt, answer and EOS, in chunks of any size.
+3. The loss is the model's own mean loss over prompt, answer and EOS, or over answer and EOS, in chunks of any size.
 4. The base weights come out bit for bit as they went in, also when scoring breaks off.
 5. Out of memory halves the budget and goes on; a single row that does not fit is an error.
 6. Titles that begin with, or hold, No, No. and Yes are scored at the answer like any other.
@@ -135,15 +135,17 @@ def test_truncated_rows(model, tokenizer, records):
 
 
 @pytest.mark.parametrize("at_once", [1 << 25, 640 * 7])
-def test_loss_is_the_models_own(model, tokenizer, records, monkeypatch, at_once):
+@pytest.mark.parametrize("train_on_inputs", [True, False])
+def test_loss_is_the_models_own(model, tokenizer, records, monkeypatch, at_once, train_on_inputs):
     monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", at_once)
     total, count = 0.0, 0
     with torch.no_grad():
-        for row in RecordTokenizer(tokenizer, FRAME, 512).examples(records).rows:
-            ids = torch.tensor([row["input_ids"]])
-            total += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
-            count += ids.shape[1] - 1
-    scorer = Scorer(tokenizer, records, FRAME, 512, with_loss=True)
+        for row in RecordTokenizer(tokenizer, FRAME, 512).examples(records, train_on_inputs).rows:
+            ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+            n_targets = (labels[:, 1:] != -100).sum().item()
+            total += model(input_ids=ids, labels=labels).loss.item() * n_targets
+            count += n_targets
+    scorer = Scorer(tokenizer, records, FRAME, 512, with_loss=True, train_on_inputs=train_on_inputs)
     assert scorer.score(model).loss == pytest.approx(total / count, abs=1e-5)
     assert scorer.score(model, share_prefix=False, token_budget=600).loss == pytest.approx(total / count, abs=1e-5)
 

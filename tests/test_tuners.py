@@ -112,12 +112,12 @@ def test_files_and_facts_of_a_stage(stage, tiny_adapter, tiny_workspace):
     facts |= {"frame": "alpaca", "seed": 0, "shots": None}
     assert {key: run[key] for key in facts} == facts
     assert run["start_adapter"]["sha256"] == sha256(tiny_adapter / "adapter_model.safetensors")
-    assert {name: data["rows"] for name, data in run["data"].items()} == {"train": 24, "valid": 16}
-    assert [entry["step"] for entry in run["results"]["history"]] == [1, 2, 3, 4, 5, 6]
+    assert {name: data["rows"] for name, data in run["data"].items()} == {"train": 16, "valid": 12}
+    assert [entry["step"] for entry in run["results"]["history"]] == [1, 2, 3, 4]
     assert run["results"]["truncated"] == {"train": 0, "valid": 0} and run["results"]["dropped"] == 0
     assert 0 <= run["results"]["padding_share"] < 0.3 and run["results"]["tokens_per_second"] > 0
-    assert "train: 24 rows, 0 with a cut prompt, 0 left out because the answer exceeds --cutoff_len 512\n" in out
-    assert "validation: 16 rows, 0 with a cut prompt; frame: alpaca\n" in out
+    assert "train: 16 rows, 0 with a cut prompt, 0 left out because the answer exceeds --cutoff_len 512\n" in out
+    assert "validation: 12 rows, 0 with a cut prompt; frame: alpaca\n" in out
     assert f"start adapter: {tiny_adapter}, 8 tensors loaded and compared\n" in out
     assert f"adapter: {folder}\n" in out
 
@@ -164,7 +164,7 @@ def test_the_best_validation_is_kept_and_evaluate_finds_it(
     assert instruct(folder, "--metric_for_best_model", metric, *wild)[0] == 0
     results = run_of(folder)["results"]
     history = results["history"]
-    assert len(history) == 6 and len({entry["eval_auc"] for entry in history}) > 2
+    assert len(history) == 4 and len({entry["eval_auc"] for entry in history}) > 2
     sign = 1 if metric == "auc" else -1
     best = max(history, key=lambda entry: (sign * entry[f"eval_{metric}"], -entry["step"]))  # the first of equals
     assert results["best_step"] == best["step"]
