@@ -22,10 +22,11 @@ def check_evaluation_dir(folder, test_data_path, overwrite):
 
 
 def record_evaluation(folder, script, arguments, test_data_path, records, scores, train_data_path=None,
-                      train_records=None, adapter=None, **facts):  # fmt: skip
+                      train_records=None, adapter=None, val_data_path=None, **facts):  # fmt: skip
     """Summarise `scores` of `records`, write both files into `folder` (None writes nothing), return the metrics.
 
-    adapter: the adapter folder, None for the base model alone. Floors need records in the published form and are left
+    adapter: the adapter folder, None for the base model alone. val_data_path: where this very run selected on it, as a
+    baseline does; an adapter's run.json says it for a tuned model. Floors need records in the published form and are left
     out, and so are users, where a row has another.
     """
     try:
@@ -35,6 +36,7 @@ def record_evaluation(folder, script, arguments, test_data_path, records, scores
     labels = labels_of(records)
     metrics = summarise(labels, scores.p_yes, scores.p_no, preferences, train_records)
     data = {"test": test_data_path} | ({"train": train_data_path} if train_records else {})
+    data |= {"valid": val_data_path} if val_data_path else {}
     results = {"truncated": {"test": scores.truncated}, "seconds_scoring": round(scores.seconds, 2)}
     metrics["run"] = describe_run(script, arguments, data, results, adapter=describe_adapter(adapter), **facts)
     if folder is not None:

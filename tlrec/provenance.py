@@ -137,11 +137,16 @@ def is_complete(folder, arguments, data, start_adapter):
     """
     if not ((Path(folder) / "run.json").exists() and (Path(folder) / "adapter_config.json").exists()):
         return False
-    run = read_run(folder)
+    return same_run(read_run(folder), arguments, data, start_adapter)
+
+
+def same_run(run, arguments, data, start_adapter=None):
+    """Whether `run`, the content of a run.json or the "run" of a metrics.json, has these flags, data and start adapter;
+    see `is_complete`. Flags that say where things lie may differ: contents are compared."""
 
     def identity(arguments, data, adapter):
         flags = {key: value for key, value in arguments.items() if key not in BOOKKEEPING and not key.endswith("_path")}
-        flags.pop("resume_from_checkpoint", None)  # paths may differ in form; contents are compared
+        flags.pop("resume_from_checkpoint", None)
         return flags, {name: file["sha256"] for name, file in data.items()}, adapter and adapter.get("sha256")
 
     wanted = identity(plain_json(arguments), data, describe_adapter(start_adapter))

@@ -1,0 +1,142 @@
+"""Classical baselines on the same shots and test rows: popularity, item-kNN, SASRec, GRU4Rec, Caser.
+
+    python -m tlrec.baselines --train_data_path rec_data/movie/train.json --val_data_path rec_data/movie/valid.json \
+        --test_data_path rec_data/movie/test.json --output_dir output_model/movie/baselines --target movie
+
+Reads  labelled preference records; `--sample` and `--seed` draw the very rows that rec_tuning.py draws.
+Writes metrics.json and predictions.jsonl, as evaluate.py does, into --output_dir/<method>/<seed>_<shots>; runs that are
+       complete are skipped. `python -m tlrec.report` shows them beside the language models.
+The neural methods run on one CPU thread, so the same command gives the same scores.
+"""
+
+import argparse
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+from tlrec.check import read_checked
+from tlrec.errors import InputError, one_line_errors
+from tlrec.evaluation import record_evaluation
+from tlrec.provenance import describe_data, read_json, same_run
+from tlrec.records import check_two_classes, draw_shots, labels_of, parse_input
+
+NAMES = {"popularity": "popularity", "item-knn": "item-kNN", "sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser"}
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        prog="python -m tlrec.baselines",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--method", nargs="+", choices=NAMES, default=list(NAMES), help="(default: all of them)")
+    add("--train_data_path", required=True, help="labelled records to draw the shots from")
+    add("--val_data_path", required=True, help="labelled records that end the training of the neural methods")
+    add("--test_data_path", required=True, help="labelled records to score")
+    add("--output_dir", required=True, help="folder of the <method>/<seed>_<shots> folders")
+    add("--sample", type=int, nargs="+", default=[16, 64, 256, -1], help="shots; -1: all rows (default: 16 64 256 -1)")
+    add("--seed", type=int, nargs="+", default=[0, 1, 2], help="of the draw and the training (default: 0 1 2)")
+    add("--num_epochs", type=int, default=200, help="at most, of the neural methods (default: %(default)s)")
+    add("--patience", type=int, default=20, help="stop after so many validations without gain (default: %(default)s)")
+    add("--target", help="name of the target domain in metrics.json")
+    add("--overwrite", action="store_true", help="replace other results that --output_dir holds")
+    return parser.parse_args()
+
+
+def read_preferences(path):
+    """Records of a preference file and their Preferences; InputError for instruction records or a single label."""
+    records, preferences = read_checked(path)
+    if preferences is None:
+        raise InputError(f"{path}: row 1: 'output' must be 'Yes.' or 'No.'; a baseline needs preference records")
+    return records, preferences
+
+
+def main():
+    args = parse_arguments()
+
+    # 1. Check everything that can be checked before torch is imported
+    for flag in ("num_epochs", "patience"):
+        if getattr(args, flag) < 1:
+            raise InputError(f"--{flag} {getattr(args, flag)}: give 1 or more")
+    if min(args.seed) < 0:
+        raise InputError(f"--seed {min(args.seed)}: give 0 or more")
+    train_records, _ = read_preferences(args.train_data_path)
+    for shots in args.sample:
+        if shots == 0 or shots < -1 or shots > len(train_records):
+            raise InputError(f"--sample {shots}: {args.train_data_path} has 1 to {len(train_records)} rows, or -1 for all")
+    val_records, val_preferences = read_preferences(args.val_data_path)
+    check_two_classes(val_records, args.val_data_path)
+    test_records, test_preferences = read_preferences(args.test_data_path)
+    check_two_classes(test_records, args.test_data_path)
+    data = {
+        "train": describe_data(args.train_data_path, len(train_records)),
+        "valid": describe_data(args.val_data_path, len(val_records)),
+        "test": describe_data(args.test_data_path, len(test_records)),
+    }
+    runs = []  # (method, shots, seed, folder, arguments)
+    for method in args.method:
+        for shots in args.sample:
+            for seed in args.seed:
+                folder = Path(args.output_dir) / method / f"{seed}_{shots}"
+                arguments = {**vars(args), "method": method, "sample": shots, "seed": seed, "output_dir": folder}
+                if (folder / "metrics.json").exists() and not args.overwrite:
+                    if not same_run(read_json(folder / "metrics.json", required=("run",))["run"], arguments, data):
+                        raise InputError(f"{folder}: holds other results; give --overwrite or another --output_dir")
+                    print(f"complete already: {folder}")
+                    continue
+                runs.append((method, shots, seed, folder, arguments))
+    if not runs:
+        return
+    try:
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {args.output_dir}: cannot be made: {error.strerror}") from None
+
+    # 2. Import the libraries that are needed
+    from tlrec.baselines import counting
+
+    if any(method not in ("popularity", "item-knn") for method, *_ in runs):
+        import torch
+
+        from tlrec.baselines import neural
+
+        networks = {"sasrec": neural.SASRec, "gru4rec": neural.GRU4Rec, "caser": neural.Caser}
+        torch.set_num_threads(1)
+
+    for method, shots, seed, folder, arguments in runs:
+        # 3. Draw the shots
+        started, clock = datetime.now(UTC), time.perf_counter()
+        drawn = draw_shots(train_records, shots, seed)
+        preferences, labels = [parse_input(record["input"]) for record in drawn], labels_of(drawn)
+
+        # 4. Learn from them and score the test rows
+        found = {}
+        if method == "popularity":
+            probability = counting.popularity(counting.ratings_of(preferences, labels), test_preferences)
+        elif method == "item-knn":
+            probability = counting.item_knn(counting.ratings_of(preferences, labels), test_preferences)
+        else:
+            probability, best_step, log_loss = neural.fit_and_score(
+                networks[method], preferences, labels, val_preferences, labels_of(val_records), test_preferences,
+                seed, args.num_epochs, args.patience,
+            )  # fmt: skip
+            found = {"best_step": best_step, "valid_log_loss": log_loss}
+
+        # 5. The same numbers, floors and files as for a language model
+        seconds = time.perf_counter() - clock
+        scores = SimpleNamespace(p_yes=probability, p_no=1 - probability, truncated=0, seconds=seconds)
+        metrics = record_evaluation(
+            folder, "tlrec.baselines", arguments, args.test_data_path, test_records, scores, args.train_data_path,
+            train_records, val_data_path=args.val_data_path, started=started, stage="baseline", method=NAMES[method],
+            shots=shots, seed=seed, target=args.target, **found,
+        )  # fmt: skip
+        rows = "all rows" if shots == -1 else f"{shots} shots"
+        print(f"{NAMES[method]}, {rows}, seed {seed}: auc {metrics['auc']:.4f}, {seconds:.1f} s: {folder}", flush=True)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
