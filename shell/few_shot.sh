@@ -9,7 +9,8 @@ repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 ROOT_PATH="${ROOT_PATH:-$repository}"                       # data, adapters and base model hang under it
 BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # or base_model/pocket-llama
 STAGES="${STAGES:-cot source}"                              # of the instruction adapter, as given to zero_shot.sh
-INSTRUCTION_ADAPTER="${INSTRUCTION_ADAPTER:-}"              # its folder, by default the one that zero_shot.sh made
+GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                      # of it, too
+INSTRUCTION_ADAPTER="${INSTRUCTION_ADAPTER:-}"              # its folder, by default the one that zero_shot.sh made; or none
 EXP_NAME="${EXP_NAME:-}"                                    # output_model/TARGET/EXP_NAME, by default the adapter's name
 SHOTS="${SHOTS:-16 64 256}"
 SEEDS="${SEEDS:-}"                                          # several seeds; instead of SEED
@@ -29,7 +30,11 @@ need "base model" "$BASE_MODEL" "base_model/README.md tells how to place one"
 for split in train valid test; do
   need "$split data" "$data/$split.json" "rec_data/README.md tells how to make it"
 done
-need "instruction adapter" "$adapter/adapter_config.json" "STAGES='$STAGES' bash shell/zero_shot.sh $gpu $target SOURCE makes it"
+start=()
+if [ "$adapter" != none ]; then
+  start=(--resume_from_checkpoint "$adapter")
+  need "instruction adapter" "$adapter/adapter_config.json" "STAGES='$STAGES' bash shell/zero_shot.sh $gpu $target SOURCE makes it"
+fi
 
 # One run alone gets its <seed>_<shots> folder here; of several, rec_tuning.py makes one each
 case "$SHOTS $seeds" in *" "*" "*) ;; *) output="$output/${seeds}_$SHOTS" ;; esac
@@ -37,5 +42,5 @@ case "$SHOTS $seeds" in *" "*" "*) ;; *) output="$output/${seeds}_$SHOTS" ;; esa
 # 2. Every seed with every number of shots, from the instruction adapter anew; what is complete is skipped
 "$PYTHON" "$repository/rec_tuning.py" \
   --base_model "$BASE_MODEL" --train_data_path "$data/train.json" --val_data_path "$data/valid.json" \
-  --test_data_path "$data/test.json" --resume_from_checkpoint "$adapter" --output_dir "$output" \
+  --test_data_path "$data/test.json" ${start[@]+"${start[@]}"} --output_dir "$output" \
   --sample $SHOTS --seed $seeds --device "$DEVICE" --target "$target" "$@"

@@ -28,15 +28,48 @@ use_gpu() {
   esac
 }
 
-# adapter_name STAGES: the folder name of the published layout, alpaca_stage123_instrument for "cot source".
+# adapter_name STAGES: the folder name of the published layout, alpaca_stage123_instrument for "cot source". It begins
+# with the name of GENERAL_ADAPTER, or with fresh where that is none.
 adapter_name() {
   local name=alpaca stage
+  [ -z "$GENERAL_ADAPTER" ] || name="$(basename "$GENERAL_ADAPTER")"
+  [ "$GENERAL_ADAPTER" != none ] || name=fresh
   for stage in $1; do
     case "$stage" in
+      stage1 | stage12) name="${name}_$stage" ;;
       cot) name="${name}_stage123" ;;
       source) name="${name}_instrument" ;;
-      *) fail "STAGES '$1': stages are cot and source" ;;
+      *) fail "STAGES '$1': stages are cot and source, and stage1 and stage12 of the staged CoT" ;;
     esac
   done
   echo "$name"
+}
+
+# train_data STAGE: the file that the stage learns from.
+train_data() {
+  case "$1" in
+    stage1 | stage12) echo "$ROOT_PATH/cot_data/$1.json" ;;
+    cot) echo "$ROOT_PATH/cot_data/stage123.json" ;;
+    source) echo "$ROOT_PATH/instruction_data/$source_domain/train.json" ;;
+  esac
+}
+
+# need_train_data STAGES: stop unless the files of all stages are there.
+need_train_data() {
+  local stage
+  for stage in $1; do
+    case "$stage" in
+      stage1 | stage12) need "staged CoT data" "$(train_data "$stage")" "python cot_data/preprocess_data.py --curriculum makes it" ;;
+      cot) need "chain-of-thought data" "$(train_data cot)" "bash shell/generate_cot_data.sh makes it (or leave the stage out: STAGES=source)" ;;
+      source) need "source data" "$(train_data source)" "instruction_data/README.md tells how to make it" ;;
+    esac
+  done
+}
+
+# need_general_adapter: stop if GENERAL_ADAPTER names a folder without an adapter.
+need_general_adapter() {
+  case "$GENERAL_ADAPTER" in
+    "" | none) ;;
+    *) need "general adapter" "$GENERAL_ADAPTER/adapter_config.json" "GENERAL_ADAPTER=none goes without one" ;;
+  esac
 }

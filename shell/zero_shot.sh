@@ -8,7 +8,9 @@ repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 ROOT_PATH="${ROOT_PATH:-$repository}"                       # data, adapters and base model hang under it
 BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # or base_model/pocket-llama
-STAGES="${STAGES:-cot source}"                              # also: source, cot, "source cot"
+STAGES="${STAGES:-cot source}"                              # also: source, cot, "source cot", "stage1 stage12 cot source"
+GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                      # folder to start from, none: a fresh LoRA; by default
+                                                            # instruction_model/TARGET/alpaca if there is one
 EXP_NAME="${EXP_NAME:-}"                                    # name of the last adapter's folder, by default from STAGES
 VALID="${VALID:-target}"                                    # select checkpoints on target or on source validation data
 
@@ -19,8 +21,6 @@ shift 3
 use_gpu "$gpu"
 
 # 1. Everything the run needs is there
-source_train="$ROOT_PATH/instruction_data/$source_domain/train.json"
-cot_train="$ROOT_PATH/cot_data/stage123.json"
 test="$ROOT_PATH/rec_data/$target/test.json"
 case "$VALID" in
   target) valid="$ROOT_PATH/rec_data/$target/valid.json" ;;
@@ -30,31 +30,27 @@ esac
 adapters="$ROOT_PATH/instruction_model/$target"
 adapter_name "$STAGES" >/dev/null
 need "base model" "$BASE_MODEL" "base_model/README.md tells how to place one"
-for stage in $STAGES; do
-  case "$stage" in
-    cot) need "chain-of-thought data" "$cot_train" "bash shell/generate_cot_data.sh makes it (or leave the stage out: STAGES=source)" ;;
-    source) need "source data" "$source_train" "instruction_data/README.md tells how to make it" ;;
-  esac
-done
+need_general_adapter
+need_train_data "$STAGES"
 need "validation data" "$valid" "rec_data/README.md tells how to make it"
 need "test data" "$test" "rec_data/README.md tells how to make it"
 
 # 2. One adapter after the other, each starting from the one before
 start=()
-if [ -e "$adapters/alpaca/adapter_config.json" ]; then
-  start=(--resume_from_checkpoint "$adapters/alpaca")
-else
-  echo "no general adapter at $adapters/alpaca (optional): starting from a fresh LoRA"
+general="${GENERAL_ADAPTER:-$adapters/alpaca}"
+if [ -e "$general/adapter_config.json" ]; then
+  start=(--resume_from_checkpoint "$general")
+elif [ -z "$GENERAL_ADAPTER" ]; then
+  echo "no general adapter at $general (optional): starting from a fresh LoRA"
 fi
 done_stages=""
 for stage in $STAGES; do
   done_stages="$done_stages $stage"
   output="$adapters/$(adapter_name "$done_stages")"
   [ -n "$EXP_NAME" ] && [ "${done_stages# }" = "$STAGES" ] && output="$adapters/$EXP_NAME"
-  case "$stage" in cot) train="$cot_train" ;; source) train="$source_train" ;; esac
   echo "== stage $stage: $output"
   "$PYTHON" "$repository/ins_tuning.py" \
-    --base_model "$BASE_MODEL" --train_data_path "$train" --val_data_path "$valid" --output_dir "$output" \
+    --base_model "$BASE_MODEL" --train_data_path "$(train_data "$stage")" --val_data_path "$valid" --output_dir "$output" \
     ${start[@]+"${start[@]}"} --device "$DEVICE" --stage "$stage" --source "$source_domain" --target "$target" "$@"
   start=(--resume_from_checkpoint "$output")
 done

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# What each part of the method is worth: the base model and every curriculum, zero-shot and few-shot, without and with the
+# general adapter if there is one, and a report. Started again, it goes on where it ended.
+#   bash shell/ablation.sh GPU TARGET SOURCE [arguments of both tuners]
+#   bash shell/ablation.sh 1 movie netflix
+#   CURRICULA="base, source" SHOTS=16 SEEDS=0 bash shell/ablation.sh cpu movie netflix
+set -euo pipefail
+repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+export ROOT_PATH="${ROOT_PATH:-$repository}"                       # data, adapters and base model hang under it
+export BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # or base_model/pocket-llama
+CURRICULA="${CURRICULA:-base, cot, source, cot source, stage1 stage12 cot source}" # base, or STAGES of zero_shot.sh
+GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                             # its folder, by default instruction_model/TARGET/alpaca
+                                                                   # if there is one; none: only without
+export SHOTS="${SHOTS:-16 64 256}"
+export SEEDS="${SEEDS:-0 1 2}"
+
+source "$repository/shell/launch.sh"
+[ $# -ge 3 ] || fail "usage: bash shell/ablation.sh GPU TARGET SOURCE [arguments of both tuners], such as 1 movie netflix"
+gpu="$1" target="$2" source_domain="$3"
+shift 3
+use_gpu "$gpu"
+export PYTHON
+
+# 1. Everything the runs need is there
+data="$ROOT_PATH/rec_data/$target"
+need "base model" "$BASE_MODEL" "base_model/README.md tells how to place one"
+for split in train valid test; do
+  need "$split data" "$data/$split.json" "rec_data/README.md tells how to make it"
+done
+need_general_adapter
+IFS=, read -ra listed <<<"$CURRICULA"
+curricula=()
+for stages in "${listed[@]}"; do
+  stages="$(echo $stages)" # without the spaces around it
+  curricula+=("$stages")
+  [ "$stages" = base ] && continue
+  adapter_name "$stages" >/dev/null
+  need_train_data "$stages"
+done
+alpaca="$ROOT_PATH/instruction_model/$target/alpaca"
+[ -n "$GENERAL_ADAPTER" ] || [ ! -e "$alpaca/adapter_config.json" ] || GENERAL_ADAPTER="$alpaca"
+generals=("$GENERAL_ADAPTER")
+[ -z "$GENERAL_ADAPTER" ] || [ "$GENERAL_ADAPTER" = none ] || generals=(none "$GENERAL_ADAPTER")
+
+# 2. Every curriculum: its adapters and their zero-shot AUC, then few-shot tuning from the last of them
+for general in "${generals[@]}"; do
+  export GENERAL_ADAPTER="$general"
+  for stages in "${curricula[@]}"; do
+    echo "==== $stages, general adapter: ${general:-none}"
+    if [ "$stages" != base ]; then
+      EXP_NAME="" STAGES="$stages" bash "$repository/shell/zero_shot.sh" "$gpu" "$target" "$source_domain" "$@"
+      EXP_NAME="" STAGES="$stages" INSTRUCTION_ADAPTER="" bash "$repository/shell/few_shot.sh" "$gpu" 0 "$target" "$@"
+      continue
+    fi
+    adapter=none name=base weights=()
+    [ ! -e "$general/adapter_config.json" ] || adapter="$general" name="$(basename "$general")" weights=(--lora_weights "$general")
+    "$PYTHON" "$repository/evaluate.py" \
+      --base_model "$BASE_MODEL" ${weights[@]+"${weights[@]}"} --test_data_path "$data/test.json" \
+      --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/$target/$name" \
+      --device "$DEVICE" --target "$target"
+    EXP_NAME="$name" INSTRUCTION_ADAPTER="$adapter" bash "$repository/shell/few_shot.sh" "$gpu" 0 "$target" "$@"
+  done
+done
+
+# 3. All runs of the workspace side by side
+bash "$repository/shell/report.sh"
