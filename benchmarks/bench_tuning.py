@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
 
 import torch
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from benchmarks import measure, models
 from tlrec import modeling
@@ -64,8 +64,14 @@ def left_padded(rows):
     }
 
 
+def log_of(trainer):
+    """Train; [{"loss", "grad_norm", ...}], one of each optimiser step."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return trainer.state.log_history
+
+
 def published(args, device, model, rows):
-    """[{"loss", "grad_norm", ...}], one of each optimiser step."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=model,
@@ -73,8 +79,7 @@ def published(args, device, model, rows):
             data_collator=left_padded,
             args=training_arguments(args, folder, device, fp16=device.type == "cuda", optim="adamw_torch"),
         )
-        trainer.train()
-    return trainer.state.log_history
+        return log_of(trainer)
 
 
 def ours(args, device, model, rows, scorer):
@@ -93,8 +98,7 @@ def ours(args, device, model, rows, scorer):
                 torch_compile=args.torch_compile,
             ),
         )  # fmt: skip
-        trainer.train()
-    return trainer.state.log_history
+        return log_of(trainer)
 
 
 def prepare(args):
