@@ -240,7 +240,7 @@ def main():
                 started=started,
                 stage=args.stage,
                 start_adapter=provenance.describe_adapter(start_adapter),
-                shots=len(examples.rows),
+                shots=shots,
                 seed=seed,
                 frame=frame.name,
                 base_model=args.base_model,
