@@ -83,12 +83,12 @@ def describe_run(script, arguments, data, results=None, started=None, **facts):
     )
 
 
-def describe_data(path, rows=None):
-    """{"path" as given, "sha256", "rows"} of a record file; give `rows` where they are already counted."""
+def describe_data(path, rows=None, digest=None):
+    """{"path" as given, "sha256", "rows"} of a record file; give `rows` and `digest` where they are already known."""
     if rows is None:
         with open(path, encoding="utf-8") as file:
             rows = len(json.load(file))
-    return {"path": str(path), "sha256": sha256(path), "rows": rows}
+    return {"path": str(path), "sha256": digest or sha256(path), "rows": rows}
 
 
 def read_run(folder):

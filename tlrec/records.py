@@ -4,14 +4,19 @@ A record is a dict with the string fields `instruction`, `input` and `output`; a
 them. This room reads, validates, writes and draws records, and turns the text of `input` into titles and back.
 """
 
+import copy
 import json
+import os
 import re
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tlrec.errors import InputError
 from tlrec.files import whole_file
+from tlrec.record_stream import RecordStream
 
 FIELDS = ("instruction", "input", "output")
 LABELS = {"Yes.": 1, "No.": 0}
@@ -52,22 +57,54 @@ def read_records(path, labelled=True):
     Returns a list of dicts with exactly the three string fields. With `labelled`, every `output` must be "Yes." or
     "No.". Raises InputError, naming file and row (counted from 1), for anything else.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            rows = json.load(file)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: a record file is a JSON array, this is a JSON {type(rows).__name__}")
-    if not rows:
-        raise InputError(f"{path}: holds no records")
-    for number, row in enumerate(rows, start=1):
-        check_record(row, f"{path}: row {number}", labelled)
-    return [{field: row[field] for field in FIELDS} for row in rows]
+    stream = RecordStream(path)
+    with stream.file:
+        return [_only_fields(row) for row, _, _ in _checked(stream, labelled)]
+
+
+class RecordFile(Sequence):
+    """The records of a file as `read_records` gives them, validated at once but each read only when it is asked for.
+
+    Memory holds the two offsets of each row, so that there may be millions. The file stays open and must not change.
+    `sha256` is the digest of the file.
+    """
+
+    def __init__(self, path, labelled=True):
+        stream = RecordStream(path)
+        starts, ends = array("q"), array("q")
+        for _, start, end in _checked(stream, labelled):
+            starts.append(start)
+            ends.append(end)
+        self.sha256 = stream.sha256
+        self.starts, self.ends = np.array(starts), np.array(ends)
+        self._file = stream.file
+
+    def __len__(self):
+        return len(self.starts)
+
+    def __getitem__(self, place):
+        start, end = self.starts[place], self.ends[place]
+        return _only_fields(json.loads(os.pread(self._file.fileno(), end - start, start)))
+
+    def select(self, places):
+        """The records at `places` (int array), in that order, as a RecordFile."""
+        selected = copy.copy(self)
+        selected.starts, selected.ends = self.starts[places], self.ends[places]
+        return selected
+
+
+def _checked(stream, labelled):
+    """What the stream gives, each row checked."""
+    number = 0
+    for number, (row, start, end) in enumerate(stream, start=1):
+        check_record(row, f"{stream.path}: row {number}", labelled)
+        yield row, start, end
+    if not number:
+        raise InputError(f"{stream.path}: holds no records")
+
+
+def _only_fields(row):
+    return {field: row[field] for field in FIELDS}
 
 
 def check_record(row, where, labelled):
@@ -111,7 +148,8 @@ def draw_shots(records, shots, seed):
     in the published code, and fewer shots are a prefix of more.
     """
     order = np.random.default_rng(seed).permutation(len(records))
-    return [records[i] for i in (order if shots == -1 else order[:shots])]
+    drawn = order if shots == -1 else order[:shots]
+    return records.select(drawn) if isinstance(records, RecordFile) else [records[i] for i in drawn]
 
 
 # ------------------------------------------------------------------------------------------------- titles in `input`
