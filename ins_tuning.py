@@ -20,7 +20,7 @@ from tlrec import provenance
 from tlrec.errors import InputError, one_line_errors
 from tlrec.folders import CHECKPOINTS, check_adapter, check_base_model, check_output_dir, check_same_lora
 from tlrec.prompts import FRAME_NAMES, load_frame
-from tlrec.records import check_two_classes, draw_shots, labels_of, read_records
+from tlrec.records import RecordFile, check_two_classes, draw_shots, labels_of, read_records
 
 
 def parse_arguments():
@@ -82,7 +82,7 @@ def main():
     if args.batch_size % args.micro_batch_size:
         raise InputError(f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}")
     check_base_model(args.base_model)
-    train_records = read_records(args.train_data_path, labelled=False)
+    train_records = RecordFile(args.train_data_path, labelled=False)
     if args.max_train_samples == 0 or args.max_train_samples < -1 or args.max_train_samples > len(train_records):
         raise InputError(f"--max_train_samples {args.max_train_samples}: 1 to {len(train_records)} rows, or -1 for all")
     val_records = read_records(args.val_data_path)
@@ -94,7 +94,7 @@ def main():
             args.lora_r, args.lora_alpha, args.lora_target_modules,
         )  # fmt: skip
     data = {
-        "train": provenance.describe_data(args.train_data_path, len(train_records)),
+        "train": provenance.describe_data(args.train_data_path, len(train_records), train_records.sha256),
         "valid": provenance.describe_data(args.val_data_path, len(val_records)),
     }
     if not args.overwrite and provenance.is_complete(args.output_dir, vars(args), data, start_adapter):
@@ -108,6 +108,7 @@ def main():
     from peft import LoraConfig, get_peft_model
     from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
     from tlrec.scoring import Scorer
+    from tlrec.token_cache import training_examples
     from tlrec.tokenization import RecordTokenizer
     from tlrec.training import TuningTrainer
 
@@ -118,9 +119,9 @@ def main():
     # 3. Records to token ids
     frame = load_frame(args.prompt_frame or provenance.frame_of(start_adapter) or "alpaca")
     tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
-    examples = RecordTokenizer(tokenizer, frame, args.cutoff_len).examples(
-        draw_shots(train_records, args.max_train_samples, args.seed), args.train_on_inputs
-    )
+    encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
+    drawn = draw_shots(train_records, args.max_train_samples, args.seed)
+    examples = training_examples(encoder, drawn, args.train_on_inputs)
     scorer = Scorer(tokenizer, val_records, frame, args.cutoff_len, True, args.train_on_inputs)
     print(f"train: {len(examples.rows)} rows, {examples.truncated} with a cut prompt, {len(examples.dropped)} left out "
           f"because the answer exceeds --cutoff_len {args.cutoff_len}")  # fmt: skip

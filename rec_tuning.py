@@ -24,7 +24,7 @@ from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation import check_evaluation_dir, record_evaluation
 from tlrec.folders import CHECKPOINTS, check_adapter, check_base_model, check_output_dir, check_same_lora
 from tlrec.prompts import FRAME_NAMES, load_frame
-from tlrec.records import check_two_classes, draw_shots, labels_of, read_records
+from tlrec.records import RecordFile, check_two_classes, draw_shots, labels_of, read_records
 
 
 def parse_arguments():
@@ -86,7 +86,7 @@ def main():
     if args.batch_size % args.micro_batch_size:
         raise InputError(f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}")
     check_base_model(args.base_model)
-    train_records = read_records(args.train_data_path)
+    train_records = RecordFile(args.train_data_path)
     for shots in args.sample:
         if shots == 0 or shots < -1 or shots > len(train_records):
             raise InputError(f"--sample {shots}: {args.train_data_path} has 1 to {len(train_records)} rows, or -1 for all")
@@ -102,7 +102,7 @@ def main():
             args.lora_r, args.lora_alpha, args.lora_target_modules,
         )  # fmt: skip
     data = {
-        "train": provenance.describe_data(args.train_data_path, len(train_records)),
+        "train": provenance.describe_data(args.train_data_path, len(train_records), train_records.sha256),
         "valid": provenance.describe_data(args.val_data_path, len(val_records)),
     }
     runs = []  # (shots, seed, folder, arguments, whether it is tuned already)
@@ -130,6 +130,7 @@ def main():
     from peft import LoraConfig, get_peft_model
     from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
     from tlrec.scoring import Scorer
+    from tlrec.token_cache import training_examples
     from tlrec.tokenization import RecordTokenizer
     from tlrec.training import TuningTrainer
 
@@ -171,7 +172,7 @@ def main():
             model = modeling.attach_adapter(base, folder)
         else:
             # 5. Draw the shots and start from the adapter anew
-            examples = encoder.examples(draw_shots(train_records, shots, seed), args.train_on_inputs)
+            examples = training_examples(encoder, draw_shots(train_records, shots, seed), args.train_on_inputs)
             print(f"train: {len(examples.rows)} rows, {examples.truncated} with a cut prompt")
             set_seed(seed)
             model = get_peft_model(base, copy.deepcopy(lora))
