@@ -1,0 +1,168 @@
+"""Large source data: time and memory by number of records, of reading them, and of ins_tuning.py up to its first steps.
+
+    python benchmarks/bench_large_data.py --rows 10000 100000 1000000 --output large_data.json
+
+Records are those of the demo world, repeated with other years. Every figure is of a process of its own:
+reading      tlrec.records.RecordFile alone: validation, offsets, digest
+first start  ins_tuning.py with pocket-llama from its start to the end of --steps steps and one small validation; its own
+             imports and reading included, token ids not in the cache
+second start the same command again, token ids in the cache
+Memory is the most the process held of its own, sampled every 20 ms; pages of the memory-mapped cache, which the system
+takes back when it needs them, are in the last column. Linux only.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
+
+import numpy as np
+
+from benchmarks import measure
+from benchmarks.models import POCKET, REPOSITORY
+from tlrec.demo.world import DOMAINS, make_catalogue, make_examples
+from tlrec.errors import InputError, one_line_errors
+from tlrec.files import whole_file, write_json
+from tlrec.records import build_record, write_records
+
+DIFFERENT = 5_000  # records drawn from the demo world, which is slow
+READ = "import sys; from tlrec.records import RecordFile; RecordFile(sys.argv[1])"
+# The script itself, but for its Trainer, which ends after a few steps
+TUNE = """
+import runpy, sys
+from tlrec import modeling, training
+
+steps, *sys.argv = sys.argv[1:]
+
+class FewSteps(training.TuningTrainer):
+    def __init__(self, args, **arguments):
+        args.max_steps = int(steps)
+        super().__init__(args=args, **arguments)
+
+training.TuningTrainer = FewSteps
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def demo_records(count):
+    domain = DOMAINS["netflix"]
+    catalogue = make_catalogue(np.random.default_rng([0, 0]), domain)
+    examples = make_examples(np.random.default_rng([0, 1]), domain, catalogue, count)
+    return [build_record(example.preference, example.liked) for example in examples]
+
+
+def write_many(path, records, rows):
+    """A record file of `rows` rows as `write_records` would write it: `records` again and again, every time with years
+    that are a hundred years later."""
+    with whole_file(path) as file:
+        for start in range(0, rows, len(records)):
+            century = f"({21 + start // len(records)}"
+            chunk = [{**record, "input": record["input"].replace("(21", century)} for record in records[: rows - start]]
+            file.write(("," if start else "[") + json.dumps(chunk, indent=4)[1:-2])
+        file.write("\n]")
+
+
+def run(command, environment):
+    """Run a process: {"seconds", "tokenised", "own_gb", "mapped_gb"}; `tokenised` is when its token ids were there."""
+    begin, tokenised, peaks = time.perf_counter(), None, {"RssAnon": 0, "RssFile": 0}
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, env=os.environ | environment, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=errors
+        )
+        watcher = threading.Thread(target=_watch, args=(process, peaks))
+        watcher.start()
+        for line in process.stdout:
+            if line.startswith("train: "):
+                tokenised = time.perf_counter() - begin
+        watcher.join()
+        if process.wait():
+            errors.seek(0)
+            raise InputError(f"{' '.join(command)} failed: {errors.read()[-2000:]}")
+    return {
+        "seconds": time.perf_counter() - begin,
+        "tokenised": tokenised,
+        "own_gb": peaks["RssAnon"] / 1e9,
+        "mapped_gb": peaks["RssFile"] / 1e9,
+    }
+
+
+def _watch(process, peaks):
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:  # it has just ended
+            return
+        for key, kilobytes in re.findall(r"^(RssAnon|RssFile):\s+(\d+) kB", status, re.MULTILINE):
+            peaks[key] = max(peaks[key], 1024 * int(kilobytes))
+        time.sleep(0.02)
+
+
+def measure_rows(rows, records, args, folder):
+    """The figures of one number of rows; its files are made below `folder`."""
+    train, valid = folder / "train.json", folder / "valid.json"
+    write_many(train, records, rows)
+    write_records(valid, records[:16])
+    environment = {"HF_DATASETS_CACHE": str(folder / "cache"), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(REPOSITORY)}
+    tune = [
+        sys.executable, "-c", TUNE, str(args.steps), str(REPOSITORY / "ins_tuning.py"), "--base_model", str(args.base_model),
+        "--train_data_path", str(train), "--val_data_path", str(valid), "--device", "cpu", "--overwrite",
+        "--output_dir", str(folder / "adapter"), "--batch_size", "32", "--eval_steps", str(args.steps),
+    ]  # fmt: skip
+    figures = {"rows": rows, "file_gb": train.stat().st_size / 1e9}
+    figures["reading"] = run([sys.executable, "-c", READ, str(train)], environment)
+    figures["first start"] = run(tune, environment)
+    figures["second start"] = run(tune, environment)
+    figures["tokenisation_seconds"] = figures["first start"]["tokenised"] - figures["second start"]["tokenised"]
+    figures["cache_gb"] = sum(path.stat().st_size for path in (folder / "cache").rglob("*.arrow")) / 1e9
+    return figures
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="(default: 10000 100000 1000000)")
+    add("--base_model", type=Path, default=POCKET, help="(default: pocket-llama)")
+    add("--steps", type=int, default=2, help="optimiser steps of 32 rows (default: %(default)s)")
+    add("--folder", type=Path, help="for data and cache, 1.5 kB a row (default: the system's temporary folder)")
+    add("--output", type=Path, help="write the figures to this JSON file")
+    args = parser.parse_args(arguments)
+
+    import torch
+
+    report = measure.environment(torch.device("cpu")) | {"measured": []}
+    records = demo_records(min(DIFFERENT, max(args.rows)))
+    for rows in args.rows:
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            report["measured"].append(measure_rows(rows, records, args, Path(folder)))
+        print(json.dumps(report["measured"][-1]), flush=True)
+        if args.output:
+            write_json(args.output, report)
+
+    print(f"{report['hardware']}, {args.base_model.name}, {args.steps} steps; seconds and GB")
+    measure.print_table(
+        ["rows", "file", "reading", "tokenising", "first start", "second start", "memory reading", "first", "second",
+         "cache", "mapped"],
+        [
+            [f"{found['rows']:,}", found["file_gb"], found["reading"]["seconds"], found["tokenisation_seconds"],
+             found["first start"]["seconds"], found["second start"]["seconds"],
+             *(found[name]["own_gb"] for name in ("reading", "first start", "second start")), found["cache_gb"],
+             max(found[name]["mapped_gb"] for name in ("first start", "second start"))]
+            for found in report["measured"]
+        ],
+    )  # fmt: skip
+    return report
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
