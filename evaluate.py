@@ -61,12 +61,15 @@ def main():
 
     # 2. Import the heavy libraries
     from tlrec import modeling  # before the others: it quiets their warnings
+    from accelerate import PartialState
     from peft import LoraConfig
     from tlrec.metrics import results_table
+    from tlrec.processes import only_the_first_speaks
     from tlrec.scoring import Scorer
 
     device = modeling.resolve_device(args.device)
     dtype = modeling.resolve_dtype(args.dtype, device)
+    only_the_first_speaks()
 
     # 3. Records to token ids, once for each frame
     tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
@@ -90,12 +93,14 @@ def main():
               f"({len(records) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {frame}")  # fmt: skip
 
         # 6. Numbers, beside their floors
-        metrics = record_evaluation(
-            folder, "evaluate.py", vars(args), args.test_data_path, records, scores, args.train_data_path, train_records,
-            adapter, frame=frame, base_model=args.base_model, target=args.target, hardware=modeling.hardware(device),
-        )  # fmt: skip
-        print(results_table(metrics))
-        print(f"===== auc: {metrics['auc']} =====")
+        if PartialState().is_main_process:
+            metrics = record_evaluation(
+                folder, "evaluate.py", vars(args), args.test_data_path, records, scores, args.train_data_path,
+                train_records, adapter, frame=frame, base_model=args.base_model, target=args.target,
+                hardware=modeling.hardware(device),
+            )  # fmt: skip
+            print(results_table(metrics))
+            print(f"===== auc: {metrics['auc']} =====")
         if adapter:
             model = model.unload()
 
