@@ -36,6 +36,7 @@ def parse_arguments():
     add("--quantization", choices=["none", "8bit", "4bit"], default="none", help="of the base (default: %(default)s)")
     add("--trust_remote_code", action="store_true", help="run code that comes with the base model")
     add("--target", help="name of the target domain in metrics.json")
+    add("--check_only", action="store_true", help="check flags, data and adapters, and stop before anything is loaded")
     add("--overwrite", action="store_true", help="replace an evaluation on other test data")
     return parser.parse_args()
 
@@ -58,6 +59,9 @@ def main():
         if folder:
             check_evaluation_dir(folder, args.test_data_path, args.overwrite)
         jobs.append((adapter, folder, args.prompt_frame or provenance.frame_of(adapter) or "alpaca"))
+    if args.check_only:
+        print(f"checked: {len(jobs)} evaluations of {len(records)} rows")
+        return
 
     # 2. Import the heavy libraries
     from tlrec import modeling  # before the others: it quiets their warnings

@@ -193,7 +193,7 @@ def main():
             eval_steps=eval_steps,
             save_strategy="steps",
             save_steps=eval_steps,
-            save_total_limit=1,
+            save_total_limit=2,  # the best one and the last
             load_best_model_at_end=True,
             metric_for_best_model=f"eval_{args.metric_for_best_model}",
             greater_is_better=args.metric_for_best_model == "auc",

@@ -10,14 +10,19 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
 
 from tests.conftest import REPOSITORY
 from tlrec.files import sha256
+from tlrec.folders import last_checkpoint
 from tlrec.records import write_records
 
 # Stands for Python: notes its arguments and makes the adapter that was asked for.
@@ -196,6 +201,43 @@ def test_stages(started, workspace, stages, names):
     assert (arguments.device, gpu, arguments.target) == ("cuda", "GPU=1", "movie")
 
 
+@pytest.mark.parametrize("gpu, processes", [("0,1,2,3", 4), ("2,5", 2)])
+def test_several_gpus_start_accelerate(started, gpu, processes):
+    commands = started("zero_shot.sh", gpu, "movie", "netflix", STAGES="source", ACCELERATE_ARGS="--main_process_port 0")
+    checks, launches = commands[::2], commands[1::2]
+    assert len(checks) == len(launches) == 2
+    for (script, checked, gpus), (module, flags, same_gpus) in zip(checks, launches):
+        assert gpus == same_gpus == f"GPU={gpu}"
+        assert checked[-1] == "--check_only" and parsed(script, checked).check_only
+        assert [module, flags[0]] == ["-m", "accelerate.commands.launch"]
+        at = flags.index(script)
+        assert flags[at + 1 :] == checked[:-1]
+        arguments = launch_command_parser().parse_args(flags[1:])
+        assert (arguments.num_processes, arguments.multi_gpu, arguments.main_process_port) == (processes, True, 0)
+
+
+def test_a_launcher_called_again_resumes_the_stage_that_was_stopped(launch, workspace, tmp_path):
+    quick = ["--num_epochs", "20", "--batch_size", "8", "--micro_batch_size", "8", "--eval_steps", "1"]
+    command = ["bash", REPOSITORY / "shell" / "zero_shot.sh", "cpu", "movie", "netflix", *quick]
+    environment = os.environ | {"ROOT_PATH": str(workspace), "PYTHON": sys.executable, "STAGES": "source"}
+    adapter = workspace / "instruction_model" / "movie" / "alpaca_instrument"
+    log = tmp_path / "log"
+    with open(log, "w") as output:
+        first = subprocess.Popen(command, env=environment, start_new_session=True, stdout=output, stderr=output)
+        while not last_checkpoint(adapter / "checkpoints"):
+            assert first.poll() is None, log.read_text()
+            time.sleep(0.05)
+        os.killpg(first.pid, signal.SIGTERM)  # as a cluster does before it kills
+        assert first.wait() != 0
+        while not (stopped := re.search(r"SIGTERM: stopped after step (\d+), a checkpoint is saved", log.read_text())):
+            time.sleep(0.05)  # the script ends after the launcher
+    assert not (adapter / "adapter_config.json").exists()
+    second = launch("zero_shot.sh", "cpu", "movie", "netflix", *quick, STAGES="source")
+    assert second.returncode == 0, second.stderr
+    assert f"resuming: {adapter}/checkpoints/checkpoint-{stopped[1]}\n" in second.stdout, second.stdout
+    assert "===== auc:" in second.stdout
+
+
 def test_a_general_adapter_is_the_start(started, workspace):
     general = workspace / "instruction_model" / "movie" / "alpaca"
     general.mkdir(parents=True)
@@ -297,8 +339,8 @@ PLACE, MAKE = "base_model/README.md tells how to place one", "rec_data/README.md
         (ZERO, {"PYTHON": "/no/python"}, None, "PYTHON=/no/python: no such program; bash shell/setup.sh makes one"),
         (ZERO[:3], {}, None, "usage: bash shell/zero_shot.sh GPU TARGET SOURCE"),
         (FEW[:3], {}, None, "usage: bash shell/few_shot.sh GPU SEED TARGET"),
-        *(((ZERO[0], gpu, *ZERO[2:]), {}, None, f"GPU '{gpu}': give cpu, or") for gpu in ("gpu", "-1", "0,", ",1", "")),
-        ((FEW[0], "cuda", *FEW[2:]), {}, None, "GPU 'cuda': give cpu, or"),
+        *(((ZERO[0], gpu, *ZERO[2:]), {}, None, f"GPU '{gpu}': give cpu, the") for gpu in ("gpu", "-1", "0,", ",1", "")),
+        ((FEW[0], "cuda", *FEW[2:]), {}, None, "GPU 'cuda': give cpu, the"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, (tuple, dict)) else None,
 )  # fmt: skip

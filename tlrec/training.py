@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from tlrec.errors import InputError, Stopped
@@ -220,12 +220,21 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
 
 class _SaveWhenStopped(TrainerCallback):
-    """Ends training after the step in which a signal came, with a checkpoint; and does not begin what had ended."""
+    """Ends training after the step in which a signal came, with a checkpoint. And at once where early stopping had ended
+    it before the process was killed: the Trainer would go on to the next validation."""
 
     def __init__(self, trainer):
         self.trainer = trainer
+        self.had_ended = False
+
+    def on_train_begin(self, args, state, control, **_):
+        stopping = [one for one in self.trainer.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
+        self.had_ended = any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in stopping)
 
     def on_step_end(self, args, state, control, **_):
+        if self.had_ended:  # the weights of this step are forgotten: the best ones are loaded
+            control.should_evaluate = control.should_save = control.should_log = False
+            control.should_training_stop = True
         if add_up(np.array([float(len(self.trainer.received))]))[0]:  # whichever process it came to
             self.trainer.received.extend([signal.SIGTERM][len(self.trainer.received) :])
             control.should_save = control.should_training_stop = True
