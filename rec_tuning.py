@@ -22,7 +22,9 @@ from pathlib import Path
 from tlrec import provenance
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation import check_evaluation_dir, record_evaluation
-from tlrec.folders import CHECKPOINTS, check_adapter, check_base_model, check_output_dir, check_same_lora
+from tlrec.folders import (
+    CHECKPOINTS, check_adapter, check_base_model, check_output_dir, check_same_lora, remove_checkpoints,
+)  # fmt: skip
 from tlrec.prompts import FRAME_NAMES, load_frame
 from tlrec.records import check_two_classes, draw_shots, labels_of, read_records
 
@@ -140,13 +142,14 @@ def main():
     from tlrec.processes import only_the_first_speaks, share_batch
     from tlrec.scoring import Scorer
     from tlrec.tokenization import RecordTokenizer
-    from tlrec.training import TuningTrainer
+    from tlrec.training import TuningTrainer, check_trackers
 
     device = modeling.resolve_device(args.device)
     dtype = modeling.resolve_dtype(args.dtype, device)
     attention = modeling.resolve_attention(args.attention, device, dtype)
     processes, first = PartialState().num_processes, PartialState().is_main_process
     only_the_first_speaks()
+    check_trackers(args.report_to)
     micro_batch_size, accumulation = share_batch(args.batch_size, args.micro_batch_size, processes)
 
     # 3. Records to token ids, once for all runs
@@ -232,7 +235,7 @@ def main():
                     seed=seed,
                     restore_callback_states_from_checkpoint=True,
                     report_to=args.report_to,
-                    run_name=f"{args.stage}-{args.target}-{shots}-{seed}",
+                    run_name=f"{args.stage}-{args.target}-{shots}shots-seed{seed}",
                     remove_unused_columns=False,
                 ),
             )
@@ -265,7 +268,7 @@ def main():
                     metric_for_best_model=args.metric_for_best_model,
                     hardware=modeling.hardware(device),
                 )
-                shutil.rmtree(folder / CHECKPOINTS)
+                remove_checkpoints(folder)
             best = max(trainer.history(), key=lambda entry: entry["step"] == trainer.best_step())
             print(f"best step {best['step']} of {steps}: validation auc {best['eval_auc']:.4f}, loss "
                   f"{best['eval_loss']:.4f}; {speed['tokens_per_second']} tokens/s, {speed['padding_share']:.1%} padding")  # fmt: skip

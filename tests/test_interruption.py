@@ -5,6 +5,7 @@
 3. A checkpoint that was not written whole is passed over; one of another run is an error that says what differs.
 4. Early stopping, and rows grouped by length, are taken up where they were.
 5. Running out of memory cuts micro-batches in halves and changes nothing else.
+6. Trackers that are not installed are named; their logs outlive the checkpoints.
 """
 
 import json
@@ -22,7 +23,7 @@ from tests.conftest import REPOSITORY
 from tlrec import training
 from tlrec.errors import InputError
 from tlrec.files import sha256
-from tlrec.folders import last_checkpoint
+from tlrec.folders import last_checkpoint, remove_checkpoints
 from tlrec.processes import share_batch
 
 QUICK = ["--batch_size", 8, "--micro_batch_size", 4, "--warmup_steps", 0, "--learning_rate", 1e-2, "--device", "cpu"]
@@ -216,3 +217,15 @@ def test_the_batch_is_shared_by_the_processes(batch, micro, processes, expected)
 def test_a_batch_that_cannot_be_shared():
     with pytest.raises(InputError, match="--batch_size 128 cannot be shared by 3 processes; give --batch_size 126"):
         share_batch(128, 32, 3)
+
+
+def test_trackers(stage, tmp_path):
+    status, _, err = stage(tmp_path / "run", "--report_to", "no-such-tracker")
+    assert status == 2
+    assert "error: --report_to no-such-tracker: no such tracker is installed here (found: " in err
+    logs = tmp_path / "run" / "checkpoints" / "runs" / "today"
+    logs.mkdir(parents=True)
+    (logs / "events").write_text("curve")
+    remove_checkpoints(tmp_path / "run")
+    assert (tmp_path / "run" / "runs" / "today" / "events").read_text() == "curve"
+    assert not (tmp_path / "run" / "checkpoints").exists()

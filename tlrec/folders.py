@@ -112,6 +112,15 @@ def last_checkpoint(folder):
     return None
 
 
+def remove_checkpoints(folder):
+    """Remove the Trainer's checkpoints from the folder of a run that is complete. The logs that TensorBoard reads lie
+    among them, in `runs`; they move up into `folder`."""
+    logs = Path(folder) / CHECKPOINTS / "runs"
+    if logs.exists():
+        shutil.copytree(logs, Path(folder) / "runs", dirs_exist_ok=True)
+    shutil.rmtree(Path(folder) / CHECKPOINTS)
+
+
 def read_json_object(path):
     """A JSON file's object; InputError, naming the file, for anything else."""
     try:

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from tlrec.errors import InputError, Stopped
@@ -40,6 +41,15 @@ class Collator:
         self.tokens += sum(len(row["input_ids"]) for row in rows)
         self.padded_tokens += input_ids.numel()
         return {"input_ids": input_ids, "labels": labels}
+
+
+def check_trackers(names):
+    """Raise InputError unless the experiment trackers of `--report_to` are installed; "none" and "all" always are."""
+    installed = get_available_reporting_integrations()
+    for name in names:
+        if name not in ("none", "all", *installed):
+            raise InputError(f"--report_to {name}: no such tracker is installed here (found: "
+                             f"{', '.join(installed) or 'none'}); pip install {name}")  # fmt: skip
 
 
 class EpochOrder(Sampler):
