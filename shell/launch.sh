@@ -31,23 +31,22 @@ use_gpu() {
   case "$PROCESSES" in *[!0-9]*) fail "GPU '$1': give a number of processes, such as cpu:2" ;; esac
 }
 
-# run SCRIPT [arguments]: one process, or as many as there are GPUs, which accelerate starts. ACCELERATE_ARGS goes to
-# `accelerate launch`: a file of shell/accelerate, or what it needs to know of several machines.
-ACCELERATE_ARGS="${ACCELERATE_ARGS:-}"
+# run SCRIPT [arguments]: one process, or as many as there are GPUs, which accelerate starts. ACCELERATE_ARGS tells
+# `accelerate launch` something else than one machine and DDP: a file of shell/accelerate, or several machines.
 run() {
   local script="$repository/$1"
+  local how="${ACCELERATE_ARGS:---multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no}"
   shift
-  if [ "$PROCESSES" -eq 1 ] && [ -z "$ACCELERATE_ARGS" ]; then
+  if [ "$PROCESSES" -eq 1 ] && [ -z "${ACCELERATE_ARGS:-}" ]; then
     "$PYTHON" "$script" "$@"
+    return
+  fi
+  "$PYTHON" "$script" "$@" --check_only # one process says once what is wrong
+  if [ "$DEVICE" = cpu ]; then          # accelerate leaves several processes on the CPU to MPI; this needs none
+    OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" "$PYTHON" -m torch.distributed.run --standalone \
+      --nproc_per_node "$PROCESSES" "$script" "$@"
   else
-    "$PYTHON" "$script" "$@" --check_only # one process says once what is wrong
-    if [ "$DEVICE" = cpu ]; then # accelerate leaves several processes on the CPU to mpirun; this needs none
-      OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" "$PYTHON" -m torch.distributed.run --standalone \
-        --nproc_per_node "$PROCESSES" "$script" "$@"
-    else
-      "$PYTHON" -m accelerate.commands.launch --num_machines 1 --num_processes "$PROCESSES" --mixed_precision no \
-        --dynamo_backend no $([ "$PROCESSES" -eq 1 ] || echo --multi_gpu) $ACCELERATE_ARGS "$script" "$@"
-    fi
+    "$PYTHON" -m accelerate.commands.launch --num_processes "$PROCESSES" $how "$script" "$@"
   fi
 }
 

@@ -18,6 +18,7 @@ import sys
 import time
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
 from tests.conftest import REPOSITORY
@@ -201,19 +202,33 @@ def test_stages(started, workspace, stages, names):
     assert (arguments.device, gpu, arguments.target) == ("cuda", "GPU=1", "movie")
 
 
-@pytest.mark.parametrize("gpu, processes", [("0,1,2,3", 4), ("2,5", 2)])
-def test_several_gpus_start_accelerate(started, gpu, processes):
-    commands = started("zero_shot.sh", gpu, "movie", "netflix", STAGES="source", ACCELERATE_ARGS="--main_process_port 0")
+@pytest.mark.parametrize(
+    "gpu, environment, expected",
+    [
+        ("0,1,2,3", {}, {"num_processes": 4, "multi_gpu": True, "num_machines": 1, "mixed_precision": "no"}),
+        ("2,5", {}, {"num_processes": 2, "multi_gpu": True}),
+        ("0,1", {"ACCELERATE_ARGS": "--config_file fsdp.yaml"}, {"num_processes": 2, "multi_gpu": False}),
+        ("0,1", {"ACCELERATE_ARGS": "--multi_gpu --num_machines 2 --num_processes 4 --machine_rank 1"},
+         {"num_processes": 4, "num_machines": 2, "machine_rank": 1}),
+    ],
+)  # fmt: skip
+def test_several_gpus_start_accelerate(started, gpu, environment, expected):
+    commands = started("zero_shot.sh", gpu, "movie", "netflix", STAGES="source", **environment)
     checks, launches = commands[::2], commands[1::2]
     assert len(checks) == len(launches) == 2
     for (script, checked, gpus), (module, flags, same_gpus) in zip(checks, launches):
         assert gpus == same_gpus == f"GPU={gpu}"
         assert checked[-1] == "--check_only" and parsed(script, checked).check_only
         assert [module, flags[0]] == ["-m", "accelerate.commands.launch"]
-        at = flags.index(script)
-        assert flags[at + 1 :] == checked[:-1]
-        arguments = launch_command_parser().parse_args(flags[1:])
-        assert (arguments.num_processes, arguments.multi_gpu, arguments.main_process_port) == (processes, True, 0)
+        assert flags[flags.index(script) + 1 :] == checked[:-1]
+        arguments = vars(launch_command_parser().parse_args(flags[1:]))
+        assert {name: arguments[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("name, kind", [("fsdp", "FSDP"), ("deepspeed_zero3", "DEEPSPEED")])
+def test_accelerate_configurations_are_read(name, kind):
+    config = load_config_from_file(str(REPOSITORY / "shell" / "accelerate" / f"{name}.yaml"))
+    assert config.distributed_type == kind
 
 
 def test_a_launcher_called_again_resumes_the_stage_that_was_stopped(launch, workspace, tmp_path):
