@@ -13,6 +13,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
 
 import torch  # noqa: E402
+from accelerate import PartialState  # noqa: E402
 from peft import (  # noqa: E402
     LoraConfig,
     PeftModel,
@@ -33,12 +34,15 @@ from tlrec.folders import ADAPTER_CONFIG, adapter_weights  # noqa: E402
 
 
 def resolve_device(name):
-    """The torch device for `--device auto|cpu|cuda`; InputError if a GPU is asked for where none is."""
+    """The torch device of this process for `--device auto|cpu|cuda`; InputError if a GPU is asked for where none is.
+
+    Where accelerate has started several processes, this one joins the others here, and each has its own GPU.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; give --device cpu, or check CUDA_VISIBLE_DEVICES")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return PartialState(cpu=name == "cpu").device
 
 
 def resolve_dtype(name, device):

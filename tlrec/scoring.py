@@ -9,6 +9,8 @@
 
 Rows are sorted by length and packed into batches by token budget, longest first, so that running out of memory shows
 at once; then the budget is halved and the run goes on. A row's scores depend on nothing but the row.
+
+With several processes each takes its share of every batch, and all get the scores of all rows.
 """
 
 import copy
@@ -18,10 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from tqdm import tqdm
 from transformers import DynamicCache
 
 from tlrec.modeling import language_model_parts, merged
+from tlrec.processes import add_up
 from tlrec.tokenization import RecordTokenizer
 
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens in one batch, padding included
@@ -109,49 +113,61 @@ class Scorer:
         if prefix_len:
             cache = DynamicCache(config=backbone.config)
             hidden = backbone(input_ids=prefix, past_key_values=cache, use_cache=True).last_hidden_state
-            if self.with_loss and self.train_on_inputs:
+            if self.with_loss and self.train_on_inputs and PartialState().is_main_process:
                 nll += len(self.rows) * _nll(hidden[0, :-1], prefix[0, 1:], head, positions_at_once)
             last_of_prefix = hidden[:, -1:]  # its output predicts the first own token of every row
 
-        log_p = np.empty((len(self.rows), 2))
-        order = sorted(range(len(self.rows)), key=lambda i: -len(self.rows[i]))
-        bar = tqdm(total=len(order), desc=progress, unit="row", disable=progress is None, leave=False)
-        while order:
-            longest = len(self.rows[order[0]]) - prefix_len
-            batch = order[: max(1, budget // longest)]
-            try:
-                ids = torch.zeros((len(batch), longest), dtype=torch.long)
-                for place, row in enumerate(batch):
-                    own = torch.tensor(self.rows[row][prefix_len:])
-                    ids[place, : len(own)] = own
-                ids = ids.to(device)
-                hidden = self._hidden(backbone, ids, cache, prefix_len)
-                places = torch.tensor([self.answer_positions[row] - prefix_len for row in batch], device=device)
-                at_answer = head(hidden[torch.arange(len(batch), device=device), places]).float()
-                chosen = at_answer.log_softmax(-1)[:, list(self.answer_ids)].double().cpu().numpy()
-                if self.with_loss:
-                    columns = torch.arange(prefix_len, prefix_len + longest, device=device)
-                    ends = torch.tensor([len(self.rows[row]) for row in batch], device=device)
-                    firsts = torch.tensor([self.first_targets[row] for row in batch], device=device)
-                    real = (columns >= firsts[:, None]) & (columns < ends[:, None])
-                    if prefix_len:
-                        hidden = torch.cat([last_of_prefix.expand(len(batch), -1, -1), hidden], dim=1)
-                    else:  # nothing predicts the first token
-                        ids, real = ids[:, 1:], real[:, 1:]
-                    nll += _nll(hidden[:, :-1][real], ids[real], head, positions_at_once)
-            except torch.OutOfMemoryError:
-                if len(batch) == 1:
-                    raise
-                budget = longest * (len(batch) // 2)
-                torch.cuda.empty_cache()
-                tqdm.write(f"out of memory: going on with {budget} tokens in a batch")
-                continue
-            log_p[batch] = chosen
-            order = order[len(batch) :]
-            tokens += len(batch) * longest
+        processes, mine = PartialState().num_processes, PartialState().process_index
+        log_p = np.zeros((len(self.rows), 2))
+        batches = self._batches(budget * processes, prefix_len)
+        silent = progress is None or mine > 0
+        bar = tqdm(total=len(self.rows), desc=progress, unit="row", disable=silent, leave=False)
+        for batch in batches:
+            own = batch[mine::processes]
+            while own:
+                longest = len(self.rows[own[0]]) - prefix_len
+                part = own[: max(1, budget // longest)]
+                try:
+                    ids = torch.zeros((len(part), longest), dtype=torch.long)
+                    for place, row in enumerate(part):
+                        ids[place, : len(self.rows[row]) - prefix_len] = torch.tensor(self.rows[row][prefix_len:])
+                    ids = ids.to(device)
+                    hidden = self._hidden(backbone, ids, cache, prefix_len)
+                    places = torch.tensor([self.answer_positions[row] - prefix_len for row in part], device=device)
+                    at_answer = head(hidden[torch.arange(len(part), device=device), places]).float()
+                    chosen = at_answer.log_softmax(-1)[:, list(self.answer_ids)].double().cpu().numpy()
+                    if self.with_loss:
+                        columns = torch.arange(prefix_len, prefix_len + longest, device=device)
+                        ends = torch.tensor([len(self.rows[row]) for row in part], device=device)
+                        firsts = torch.tensor([self.first_targets[row] for row in part], device=device)
+                        real = (columns >= firsts[:, None]) & (columns < ends[:, None])
+                        if prefix_len:
+                            hidden = torch.cat([last_of_prefix.expand(len(part), -1, -1), hidden], dim=1)
+                        else:  # nothing predicts the first token
+                            ids, real = ids[:, 1:], real[:, 1:]
+                        nll += _nll(hidden[:, :-1][real], ids[real], head, positions_at_once)
+                except torch.OutOfMemoryError:
+                    if len(part) == 1:
+                        raise
+                    budget = longest * (len(part) // 2)
+                    torch.cuda.empty_cache()
+                    tqdm.write(f"out of memory: going on with {budget} tokens in a batch")
+                    continue
+                log_p[part] = chosen
+                own = own[len(part) :]
+                tokens += len(part) * longest
             bar.update(len(batch))
         bar.close()
-        return log_p, float(nll) / self.n_targets if self.with_loss else None, tokens
+        nll, tokens = add_up(np.array([float(nll), float(tokens)]))
+        return add_up(log_p), nll / self.n_targets if self.with_loss else None, int(tokens)
+
+    def _batches(self, budget, prefix_len):
+        """Row numbers, longest rows first, in batches of at most `budget` tokens, padding included, or of one row."""
+        order = sorted(range(len(self.rows)), key=lambda i: -len(self.rows[i]))
+        while order:
+            rows = max(1, budget // (len(self.rows[order[0]]) - prefix_len))
+            yield order[:rows]
+            order = order[rows:]
 
     def _hidden(self, backbone, ids, cache, prefix_len):
         if cache is None:
