@@ -86,7 +86,7 @@ def test_rows_are_those_of_memory(encoder, records, cache, train_on_inputs, shot
     assert list(stored.rows) == held.rows
     assert (len(stored.rows), stored.truncated, stored.dropped) == (len(held.rows), held.truncated, held.dropped)
     assert shots == 6 or held.truncated > 2 and len(held.dropped) == 2
-    assert stored.rows["length"] == [len(row["input_ids"]) for row in held.rows]
+    assert stored.rows.lengths.tolist() == [len(row["input_ids"]) for row in held.rows]
     assert stored.rows.__getitems__([3, 0, 3]) == [held.rows[place] for place in (3, 0, 3)]
     assert stored.rows[-1] == held.rows[-1]
     assert len(list(cache.glob("*.arrow"))) == 1
@@ -252,8 +252,7 @@ class Encoder:  # token ids without a tokenizer, which would take minutes
 for path in sys.argv[2:]:
     datasets.config.HF_DATASETS_CACHE = Path(sys.argv[1])
     rows = training_examples(Encoder(), RecordFile(path), False).rows
-    lengths = rows["length"]
-    assert len(rows.__getitems__([5, len(rows) - 1])[1]["labels"]) == lengths[-1] == 301
+    assert len(rows.__getitems__([5, len(rows) - 1])[1]["labels"]) == rows.lengths[-1] == 301
     print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]))
 """
 

@@ -36,29 +36,30 @@ FEATURES = datasets.Features(
 )
 
 
-class TokenRows(datasets.Dataset):
-    """Training rows `{"input_ids", "labels"}` as RecordTokenizer.examples gives them, read from an Arrow file.
+class TokenRows:
+    """Training rows `{"input_ids", "labels"}` as RecordTokenizer.examples gives them, read from an Arrow file when asked for.
 
-    The column "length" is what the Trainer groups rows by.
+    lengths: (n,) int array, tokens of each row.
     """
 
-    train_on_inputs = True
+    def __init__(self, path, train_on_inputs):
+        self.stored = datasets.Dataset.from_file(str(path))  # memory-mapped
+        self.train_on_inputs = train_on_inputs
+        self.lengths = self.stored.data.column("length").to_numpy()
 
-    def __getitem__(self, key):
-        if isinstance(key, str):
-            return self.data.column(key).to_pylist()  # element by element, `datasets` takes 0.3 ms each
-        return self.__getitems__([key])[0]
+    def __len__(self):
+        return len(self.stored)
+
+    def __getitem__(self, place):
+        return self.__getitems__([place])[0]
 
     def __getitems__(self, places):
         """The rows at `places`, as torch's DataLoader asks for those of a batch."""
-        stored = super().__getitem__(places)
-        rows = []
-        for ids, start in zip(stored["input_ids"], stored["answer_start"]):
-            rows.append({"input_ids": ids, "labels": ids if self.train_on_inputs else [-100] * start + ids[start:]})
-        return rows
-
-    def __iter__(self):
-        return map(self.__getitem__, range(len(self)))
+        stored = self.stored[places]
+        return [
+            {"input_ids": ids, "labels": ids if self.train_on_inputs else [-100] * start + ids[start:]}
+            for ids, start in zip(stored["input_ids"], stored["answer_start"])
+        ]
 
 
 def training_examples(encoder, records, train_on_inputs):
@@ -87,9 +88,7 @@ def training_examples(encoder, records, train_on_inputs):
                 "name another folder by HF_DATASETS_CACHE"
             ) from None
         print(f"token ids: kept in {path}")
-    rows = TokenRows.from_file(str(path))
-    rows.train_on_inputs = train_on_inputs
-    return Examples(rows, **json.loads(path.with_suffix(".json").read_text()))
+    return Examples(TokenRows(path, train_on_inputs), **json.loads(path.with_suffix(".json").read_text()))
 
 
 def _write(path, encoder, records):

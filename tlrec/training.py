@@ -15,6 +15,7 @@ from tlrec.errors import InputError, Stopped
 from tlrec.metrics import auc, two_probabilities_to_score
 from tlrec.modeling import language_model_parts
 from tlrec.processes import add_up, catch_signals
+from tlrec.token_cache import TokenRows
 
 POSITIONS_AT_ONCE = 256  # whose logits [positions, vocabulary] exist at the same time; so few fit the caches of a CPU
 
@@ -105,7 +106,8 @@ class TuningTrainer(Trainer):
         return output
 
     def _get_train_sampler(self, train_dataset=None):
-        lengths = [len(row["input_ids"]) for row in self.train_dataset]
+        rows = self.train_dataset
+        lengths = rows.lengths if isinstance(rows, TokenRows) else [len(row["input_ids"]) for row in rows]
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
         group = batch if self.args.train_sampling_strategy == "group_by_length" else None
         return EpochOrder(lengths, group, self.args.seed, self.state)
