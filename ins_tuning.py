@@ -118,7 +118,7 @@ def main():
     from accelerate import PartialState
     from peft import LoraConfig, get_peft_model
     from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
-    from tlrec.processes import only_the_first_speaks, share_batch
+    from tlrec.processes import models_are_spread, only_the_first_speaks, share_batch
     from tlrec.scoring import Scorer
     from tlrec.token_cache import training_examples
     from tlrec.tokenization import RecordTokenizer
@@ -159,8 +159,9 @@ def main():
     if start_adapter:
         tensors = modeling.read_adapter(start_adapter)
         modeling.check_adapter_fits(tensors, expected, start_adapter)
+    loaded_to = torch.device("cpu") if models_are_spread() else device  # FSDP and ZeRO-3 share it out from main memory
     base = modeling.load_base_model(
-        args.base_model, device, dtype, args.quantization, attention, trust_remote_code=args.trust_remote_code
+        args.base_model, loaded_to, dtype, args.quantization, attention, trust_remote_code=args.trust_remote_code
     )
     model = get_peft_model(modeling.prepare_for_tuning(base, args.gradient_checkpointing), lora)
     if start_adapter:
@@ -217,8 +218,8 @@ def main():
     speed = trainer.speed(time.perf_counter() - clock)
 
     # 6. Save the adapter whole, and last what made it
+    modeling.save_adapter(model, args.output_dir)
     if first:
-        modeling.save_adapter(model, args.output_dir)
         provenance.write_run(
             args.output_dir,
             script="ins_tuning.py",

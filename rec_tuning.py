@@ -139,7 +139,7 @@ def main():
     from accelerate import PartialState
     from peft import LoraConfig, get_peft_model
     from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
-    from tlrec.processes import only_the_first_speaks, share_batch
+    from tlrec.processes import models_are_spread, only_the_first_speaks, share_batch
     from tlrec.scoring import Scorer
     from tlrec.token_cache import training_examples
     from tlrec.tokenization import RecordTokenizer
@@ -151,6 +151,8 @@ def main():
     processes, first = PartialState().num_processes, PartialState().is_main_process
     only_the_first_speaks()
     check_trackers(args.report_to)
+    if models_are_spread() and len(runs) > 1:
+        raise InputError("with FSDP or ZeRO-3 a process makes one run: give one --sample and one --seed")
     micro_batch_size, accumulation = share_batch(args.batch_size, args.micro_batch_size, processes)
 
     # 3. Records to token ids, once for all runs
@@ -175,8 +177,9 @@ def main():
     if start_adapter:
         tensors = modeling.read_adapter(start_adapter)
         modeling.check_adapter_fits(tensors, expected, start_adapter)
+    loaded_to = torch.device("cpu") if models_are_spread() else device  # FSDP and ZeRO-3 share it out from main memory
     base = modeling.load_base_model(
-        args.base_model, device, dtype, args.quantization, attention, trust_remote_code=args.trust_remote_code
+        args.base_model, loaded_to, dtype, args.quantization, attention, trust_remote_code=args.trust_remote_code
     )
     base = modeling.prepare_for_tuning(base, args.gradient_checkpointing)
 
@@ -245,8 +248,8 @@ def main():
             speed = trainer.speed(time.perf_counter() - clock)
 
             # 7. Save the adapter whole, and last what made it
+            modeling.save_adapter(model, folder)
             if first:
-                modeling.save_adapter(model, folder)
                 provenance.write_run(
                     folder,
                     script="rec_tuning.py",

@@ -1,4 +1,4 @@
-"""The processes of one run, as `accelerate launch` starts them: who speaks, who stops, how they add up.
+"""The processes of one run, as `accelerate launch` starts them: who speaks, how they stop, add up and share a model.
 
 Without accelerate there is one process, for which all of this comes out as it should.
 """
@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
+from accelerate.utils import parse_flag_from_env, reduce
+from torch.distributed.tensor import DTensor
 
 from tlrec.errors import InputError
 
@@ -40,6 +41,28 @@ def share_batch(batch_size, micro_batch_size, processes):
                          f"give --batch_size {max(share, 1) * processes}, or another number of processes")  # fmt: skip
     rows = max(rows for rows in range(1, min(share, micro_batch_size) + 1) if share % rows == 0)
     return rows, share // rows
+
+
+def models_are_spread():
+    """Whether accelerate was started to spread models over the processes, with FSDP or DeepSpeed ZeRO-3."""
+    return parse_flag_from_env("ACCELERATE_USE_FSDP") or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+
+
+def is_spread(model):
+    """Whether each process holds only its share of this model's weights."""
+    return any(isinstance(weight, DTensor) or hasattr(weight, "ds_id") for weight in model.parameters())
+
+
+def whole(tensor):
+    """The tensor as it is, or put together from its shares: then all processes have to call this."""
+    if isinstance(tensor, DTensor):  # FSDP2
+        return tensor.full_tensor()
+    if hasattr(tensor, "ds_id"):  # ZeRO-3
+        from deepspeed.zero import GatheredParameters
+
+        with GatheredParameters([tensor]):
+            return tensor.detach().clone()
+    return tensor
 
 
 @contextmanager
