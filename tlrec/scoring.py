@@ -22,9 +22,8 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from tqdm import tqdm
-from transformers import DynamicCache
 
-from tlrec.modeling import language_model_parts, merged
+from tlrec.modeling import language_model_parts, merged, prefix_states
 from tlrec.processes import add_up
 from tlrec.tokenization import RecordTokenizer
 
@@ -109,10 +108,11 @@ class Scorer:
         positions_at_once = max(1, LOGITS_AT_ONCE // backbone.config.vocab_size)
 
         prefix = torch.tensor([self.rows[0][:prefix_len]], device=device)
-        cache, nll, tokens = None, 0.0, prefix_len
+        cache, nll, tokens = None, 0.0, 0
         if prefix_len:
-            cache = DynamicCache(config=backbone.config)
-            hidden = backbone(input_ids=prefix, past_key_values=cache, use_cache=True).last_hidden_state
+            cache, hidden = prefix_states(backbone, prefix)
+            prefix_len = tokens = 0 if cache is None else prefix_len
+        if prefix_len:
             if self.with_loss and self.train_on_inputs and PartialState().is_main_process:
                 nll += len(self.rows) * _nll(hidden[0, :-1], prefix[0, 1:], head, positions_at_once)
             last_of_prefix = hidden[:, -1:]  # its output predicts the first own token of every row
