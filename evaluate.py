@@ -78,7 +78,7 @@ def main():
     # 3. Records to token ids, once for each frame
     tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
     frames = dict.fromkeys(frame for *_, frame in jobs)
-    scorers = {frame: Scorer(tokenizer, records, load_frame(frame), args.cutoff_len) for frame in frames}
+    scorers = {frame: Scorer(tokenizer, records, load_frame(frame, tokenizer), args.cutoff_len) for frame in frames}
 
     # 4. Base model, once for all adapters, which are checked tensor by tensor before it is loaded
     for adapter in args.lora_weights:

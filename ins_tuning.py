@@ -133,8 +133,8 @@ def main():
     micro_batch_size, accumulation = share_batch(args.batch_size, args.micro_batch_size, processes)
 
     # 3. Records to token ids
-    frame = load_frame(args.prompt_frame or provenance.frame_of(start_adapter) or "alpaca")
     tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
+    frame = load_frame(args.prompt_frame or provenance.frame_of(start_adapter) or "alpaca", tokenizer)
     encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
     drawn = draw_shots(train_records, args.max_train_samples, args.seed)
     examples = training_examples(encoder, drawn, args.train_on_inputs)
@@ -147,11 +147,13 @@ def main():
 
     # 4. Base model and adapter: a fresh one, or one whose every tensor is checked before the base is loaded
     set_seed(args.seed)
+    targets = args.lora_target_modules or modeling.query_and_value_modules(args.base_model, args.trust_remote_code)
+    print(f"LoRA targets: {' '.join(targets)}")
     lora = LoraConfig(
         r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
-        target_modules=args.lora_target_modules,
+        target_modules=targets,
         bias="none",
         task_type="CAUSAL_LM",
     )

@@ -156,8 +156,8 @@ def main():
     micro_batch_size, accumulation = share_batch(args.batch_size, args.micro_batch_size, processes)
 
     # 3. Records to token ids, once for all runs
-    frame = load_frame(args.prompt_frame or provenance.frame_of(start_adapter) or "alpaca")
     tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
+    frame = load_frame(args.prompt_frame or provenance.frame_of(start_adapter) or "alpaca", tokenizer)
     encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
     scorer = Scorer(tokenizer, val_records, frame, args.cutoff_len, True, args.train_on_inputs)
     print(f"validation: {len(val_records)} rows, {scorer.truncated} with a cut prompt; frame: {frame.name}")
@@ -165,11 +165,13 @@ def main():
         test_scorer = Scorer(tokenizer, test_records, frame, args.cutoff_len)
 
     # 4. Base model, once for all runs; a start adapter is checked tensor by tensor before the base is loaded
+    targets = args.lora_target_modules or modeling.query_and_value_modules(args.base_model, args.trust_remote_code)
+    print(f"LoRA targets: {' '.join(targets)}")
     lora = LoraConfig(
         r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
-        target_modules=args.lora_target_modules,
+        target_modules=targets,
         bias="none",
         task_type="CAUSAL_LM",
     )

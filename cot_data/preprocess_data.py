@@ -184,7 +184,7 @@ def count_long(records, base_model, args):
 
     tokenizer = modeling.load_tokenizer(base_model)
     tokenizer.model_max_length = 10**9  # long records are counted here, not warned of
-    examples = RecordTokenizer(tokenizer, load_frame(args.prompt_frame), args.cutoff_len).examples(records)
+    examples = RecordTokenizer(tokenizer, load_frame(args.prompt_frame, tokenizer), args.cutoff_len).examples(records)
     return examples.truncated, len(examples.dropped)
 
 

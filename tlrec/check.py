@@ -152,7 +152,8 @@ def main(argv=None):
         for line in describe(records, preferences):
             print(f"  {line}")
         if tokenizer:
-            print(f"  {describe_lengths(records, tokenizer, load_frame(args.prompt_frame), args.cutoff_len)}")
+            frame = load_frame(args.prompt_frame, tokenizer)
+            print(f"  {describe_lengths(records, tokenizer, frame, args.cutoff_len)}")
 
     # 3. What they share
     root = os.path.commonpath([path.parent for path in paths])

@@ -12,6 +12,7 @@ from pathlib import Path
 # What the libraries tell each other about renamed arguments and optional kernels is nothing to a user of ours.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False but the target module is `Conv1D`")  # GPT-2
 
 import torch  # noqa: E402
 from accelerate import PartialState  # noqa: E402
@@ -25,7 +26,21 @@ from peft import (  # noqa: E402
 )
 from peft.tuners.lora import LoraLayer  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaTokenizer  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    DynamicCache,
+    LlamaTokenizer,
+)
+from transformers.cache_utils import (  # noqa: E402
+    DummyLayer,
+    DynamicIndexedLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
+from transformers.pytorch_utils import Conv1D  # noqa: E402
 from transformers.utils import is_flash_attn_2_available  # noqa: E402
 
 from tlrec.errors import InputError  # noqa: E402
@@ -61,13 +76,13 @@ def resolve_dtype(name, device):
 
 def resolve_attention(name, device, dtype):
     """transformers' name of the attention for `--attention auto|...`: auto is FlashAttention where it is installed and
-    can run (a GPU, two-byte numbers), else PyTorch's own, sdpa."""
+    can run (a GPU, two-byte numbers), else None, transformers' choice: sdpa, or eager for Gemma 2 and its like."""
     runs = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
     if name == "flash_attention_2" and not runs:
         raise InputError("--attention flash_attention_2 needs the package flash-attn, a GPU, and bfloat16 or float16; "
                          "give --attention sdpa")  # fmt: skip
     if name == "auto":
-        return "flash_attention_2" if runs else "sdpa"
+        return "flash_attention_2" if runs else None
     return name
 
 
@@ -79,14 +94,17 @@ def load_tokenizer(base_model, trust_remote_code=False):
     folder = Path(base_model)
     if (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists():
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config.get("model_type") == "llama":
+        if config.get("model_type") in ("llama", "mistral", "mixtral"):
             # AutoTokenizer drops the leading space of a bare tokenizer.model, and empty special tokens make it recurse
             # without end (transformers 5), so name class and tokens.
             return LlamaTokenizer.from_pretrained(folder, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    return AutoTokenizer.from_pretrained(base_model, trust_remote_code=trust_remote_code)
+    try:
+        return AutoTokenizer.from_pretrained(base_model, trust_remote_code=trust_remote_code)
+    except Exception as error:  # every kind of tokenizer has its own
+        raise _cannot_be_loaded(base_model, error, "its tokenizer ") from None
 
 
-def load_base_model(base_model, device, dtype, quantization="none", attention="sdpa", trust_remote_code=False):
+def load_base_model(base_model, device, dtype, quantization="none", attention=None, trust_remote_code=False):
     """The causal language model on `device`, in evaluation mode, every parameter frozen.
 
     quantization: "none", "8bit", or "4bit" (NF4 with double quantisation), the latter two through bitsandbytes.
@@ -112,12 +130,13 @@ def load_base_model(base_model, device, dtype, quantization="none", attention="s
             output_loading_info=True,
         )
     except Exception as error:  # every file format and quantiser has its own
-        raise InputError(f"--base_model {base_model}: cannot be loaded: {_first_line(error)}") from None
+        raise _cannot_be_loaded(base_model, error) from None
     if missing := sorted(loading["missing_keys"]):  # transformers would leave them random
         raise InputError(
             f"--base_model {base_model}: its weights lack {len(missing)} tensors, such as {missing[0]}; "
             "the folder is incomplete, or its config.json belongs to another model"
         )
+    check_parts(model, base_model)
     return model.eval().requires_grad_(False)
 
 
@@ -139,15 +158,58 @@ def hardware(device):
 
 # -------------------------------------------------------------------------------------------------------------- LoRA
 
+# Names of the projections that make queries and values, alone or with the keys, in one attention module.
+QUERY_AND_VALUE = (
+    ("q_proj", "v_proj"),  # most
+    ("c_attn",),  # GPT-2
+    ("query_key_value",),  # GPT-NeoX, Falcon, BLOOM
+    ("qkv_proj",),  # Phi-3, CodeGen
+    ("Wqkv",),  # MPT
+    ("q_b_proj", "kv_b_proj"),  # DeepSeek
+    ("q_proj", "kv_b_proj"),
+    ("query", "value"),
+)
+
+
+def query_and_value_modules(base_model, trust_remote_code=False):
+    """LoRA target modules of the published recipe on this architecture: the attention's query and value projections.
+
+    A sorted list of names; of whole paths, where an encoder of images or sound has modules of the same names. Loads no
+    weights. Raises InputError if there are none.
+    """
+    skeleton = _skeleton(base_model, trust_remote_code)
+    decoder = _backbone(skeleton)
+    targets = set()
+    for module in decoder.modules():
+        names = {name for name, child in module.named_children() if isinstance(child, (torch.nn.Linear, Conv1D))}
+        targets.update(next(filter(names.issuperset, QUERY_AND_VALUE), ()))
+    if not targets:
+        raise InputError(
+            f"--base_model {base_model}: no layer of {type(skeleton).__name__} is known by name as a query and value "
+            "projection; name the modules that get LoRA with --lora_target_modules"
+        )
+    inside = set(decoder.modules())
+    places = {path: module in inside for path, module in skeleton.named_modules() if path.split(".")[-1] in targets}
+    return sorted(targets) if all(places.values()) else sorted(path for path, own in places.items() if own)
+
+
+def _skeleton(base_model, trust_remote_code):
+    """The model on the meta device: all modules and shapes, no weights."""
+    try:
+        config = AutoConfig.from_pretrained(base_model, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # every architecture has its own
+        raise _cannot_be_loaded(base_model, error) from None
+
 
 def expected_adapter(base_model, lora_config, trust_remote_code=False):
     """{name: shape} of the tensors an adapter of this configuration has on this base model; loads no weights.
 
     Raises InputError if there can be none, such as for target modules that the model does not have.
     """
-    config = AutoConfig.from_pretrained(base_model, trust_remote_code=trust_remote_code)
+    skeleton = _skeleton(base_model, trust_remote_code)
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
         try:
             model = get_peft_model(skeleton, lora_config)
         except ValueError as error:
@@ -268,8 +330,18 @@ def _is_quantized(model):
     return getattr(causal, "is_quantized", False)
 
 
+def _cannot_be_loaded(base_model, error, what=""):
+    """The InputError for a base model, or a part of it, that transformers refuses."""
+    if "trust_remote_code" in str(error):
+        return InputError(f"--base_model {base_model}: comes with code of its own; --trust_remote_code runs it")
+    return InputError(f"--base_model {base_model}: {what}cannot be loaded: {_first_line(error)}")
+
+
 def _first_line(error):
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+# ------------------------------------------------------------------------------------------------- parts of the model
 
 
 def language_model_parts(model):
@@ -278,16 +350,17 @@ def language_model_parts(model):
     equally often."""
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
     spread = is_spread(model)
-    output = causal.get_output_embeddings()
+    backbone, output = _backbone(causal), causal.get_output_embeddings()
     weight = whole(output.weight)
-    softcap = getattr(causal.config, "final_logit_softcapping", None)  # Gemma 2
-    scale = getattr(causal.config, "logit_scale", None)  # Cohere
-    divisor = getattr(causal.config, "logits_scaling", None)  # Granite
+    config = causal.config.get_text_config()
+    softcap = _first_set(config, "final_logit_softcapping", "logits_soft_cap")  # Gemma 2, RecurrentGemma
+    scale = _first_set(config, "logit_scale", "lm_head_multiplier")  # Cohere, Falcon-H1
+    divisor = _first_set(config, "logits_scaling")  # Granite, MiniCPM3
 
     def hidden_states(**inputs):
         if spread:  # its parts are put together only where the whole model runs
             return model(**inputs, logits_to_keep=1, output_hidden_states=-1).hidden_states[-1]
-        return causal.base_model(**inputs).last_hidden_state
+        return backbone(**inputs).last_hidden_state
 
     def head(hidden):
         hidden = hidden.to(weight.dtype)  # mixed precision hands out float32
@@ -301,3 +374,54 @@ def language_model_parts(model):
         return logits
 
     return hidden_states, head
+
+
+def _backbone(causal):
+    """The part that makes hidden states of token ids: the language model alone, where images or sound have encoders."""
+    return causal.base_model if causal.config.get_text_config() is causal.config else causal.get_decoder()
+
+
+def _first_set(config, *names):
+    return next((value for name in names if (value := getattr(config, name, None)) is not None), None)
+
+
+def check_parts(model, base_model):
+    """Raise InputError unless backbone and head give the very logits of the model, from the hidden states that training
+    reads and from those that scoring reads.
+
+    Architectures scale and cap their logits in ways of their own; one that `language_model_parts` does not know would
+    otherwise be tuned and scored on wrong numbers.
+    """
+    ids = torch.arange(4, device=model.device)[None]
+    hidden_states, head = language_model_parts(model)
+    with torch.no_grad():
+        outer = model(input_ids=ids, use_cache=False, output_hidden_states=-1)
+        try:
+            inner = hidden_states(input_ids=ids, use_cache=False)
+        except AttributeError:  # a backbone that gives something else
+            inner = None
+        for states in (outer.hidden_states[-1], inner):
+            rounding = max(4 * torch.finfo(outer.logits.dtype).eps, 1e-3) * outer.logits.abs().max()
+            if states is None or (head(states) - outer.logits).abs().max() > rounding:
+                raise InputError(
+                    f"--base_model {base_model}: {type(model).__name__} makes logits of hidden states in a way that is "
+                    "unknown to TLRec, whose scores would be wrong; use another model"
+                )
+
+
+KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer, DynamicIndexedLayer, DummyLayer)  # dummies use another's
+
+
+def prefix_states(model, hidden_states, ids):
+    """(cache, hidden states) of a prefix `ids` (1, length), to be continued by many rows; (None, None) if the model
+    cannot do that.
+
+    It can where its cache is nothing but keys and values, one for each position. Recurrent and convolutional states
+    (Mamba, Qwen3.5, LFM2) stand for all positions at once and are continued by single tokens, and some models (RWKV,
+    GPT-1) take no such cache at all and leave it empty.
+    """
+    cache = DynamicCache(config=model.config)
+    if not all(type(layer) in KEYS_AND_VALUES for layer in cache.layers):
+        return None, None
+    hidden = hidden_states(input_ids=ids, past_key_values=cache, use_cache=True)
+    return (cache, hidden) if cache.get_seq_length() == ids.shape[1] else (None, None)

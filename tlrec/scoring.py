@@ -22,10 +22,9 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from tqdm import tqdm
-from transformers import DynamicCache
 
 from tlrec.errors import InputError
-from tlrec.modeling import language_model_parts, merged
+from tlrec.modeling import language_model_parts, merged, prefix_states
 from tlrec.processes import add_up, is_spread
 from tlrec.tokenization import RecordTokenizer
 
@@ -110,13 +109,14 @@ class Scorer:
         device = model.device
         budget = token_budget or TOKEN_BUDGET["cuda" if device.type == "cuda" else "cpu"]
 
-        positions_at_once = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+        positions_at_once = max(1, LOGITS_AT_ONCE // model.config.get_text_config().vocab_size)
 
         prefix = torch.tensor([self.rows[0][:prefix_len]], device=device)
-        cache, nll, tokens = None, 0.0, prefix_len
+        cache, nll, tokens = None, 0.0, 0
         if prefix_len:
-            cache = DynamicCache(config=model.config)
-            hidden = hidden_states(input_ids=prefix, past_key_values=cache, use_cache=True)
+            cache, hidden = prefix_states(model, hidden_states, prefix)
+            prefix_len = tokens = 0 if cache is None else prefix_len
+        if prefix_len:
             if self.with_loss and self.train_on_inputs and PartialState().is_main_process:
                 nll += len(self.rows) * _nll(hidden[0, :-1], prefix[0, 1:], head, positions_at_once)
             last_of_prefix = hidden[:, -1:]  # its output predicts the first own token of every row

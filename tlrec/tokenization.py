@@ -5,7 +5,14 @@
                                      answer position: its distribution is the prediction
 
 Prompt and answer are tokenised together, so that the model scores the very tokens it was trained on. BOS and EOS are
-set here and never by the tokenizer: what tokenizers add on their own differs between versions and conversions.
+set here and never by the tokenizer: what tokenizers add on their own differs between versions and conversions. Some
+have neither; the frame of a chat template brings its own.
+
+Where tokens grow across the boundary, the first token that holds more than the prompt is the answer's:
+
+    ... Response : \\n        the prompt alone
+    ... Response : | \\nYes .  a merged newline: "\\nYes" is the first answer token, ":" its position
+    ... Response : | \\nNo .
 """
 
 from dataclasses import dataclass, field
@@ -47,10 +54,14 @@ class RecordTokenizer:
         self.tokenizer = tokenizer
         self.frame = frame
         self.cutoff_len = cutoff_len
-        self.bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        self.eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        self.answer_ids, self._answer_tails = self._find_answers()
-        self._reserved = max(map(len, self._answer_tails)) + len(self.eos)  # tokens that a prompt has to leave free
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        if frame.answer_end is not None:  # a chat template's, which has BOS in its text
+            bos, eos = None, tokenizer.convert_tokens_to_ids(frame.answer_end) if frame.answer_end else None
+        self.bos = [] if bos is None else [bos]
+        self.eos = [] if eos is None else [eos]
+        self.answer_ids, self._answer_tails, self._changed = self._find_answers()
+        # tokens that the prompt's constant part has to leave free
+        self._reserved = self._changed + max(map(len, self._answer_tails)) + len(self.eos)
 
     def prompts(self, records):
         """Token ids of every record up to, and without, the first answer token."""
@@ -60,9 +71,10 @@ class RecordTokenizer:
         for record, ids in zip(records, self._encode(texts)):
             if ids[-len(tail) :] != tail:
                 raise InputError(f"the tokenizer merges the answer into this prompt: ...{record['input'][-60:]!r}")
-            context = self._cut(self.bos + ids[: -len(tail)], record, self.cutoff_len - self._reserved)
-            truncated += len(context) < len(self.bos) + len(ids) - len(tail)
-            input_ids.append(context)
+            boundary = len(ids) - len(tail) - self._changed  # what `examples` finds
+            context = self._cut(self.bos + ids[:boundary], record, self.cutoff_len - self._reserved)
+            truncated += len(context) < len(self.bos) + boundary
+            input_ids.append(context + ids[boundary : len(ids) - len(tail)])
         return Prompts(input_ids, truncated)
 
     def examples(self, records, train_on_inputs=True):
@@ -100,19 +112,34 @@ class RecordTokenizer:
         return ids[:head] + ids[head + excess :]
 
     def _find_answers(self):
-        """First token of each answer in the context of the frame, and each answer's tokens from there on.
+        """First token of each answer in the context of the frame; each answer's tokens from there on; and how many
+        before it, usually none, the prompt alone does not have, since an answer changes how the prompt's end is cut.
 
         The context of the answer is the constant end of the frame, so any record serves as the probe.
         """
         prompt = self.frame.prompt({"instruction": "i", "input": "i"})
         alone, yes, no = self._encode([prompt] + [prompt + answer for answer in ANSWERS])
         position = _common_prefix(yes, no)
-        if position > _common_prefix(alone, yes) or position in (len(yes), len(no)):
+        unchanged = min(position, _common_prefix(alone, yes))
+
+        def within_prompt(ids):  # whether ids[unchanged:] hold nothing of the answer
+            return self._text(alone[unchanged:]).startswith(self._text(ids[unchanged:]))
+
+        if (
+            position in (len(yes), len(no))
+            or not within_prompt(yes[:position])
+            or within_prompt(yes[: position + 1])
+            or within_prompt(no[: position + 1])
+        ):
             raise InputError(
                 f"with this tokenizer {ANSWERS[0]!r} and {ANSWERS[1]!r} begin with the same token behind the frame "
-                f"{self.frame.name!r}, so one token cannot tell them apart; use another --prompt_frame or model"
+                f"{self.frame.name!r}, or only one grows together with it, so one token cannot tell them apart; "
+                "use another --prompt_frame or model"
             )
-        return (yes[position], no[position]), (yes[position:], no[position:])
+        return (yes[position], no[position]), (yes[position:], no[position:]), position - unchanged
+
+    def _text(self, ids):
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
 def _common_prefix(a, b):
