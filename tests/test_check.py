@@ -102,6 +102,9 @@ class Words:
         marked = [text.replace("\n", " \n ").replace(".", " .") for text in texts]
         return {"input_ids": [[ids.setdefault(word, len(ids) + 3) for word in text.split(" ")] for text in marked]}
 
+    def decode(self, ids, **_):
+        return "".join(map(chr, ids))
+
 
 def test_lengths_count_prompt_answer_and_both_ends(folder):
     records, _ = read_checked(folder / "train.json")
