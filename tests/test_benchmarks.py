@@ -5,16 +5,20 @@
 3. Tuning: the same loss and gradient norm of a step.
 4. Sweep: the same adapters and predictions, byte by byte, from one process as from one process a step.
 5. The counted operations are those of the products that a tiny model really makes.
+6. Large data: the files are record files, and the tuner really ends after a few steps.
 """
 
 import json
+import os
+import sys
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bench_scoring, bench_sweep, bench_tuning, bench_validation, models
+from benchmarks import bench_large_data, bench_scoring, bench_sweep, bench_tuning, bench_validation, models
 from tlrec import modeling
+from tlrec.records import write_records
 
 CPU = torch.device("cpu")
 
@@ -85,3 +89,26 @@ def test_demo_records_where_the_default_file_is_absent(monkeypatch, tmp_path):
     monkeypatch.setattr(models, "MOVIE_TEST", tmp_path / "test.json")
     records, source = models.load_records(tmp_path / "test.json", 5)
     assert len(records) == 5 and source.startswith("demo records")
+
+
+def test_large_data(tiny_llama, tiny_workspace, tmp_path):
+    records = bench_large_data.demo_records(10)
+    bench_large_data.write_many(tmp_path / "train.json", records, 34)
+    written = json.loads((tmp_path / "train.json").read_text())
+    assert written[:10] == records and "(22" in written[10]["input"] and "(24" in written[33]["input"]
+    write_records(tmp_path / "again.json", written)
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "train.json").read_bytes() and len(written) == 34
+
+    figures = bench_large_data.run(
+        [
+            sys.executable, "-c", bench_large_data.TUNE, "2", str(models.REPOSITORY / "ins_tuning.py"), "--device", "cpu",
+            "--base_model", str(tiny_llama), "--train_data_path", str(tmp_path / "train.json"), "--output_dir",
+            str(tmp_path / "adapter"), "--val_data_path", str(tiny_workspace / "rec_data" / "movie" / "valid.json"),
+            "--batch_size", "4", "--micro_batch_size", "4", "--eval_steps", "2",
+        ],
+        {"PYTHONPATH": str(models.REPOSITORY), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"]},
+    )  # fmt: skip
+    history = json.loads((tmp_path / "adapter" / "run.json").read_text())["results"]["history"]
+    assert [entry["step"] for entry in history] == [2]  # of 27
+    assert 0 < figures["tokenised"] < figures["seconds"] and figures["cpu_seconds"] > 0
+    assert sys.platform != "linux" or figures["own_gb"] > 0.1
