@@ -128,13 +128,13 @@ def main():
         records = read_records(args.check_data_path, labelled=False)
     else:
         records = made_up_records(MADE_UP_RECORDS)
-    frame = load_frame(args.prompt_frame or provenance.frame_of(args.lora_weights) or "alpaca")
 
     # 2. Import the heavy libraries
     from tlrec import modeling  # before the others: it quiets their warnings
     from peft import LoraConfig
     from transformers import AutoTokenizer, GenerationConfig
     from tlrec.scoring import Scorer
+    from tlrec.tokenization import RecordTokenizer
 
     device = modeling.resolve_device(args.device)
     dtype = modeling.resolve_dtype(args.dtype, device)
@@ -142,6 +142,8 @@ def main():
 
     # 3. Records to token ids
     tokenizer = modeling.load_tokenizer(args.base_model)
+    frame = load_frame(args.prompt_frame or provenance.frame_of(args.lora_weights) or "alpaca")
+    encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
     scorer = Scorer(tokenizer, records, frame, args.cutoff_len)
 
     # 4. Scores of base and adapter as they were tuned, side by side
@@ -162,26 +164,23 @@ def main():
         # Greedy, up to the answer's end: some models bring sampling settings, which servers would apply.
         model.generation_config = GenerationConfig(
             bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=encoder.eos or None,
             pad_token_id=tokenizer.pad_token_id,
             do_sample=False,
         )
         model.save_pretrained(folder)
         del model  # one model at a time in memory
-        text = frame.prompt(records[0])
-        bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        as_tuned = bos + tokenizer(text, add_special_tokens=False)["input_ids"]
-        if tokenizer(text)["input_ids"] != as_tuned:
-            tokenizer.add_bos_token = bool(bos)  # so that whoever sends text, not ids, is understood too
+        if encoder.bos and tokenizer("a")["input_ids"][:1] != encoder.bos:
+            tokenizer.add_bos_token = True  # so that whoever sends text, not ids, is understood too
         tokenizer.save_pretrained(folder)
         write_json(
             folder / "prompt_frame.json",
             {
                 **asdict(frame),
                 "cutoff_len": args.cutoff_len,
-                "bos_ids": bos,
+                "bos_ids": encoder.bos,
                 "answers": ANSWERS,
-                "answer_ids": scorer.answer_ids,
+                "answer_ids": encoder.answer_ids,
             },
         )
 
@@ -192,7 +191,7 @@ def main():
         if (again.rows, again.answer_ids) != (scorer.rows, scorer.answer_ids) or special[0] != special[1]:
             raise InputError(f"--base_model {args.base_model}: its tokenizer cannot be written so that AutoTokenizer reads it "
                              "back with the same token ids; export from a folder with a tokenizer.json")  # fmt: skip
-        text_is_enough = reread(text)["input_ids"] == as_tuned
+        as_text = reread([frame.prompt(record) for record in records])["input_ids"] == scorer.rows
         merged = again.score(modeling.load_base_model(folder, device, dtype), progress="merged model")
         difference = max(
             float(abs(merged.log_p_yes - tuned.log_p_yes).max()), float(abs(merged.log_p_no - tuned.log_p_no).max())
@@ -213,11 +212,11 @@ def main():
             base_model=args.base_model,
             frame=frame.name,
             dtype=dtype_name,
-            text_prompts=text_is_enough,
+            text_prompts=as_text,
             hardware=modeling.hardware(device),
         )
     print(f"{args.output_dir}: {dtype_name}, {size / 1e6:,.1f} MB; frame: {frame.name}; prompts as text: "
-          + ("the same token ids" if text_is_enough else "other token ids, send ids"))  # fmt: skip
+          + ("the same token ids" if as_text else "other token ids, send ids"))  # fmt: skip
     print(f"largest difference of a log-probability on {len(records)} {'' if args.check_data_path else 'made-up '}rows: "
           f"{difference:.2g} (allowed: {TOLERANCE[dtype_name]:g})")  # fmt: skip
 

@@ -18,7 +18,7 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherev
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation import check_evaluation_dir, record_evaluation
 from tlrec.folders import TOKENIZERS, read_json_object
-from tlrec.prompts import load_frame
+from tlrec.prompts import Frame
 from tlrec.records import check_two_classes, read_records
 
 PROMPTS_AT_ONCE = 128  # in one request; the server makes its own batches of them
@@ -112,7 +112,7 @@ def main():
     from transformers import AutoTokenizer
     from tlrec.tokenization import RecordTokenizer
 
-    frame = load_frame(prompt_frame["name"])
+    frame = Frame(**{field.name: prompt_frame[field.name] for field in fields(Frame)})
     encoder = RecordTokenizer(AutoTokenizer.from_pretrained(folder), frame, prompt_frame["cutoff_len"])
     prompts = encoder.prompts(records)
 

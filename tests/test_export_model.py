@@ -122,7 +122,7 @@ def test_files_and_what_is_said(exported, tiny_llama, tiny_adapter, test_data, p
         "bos_ids": [1], "answers": ["Yes.", "No."], "answer_ids": [pieces.piece_to_id("Yes"), pieces.piece_to_id("No")],
     }  # fmt: skip
     generation = json.loads((folder / "generation_config.json").read_text())
-    assert (generation["bos_token_id"], generation["eos_token_id"], generation["do_sample"]) == (1, 2, False)
+    assert (generation["bos_token_id"], generation["eos_token_id"], generation["do_sample"]) == (1, [2], False)
     run = read_run(folder)
     assert run["script"] == "export_model.py" and run["adapter"]["path"] == str(tiny_adapter)
     assert (run["base_model"], run["frame"], run["dtype"]) == (str(tiny_llama), "alpaca", "float32")
