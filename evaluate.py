@@ -36,6 +36,7 @@ def parse_arguments():
     add("--quantization", choices=["none", "8bit", "4bit"], default="none", help="of the base (default: %(default)s)")
     add("--trust_remote_code", action="store_true", help="run code that comes with the base model")
     add("--target", help="name of the target domain in metrics.json")
+    add("--check_only", action="store_true", help="check flags, data and adapters, and stop before anything is loaded")
     add("--overwrite", action="store_true", help="replace an evaluation on other test data")
     return parser.parse_args()
 
@@ -58,15 +59,21 @@ def main():
         if folder:
             check_evaluation_dir(folder, args.test_data_path, args.overwrite)
         jobs.append((adapter, folder, args.prompt_frame or provenance.frame_of(adapter) or "alpaca"))
+    if args.check_only:
+        print(f"checked: {len(jobs)} evaluations of {len(records)} rows")
+        return
 
     # 2. Import the heavy libraries
     from tlrec import modeling  # before the others: it quiets their warnings
+    from accelerate import PartialState
     from peft import LoraConfig
     from tlrec.metrics import results_table
+    from tlrec.processes import only_the_first_speaks
     from tlrec.scoring import Scorer
 
     device = modeling.resolve_device(args.device)
     dtype = modeling.resolve_dtype(args.dtype, device)
+    only_the_first_speaks()
 
     # 3. Records to token ids, once for each frame
     tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
@@ -90,12 +97,14 @@ def main():
               f"({len(records) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {frame}")  # fmt: skip
 
         # 6. Numbers, beside their floors
-        metrics = record_evaluation(
-            folder, "evaluate.py", vars(args), args.test_data_path, records, scores, args.train_data_path, train_records,
-            adapter, frame=frame, base_model=args.base_model, target=args.target, hardware=modeling.hardware(device),
-        )  # fmt: skip
-        print(results_table(metrics))
-        print(f"===== auc: {metrics['auc']} =====")
+        if PartialState().is_main_process:
+            metrics = record_evaluation(
+                folder, "evaluate.py", vars(args), args.test_data_path, records, scores, args.train_data_path,
+                train_records, adapter, frame=frame, base_model=args.base_model, target=args.target,
+                hardware=modeling.hardware(device),
+            )  # fmt: skip
+            print(results_table(metrics))
+            print(f"===== auc: {metrics['auc']} =====")
         if adapter:
             model = model.unload()
 

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from tlrec import provenance
 from tlrec.errors import InputError, one_line_errors
-from tlrec.folders import CHECKPOINTS, check_adapter, check_base_model, check_output_dir, check_same_lora
+from tlrec.folders import (
+    CHECKPOINTS, check_adapter, check_base_model, check_output_dir, check_same_lora, remove_checkpoints,
+)  # fmt: skip
 from tlrec.prompts import FRAME_NAMES, load_frame
 from tlrec.records import check_two_classes, draw_shots, labels_of, read_records
 
@@ -64,6 +66,8 @@ def parse_arguments():
     add("--torch_compile", action="store_true", help="compile the model: minutes at the start, faster steps after")
     add("--trust_remote_code", action="store_true", help="run code that comes with the base model")
     # bookkeeping
+    add("--resume", action="store_true", help="go on from the last checkpoint, if this run was stopped here before")
+    add("--check_only", action="store_true", help="check flags, data and adapters, and stop before anything is loaded")
     add("--report_to", nargs="+", default=["none"], help="experiment trackers of the Trainer (default: none)")
     add("--stage", default="source", help="name of this stage in run.json and the report (default: %(default)s)")
     add("--source", help="name of the source domain in run.json")
@@ -101,19 +105,31 @@ def main():
         print(f"complete already: {args.output_dir}")
         return
     check_output_dir(args.output_dir, args.overwrite)
+    checkpoint = None
+    if args.resume and not args.overwrite:
+        checkpoint = provenance.checkpoint_of(args.output_dir, vars(args), data, start_adapter)
+    if args.check_only:
+        print(f"checked: {args.output_dir}")
+        return
 
     # 2. Import the heavy libraries
     from tlrec import modeling  # before the others: it quiets their warnings
     import torch
+    from accelerate import PartialState
     from peft import LoraConfig, get_peft_model
     from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+    from tlrec.processes import models_are_spread, only_the_first_speaks, share_batch
     from tlrec.scoring import Scorer
     from tlrec.tokenization import RecordTokenizer
-    from tlrec.training import TuningTrainer
+    from tlrec.training import TuningTrainer, check_trackers
 
     device = modeling.resolve_device(args.device)
     dtype = modeling.resolve_dtype(args.dtype, device)
     attention = modeling.resolve_attention(args.attention, device, dtype)
+    processes, first = PartialState().num_processes, PartialState().is_main_process
+    only_the_first_speaks()
+    check_trackers(args.report_to)
+    micro_batch_size, accumulation = share_batch(args.batch_size, args.micro_batch_size, processes)
 
     # 3. Records to token ids
     frame = load_frame(args.prompt_frame or provenance.frame_of(start_adapter) or "alpaca")
@@ -142,8 +158,9 @@ def main():
     if start_adapter:
         tensors = modeling.read_adapter(start_adapter)
         modeling.check_adapter_fits(tensors, expected, start_adapter)
+    loaded_to = torch.device("cpu") if models_are_spread() else device  # FSDP and ZeRO-3 share it out from main memory
     base = modeling.load_base_model(
-        args.base_model, device, dtype, args.quantization, attention, trust_remote_code=args.trust_remote_code
+        args.base_model, loaded_to, dtype, args.quantization, attention, trust_remote_code=args.trust_remote_code
     )
     model = get_peft_model(modeling.prepare_for_tuning(base, args.gradient_checkpointing), lora)
     if start_adapter:
@@ -155,7 +172,10 @@ def main():
     # 5. Tune; the best checkpoint by validation is the result
     steps = math.ceil(len(examples.rows) / args.batch_size) * args.num_epochs
     eval_steps = min(args.eval_steps, steps)
-    shutil.rmtree(Path(args.output_dir) / CHECKPOINTS, ignore_errors=True)  # of a run that was stopped
+    if first and not checkpoint:
+        shutil.rmtree(Path(args.output_dir) / CHECKPOINTS, ignore_errors=True)  # of a run that was stopped
+        provenance.write_start(args.output_dir, vars(args), data, start_adapter)
+    print(f"resuming: {checkpoint}" if checkpoint else "starting at step 0")
     trainer = TuningTrainer(
         model=model,
         train_dataset=examples.rows,
@@ -164,8 +184,8 @@ def main():
         callbacks=[EarlyStoppingCallback(early_stopping_patience=args.patience)],
         args=TrainingArguments(
             output_dir=Path(args.output_dir) / CHECKPOINTS,
-            per_device_train_batch_size=min(args.micro_batch_size, len(examples.rows)),
-            gradient_accumulation_steps=args.batch_size // args.micro_batch_size,
+            per_device_train_batch_size=min(micro_batch_size, math.ceil(len(examples.rows) / processes)),
+            gradient_accumulation_steps=accumulation,
             num_train_epochs=args.num_epochs,
             learning_rate=args.learning_rate,
             warmup_steps=args.warmup_steps,
@@ -177,7 +197,7 @@ def main():
             eval_steps=eval_steps,
             save_strategy="steps",
             save_steps=eval_steps,
-            save_total_limit=1,
+            save_total_limit=2,  # the best one and the last
             load_best_model_at_end=True,
             metric_for_best_model=f"eval_{args.metric_for_best_model}",
             greater_is_better=args.metric_for_best_model == "auc",
@@ -186,41 +206,43 @@ def main():
             torch_compile=args.torch_compile,
             use_cpu=device.type == "cpu",
             seed=args.seed,
+            restore_callback_states_from_checkpoint=True,
             report_to=args.report_to,
-            run_name=f"{args.stage}-{args.target}-{args.seed}",
+            run_name=f"{args.stage}-{args.source}-{args.target}-seed{args.seed}",
             remove_unused_columns=False,
         ),
     )
     clock = time.perf_counter()
-    trainer.train()
+    trainer.train(resume_from_checkpoint=checkpoint)
     speed = trainer.speed(time.perf_counter() - clock)
 
     # 6. Save the adapter whole, and last what made it
     modeling.save_adapter(model, args.output_dir)
-    provenance.write_run(
-        args.output_dir,
-        script="ins_tuning.py",
-        arguments=vars(args),
-        data=data,
-        results={
-            "history": trainer.history(),
-            "best_step": trainer.best_step(),
-            "truncated": {"train": examples.truncated, "valid": scorer.truncated},
-            "dropped": len(examples.dropped),
-            **speed,
-        },
-        stage=args.stage,
-        start_adapter=provenance.describe_adapter(start_adapter),
-        shots=None,
-        seed=args.seed,
-        frame=frame.name,
-        base_model=args.base_model,
-        source=args.source,
-        target=args.target,
-        metric_for_best_model=args.metric_for_best_model,
-        hardware=modeling.hardware(device),
-    )
-    shutil.rmtree(Path(args.output_dir) / CHECKPOINTS)
+    if first:
+        provenance.write_run(
+            args.output_dir,
+            script="ins_tuning.py",
+            arguments=vars(args),
+            data=data,
+            results={
+                "history": trainer.history(),
+                "best_step": trainer.best_step(),
+                "truncated": {"train": examples.truncated, "valid": scorer.truncated},
+                "dropped": len(examples.dropped),
+                **speed,
+            },
+            stage=args.stage,
+            start_adapter=provenance.describe_adapter(start_adapter),
+            shots=None,
+            seed=args.seed,
+            frame=frame.name,
+            base_model=args.base_model,
+            source=args.source,
+            target=args.target,
+            metric_for_best_model=args.metric_for_best_model,
+            hardware=modeling.hardware(device),
+        )
+        remove_checkpoints(args.output_dir)
     best = max(trainer.history(), key=lambda entry: entry["step"] == trainer.best_step())
     print(f"best step {best['step']} of {steps}: validation auc {best['eval_auc']:.4f}, loss {best['eval_loss']:.4f}; "
           f"{speed['tokens_per_second']} tokens/s, {speed['padding_share']:.1%} padding")  # fmt: skip

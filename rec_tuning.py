@@ -22,7 +22,9 @@ from pathlib import Path
 from tlrec import provenance
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation import check_evaluation_dir, record_evaluation
-from tlrec.folders import CHECKPOINTS, check_adapter, check_base_model, check_output_dir, check_same_lora
+from tlrec.folders import (
+    CHECKPOINTS, check_adapter, check_base_model, check_output_dir, check_same_lora, remove_checkpoints,
+)  # fmt: skip
 from tlrec.prompts import FRAME_NAMES, load_frame
 from tlrec.records import check_two_classes, draw_shots, labels_of, read_records
 
@@ -69,6 +71,8 @@ def parse_arguments():
     add("--torch_compile", action="store_true", help="compile the model: minutes at the start, faster steps after")
     add("--trust_remote_code", action="store_true", help="run code that comes with the base model")
     # bookkeeping
+    add("--resume", action="store_true", help="go on from the last checkpoint, if this run was stopped here before")
+    add("--check_only", action="store_true", help="check flags, data and adapters, and stop before anything is loaded")
     add("--report_to", nargs="+", default=["none"], help="experiment trackers of the Trainer (default: none)")
     add("--stage", default="few-shot", help="name of this stage in run.json and the report (default: %(default)s)")
     add("--target", help="name of the target domain in run.json")
@@ -105,37 +109,50 @@ def main():
         "train": provenance.describe_data(args.train_data_path, len(train_records)),
         "valid": provenance.describe_data(args.val_data_path, len(val_records)),
     }
-    runs = []  # (shots, seed, folder, arguments, whether it is tuned already)
+    runs = []  # (shots, seed, folder, arguments, whether it is tuned already, checkpoint to go on from)
     sweep = len(args.seed) * len(args.sample) > 1
     for seed in args.seed:
         for shots in args.sample:
             folder = Path(args.output_dir) / f"{seed}_{shots}" if sweep else Path(args.output_dir)
             arguments = {**vars(args), "sample": shots, "seed": seed, "output_dir": folder}
             tuned = not args.overwrite and provenance.is_complete(folder, arguments, data, start_adapter)
+            checkpoint = None
             if not tuned:
                 check_output_dir(folder, args.overwrite)
+                if args.resume and not args.overwrite:
+                    checkpoint = provenance.checkpoint_of(folder, arguments, data, start_adapter)
             scored = tuned and (folder / "metrics.json").exists()
             if scored and args.test_data_path:
                 check_evaluation_dir(folder, args.test_data_path, args.overwrite)
             if tuned and (scored or not args.test_data_path):
                 print(f"complete already: {folder}")
                 continue
-            runs.append((shots, seed, folder, arguments, tuned))
-    if not runs:
+            runs.append((shots, seed, folder, arguments, tuned, checkpoint))
+    if args.check_only:
+        print(f"checked: {len(runs)} runs to do in {args.output_dir}")
+    if args.check_only or not runs:
         return
 
     # 2. Import the heavy libraries
     from tlrec import modeling  # before the others: it quiets their warnings
     import torch
+    from accelerate import PartialState
     from peft import LoraConfig, get_peft_model
     from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+    from tlrec.processes import models_are_spread, only_the_first_speaks, share_batch
     from tlrec.scoring import Scorer
     from tlrec.tokenization import RecordTokenizer
-    from tlrec.training import TuningTrainer
+    from tlrec.training import TuningTrainer, check_trackers
 
     device = modeling.resolve_device(args.device)
     dtype = modeling.resolve_dtype(args.dtype, device)
     attention = modeling.resolve_attention(args.attention, device, dtype)
+    processes, first = PartialState().num_processes, PartialState().is_main_process
+    only_the_first_speaks()
+    check_trackers(args.report_to)
+    if models_are_spread() and len(runs) > 1:
+        raise InputError("with FSDP or ZeRO-3 a process makes one run: give one --sample and one --seed")
+    micro_batch_size, accumulation = share_batch(args.batch_size, args.micro_batch_size, processes)
 
     # 3. Records to token ids, once for all runs
     frame = load_frame(args.prompt_frame or provenance.frame_of(start_adapter) or "alpaca")
@@ -159,12 +176,13 @@ def main():
     if start_adapter:
         tensors = modeling.read_adapter(start_adapter)
         modeling.check_adapter_fits(tensors, expected, start_adapter)
+    loaded_to = torch.device("cpu") if models_are_spread() else device  # FSDP and ZeRO-3 share it out from main memory
     base = modeling.load_base_model(
-        args.base_model, device, dtype, args.quantization, attention, trust_remote_code=args.trust_remote_code
+        args.base_model, loaded_to, dtype, args.quantization, attention, trust_remote_code=args.trust_remote_code
     )
     base = modeling.prepare_for_tuning(base, args.gradient_checkpointing)
 
-    for shots, seed, folder, arguments, tuned in runs:
+    for shots, seed, folder, arguments, tuned, checkpoint in runs:
         started = datetime.now(UTC)
         print(f"== {shots if shots != -1 else len(train_records)} shots, seed {seed}: {folder}")
         if tuned:
@@ -184,7 +202,10 @@ def main():
             # 6. Tune; the best checkpoint by validation is the result
             steps = math.ceil(len(examples.rows) / args.batch_size) * args.num_epochs
             eval_steps = min(args.eval_steps or max(10, len(examples.rows) * 5 // 128), steps)
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a run that was stopped
+            if first and not checkpoint:
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a run that was stopped
+                provenance.write_start(folder, arguments, data, start_adapter)
+            print(f"resuming: {checkpoint}" if checkpoint else "starting at step 0")
             trainer = TuningTrainer(
                 model=model,
                 train_dataset=examples.rows,
@@ -193,8 +214,8 @@ def main():
                 callbacks=[EarlyStoppingCallback(early_stopping_patience=args.patience)],
                 args=TrainingArguments(
                     output_dir=folder / CHECKPOINTS,
-                    per_device_train_batch_size=min(args.micro_batch_size, len(examples.rows)),
-                    gradient_accumulation_steps=args.batch_size // args.micro_batch_size,
+                    per_device_train_batch_size=min(micro_batch_size, math.ceil(len(examples.rows) / processes)),
+                    gradient_accumulation_steps=accumulation,
                     num_train_epochs=args.num_epochs,
                     learning_rate=args.learning_rate,
                     warmup_steps=args.warmup_steps,
@@ -206,7 +227,7 @@ def main():
                     eval_steps=eval_steps,
                     save_strategy="steps",
                     save_steps=eval_steps,
-                    save_total_limit=1,
+                    save_total_limit=2,  # the best one and the last
                     load_best_model_at_end=True,
                     metric_for_best_model=f"eval_{args.metric_for_best_model}",
                     greater_is_better=args.metric_for_best_model == "auc",
@@ -215,52 +236,56 @@ def main():
                     torch_compile=args.torch_compile,
                     use_cpu=device.type == "cpu",
                     seed=seed,
+                    restore_callback_states_from_checkpoint=True,
                     report_to=args.report_to,
-                    run_name=f"{args.stage}-{args.target}-{shots}-{seed}",
+                    run_name=f"{args.stage}-{args.target}-{shots}shots-seed{seed}",
                     remove_unused_columns=False,
                 ),
             )
             clock = time.perf_counter()
-            trainer.train()
+            trainer.train(resume_from_checkpoint=checkpoint)
             speed = trainer.speed(time.perf_counter() - clock)
 
             # 7. Save the adapter whole, and last what made it
             modeling.save_adapter(model, folder)
-            provenance.write_run(
-                folder,
-                script="rec_tuning.py",
-                arguments=arguments,
-                data=data,
-                results={
-                    "history": trainer.history(),
-                    "best_step": trainer.best_step(),
-                    "truncated": {"train": examples.truncated, "valid": scorer.truncated},
-                    **speed,
-                },
-                started=started,
-                stage=args.stage,
-                start_adapter=provenance.describe_adapter(start_adapter),
-                shots=shots,
-                seed=seed,
-                frame=frame.name,
-                base_model=args.base_model,
-                target=args.target,
-                metric_for_best_model=args.metric_for_best_model,
-                hardware=modeling.hardware(device),
-            )
-            shutil.rmtree(folder / CHECKPOINTS)
+            if first:
+                provenance.write_run(
+                    folder,
+                    script="rec_tuning.py",
+                    arguments=arguments,
+                    data=data,
+                    results={
+                        "history": trainer.history(),
+                        "best_step": trainer.best_step(),
+                        "truncated": {"train": examples.truncated, "valid": scorer.truncated},
+                        **speed,
+                    },
+                    started=started,
+                    stage=args.stage,
+                    start_adapter=provenance.describe_adapter(start_adapter),
+                    shots=shots,
+                    seed=seed,
+                    frame=frame.name,
+                    base_model=args.base_model,
+                    target=args.target,
+                    metric_for_best_model=args.metric_for_best_model,
+                    hardware=modeling.hardware(device),
+                )
+                remove_checkpoints(folder)
             best = max(trainer.history(), key=lambda entry: entry["step"] == trainer.best_step())
             print(f"best step {best['step']} of {steps}: validation auc {best['eval_auc']:.4f}, loss "
                   f"{best['eval_loss']:.4f}; {speed['tokens_per_second']} tokens/s, {speed['padding_share']:.1%} padding")  # fmt: skip
 
         # 8. Score the test set, as evaluate.py does
         if args.test_data_path:
-            metrics = record_evaluation(
-                folder, "rec_tuning.py", arguments, args.test_data_path, test_records,
-                test_scorer.score(model, progress="test"), args.train_data_path, train_records, adapter=folder,
-                frame=frame.name, base_model=args.base_model, target=args.target, hardware=modeling.hardware(device),
-            )  # fmt: skip
-            print(f"===== auc: {metrics['auc']} =====")
+            scores = test_scorer.score(model, progress="test")
+            if first:
+                metrics = record_evaluation(
+                    folder, "rec_tuning.py", arguments, args.test_data_path, test_records, scores, args.train_data_path,
+                    train_records, adapter=folder, frame=frame.name, base_model=args.base_model, target=args.target,
+                    hardware=modeling.hardware(device),
+                )  # fmt: skip
+                print(f"===== auc: {metrics['auc']} =====")
         base = model.unload()
 
 

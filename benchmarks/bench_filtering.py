@@ -4,8 +4,8 @@
 
 Rows are sliding windows of synthetic users over a catalogue as large and as lopsided as the Netflix source data (4,499
 titles; the first is in a third of all rows). Up to 10,000 rows the result is compared with a dense similarity matrix.
-Prints one line for each number of rows: seconds for neighbours and candidates, peak memory of the process, share of row
-pairs that had to be looked at.
+Prints a line for each number of rows: seconds (wall, and of all cores together), peak memory, and how many items the
+last of the twelve neighbours shares. Claim: 8,000 rows in seconds, 200,000 within minutes and 2 GiB.
 """
 
 import argparse
@@ -50,11 +50,11 @@ def dense_rows(histories, n_items):
 
 def measure(n_rows, n_items, windows_of_user, exclude_same_user, seed, answer):
     histories, users = synthetic_histories(n_rows, n_items, windows_of_user, seed)
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     rows, shared = filtering.nearest_rows(histories, USER_NUM, users if exclude_same_user else None)
     neighbours = time.perf_counter() - start
     candidates = filtering.rank_candidates(histories, rows, shared, CANDIDATE_NUM)
-    total = time.perf_counter() - start
+    total, total_cpu = time.perf_counter() - start, time.process_time() - start_cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     compared = n_rows <= 10_000 and not exclude_same_user
     if compared:
@@ -65,6 +65,7 @@ def measure(n_rows, n_items, windows_of_user, exclude_same_user, seed, answer):
             "exclude_same_user": exclude_same_user,
             "seconds_neighbours": round(neighbours, 1),
             "seconds": round(total, 1),
+            "cpu_seconds": round(total_cpu, 1),
             "peak_gib": round(peak, 2),
             "median_shared_of_last": float(np.median(shared[:, -1])),
             "candidates_per_row": float(np.mean([len(row) for row in candidates])),

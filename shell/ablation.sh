@@ -55,7 +55,7 @@ for general in "${generals[@]}"; do
     fi
     adapter=none name=base weights=()
     [ ! -e "$general/adapter_config.json" ] || adapter="$general" name="$(basename "$general")" weights=(--lora_weights "$general")
-    "$PYTHON" "$repository/evaluate.py" \
+    run evaluate.py \
       --base_model "$BASE_MODEL" ${weights[@]+"${weights[@]}"} --test_data_path "$data/test.json" \
       --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/$target/$name" \
       --device "$DEVICE" --target "$target"

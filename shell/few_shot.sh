@@ -40,7 +40,7 @@ fi
 case "$SHOTS $seeds" in *" "*" "*) ;; *) output="$output/${seeds}_$SHOTS" ;; esac
 
 # 2. Every seed with every number of shots, from the instruction adapter anew; what is complete is skipped
-"$PYTHON" "$repository/rec_tuning.py" \
+run rec_tuning.py \
   --base_model "$BASE_MODEL" --train_data_path "$data/train.json" --val_data_path "$data/valid.json" \
   --test_data_path "$data/test.json" ${start[@]+"${start[@]}"} --output_dir "$output" \
-  --sample $SHOTS --seed $seeds --device "$DEVICE" --target "$target" "$@"
+  --sample $SHOTS --seed $seeds --device "$DEVICE" --resume --target "$target" "$@"

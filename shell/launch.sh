@@ -18,14 +18,36 @@ need() {
   [ -e "$2" ] || fail "no $1 at $2; $3"
 }
 
-# use_gpu GPU: `cpu`, or the number of a GPU as nvidia-smi shows it.
+# use_gpu GPU: `cpu`, the number of a GPU as nvidia-smi shows it, several such as 0,1,2,3, or cpu:2, two processes on the
+# CPU. Sets DEVICE and PROCESSES.
 use_gpu() {
+  PROCESSES=1
   case "$1" in
     cpu) DEVICE=cpu ;;
-    *[!0-9,]* | "" | ,* | *,) fail "GPU '$1': give cpu, or the number of a GPU such as 0" ;;
-    *,*) fail "GPU '$1': several GPUs at once are not supported yet; give one" ;;
-    *) DEVICE=cuda; export CUDA_VISIBLE_DEVICES="$1" ;;
+    cpu:[1-9]*) DEVICE=cpu PROCESSES="${1#cpu:}" ;;
+    *[!0-9,]* | "" | ,* | *, | *,,*) fail "GPU '$1': give cpu, the number of a GPU such as 0, or several such as 0,1,2,3" ;;
+    *) DEVICE=cuda; export CUDA_VISIBLE_DEVICES="$1"; PROCESSES="$(tr , '\n' <<<"$1" | wc -l)" ;;
   esac
+  case "$PROCESSES" in *[!0-9]*) fail "GPU '$1': give a number of processes, such as cpu:2" ;; esac
+}
+
+# run SCRIPT [arguments]: one process, or as many as there are GPUs, which accelerate starts. ACCELERATE_ARGS tells
+# `accelerate launch` something else than one machine and DDP: a file of shell/accelerate, or several machines.
+run() {
+  local script="$repository/$1"
+  local how="${ACCELERATE_ARGS:---multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no}"
+  shift
+  if [ "$PROCESSES" -eq 1 ] && [ -z "${ACCELERATE_ARGS:-}" ]; then
+    "$PYTHON" "$script" "$@"
+    return
+  fi
+  "$PYTHON" "$script" "$@" --check_only # one process says once what is wrong
+  if [ "$DEVICE" = cpu ]; then          # accelerate leaves several processes on the CPU to MPI; this needs none
+    OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" "$PYTHON" -m torch.distributed.run --standalone \
+      --nproc_per_node "$PROCESSES" "$script" "$@"
+  else
+    "$PYTHON" -m accelerate.commands.launch --num_processes "$PROCESSES" $how "$script" "$@"
+  fi
 }
 
 # adapter_name STAGES: the folder name of the published layout, alpaca_stage123_instrument for "cot source". It begins

@@ -36,7 +36,7 @@ case " $STAGES " in *" cot "*)
 esac
 
 # Fewer rows and epochs than published, for the sake of time; and as pocket-llama is narrow, LoRA takes larger steps.
-bash shell/zero_shot.sh cpu movie netflix --max_train_samples "${SOURCE_ROWS:-256}"
-bash shell/few_shot.sh cpu 0 movie --num_epochs 15 --learning_rate 2e-3 --no-train_on_inputs
+bash shell/zero_shot.sh cpu movie netflix --max_train_samples "${SOURCE_ROWS:-192}"
+bash shell/few_shot.sh cpu 0 movie --num_epochs 10 --warmup_steps 5 --learning_rate 2e-3 --no-train_on_inputs
 
 "$PYTHON" -m tlrec.demo.summary "$ROOT_PATH" movie

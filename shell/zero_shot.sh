@@ -49,9 +49,9 @@ for stage in $STAGES; do
   output="$adapters/$(adapter_name "$done_stages")"
   [ -n "$EXP_NAME" ] && [ "${done_stages# }" = "$STAGES" ] && output="$adapters/$EXP_NAME"
   echo "== stage $stage: $output"
-  "$PYTHON" "$repository/ins_tuning.py" \
+  run ins_tuning.py \
     --base_model "$BASE_MODEL" --train_data_path "$(train_data "$stage")" --val_data_path "$valid" --output_dir "$output" \
-    ${start[@]+"${start[@]}"} --device "$DEVICE" --stage "$stage" --source "$source_domain" --target "$target" "$@"
+    ${start[@]+"${start[@]}"} --device "$DEVICE" --resume --stage "$stage" --source "$source_domain" --target "$target" "$@"
   start=(--resume_from_checkpoint "$output")
 done
 
@@ -59,6 +59,6 @@ done
 echo "== zero-shot: $output"
 floors=() # those that know the items need the target's train split
 [ -e "$ROOT_PATH/rec_data/$target/train.json" ] && floors=(--train_data_path "$ROOT_PATH/rec_data/$target/train.json")
-"$PYTHON" "$repository/evaluate.py" \
+run evaluate.py \
   --base_model "$BASE_MODEL" --lora_weights "$output" --test_data_path "$test" ${floors[@]+"${floors[@]}"} \
   --device "$DEVICE" --target "$target"

@@ -65,10 +65,10 @@ def test_sweep(tiny_llama):
 
 def test_counted_operations(tiny):
     model = models.make_model("tiny", CPU, torch.float32, attention="eager").unload()
-    backbone, head = modeling.language_model_parts(model)
+    hidden_states, head = modeling.language_model_parts(model)
     ids = torch.randint(3072, (1, 7))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        head(backbone(input_ids=ids).last_hidden_state[:, -1])
+        head(hidden_states(input_ids=ids)[:, -1])
     # A causal mask hides about half of the pairs that the eager products compute.
     hidden_pairs = 7 * 7 - 7 * 8 // 2
     width, layers = model.config.hidden_size, model.config.num_hidden_layers

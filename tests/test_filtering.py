@@ -114,9 +114,9 @@ def test_ties_go_to_the_earlier_row_and_to_the_item_met_first():
 def test_small_pieces_change_nothing(monkeypatch):
     histories, users = windows_of_users(40, seed=5)
     whole = nearest_rows(histories, 12), nearest_rows(histories, 12, users)
-    monkeypatch.setattr(filtering, "PAIRS_AT_ONCE", 50)
+    monkeypatch.setattr(filtering, "MATCHES_AT_ONCE", 50)
     monkeypatch.setattr(filtering, "MARKS_AT_ONCE", 600)
-    monkeypatch.setattr(filtering, "PAIRS_IN_CACHE", 7)
+    monkeypatch.setattr(filtering, "ROWS_IN_CACHE", 7)
     pieces = nearest_rows(histories, 12), nearest_rows(histories, 12, users)
     for (rows, shared), (rows_again, shared_again) in zip(whole, pieces):
         assert np.array_equal(rows, rows_again) and np.array_equal(shared, shared_again)

@@ -10,14 +10,20 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 
 from tests.conftest import REPOSITORY
 from tlrec.files import sha256
+from tlrec.folders import last_checkpoint
 from tlrec.records import write_records
 
 # Stands for Python: notes its arguments and makes the adapter that was asked for.
@@ -196,6 +202,57 @@ def test_stages(started, workspace, stages, names):
     assert (arguments.device, gpu, arguments.target) == ("cuda", "GPU=1", "movie")
 
 
+@pytest.mark.parametrize(
+    "gpu, environment, expected",
+    [
+        ("0,1,2,3", {}, {"num_processes": 4, "multi_gpu": True, "num_machines": 1, "mixed_precision": "no"}),
+        ("2,5", {}, {"num_processes": 2, "multi_gpu": True}),
+        ("0,1", {"ACCELERATE_ARGS": "--config_file fsdp.yaml"}, {"num_processes": 2, "multi_gpu": False}),
+        ("0,1", {"ACCELERATE_ARGS": "--multi_gpu --num_machines 2 --num_processes 4 --machine_rank 1"},
+         {"num_processes": 4, "num_machines": 2, "machine_rank": 1}),
+    ],
+)  # fmt: skip
+def test_several_gpus_start_accelerate(started, gpu, environment, expected):
+    commands = started("zero_shot.sh", gpu, "movie", "netflix", STAGES="source", **environment)
+    checks, launches = commands[::2], commands[1::2]
+    assert len(checks) == len(launches) == 2
+    for (script, checked, gpus), (module, flags, same_gpus) in zip(checks, launches):
+        assert gpus == same_gpus == f"GPU={gpu}"
+        assert checked[-1] == "--check_only" and parsed(script, checked).check_only
+        assert [module, flags[0]] == ["-m", "accelerate.commands.launch"]
+        assert flags[flags.index(script) + 1 :] == checked[:-1]
+        arguments = vars(launch_command_parser().parse_args(flags[1:]))
+        assert {name: arguments[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("name, kind", [("fsdp", "FSDP"), ("deepspeed_zero3", "DEEPSPEED")])
+def test_accelerate_configurations_are_read(name, kind):
+    config = load_config_from_file(str(REPOSITORY / "shell" / "accelerate" / f"{name}.yaml"))
+    assert config.distributed_type == kind
+
+
+def test_a_launcher_called_again_resumes_the_stage_that_was_stopped(launch, workspace, tmp_path):
+    quick = ["--num_epochs", "20", "--batch_size", "8", "--micro_batch_size", "8", "--eval_steps", "1"]
+    command = ["bash", REPOSITORY / "shell" / "zero_shot.sh", "cpu", "movie", "netflix", *quick]
+    environment = os.environ | {"ROOT_PATH": str(workspace), "PYTHON": sys.executable, "STAGES": "source"}
+    adapter = workspace / "instruction_model" / "movie" / "alpaca_instrument"
+    log = tmp_path / "log"
+    with open(log, "w") as output:
+        first = subprocess.Popen(command, env=environment, start_new_session=True, stdout=output, stderr=output)
+        while not last_checkpoint(adapter / "checkpoints"):
+            assert first.poll() is None, log.read_text()
+            time.sleep(0.05)
+        os.killpg(first.pid, signal.SIGTERM)  # as a cluster does before it kills
+        assert first.wait() != 0
+        while not (stopped := re.search(r"SIGTERM: stopped after step (\d+), a checkpoint is saved", log.read_text())):
+            time.sleep(0.05)  # the script ends after the launcher
+    assert not (adapter / "adapter_config.json").exists()
+    second = launch("zero_shot.sh", "cpu", "movie", "netflix", *quick, STAGES="source")
+    assert second.returncode == 0, second.stderr
+    assert f"resuming: {adapter}/checkpoints/checkpoint-{stopped[1]}\n" in second.stdout, second.stdout
+    assert "===== auc:" in second.stdout
+
+
 def test_a_general_adapter_is_the_start(started, workspace):
     general = workspace / "instruction_model" / "movie" / "alpaca"
     general.mkdir(parents=True)
@@ -297,8 +354,8 @@ PLACE, MAKE = "base_model/README.md tells how to place one", "rec_data/README.md
         (ZERO, {"PYTHON": "/no/python"}, None, "PYTHON=/no/python: no such program; bash shell/setup.sh makes one"),
         (ZERO[:3], {}, None, "usage: bash shell/zero_shot.sh GPU TARGET SOURCE"),
         (FEW[:3], {}, None, "usage: bash shell/few_shot.sh GPU SEED TARGET"),
-        *(((ZERO[0], gpu, *ZERO[2:]), {}, None, f"GPU '{gpu}': give cpu, or") for gpu in ("gpu", "-1", "0,", ",1", "")),
-        ((FEW[0], "cuda", *FEW[2:]), {}, None, "GPU 'cuda': give cpu, or"),
+        *(((ZERO[0], gpu, *ZERO[2:]), {}, None, f"GPU '{gpu}': give cpu, the") for gpu in ("gpu", "-1", "0,", ",1", "")),
+        ((FEW[0], "cuda", *FEW[2:]), {}, None, "GPU 'cuda': give cpu, the"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, (tuple, dict)) else None,
 )  # fmt: skip

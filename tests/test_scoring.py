@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tlrec import scoring
+from tlrec.errors import InputError
 from tlrec.metrics import auc, two_probabilities_to_score
 from tlrec.modeling import attach_adapter, load_base_model, load_tokenizer, merged
 from tlrec.prompts import load_frame
@@ -178,7 +179,7 @@ class OutOfMemoryAbove:
 
     def __init__(self, model, tokens):
         self.passes = []
-        self.hook = scoring.language_model_parts(model)[0].register_forward_pre_hook(self.check, with_kwargs=True)
+        self.hook = model.get_base_model().model.register_forward_pre_hook(self.check, with_kwargs=True)
         self.tokens = tokens
 
     def check(self, module, arguments, options):
@@ -207,7 +208,7 @@ def test_out_of_memory_halves_the_budget(model, tokenizer, records, reference, c
 def test_a_row_that_does_not_fit_alone_is_an_error(model, tokenizer, records):
     memory = OutOfMemoryAbove(model, 60)
     try:
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(InputError, match="out of memory while scoring 1 rows of [0-9]+ tokens at once; give evaluate.py"):
             score_records(model, tokenizer, records, FRAME, share_prefix=False)
     finally:
         memory.hook.remove()

@@ -477,5 +477,5 @@ def test_collator():
     long, short = {"input_ids": [1, 5, 6, 2], "labels": [-100, -100, 6, 2]}, {"input_ids": [1, 7], "labels": [1, 7]}
     batch = collator([long, short])
     assert batch["input_ids"].tolist() == [[1, 5, 6, 2], [1, 7, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, -100, 6, 2], [1, 7, -100, -100]]
+    assert batch["labels"].tolist() == [[-100, -100, 6, 2], [-100, 7, -100, -100]]
     assert (collator.tokens, collator.padded_tokens) == (6, 8)

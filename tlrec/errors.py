@@ -9,6 +9,14 @@ class InputError(Exception):
     """Something the user gave is wrong. The message says what, where, and how to mend it."""
 
 
+class Stopped(Exception):
+    """A signal ended the work, and what was done is kept. Ends the process as the signal would have: 128 + its number."""
+
+    def __init__(self, message, number):
+        super().__init__(message)
+        self.status = 128 + number
+
+
 @contextmanager
 def one_line_errors():
     """Wrap a script's `main()`: an InputError ends in its message and exit status 2, Ctrl-C in status 130."""
@@ -17,6 +25,9 @@ def one_line_errors():
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.status)
     except KeyboardInterrupt:
         print("interrupted: what was complete has been kept", file=sys.stderr)
         sys.exit(130)

@@ -6,15 +6,15 @@ are here the rows of a record file.
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 
 import numpy as np
 from scipy.sparse import csr_array
 
 THREADS = min(4, os.cpu_count() or 1)
-PAIRS_AT_ONCE = 4_000_000  # row pairs looked at in one go, and
-MARKS_AT_ONCE = 64_000_000  # rows x items of the table they are looked up in; both bound the memory
-PAIRS_IN_CACHE = 20_000
-SHARED_RARE = 2  # measured: 1 looks up ten times as many pairs, 3 multiplies larger matrices
+MATCHES_AT_ONCE = 4_000_000  # of row pairs that are compared in one go, and
+MARKS_AT_ONCE = 64_000_000  # rows x items of the table they are compared in; both bound the memory
+ROWS_IN_CACHE = 20_000
 
 
 def nearest_rows(histories, user_num, users=None):
@@ -26,30 +26,28 @@ def nearest_rows(histories, user_num, users=None):
     item, the earliest other rows follow with `shared` 0, as a stable sort of a dense similarity matrix would have it;
     where too few rows are left at all, `rows` holds -1.
 
-    No similarity matrix is made. Two rows that share t items still share two when the t-2 most popular items of each
-    are taken away. So rows are compared by their rare items first; t goes down from the length of the longest history,
-    and a row is done as soon as user_num others share t items with it: all that could outrank them, or tie, were seen.
+    No similarity matrix is made. Two rows that share t items also share a *pair* of items when the t-2 most popular
+    items of each are taken away: the two rarest of the t. So rows are compared where they share a pair of their rare
+    items; t goes down from the length of the longest history, and a row is done as soon as user_num others share t
+    items with it: all that could outrank them, or tie, were seen.
     """
     n = len(histories)
-    items, matrix = _by_rarity(histories)
-    sizes = np.diff(matrix.indptr)
+    items, sizes, n_items = _by_rarity(histories)
     rows = np.full((n, user_num), -1)
     shared = np.zeros((n, user_num), dtype=np.int64)
     remaining = np.arange(n)
     for threshold in range(sizes.max(initial=0), 0, -1):
-        rare = _without_popular(matrix, threshold - SHARED_RARE if threshold > SHARED_RARE else 0)
-        by_item = rare.T.tocsr()
-        pairs_of_row = rare[remaining] @ np.diff(by_item.indptr)
+        groups = _rare_groups(items, sizes, n_items, threshold)
+        by_group = groups.T.tocsr()
+        matches = groups[remaining] @ np.diff(by_group.indptr)
 
         def compare(chunk):
             """The best of the rows that share `threshold` items with the chunk's: (row, place, other, shared)."""
-            found = (rare[chunk] @ by_item).tocoo()
-            likely = found.data >= min(SHARED_RARE, threshold)
-            at, other = found.coords[0][likely], found.coords[1][likely]
+            at, other = (groups[chunk] @ by_group).tocoo().coords  # rows that share a group
             if users is not None:
                 others = users[chunk[at]] != users[other]
                 at, other = at[others], other[others]
-            overlap = _overlap(items, matrix.shape[1], chunk, at, other)
+            overlap = _overlap(items, n_items, chunk, at, other)
             enough = overlap >= threshold
             at, other, overlap = at[enough], other[enough], overlap[enough]
             order = np.lexsort((other, -overlap, at))
@@ -59,9 +57,9 @@ def nearest_rows(histories, user_num, users=None):
             best = (place < user_num) & ((counts >= user_num)[at] | (threshold == 1))
             return chunk[at[best]], place[best], other[best], overlap[best]
 
-        most_rows = max(1, MARKS_AT_ONCE // matrix.shape[1])
+        most_rows = max(1, MARKS_AT_ONCE // n_items)
         with ThreadPoolExecutor(THREADS) as pool:  # scipy and numpy compute outside Python's lock
-            for row, place, other, overlap in pool.map(compare, _chunks(remaining, pairs_of_row, most_rows)):
+            for row, place, other, overlap in pool.map(compare, _chunks(remaining, matches, most_rows)):
                 rows[row, place], shared[row, place] = other, overlap
         finished = rows[:, -1] >= 0
         remaining = remaining[~finished[remaining]]
@@ -91,10 +89,10 @@ def rank_candidates(histories, rows, shared, candidate_num):
 
 
 def _by_rarity(histories):
-    """Histories as item numbers, 0 for the rarest item of all, in two forms with ascending numbers in each row.
+    """Histories as item numbers, 0 for the rarest item of all.
 
-    Returns an int array (n, longest history) padded with one number more than there are items, and a 0/1 csr_array
-    (n, number of items).
+    Returns an int array (n, longest history), ascending in each row and padded with the number of items; the number of
+    different items of each row (n,); and the number of items.
     """
     first_seen = {}
     sets = [sorted({first_seen.setdefault(item, len(first_seen)) for item in history}) for history in histories]
@@ -106,27 +104,35 @@ def _by_rarity(histories):
     items = np.full((len(sets), sizes.max(initial=0)), n_items, dtype=np.int32)
     items[np.arange(items.shape[1]) < sizes[:, None]] = number[flat]
     items.sort(axis=1)
-    inside = items < n_items
-    indptr = np.concatenate([[0], np.cumsum(sizes)])
-    return items, csr_array((np.ones(len(flat), dtype=np.int32), items[inside], indptr), (len(sets), n_items))
+    return items, sizes, n_items
 
 
-def _without_popular(matrix, count):
-    """`matrix` without the last `count` entries of each row, which are its most popular items."""
-    sizes = np.diff(matrix.indptr)
-    place = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], sizes)
-    keep = place < np.repeat(sizes - count, sizes)
-    indptr = np.concatenate([[0], np.cumsum(np.maximum(sizes - count, 0))])
-    return csr_array((matrix.data[keep], matrix.indices[keep], indptr), matrix.shape)
+def _rare_groups(items, sizes, n_items, threshold):
+    """All pairs of the items of each row, its `threshold` - 2 most popular ones left out, as a 0/1 csr_array (n, pairs).
+
+    Of single items for threshold 1.
+    """
+    length = min(2, threshold)
+    rows, groups = [], []
+    for places in combinations(range(items.shape[1] - threshold + length), length):
+        have = np.flatnonzero(places[-1] < sizes - threshold + length)
+        group = np.zeros(len(have), dtype=np.int64)
+        for place in places:
+            group = group * n_items + items[have, place]
+        rows.append(have)
+        groups.append(group)
+    rows, groups = np.concatenate(rows), np.concatenate(groups)
+    found, column = np.unique(groups, return_inverse=True)
+    return csr_array((np.ones(len(rows), dtype=np.int32), (rows, column)), shape=(len(items), len(found)))
 
 
-def _chunks(rows, pairs_of_row, most_rows):
-    """Cut `rows` into pieces of at most `most_rows` that make at most PAIRS_AT_ONCE pairs, or are a single row."""
+def _chunks(rows, matches, most_rows):
+    """Cut `rows` into pieces of at most `most_rows` that have at most MATCHES_AT_ONCE matches, or are a single row."""
     start = 0
-    ends = np.cumsum(pairs_of_row)
+    ends = np.cumsum(matches)
     while start < len(rows):
         before = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + PAIRS_AT_ONCE, side="right")))
+        stop = max(start + 1, int(np.searchsorted(ends, before + MATCHES_AT_ONCE, side="right")))
         stop = min(stop, start + most_rows)
         yield rows[start:stop]
         start = stop
@@ -139,8 +145,8 @@ def _overlap(items, n_items, chunk, at, other):
     has[:, n_items] = 0  # the padding
     has = has.ravel()
     overlap = np.empty(len(at), dtype=np.int64)
-    for start in range(0, len(at), PAIRS_IN_CACHE):
-        part = slice(start, start + PAIRS_IN_CACHE)
+    for start in range(0, len(at), ROWS_IN_CACHE):
+        part = slice(start, start + ROWS_IN_CACHE)
         places = items.take(other[part], axis=0)
         places += (at[part] * (n_items + 1)).astype(np.int32)[:, None]
         overlap[part] = has.take(places).sum(axis=1, dtype=np.int64)

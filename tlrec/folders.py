@@ -98,6 +98,29 @@ def check_output_dir(path, overwrite):
         raise InputError(f"--output_dir {path}: less than 100 MB are free on this disk")
 
 
+def last_checkpoint(folder):
+    """The newest complete one of the Trainer's checkpoints in `folder`, as a string; None if there is none.
+
+    The Trainer writes trainer_state.json last, so a checkpoint whose state can be read is complete.
+    """
+    for path in sorted(Path(folder).glob("checkpoint-*"), key=lambda path: -int(path.name.partition("-")[2])):
+        try:
+            read_json_object(path / "trainer_state.json")
+        except InputError:
+            continue
+        return str(path)
+    return None
+
+
+def remove_checkpoints(folder):
+    """Remove the Trainer's checkpoints from the folder of a run that is complete. The logs that TensorBoard reads lie
+    among them, in `runs`; they move up into `folder`."""
+    logs = Path(folder) / CHECKPOINTS / "runs"
+    if logs.exists():
+        shutil.copytree(logs, Path(folder) / "runs", dirs_exist_ok=True)
+    shutil.rmtree(Path(folder) / CHECKPOINTS)
+
+
 def read_json_object(path):
     """A JSON file's object; InputError, naming the file, for anything else."""
     try:

@@ -1,5 +1,6 @@
 """Tokenizer, base model and LoRA adapters: loaded explicitly, saved whole, verified tensor by tensor."""
 
+import copy
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
 
 import torch  # noqa: E402
+from accelerate import PartialState  # noqa: E402
 from peft import (  # noqa: E402
     LoraConfig,
     PeftModel,
@@ -22,23 +24,27 @@ from peft import (  # noqa: E402
     set_peft_model_state_dict,
 )
 from peft.tuners.lora import LoraLayer  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaTokenizer  # noqa: E402
 from transformers.utils import is_flash_attn_2_available  # noqa: E402
 
 from tlrec.errors import InputError  # noqa: E402
-from tlrec.folders import ADAPTER_CONFIG, adapter_weights  # noqa: E402
+from tlrec.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_weights  # noqa: E402
+from tlrec.processes import is_spread, whole  # noqa: E402
 
 # ------------------------------------------------------------------------------------------------- base and tokenizer
 
 
 def resolve_device(name):
-    """The torch device for `--device auto|cpu|cuda`; InputError if a GPU is asked for where none is."""
+    """The torch device of this process for `--device auto|cpu|cuda`; InputError if a GPU is asked for where none is.
+
+    Where accelerate has started several processes, this one joins the others here, and each has its own GPU.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; give --device cpu, or check CUDA_VISIBLE_DEVICES")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return PartialState(cpu=name == "cpu").device
 
 
 def resolve_dtype(name, device):
@@ -215,11 +221,16 @@ def save_adapter(model, folder):
     earlier adapter of this folder has left goes with it: its run and its evaluation do not hold for the new one.
     """
     folder = Path(folder)
+    live = {name: whole(tensor) for name, tensor in get_peft_model_state_dict(model).items()}
+    if not PartialState().is_main_process:
+        return
     for name in ("run.json", "metrics.json", "predictions.jsonl", ADAPTER_CONFIG):
         (folder / name).unlink(missing_ok=True)
-    live = get_peft_model_state_dict(model)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-        model.save_pretrained(temporary)
+        save_file(live, Path(temporary) / ADAPTER_WEIGHTS[0], metadata={"format": "pt"})
+        config = copy.deepcopy(model.active_peft_config)
+        config.inference_mode = True  # as PEFT saves it
+        config.save_pretrained(temporary)
         saved = read_adapter(temporary)
         if set(saved) != set(live) or not all(torch.equal(saved[name], live[name].cpu()) for name in live):
             raise RuntimeError(f"{folder}: the adapter on disk differs from the one in memory")
@@ -232,10 +243,11 @@ def save_adapter(model, folder):
 def merged(model):
     """Inside the block, LoRA is added into the weights it sits on, so scoring costs no extra products.
 
-    The untouched weights are set aside and put back bit for bit. Quantised bases are left unmerged.
+    The untouched weights are set aside and put back bit for bit. Quantised bases and models spread over processes are
+    left unmerged.
     """
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    if _is_quantized(model):
+    if _is_quantized(model) or is_spread(model):
         yield
         return
     weights = [layer.get_base_layer().weight for layer in layers]
@@ -261,15 +273,25 @@ def _first_line(error):
 
 
 def language_model_parts(model):
-    """(backbone, head) of a causal LM: token ids -> hidden states (batch, length, width) -> logits (..., vocabulary)."""
+    """(hidden_states, head) of a causal LM, two functions: inputs of the model -> hidden states (batch, length, width) ->
+    logits (..., vocabulary). For a model that is spread over processes all of them have to call this, and hidden_states
+    equally often."""
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    spread = is_spread(model)
     output = causal.get_output_embeddings()
+    weight = whole(output.weight)
     softcap = getattr(causal.config, "final_logit_softcapping", None)  # Gemma 2
     scale = getattr(causal.config, "logit_scale", None)  # Cohere
     divisor = getattr(causal.config, "logits_scaling", None)  # Granite
 
+    def hidden_states(**inputs):
+        if spread:  # its parts are put together only where the whole model runs
+            return model(**inputs, logits_to_keep=1, output_hidden_states=-1).hidden_states[-1]
+        return causal.base_model(**inputs).last_hidden_state
+
     def head(hidden):
-        logits = output(hidden.to(output.weight.dtype))  # mixed precision hands out float32
+        hidden = hidden.to(weight.dtype)  # mixed precision hands out float32
+        logits = torch.nn.functional.linear(hidden, weight) if spread else output(hidden)
         if scale is not None:
             logits = logits * scale
         if divisor is not None:
@@ -278,4 +300,4 @@ def language_model_parts(model):
             logits = softcap * torch.tanh(logits / softcap)
         return logits
 
-    return causal.base_model, head
+    return hidden_states, head

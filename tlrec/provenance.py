@@ -43,7 +43,7 @@ import numpy as np
 
 from tlrec.errors import InputError
 from tlrec.files import sha256, write_json
-from tlrec.folders import adapter_weights
+from tlrec.folders import CHECKPOINTS, adapter_weights, last_checkpoint
 
 PACKAGES = (
     "torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "sentencepiece", "numpy", "scipy",
@@ -127,7 +127,10 @@ def frame_of(adapter):
     return ((described or {}).get("run") or {}).get("frame")
 
 
-BOOKKEEPING = {"output_dir", "overwrite", "report_to", "test_data_path"}  # flags that do not change an adapter
+BOOKKEEPING = {  # flags that do not change an adapter
+    "check_only", "output_dir", "overwrite", "report_to", "resume", "test_data_path",
+}  # fmt: skip
+STARTED = "started.json"  # beside the checkpoints of a run that has not ended: what run it is
 
 
 def is_complete(folder, arguments, data, start_adapter):
@@ -143,14 +146,43 @@ def is_complete(folder, arguments, data, start_adapter):
 def same_run(run, arguments, data, start_adapter=None):
     """Whether `run`, the content of a run.json or the "run" of a metrics.json, has these flags, data and start adapter;
     see `is_complete`. Flags that say where things lie may differ: contents are compared."""
+    return not _differences(run, arguments, data, start_adapter)
+
+
+def write_start(folder, arguments, data, start_adapter):
+    """Say in `folder/checkpoints` which run these checkpoints belong to."""
+    started = {"arguments": arguments, "data": data, "start_adapter": describe_adapter(start_adapter)}
+    write_json(Path(folder) / CHECKPOINTS / STARTED, plain_json(started))
+
+
+def checkpoint_of(folder, arguments, data, start_adapter):
+    """The last complete checkpoint of this very run in `folder`, None if there is none.
+
+    Raises InputError if the run that was stopped there is another one, and says in what.
+    """
+    started = Path(folder) / CHECKPOINTS / STARTED
+    if not started.exists():
+        return None
+    if differences := _differences(read_json(started, ("arguments", "data")), arguments, data, start_adapter):
+        raise InputError(f"--output_dir {folder}: a run with other {', '.join(differences)} was stopped there; "
+                         "give what it had, or --overwrite to begin anew")  # fmt: skip
+    return last_checkpoint(started.parent)
+
+
+def _differences(run, arguments, data, start_adapter):
+    """Names of the flags and files in which a run differs from what is asked for."""
 
     def identity(arguments, data, adapter):
-        flags = {key: value for key, value in arguments.items() if key not in BOOKKEEPING and not key.endswith("_path")}
-        flags.pop("resume_from_checkpoint", None)
-        return flags, {name: file["sha256"] for name, file in data.items()}, adapter and adapter.get("sha256")
+        flags = {
+            f"--{key}": value for key, value in arguments.items()
+            if key not in BOOKKEEPING and not key.endswith("_path") and key != "resume_from_checkpoint"
+        }  # fmt: skip
+        files = {f"{name} data": file["sha256"] for name, file in data.items()}
+        return flags | files | {"start adapter": adapter and adapter.get("sha256")}
 
     wanted = identity(plain_json(arguments), data, describe_adapter(start_adapter))
-    return identity(run["arguments"], run["data"], run.get("start_adapter")) == wanted
+    found = identity(run["arguments"], run["data"], run.get("start_adapter"))
+    return [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
 
 
 def plain_json(value):

@@ -9,6 +9,8 @@
 
 Rows are sorted by length and packed into batches by token budget, longest first, so that running out of memory shows
 at once; then the budget is halved and the run goes on. A row's scores depend on nothing but the row.
+
+With several processes each takes its share of every batch, and all get the scores of all rows.
 """
 
 import copy
@@ -18,10 +20,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from tqdm import tqdm
 from transformers import DynamicCache
 
+from tlrec.errors import InputError
 from tlrec.modeling import language_model_parts, merged
+from tlrec.processes import add_up, is_spread
 from tlrec.tokenization import RecordTokenizer
 
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens in one batch, padding included
@@ -90,7 +95,9 @@ class Scorer:
         was_training = model.training
         model.eval()
         try:
-            with merged(model) if merge else nullcontext(), torch.inference_mode():
+            # FSDP gathers weights into buffers that training uses again, which inference mode would forbid
+            without_gradients = torch.no_grad() if is_spread(model) else torch.inference_mode()
+            with merged(model) if merge else nullcontext(), without_gradients:
                 result = self._score(model, token_budget, self.prefix_len if share_prefix else 0, progress)
         finally:
             model.train(was_training)
@@ -98,70 +105,88 @@ class Scorer:
         return Scores(log_p[:, 0], log_p[:, 1], loss, self.truncated, tokens, time.perf_counter() - started)
 
     def _score(self, model, token_budget, prefix_len, progress):
-        backbone, head = language_model_parts(model)
-        device = next(backbone.parameters()).device
+        hidden_states, head = language_model_parts(model)
+        spread = is_spread(model)
+        device = model.device
         budget = token_budget or TOKEN_BUDGET["cuda" if device.type == "cuda" else "cpu"]
 
-        positions_at_once = max(1, LOGITS_AT_ONCE // backbone.config.vocab_size)
+        positions_at_once = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
 
         prefix = torch.tensor([self.rows[0][:prefix_len]], device=device)
         cache, nll, tokens = None, 0.0, prefix_len
         if prefix_len:
-            cache = DynamicCache(config=backbone.config)
-            hidden = backbone(input_ids=prefix, past_key_values=cache, use_cache=True).last_hidden_state
-            if self.with_loss and self.train_on_inputs:
+            cache = DynamicCache(config=model.config)
+            hidden = hidden_states(input_ids=prefix, past_key_values=cache, use_cache=True)
+            if self.with_loss and self.train_on_inputs and PartialState().is_main_process:
                 nll += len(self.rows) * _nll(hidden[0, :-1], prefix[0, 1:], head, positions_at_once)
             last_of_prefix = hidden[:, -1:]  # its output predicts the first own token of every row
 
-        log_p = np.empty((len(self.rows), 2))
-        order = sorted(range(len(self.rows)), key=lambda i: -len(self.rows[i]))
-        bar = tqdm(total=len(order), desc=progress, unit="row", disable=progress is None, leave=False)
-        while order:
-            longest = len(self.rows[order[0]]) - prefix_len
-            batch = order[: max(1, budget // longest)]
-            try:
-                ids = torch.zeros((len(batch), longest), dtype=torch.long)
-                for place, row in enumerate(batch):
-                    own = torch.tensor(self.rows[row][prefix_len:])
-                    ids[place, : len(own)] = own
-                ids = ids.to(device)
-                hidden = self._hidden(backbone, ids, cache, prefix_len)
-                places = torch.tensor([self.answer_positions[row] - prefix_len for row in batch], device=device)
-                at_answer = head(hidden[torch.arange(len(batch), device=device), places]).float()
-                chosen = at_answer.log_softmax(-1)[:, list(self.answer_ids)].double().cpu().numpy()
-                if self.with_loss:
-                    columns = torch.arange(prefix_len, prefix_len + longest, device=device)
-                    ends = torch.tensor([len(self.rows[row]) for row in batch], device=device)
-                    firsts = torch.tensor([self.first_targets[row] for row in batch], device=device)
-                    real = (columns >= firsts[:, None]) & (columns < ends[:, None])
-                    if prefix_len:
-                        hidden = torch.cat([last_of_prefix.expand(len(batch), -1, -1), hidden], dim=1)
-                    else:  # nothing predicts the first token
-                        ids, real = ids[:, 1:], real[:, 1:]
-                    nll += _nll(hidden[:, :-1][real], ids[real], head, positions_at_once)
-            except torch.OutOfMemoryError:
-                if len(batch) == 1:
-                    raise
-                budget = longest * (len(batch) // 2)
-                torch.cuda.empty_cache()
-                tqdm.write(f"out of memory: going on with {budget} tokens in a batch")
-                continue
-            log_p[batch] = chosen
-            order = order[len(batch) :]
-            tokens += len(batch) * longest
+        processes, mine = PartialState().num_processes, PartialState().process_index
+        log_p = np.zeros((len(self.rows), 2))
+        batches = self._batches(budget, processes, prefix_len)
+        silent = progress is None or mine > 0
+        bar = tqdm(total=len(self.rows), desc=progress, unit="row", disable=silent, leave=False)
+        for batch in batches:
+            own = batch[mine::processes]
+            idle = spread and not own  # the others need this process for every forward pass of a model they share
+            if idle:
+                own = batch[:1]
+            while own:
+                longest = len(self.rows[own[0]]) - prefix_len
+                part = own[: max(1, budget // longest)]
+                try:
+                    ids = torch.zeros((len(part), longest), dtype=torch.long)
+                    for place, row in enumerate(part):
+                        ids[place, : len(self.rows[row]) - prefix_len] = torch.tensor(self.rows[row][prefix_len:])
+                    ids = ids.to(device)
+                    hidden = self._hidden(hidden_states, ids, cache, prefix_len)
+                    places = torch.tensor([self.answer_positions[row] - prefix_len for row in part], device=device)
+                    at_answer = head(hidden[torch.arange(len(part), device=device), places]).float()
+                    chosen = at_answer.log_softmax(-1)[:, list(self.answer_ids)].double().cpu().numpy()
+                    if self.with_loss and not idle:
+                        columns = torch.arange(prefix_len, prefix_len + longest, device=device)
+                        ends = torch.tensor([len(self.rows[row]) for row in part], device=device)
+                        firsts = torch.tensor([self.first_targets[row] for row in part], device=device)
+                        real = (columns >= firsts[:, None]) & (columns < ends[:, None])
+                        if prefix_len:
+                            hidden = torch.cat([last_of_prefix.expand(len(part), -1, -1), hidden], dim=1)
+                        else:  # nothing predicts the first token
+                            ids, real = ids[:, 1:], real[:, 1:]
+                        nll += _nll(hidden[:, :-1][real], ids[real], head, positions_at_once)
+                except torch.OutOfMemoryError:
+                    if len(part) == 1 or spread:
+                        raise InputError(
+                            f"out of memory while scoring {len(part)} rows of {longest} tokens at once; "
+                            "give evaluate.py a smaller --token_budget, or --quantization 4bit"
+                        ) from None
+                    budget = longest * (len(part) // 2)
+                    torch.cuda.empty_cache()
+                    tqdm.write(f"out of memory: going on with {budget} tokens in a batch")
+                    continue
+                own = own[len(part) :]
+                if not idle:
+                    log_p[part] = chosen
+                    tokens += len(part) * longest
             bar.update(len(batch))
         bar.close()
-        return log_p, float(nll) / self.n_targets if self.with_loss else None, tokens
+        nll, tokens = add_up(np.array([float(nll), float(tokens)]))
+        return add_up(log_p), nll / self.n_targets if self.with_loss else None, int(tokens)
 
-    def _hidden(self, backbone, ids, cache, prefix_len):
+    def _batches(self, budget, processes, prefix_len):
+        """Row numbers, longest rows first: for each process at most `budget` tokens, padding included, or one row."""
+        order = sorted(range(len(self.rows)), key=lambda i: -len(self.rows[i]))
+        while order:
+            rows = processes * max(1, budget // (len(self.rows[order[0]]) - prefix_len))
+            yield order[:rows]
+            order = order[rows:]
+
+    def _hidden(self, hidden_states, ids, cache, prefix_len):
         if cache is None:
-            return backbone(input_ids=ids, use_cache=False).last_hidden_state
+            return hidden_states(input_ids=ids, use_cache=False)
         batch_cache = copy.deepcopy(cache)
         batch_cache.batch_repeat_interleave(len(ids))
         positions = torch.arange(prefix_len, prefix_len + ids.shape[1], device=ids.device)[None]
-        return backbone(
-            input_ids=ids, past_key_values=batch_cache, position_ids=positions, use_cache=True
-        ).last_hidden_state
+        return hidden_states(input_ids=ids, past_key_values=batch_cache, position_ids=positions, use_cache=True)
 
 
 def _shared_prefix(rows, longest):

@@ -35,7 +35,7 @@ def draw(path, target, results, floor, best):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.8), layout="constrained")
     axes.axhline(best, color="#2a7f3f", linestyle="--", label=f"best reachable from the records, {best:.3f}")
     axes.axhline(floor, color="#b35c00", linestyle=":", label=f"floor: share of likes in the history, {floor:.3f}")
     values = [metrics["auc"] for _, _, metrics in results]
@@ -48,7 +48,7 @@ def draw(path, target, results, floor, best):
     axes.set_ylabel("AUC on the test set")
     axes.set_title(f"Demo ({target}): every item here is fictional")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(loc="lower right", fontsize="small")
+    figure.legend(loc="outside lower center", fontsize="small")
     with whole_file(path, "wb") as file:
         figure.savefig(file, dpi=150, format="png")
 
