@@ -64,7 +64,8 @@ def collect(root):
         try:
             if "run.json" in files:
                 run = read_run(folder)
-                workspace.tunings.append((name, run))
+                if "stage" in run:  # an exported model has a run.json too
+                    workspace.tunings.append((name, run))
             elif "adapter_config.json" in files:
                 workspace.problems.append((name, "an adapter without run.json: unfinished, or not made by TLRec"))
             if "metrics.json" in files:

@@ -1,0 +1,226 @@
+"""Merge an adapter into its base model: a standalone Hugging Face model folder, to serve, share or evaluate.
+
+    python base_model/export_model.py --base_model base_model/llama-7b/ --output_dir base_model/movie-7b \
+        --lora_weights instruction_model/movie/alpaca_stage123_instrument
+
+Reads  a base model that is not quantised, a LoRA adapter on it, and records to compare scores on (by default made-up ones).
+Writes --output_dir, whole or not at all: weights (safetensors), a tokenizer that AutoTokenizer reads as the scripts do,
+       generation_config.json, prompt_frame.json (what a client needs to build prompts) and run.json.
+Prints the largest difference between the scores of base and adapter and those of the folder, read back from the disk.
+
+base_model/score_served.py asks the folder's model once vLLM serves it.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
+
+from tlrec import provenance
+from tlrec.demo.world import DOMAINS, make_catalogue, make_examples
+from tlrec.errors import InputError, one_line_errors
+from tlrec.files import write_json
+from tlrec.folders import check_adapter, check_base_model, read_json_object
+from tlrec.prompts import ANSWERS, FRAME_NAMES, load_frame
+from tlrec.records import build_record, read_records
+
+MADE_UP_RECORDS = 32
+# Largest difference of a log-probability. Merged float32 weights differ by the order of additions; two-byte weights keep
+# 8 bits (bfloat16) or 11 bits (float16) of each sum, so a part of a small adapter is lost.
+TOLERANCE = {"float32": 1e-4, "float16": 0.1, "bfloat16": 0.5}
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
+    add("--lora_weights", required=True, help="adapter folder")
+    add("--output_dir", required=True, help="folder of the merged model")
+    add("--check_data_path", help=f"records to compare scores on (default: {MADE_UP_RECORDS} made-up ones)")
+    add("--prompt_frame", choices=FRAME_NAMES, help="(default: the adapter's, else alpaca)")
+    add("--cutoff_len", type=int, default=512, help="tokens of a record (default: %(default)s)")
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
+    add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto",
+        help="of the merged weights (default: auto, as evaluate.py scores on this device)")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace the exported model that --output_dir holds")
+    return parser.parse_args()
+
+
+def check_not_quantized(base_model, adapter):
+    """Raise InputError if the base, or the one that the adapter was tuned on, has quantised weights."""
+    config = Path(base_model) / "config.json"
+    if config.exists() and "quantization_config" in read_json_object(config):
+        raise InputError(f"--base_model {base_model}: is quantised, and what an adapter adds to such weights is rounded "
+                         "away; give the model it was quantised from")  # fmt: skip
+    run = provenance.describe_adapter(adapter)["run"]
+    quantization = run["arguments"].get("quantization", "none") if run else "none"
+    if quantization != "none":
+        raise InputError(
+            f"--lora_weights {adapter}: was tuned on a base in {quantization}; merged into whole weights it would give "
+            "other scores, into quantised ones it would be rounded away; serve it unmerged (vllm serve --enable-lora)"
+        )
+
+
+def check_output_dir(path, overwrite):
+    """Raise InputError if the exported folder cannot be made: nothing but an earlier export is ever replaced."""
+    folder = Path(path)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        ours = (folder / "run.json").exists() and provenance.read_run(folder)["script"] == "export_model.py"
+        if not ours:
+            raise InputError(f"--output_dir {path}: holds what this script did not write; give another folder")
+        if not overwrite:
+            raise InputError(f"--output_dir {path}: holds an exported model; give --overwrite or another folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder.parent).close()
+    except OSError as error:
+        raise InputError(f"--output_dir {path}: cannot be written to: {error.strerror}") from None
+
+
+def made_up_records(count):
+    """Records of the demo's fictional users and films, the same each time."""
+    domain = DOMAINS["movie"]
+    catalogue = make_catalogue(np.random.default_rng([0, 0]), domain, items_per_theme=12)
+    examples = make_examples(np.random.default_rng([0, 1]), domain, catalogue, count)
+    return [build_record(example.preference, example.liked) for example in examples]
+
+
+@contextmanager
+def whole_folder(path):
+    """A folder to write into, beside `path`; it takes the place of `path` when the block ends without error."""
+    path = Path(path).absolute()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            file.chmod(0o644)  # safetensors writes for the owner only; labs share their models
+        if path.exists():
+            before = path.with_name(f".{path.name}.{os.getpid()}.old")
+            path.rename(before)
+            temporary.rename(path)
+            shutil.rmtree(before)
+        else:
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def main():
+    args = parse_arguments()
+
+    # 1. Check everything that can be checked before torch is imported
+    check_base_model(args.base_model)
+    check_adapter(args.lora_weights, "--lora_weights")
+    check_not_quantized(args.base_model, args.lora_weights)
+    check_output_dir(args.output_dir, args.overwrite)
+    if args.check_data_path:
+        records = read_records(args.check_data_path, labelled=False)
+    else:
+        records = made_up_records(MADE_UP_RECORDS)
+
+    # 2. Import the heavy libraries
+    from tlrec import modeling  # before the others: it quiets their warnings
+    from peft import LoraConfig
+    from transformers import AutoTokenizer, GenerationConfig
+    from tlrec.scoring import Scorer
+    from tlrec.tokenization import RecordTokenizer
+
+    device = modeling.resolve_device(args.device)
+    dtype = modeling.resolve_dtype(args.dtype, device)
+    dtype_name = str(dtype).removeprefix("torch.")
+
+    # 3. Records to token ids
+    tokenizer = modeling.load_tokenizer(args.base_model)
+    frame = load_frame(args.prompt_frame or provenance.frame_of(args.lora_weights) or "alpaca")
+    encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
+    scorer = Scorer(tokenizer, records, frame, args.cutoff_len)
+
+    # 4. Scores of base and adapter as they were tuned, side by side
+    expected = modeling.expected_adapter(args.base_model, LoraConfig.from_pretrained(args.lora_weights))
+    modeling.check_adapter_fits(modeling.read_adapter(args.lora_weights), expected, args.lora_weights)
+    model = modeling.load_base_model(args.base_model, device, dtype)
+    if getattr(model.config, "quantization_config", None):  # of a hub name, whose folder could not be looked at
+        raise InputError(f"--base_model {args.base_model}: is quantised; give the model it was quantised from")
+    size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    if size > shutil.disk_usage(Path(args.output_dir).absolute().parent).free:
+        raise InputError(f"--output_dir {args.output_dir}: the model takes {size / 1e9:.1f} GB, which the disk has not free")
+    model = modeling.attach_adapter(model, args.lora_weights)
+    tuned = scorer.score(model, merge=False, progress="base and adapter")
+
+    with whole_folder(args.output_dir) as folder:
+        # 5. Merge, and write all files
+        model = model.merge_and_unload()
+        # Greedy, up to the answer's end: some models bring sampling settings, which servers would apply.
+        model.generation_config = GenerationConfig(
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=encoder.eos or None,
+            pad_token_id=tokenizer.pad_token_id,
+            do_sample=False,
+        )
+        model.save_pretrained(folder)
+        del model  # one model at a time in memory
+        if encoder.bos and tokenizer("a")["input_ids"][:1] != encoder.bos:
+            tokenizer.add_bos_token = True  # so that whoever sends text, not ids, is understood too
+        tokenizer.save_pretrained(folder)
+        write_json(
+            folder / "prompt_frame.json",
+            {
+                **asdict(frame),
+                "cutoff_len": args.cutoff_len,
+                "bos_ids": encoder.bos,
+                "answers": ANSWERS,
+                "answer_ids": encoder.answer_ids,
+            },
+        )
+
+        # 6. Read the folder back: the same token ids, the same scores
+        reread = AutoTokenizer.from_pretrained(folder)
+        again = Scorer(reread, records, frame, args.cutoff_len)
+        special = [(each.bos_token_id, each.eos_token_id) for each in (tokenizer, reread)]
+        if (again.rows, again.answer_ids) != (scorer.rows, scorer.answer_ids) or special[0] != special[1]:
+            raise InputError(f"--base_model {args.base_model}: its tokenizer cannot be written so that AutoTokenizer reads it "
+                             "back with the same token ids; export from a folder with a tokenizer.json")  # fmt: skip
+        as_text = reread([frame.prompt(record) for record in records])["input_ids"] == scorer.rows
+        merged = again.score(modeling.load_base_model(folder, device, dtype), progress="merged model")
+        difference = max(
+            float(abs(merged.log_p_yes - tuned.log_p_yes).max()), float(abs(merged.log_p_no - tuned.log_p_no).max())
+        )
+        if not difference <= TOLERANCE[dtype_name]:
+            raise InputError(f"--dtype {dtype_name}: the merged model's log-probabilities differ by up to {difference:.2g} "
+                             f"(allowed: {TOLERANCE[dtype_name]:g}); nothing was written"
+                             + ("" if dtype_name == "float32" else "; give --dtype float32"))  # fmt: skip
+
+        # 7. Last what made it
+        provenance.write_run(
+            folder,
+            script="export_model.py",
+            arguments=vars(args),
+            data={"check": args.check_data_path} if args.check_data_path else {},
+            results={"largest_difference": difference, "tolerance": TOLERANCE[dtype_name], "rows": len(records)},
+            adapter=provenance.describe_adapter(args.lora_weights),
+            base_model=args.base_model,
+            frame=frame.name,
+            dtype=dtype_name,
+            text_prompts=as_text,
+            hardware=modeling.hardware(device),
+        )
+    print(f"{args.output_dir}: {dtype_name}, {size / 1e6:,.1f} MB; frame: {frame.name}; prompts as text: "
+          + ("the same token ids" if as_text else "other token ids, send ids"))  # fmt: skip
+    print(f"largest difference of a log-probability on {len(records)} {'' if args.check_data_path else 'made-up '}rows: "
+          f"{difference:.2g} (allowed: {TOLERANCE[dtype_name]:g})")  # fmt: skip
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
