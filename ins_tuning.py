@@ -134,7 +134,8 @@ def main():
 
     # 3. Records to token ids
     tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
-    frame = load_frame(args.prompt_frame or provenance.frame_of(start_adapter) or "alpaca", tokenizer)
+    frame = args.prompt_frame or provenance.frame_of(start_adapter) or provenance.frame_of(args.base_model) or "alpaca"
+    frame = load_frame(frame, tokenizer)
     encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
     drawn = draw_shots(train_records, args.max_train_samples, args.seed)
     examples = training_examples(encoder, drawn, args.train_on_inputs)

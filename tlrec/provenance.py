@@ -121,10 +121,12 @@ def describe_adapter(folder):
     return {"path": str(folder), "sha256": sha256(adapter_weights(folder)), "run": run}
 
 
-def frame_of(adapter):
-    """Name of the prompt frame an adapter folder says it was tuned with; None if none or unknown."""
-    described = describe_adapter(adapter)
-    return ((described or {}).get("run") or {}).get("frame")
+def frame_of(folder):
+    """Name of the prompt frame that an adapter, or a model with an adapter merged into it, was tuned with; None if there
+    is none (None or ""), or it is unknown."""
+    if not folder or not (Path(folder) / "run.json").exists():
+        return None
+    return read_run(folder).get("frame")
 
 
 BOOKKEEPING = {  # flags that do not change an adapter

@@ -74,6 +74,7 @@ class Scorer:
         self.truncated = prompts.truncated
         self.rows = prompts.input_ids
         self.answer_positions = [len(ids) - 1 for ids in self.rows]  # whose output is the first answer token
+        self.token_budget = None  # that has proved to fit, once memory has run out
         self.with_loss = with_loss
         if with_loss:
             self.rows = [row["input_ids"] for row in encoder.examples(records).rows]
@@ -107,7 +108,7 @@ class Scorer:
         hidden_states, head = language_model_parts(model)
         spread = is_spread(model)
         device = model.device
-        budget = token_budget or TOKEN_BUDGET["cuda" if device.type == "cuda" else "cpu"]
+        budget = self.token_budget or token_budget or TOKEN_BUDGET["cuda" if device.type == "cuda" else "cpu"]
 
         positions_at_once = max(1, LOGITS_AT_ONCE // model.config.get_text_config().vocab_size)
 
@@ -159,7 +160,7 @@ class Scorer:
                             f"out of memory while scoring {len(part)} rows of {longest} tokens at once; "
                             "give evaluate.py a smaller --token_budget, or --quantization 4bit"
                         ) from None
-                    budget = longest * (len(part) // 2)
+                    budget = self.token_budget = longest * (len(part) // 2)
                     torch.cuda.empty_cache()
                     tqdm.write(f"out of memory: going on with {budget} tokens in a batch")
                     continue
