@@ -399,13 +399,17 @@ def test_no_query_and_value_modules(tmp_path):
         ("GraniteConfig", {"logits_scaling": 8.0}),
         ("CohereConfig", {"logit_scale": 2.0}),
         ("Gemma2Config", {"final_logit_softcapping": 2.0}),
-        ("LlamaConfig", {}),
+        ("PhiConfig", {}),  # whose head has a bias
     ],
 )
-def test_logits_are_the_models_own(config, scales):
+@pytest.mark.parametrize("spread", [False, True])
+def test_logits_are_the_models_own(config, scales, spread, monkeypatch):
+    monkeypatch.setattr(modeling, "is_spread", lambda model: spread)  # another way to the same numbers
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(getattr(transformers, config)(**GROUPED, **scales, initializer_range=0.3))
     model.eval()
+    if config == "PhiConfig":
+        torch.nn.init.normal_(model.lm_head.bias)
     modeling.check_parts(model, "base")
     hidden_states, head = modeling.language_model_parts(model)
     ids = torch.tensor([[3, 14, 15, 92]])

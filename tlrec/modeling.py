@@ -351,7 +351,8 @@ def language_model_parts(model):
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
     spread = is_spread(model)
     backbone, output = _backbone(causal), causal.get_output_embeddings()
-    weight = whole(output.weight)
+    weight, bias = whole(output.weight), getattr(output, "bias", None)  # Phi and GPT-J have a bias
+    bias = bias if bias is None else whole(bias)
     config = causal.config.get_text_config()
     softcap = _first_set(config, "final_logit_softcapping", "logits_soft_cap")  # Gemma 2, RecurrentGemma
     scale = _first_set(config, "logit_scale", "lm_head_multiplier")  # Cohere, Falcon-H1
@@ -364,7 +365,7 @@ def language_model_parts(model):
 
     def head(hidden):
         hidden = hidden.to(weight.dtype)  # mixed precision hands out float32
-        logits = torch.nn.functional.linear(hidden, weight) if spread else output(hidden)
+        logits = torch.nn.functional.linear(hidden, weight, bias) if spread else output(hidden)
         if scale is not None:
             logits = logits * scale
         if divisor is not None:
