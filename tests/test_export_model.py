@@ -118,8 +118,9 @@ def test_files_and_what_is_said(exported, tiny_llama, tiny_adapter, test_data, p
     prompt_frame = json.loads((folder / "prompt_frame.json").read_text())
     alpaca = load_frame("alpaca")
     assert prompt_frame == {
-        "name": "alpaca", "with_input": alpaca.with_input, "without_input": alpaca.without_input, "cutoff_len": 512,
-        "bos_ids": [1], "answers": ["Yes.", "No."], "answer_ids": [pieces.piece_to_id("Yes"), pieces.piece_to_id("No")],
+        "name": "alpaca", "with_input": alpaca.with_input, "without_input": alpaca.without_input,
+        "answer_end": None, "cutoff_len": 512, "bos_ids": [1], "answers": ["Yes.", "No."],
+        "answer_ids": [pieces.piece_to_id("Yes"), pieces.piece_to_id("No")],
     }  # fmt: skip
     generation = json.loads((folder / "generation_config.json").read_text())
     assert (generation["bos_token_id"], generation["eos_token_id"], generation["do_sample"]) == (1, [2], False)

@@ -12,6 +12,7 @@ from pathlib import Path
 # What the libraries tell each other about renamed arguments and optional kernels is nothing to a user of ours.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path` was renamed")  # models move
 warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False but the target module is `Conv1D`")  # GPT-2
 
 import torch  # noqa: E402
