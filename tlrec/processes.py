@@ -69,13 +69,15 @@ def whole(tensor):
 def catch_signals():
     """Inside the block SIGTERM and SIGINT do not end the process: they are put into the list that the block gets.
 
-    The second one acts as it always does, so an impatient Ctrl-C still works.
+    A second Ctrl-C acts as it always does, for the impatient. A second SIGTERM is none: a cluster sends it to all processes,
+    and so does the one that started them.
     """
     received, before = [], {}
 
     def catch(number, frame):
         received.append(number)
-        signal.signal(number, before[number])
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
 
     for number in (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.signal(number, catch)
