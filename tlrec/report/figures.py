@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tlrec.files import whole_file
 from tlrec.report.cells import shots_order
@@ -254,6 +255,7 @@ def validation(tunings, looks):
         )
         axes.set_title(key[-1], fontsize=9)
         axes.margins(x=0.08, y=0.15)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # there is no half step
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for method in methods:
