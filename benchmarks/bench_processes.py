@@ -21,7 +21,7 @@ sys.path.insert(0, str(REPOSITORY))  # tlrec and benchmarks, wherever this is ca
 
 from benchmarks import measure  # noqa: E402
 from tlrec import modeling  # noqa: E402
-from tlrec.demo.workspace import make_workspace  # noqa: E402
+from tlrec.demo.workspace import FILES, make_workspace  # noqa: E402
 from tlrec.errors import InputError, one_line_errors  # noqa: E402
 from tlrec.files import write_json  # noqa: E402
 from tlrec.provenance import read_json  # noqa: E402
@@ -62,7 +62,7 @@ def main():
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        make_workspace(Path(folder), 0)
+        make_workspace(Path(folder), 0, {name: splits for name, (_, splits) in FILES.items()})
         runs = [run(gpu, Path(folder), args) for gpu in args.gpus]
 
     first = runs[0]
@@ -74,7 +74,7 @@ def main():
             raise InputError(f"{entry['gpus']}: validation AUC {entry['eval_auc']}, one process has {first['eval_auc']}")
     measure.print_table(
         ["GPUs", "processes", "tuning tokens/s", "efficiency", "scoring rows/s", "validation AUC"],
-        [[entry["gpus"], entry["processes"], entry["tokens_per_second"], entry["efficiency"], entry["rows_per_second"],
+        [[entry["gpus"], str(entry["processes"]), entry["tokens_per_second"], entry["efficiency"], entry["rows_per_second"],
           entry["eval_auc"]] for entry in runs],
     )  # fmt: skip
     if args.output:
