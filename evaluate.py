@@ -58,7 +58,7 @@ def main():
         folder = args.output_dir or adapter
         if folder:
             check_evaluation_dir(folder, args.test_data_path, args.overwrite)
-        frame = args.prompt_frame or provenance.frame_of(adapter) or provenance.frame_of(args.base_model) or "alpaca"
+        frame = args.prompt_frame or provenance.frame_of(adapter, args.base_model) or "alpaca"
         jobs.append((adapter, folder, frame))
     if args.check_only:
         print(f"checked: {len(jobs)} evaluations of {len(records)} rows")

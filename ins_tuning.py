@@ -134,7 +134,7 @@ def main():
 
     # 3. Records to token ids
     tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
-    frame = args.prompt_frame or provenance.frame_of(start_adapter) or provenance.frame_of(args.base_model) or "alpaca"
+    frame = args.prompt_frame or provenance.frame_of(start_adapter, args.base_model) or "alpaca"
     frame = load_frame(frame, tokenizer)
     encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
     drawn = draw_shots(train_records, args.max_train_samples, args.seed)

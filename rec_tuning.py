@@ -157,7 +157,7 @@ def main():
 
     # 3. Records to token ids, once for all runs
     tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
-    frame = args.prompt_frame or provenance.frame_of(start_adapter) or provenance.frame_of(args.base_model) or "alpaca"
+    frame = args.prompt_frame or provenance.frame_of(start_adapter, args.base_model) or "alpaca"
     frame = load_frame(frame, tokenizer)
     encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
     scorer = Scorer(tokenizer, val_records, frame, args.cutoff_len, True, args.train_on_inputs)

@@ -142,7 +142,7 @@ def main():
 
     # 3. Records to token ids
     tokenizer = modeling.load_tokenizer(args.base_model)
-    frame = args.prompt_frame or provenance.frame_of(args.lora_weights) or provenance.frame_of(args.base_model) or "alpaca"
+    frame = args.prompt_frame or provenance.frame_of(args.lora_weights, args.base_model) or "alpaca"
     frame = load_frame(frame, tokenizer)
     encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
     scorer = Scorer(tokenizer, records, frame, args.cutoff_len)

@@ -121,12 +121,13 @@ def describe_adapter(folder):
     return {"path": str(folder), "sha256": sha256(adapter_weights(folder)), "run": run}
 
 
-def frame_of(folder):
-    """Name of the prompt frame that an adapter, or a model with an adapter merged into it, was tuned with; None if there
-    is none (None or ""), or it is unknown."""
-    if not folder or not (Path(folder) / "run.json").exists():
-        return None
-    return read_run(folder).get("frame")
+def frame_of(*folders):
+    """Name of the prompt frame of the first of these that says it: adapters, or models with an adapter merged into them,
+    name in run.json the frame they were tuned with. None for folders that are none (None or "") or do not say."""
+    for folder in folders:
+        if folder and (Path(folder) / "run.json").exists() and (frame := read_run(folder).get("frame")):
+            return frame
+    return None
 
 
 BOOKKEEPING = {  # flags that do not change an adapter

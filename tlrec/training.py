@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from tlrec.errors import InputError, Stopped
 from tlrec.metrics import auc, two_probabilities_to_score
 from tlrec.modeling import language_model_parts
-from tlrec.processes import add_up, catch_signals, is_spread
+from tlrec.processes import add_up, catch_signals
 from tlrec.token_cache import TokenRows
 
 POSITIONS_AT_ONCE = 256  # whose logits [positions, vocabulary] exist at the same time; so few fit the caches of a CPU
@@ -156,7 +156,7 @@ class TuningTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")[:, 1:]
-        _, head = language_model_parts(model if is_spread(model) else self.model)
+        _, head = language_model_parts(self.model)
         # The outer model runs, so that wrappers, mixed precision and compilation work; its own head sees one position.
         hidden = model(**inputs, use_cache=False, logits_to_keep=1, output_hidden_states=-1).hidden_states[-1]
         labelled = labels != -100
@@ -248,5 +248,6 @@ class _SaveWhenStopped(TrainerCallback):
             control.should_evaluate = control.should_save = control.should_log = False
             control.should_training_stop = True
         if add_up(np.array([float(len(self.trainer.received))]))[0]:  # whichever process it came to
-            self.trainer.received.extend([signal.SIGTERM][len(self.trainer.received) :])
+            if not self.trainer.received:
+                self.trainer.received.append(signal.SIGTERM)
             control.should_save = control.should_training_stop = True
