@@ -10,12 +10,12 @@ Prints a table and the line `===== auc: <value> =====` for each adapter.
 
 import argparse
 
-from tlrec import provenance
+from tlrec import runs
+from tlrec.data.records import check_two_classes, read_records
 from tlrec.errors import InputError, one_line_errors
-from tlrec.evaluation import check_evaluation_dir, record_evaluation
-from tlrec.folders import check_adapter, check_base_model
-from tlrec.prompts import FRAME_NAMES, load_frame
-from tlrec.records import check_two_classes, read_records
+from tlrec.evaluation.results import check_evaluation_dir, record_evaluation
+from tlrec.model.checks import check_adapter, check_base_model
+from tlrec.model.prompts import FRAME_NAMES, load_frame
 
 
 def parse_arguments():
@@ -27,7 +27,9 @@ def parse_arguments():
     add("--lora_weights", nargs="+", default=[], help="adapter folders (default: none, the base model alone)")
     add("--test_data_path", required=True, help="labelled records to score")
     add("--train_data_path", help="labelled records of the train split, for the floors that know the items")
-    add("--output_dir", help="folder of the results (default: the adapter's; for the base model alone they are printed)")
+    add(
+        "--output_dir", help="folder of the results (default: the adapter's; for the base model alone they are printed)"
+    )
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the adapter's, else alpaca)")
     add("--cutoff_len", type=int, default=512, help="tokens of a record (default: %(default)s)")
     add("--token_budget", type=int, help="tokens in one forward pass (default: by device)")
@@ -58,52 +60,70 @@ def main():
         folder = args.output_dir or adapter
         if folder:
             check_evaluation_dir(folder, args.test_data_path, args.overwrite)
-        frame = args.prompt_frame or provenance.frame_of(adapter, args.base_model) or "alpaca"
+        frame = args.prompt_frame or runs.frame_of(adapter, args.base_model) or "alpaca"
         jobs.append((adapter, folder, frame))
     if args.check_only:
         print(f"checked: {len(jobs)} evaluations of {len(records)} rows")
         return
 
     # 2. Import the heavy libraries
-    from tlrec import modeling  # before the others: it quiets their warnings
     from accelerate import PartialState
     from peft import LoraConfig
-    from tlrec.metrics import results_table
-    from tlrec.processes import only_the_first_speaks
-    from tlrec.scoring import Scorer
 
-    device = modeling.resolve_device(args.device)
-    dtype = modeling.resolve_dtype(args.dtype, device)
+    from tlrec.evaluation.results import results_table
+    from tlrec.model import (
+        adapters,  # before the others: it quiets their warnings
+        base_models,  # before the others: it quiets their warnings
+    )
+    from tlrec.model.processes import only_the_first_speaks
+    from tlrec.model.scoring import Scorer
+
+    device = base_models.resolve_device(args.device)
+    dtype = base_models.resolve_dtype(args.dtype, device)
     only_the_first_speaks()
 
     # 3. Records to token ids, once for each frame
-    tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
+    tokenizer = base_models.load_tokenizer(args.base_model, args.trust_remote_code)
     frames = dict.fromkeys(frame for *_, frame in jobs)
     scorers = {frame: Scorer(tokenizer, records, load_frame(frame, tokenizer), args.cutoff_len) for frame in frames}
 
     # 4. Base model, once for all adapters, which are checked tensor by tensor before it is loaded
     for adapter in args.lora_weights:
-        expected = modeling.expected_adapter(args.base_model, LoraConfig.from_pretrained(adapter), args.trust_remote_code)
-        modeling.check_adapter_fits(modeling.read_adapter(adapter), expected, adapter)
-    model = modeling.load_base_model(
+        expected = adapters.expected_adapter(
+            args.base_model, LoraConfig.from_pretrained(adapter), args.trust_remote_code
+        )
+        adapters.check_adapter_fits(adapters.read_adapter(adapter), expected, adapter)
+    model = base_models.load_base_model(
         args.base_model, device, dtype, args.quantization, trust_remote_code=args.trust_remote_code
     )
 
     for adapter, folder, frame in jobs:
         # 5. One forward pass over all rows
         if adapter:
-            model = modeling.attach_adapter(model, adapter)
+            model = adapters.attach_adapter(model, adapter)
         scores = scorers[frame].score(model, args.token_budget, progress="scoring")
-        print(f"{adapter or 'base model alone'}: {len(records)} rows in {scores.seconds:.1f} s "
-              f"({len(records) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {frame}")  # fmt: skip
+        print(
+            f"{adapter or 'base model alone'}: {len(records)} rows in {scores.seconds:.1f} s "
+            f"({len(records) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {frame}"
+        )
 
         # 6. Numbers, beside their floors
         if PartialState().is_main_process:
             metrics = record_evaluation(
-                folder, "evaluate.py", vars(args), args.test_data_path, records, scores, args.train_data_path,
-                train_records, adapter, frame=frame, base_model=args.base_model, target=args.target,
-                hardware=modeling.hardware(device),
-            )  # fmt: skip
+                folder,
+                "evaluate.py",
+                vars(args),
+                args.test_data_path,
+                records,
+                scores,
+                args.train_data_path,
+                train_records,
+                adapter,
+                frame=frame,
+                base_model=args.base_model,
+                target=args.target,
+                hardware=base_models.hardware(device),
+            )
             print(results_table(metrics))
             print(f"===== auc: {metrics['auc']} =====")
         if adapter:

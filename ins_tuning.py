@@ -16,13 +16,12 @@ import shutil
 import time
 from pathlib import Path
 
-from tlrec import provenance
+from tlrec import runs
+from tlrec.data.records import RecordFile, check_two_classes, draw_shots, labels_of, read_records
 from tlrec.errors import InputError, one_line_errors
-from tlrec.folders import (
-    CHECKPOINTS, check_adapter, check_base_model, check_output_dir, check_same_lora, remove_checkpoints,
-)  # fmt: skip
-from tlrec.prompts import FRAME_NAMES, load_frame
-from tlrec.records import RecordFile, check_two_classes, draw_shots, labels_of, read_records
+from tlrec.model.checks import check_adapter, check_base_model, check_same_lora
+from tlrec.model.prompts import FRAME_NAMES, load_frame
+from tlrec.runs import CHECKPOINTS, check_output_dir, remove_checkpoints
 
 
 def parse_arguments():
@@ -84,7 +83,9 @@ def main():
         if getattr(args, flag) < 1:
             raise InputError(f"--{flag} {getattr(args, flag)}: give 1 or more")
     if args.batch_size % args.micro_batch_size:
-        raise InputError(f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}")
+        raise InputError(
+            f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}"
+        )
     check_base_model(args.base_model)
     train_records = RecordFile(args.train_data_path, labelled=False)
     if args.max_train_samples == 0 or args.max_train_samples < -1 or args.max_train_samples > len(train_records):
@@ -94,61 +95,71 @@ def main():
     start_adapter = args.resume_from_checkpoint
     if start_adapter:
         check_same_lora(
-            check_adapter(start_adapter, "--resume_from_checkpoint"), start_adapter, "--resume_from_checkpoint",
-            args.lora_r, args.lora_alpha, args.lora_target_modules,
-        )  # fmt: skip
+            check_adapter(start_adapter, "--resume_from_checkpoint"),
+            start_adapter,
+            "--resume_from_checkpoint",
+            args.lora_r,
+            args.lora_alpha,
+            args.lora_target_modules,
+        )
     data = {
-        "train": provenance.describe_data(args.train_data_path, len(train_records), train_records.sha256),
-        "valid": provenance.describe_data(args.val_data_path, len(val_records)),
+        "train": runs.describe_data(args.train_data_path, len(train_records), train_records.sha256),
+        "valid": runs.describe_data(args.val_data_path, len(val_records)),
     }
-    if not args.overwrite and provenance.is_complete(args.output_dir, vars(args), data, start_adapter):
+    if not args.overwrite and runs.is_complete(args.output_dir, vars(args), data, start_adapter):
         print(f"complete already: {args.output_dir}")
         return
     check_output_dir(args.output_dir, args.overwrite)
     checkpoint = None
     if args.resume and not args.overwrite:
-        checkpoint = provenance.checkpoint_of(args.output_dir, vars(args), data, start_adapter)
+        checkpoint = runs.checkpoint_of(args.output_dir, vars(args), data, start_adapter)
     if args.check_only:
         print(f"checked: {args.output_dir}")
         return
 
     # 2. Import the heavy libraries
-    from tlrec import modeling  # before the others: it quiets their warnings
     import torch
     from accelerate import PartialState
     from peft import LoraConfig, get_peft_model
     from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
-    from tlrec.processes import models_are_spread, only_the_first_speaks, share_batch
-    from tlrec.scoring import Scorer
-    from tlrec.token_cache import training_examples
-    from tlrec.tokenization import RecordTokenizer
-    from tlrec.training import TuningTrainer, check_trackers
 
-    device = modeling.resolve_device(args.device)
-    dtype = modeling.resolve_dtype(args.dtype, device)
-    attention = modeling.resolve_attention(args.attention, device, dtype)
+    from tlrec.model import (
+        adapters,  # before the others: it quiets their warnings
+        base_models,  # before the others: it quiets their warnings
+    )
+    from tlrec.model.processes import models_are_spread, only_the_first_speaks, share_batch
+    from tlrec.model.scoring import Scorer
+    from tlrec.model.tokenization import RecordTokenizer
+    from tlrec.tuning.token_cache import training_examples
+    from tlrec.tuning.trainer import TuningTrainer, check_trackers
+
+    device = base_models.resolve_device(args.device)
+    dtype = base_models.resolve_dtype(args.dtype, device)
+    attention = base_models.resolve_attention(args.attention, device, dtype)
     processes, first = PartialState().num_processes, PartialState().is_main_process
     only_the_first_speaks()
     check_trackers(args.report_to)
     micro_batch_size, accumulation = share_batch(args.batch_size, args.micro_batch_size, processes)
 
     # 3. Records to token ids
-    tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
-    frame = args.prompt_frame or provenance.frame_of(start_adapter, args.base_model) or "alpaca"
+    tokenizer = base_models.load_tokenizer(args.base_model, args.trust_remote_code)
+    frame = args.prompt_frame or runs.frame_of(start_adapter, args.base_model) or "alpaca"
     frame = load_frame(frame, tokenizer)
     encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
     drawn = draw_shots(train_records, args.max_train_samples, args.seed)
     examples = training_examples(encoder, drawn, args.train_on_inputs)
     scorer = Scorer(tokenizer, val_records, frame, args.cutoff_len, True, args.train_on_inputs)
-    print(f"train: {len(examples.rows)} rows, {examples.truncated} with a cut prompt, {len(examples.dropped)} left out "
-          f"because the answer exceeds --cutoff_len {args.cutoff_len}")  # fmt: skip
+    print(
+        f"train: {len(examples.rows)} rows, {examples.truncated} with a cut prompt, {len(examples.dropped)} left out "
+        f"because the answer exceeds --cutoff_len {args.cutoff_len}"
+    )
     print(f"validation: {len(val_records)} rows, {scorer.truncated} with a cut prompt; frame: {frame.name}")
     if not examples.rows:
         raise InputError(f"{args.train_data_path}: no record fits into --cutoff_len {args.cutoff_len}")
 
     # 4. Base model and adapter: a fresh one, or one whose every tensor is checked before the base is loaded
     set_seed(args.seed)
-    targets = args.lora_target_modules or modeling.query_and_value_modules(args.base_model, args.trust_remote_code)
+    targets = args.lora_target_modules or adapters.query_and_value_modules(args.base_model, args.trust_remote_code)
     print(f"LoRA targets: {' '.join(targets)}")
     lora = LoraConfig(
         r=args.lora_r,
@@ -158,17 +169,17 @@ def main():
         bias="none",
         task_type="CAUSAL_LM",
     )
-    expected = modeling.expected_adapter(args.base_model, lora, args.trust_remote_code)
+    expected = adapters.expected_adapter(args.base_model, lora, args.trust_remote_code)
     if start_adapter:
-        tensors = modeling.read_adapter(start_adapter)
-        modeling.check_adapter_fits(tensors, expected, start_adapter)
+        tensors = adapters.read_adapter(start_adapter)
+        adapters.check_adapter_fits(tensors, expected, start_adapter)
     loaded_to = torch.device("cpu") if models_are_spread() else device  # FSDP and ZeRO-3 share it out from main memory
-    base = modeling.load_base_model(
+    base = base_models.load_base_model(
         args.base_model, loaded_to, dtype, args.quantization, attention, trust_remote_code=args.trust_remote_code
     )
-    model = get_peft_model(modeling.prepare_for_tuning(base, args.gradient_checkpointing), lora)
+    model = get_peft_model(base_models.prepare_for_tuning(base, args.gradient_checkpointing), lora)
     if start_adapter:
-        modeling.load_adapter(model, tensors, start_adapter)
+        adapters.load_adapter(model, tensors, start_adapter)
         print(f"start adapter: {start_adapter}, {len(tensors)} tensors loaded and compared")
     else:
         print("start adapter: none, a fresh LoRA")
@@ -178,7 +189,7 @@ def main():
     eval_steps = min(args.eval_steps, steps)
     if first and not checkpoint:
         shutil.rmtree(Path(args.output_dir) / CHECKPOINTS, ignore_errors=True)  # of a run that was stopped
-        provenance.write_start(args.output_dir, vars(args), data, start_adapter)
+        runs.write_start(args.output_dir, vars(args), data, start_adapter)
     print(f"resuming: {checkpoint}" if checkpoint else "starting at step 0")
     trainer = TuningTrainer(
         model=model,
@@ -221,9 +232,9 @@ def main():
     speed = trainer.speed(time.perf_counter() - clock)
 
     # 6. Save the adapter whole, and last what made it
-    modeling.save_adapter(model, args.output_dir)
+    adapters.save_adapter(model, args.output_dir)
     if first:
-        provenance.write_run(
+        runs.write_run(
             args.output_dir,
             script="ins_tuning.py",
             arguments=vars(args),
@@ -236,7 +247,7 @@ def main():
                 **speed,
             },
             stage=args.stage,
-            start_adapter=provenance.describe_adapter(start_adapter),
+            start_adapter=runs.describe_adapter(start_adapter),
             shots=None,
             seed=args.seed,
             frame=frame.name,
@@ -244,12 +255,14 @@ def main():
             source=args.source,
             target=args.target,
             metric_for_best_model=args.metric_for_best_model,
-            hardware=modeling.hardware(device),
+            hardware=base_models.hardware(device),
         )
         remove_checkpoints(args.output_dir)
     best = max(trainer.history(), key=lambda entry: entry["step"] == trainer.best_step())
-    print(f"best step {best['step']} of {steps}: validation auc {best['eval_auc']:.4f}, loss {best['eval_loss']:.4f}; "
-          f"{speed['tokens_per_second']} tokens/s, {speed['padding_share']:.1%} padding")  # fmt: skip
+    print(
+        f"best step {best['step']} of {steps}: validation auc {best['eval_auc']:.4f}, loss {best['eval_loss']:.4f}; "
+        f"{speed['tokens_per_second']} tokens/s, {speed['padding_share']:.1%} padding"
+    )
     print(f"adapter: {args.output_dir}")
 
 

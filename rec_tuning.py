@@ -19,14 +19,13 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tlrec import provenance
+from tlrec import runs
+from tlrec.data.records import RecordFile, check_two_classes, draw_shots, labels_of, read_records
 from tlrec.errors import InputError, one_line_errors
-from tlrec.evaluation import check_evaluation_dir, record_evaluation
-from tlrec.folders import (
-    CHECKPOINTS, check_adapter, check_base_model, check_output_dir, check_same_lora, remove_checkpoints,
-)  # fmt: skip
-from tlrec.prompts import FRAME_NAMES, load_frame
-from tlrec.records import RecordFile, check_two_classes, draw_shots, labels_of, read_records
+from tlrec.evaluation.results import check_evaluation_dir, record_evaluation
+from tlrec.model.checks import check_adapter, check_base_model, check_same_lora
+from tlrec.model.prompts import FRAME_NAMES, load_frame
+from tlrec.runs import CHECKPOINTS, check_output_dir, remove_checkpoints
 
 
 def parse_arguments():
@@ -42,7 +41,9 @@ def parse_arguments():
     add("--output_dir", required=True, help="folder of the new adapter, or of the sweep's <seed>_<shots> folders")
     add("--resume_from_checkpoint", help="adapter to start from (default: a fresh one)")
     add("--sample", type=int, nargs="+", default=[16], help="shots; several make a sweep; -1: all rows (default: 16)")
-    add("--seed", type=int, nargs="+", default=[0], help="of the draw and the tuning; several make a sweep (default: 0)")
+    add(
+        "--seed", type=int, nargs="+", default=[0], help="of the draw and the tuning; several make a sweep (default: 0)"
+    )
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the start adapter's, else alpaca)")
     # recipe
     add("--batch_size", type=int, default=128, help="rows in one optimiser step (default: %(default)s)")
@@ -88,12 +89,16 @@ def main():
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise InputError(f"--{flag} {getattr(args, flag)}: give 1 or more")
     if args.batch_size % args.micro_batch_size:
-        raise InputError(f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}")
+        raise InputError(
+            f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}"
+        )
     check_base_model(args.base_model)
     train_records = RecordFile(args.train_data_path)
     for shots in args.sample:
         if shots == 0 or shots < -1 or shots > len(train_records):
-            raise InputError(f"--sample {shots}: {args.train_data_path} has 1 to {len(train_records)} rows, or -1 for all")
+            raise InputError(
+                f"--sample {shots}: {args.train_data_path} has 1 to {len(train_records)} rows, or -1 for all"
+            )
     val_records = read_records(args.val_data_path)
     check_two_classes(val_records, args.val_data_path)
     if args.test_data_path:
@@ -102,62 +107,70 @@ def main():
     start_adapter = args.resume_from_checkpoint
     if start_adapter:
         check_same_lora(
-            check_adapter(start_adapter, "--resume_from_checkpoint"), start_adapter, "--resume_from_checkpoint",
-            args.lora_r, args.lora_alpha, args.lora_target_modules,
-        )  # fmt: skip
+            check_adapter(start_adapter, "--resume_from_checkpoint"),
+            start_adapter,
+            "--resume_from_checkpoint",
+            args.lora_r,
+            args.lora_alpha,
+            args.lora_target_modules,
+        )
     data = {
-        "train": provenance.describe_data(args.train_data_path, len(train_records), train_records.sha256),
-        "valid": provenance.describe_data(args.val_data_path, len(val_records)),
+        "train": runs.describe_data(args.train_data_path, len(train_records), train_records.sha256),
+        "valid": runs.describe_data(args.val_data_path, len(val_records)),
     }
-    runs = []  # (shots, seed, folder, arguments, whether it is tuned already, checkpoint to go on from)
+    todo = []  # (shots, seed, folder, arguments, whether it is tuned already, checkpoint to go on from)
     sweep = len(args.seed) * len(args.sample) > 1
     for seed in args.seed:
         for shots in args.sample:
             folder = Path(args.output_dir) / f"{seed}_{shots}" if sweep else Path(args.output_dir)
             arguments = {**vars(args), "sample": shots, "seed": seed, "output_dir": folder}
-            tuned = not args.overwrite and provenance.is_complete(folder, arguments, data, start_adapter)
+            tuned = not args.overwrite and runs.is_complete(folder, arguments, data, start_adapter)
             checkpoint = None
             if not tuned:
                 check_output_dir(folder, args.overwrite)
                 if args.resume and not args.overwrite:
-                    checkpoint = provenance.checkpoint_of(folder, arguments, data, start_adapter)
+                    checkpoint = runs.checkpoint_of(folder, arguments, data, start_adapter)
             scored = tuned and (folder / "metrics.json").exists()
             if scored and args.test_data_path:
                 check_evaluation_dir(folder, args.test_data_path, args.overwrite)
             if tuned and (scored or not args.test_data_path):
                 print(f"complete already: {folder}")
                 continue
-            runs.append((shots, seed, folder, arguments, tuned, checkpoint))
+            todo.append((shots, seed, folder, arguments, tuned, checkpoint))
     if args.check_only:
-        print(f"checked: {len(runs)} runs to do in {args.output_dir}")
-    if args.check_only or not runs:
+        print(f"checked: {len(todo)} runs to do in {args.output_dir}")
+    if args.check_only or not todo:
         return
 
     # 2. Import the heavy libraries
-    from tlrec import modeling  # before the others: it quiets their warnings
     import torch
     from accelerate import PartialState
     from peft import LoraConfig, get_peft_model
     from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
-    from tlrec.processes import models_are_spread, only_the_first_speaks, share_batch
-    from tlrec.scoring import Scorer
-    from tlrec.token_cache import training_examples
-    from tlrec.tokenization import RecordTokenizer
-    from tlrec.training import TuningTrainer, check_trackers
 
-    device = modeling.resolve_device(args.device)
-    dtype = modeling.resolve_dtype(args.dtype, device)
-    attention = modeling.resolve_attention(args.attention, device, dtype)
+    from tlrec.model import (
+        adapters,  # before the others: it quiets their warnings
+        base_models,  # before the others: it quiets their warnings
+    )
+    from tlrec.model.processes import models_are_spread, only_the_first_speaks, share_batch
+    from tlrec.model.scoring import Scorer
+    from tlrec.model.tokenization import RecordTokenizer
+    from tlrec.tuning.token_cache import training_examples
+    from tlrec.tuning.trainer import TuningTrainer, check_trackers
+
+    device = base_models.resolve_device(args.device)
+    dtype = base_models.resolve_dtype(args.dtype, device)
+    attention = base_models.resolve_attention(args.attention, device, dtype)
     processes, first = PartialState().num_processes, PartialState().is_main_process
     only_the_first_speaks()
     check_trackers(args.report_to)
-    if models_are_spread() and len(runs) > 1:
+    if models_are_spread() and len(todo) > 1:
         raise InputError("with FSDP or ZeRO-3 a process makes one run: give one --sample and one --seed")
     micro_batch_size, accumulation = share_batch(args.batch_size, args.micro_batch_size, processes)
 
     # 3. Records to token ids, once for all runs
-    tokenizer = modeling.load_tokenizer(args.base_model, args.trust_remote_code)
-    frame = args.prompt_frame or provenance.frame_of(start_adapter, args.base_model) or "alpaca"
+    tokenizer = base_models.load_tokenizer(args.base_model, args.trust_remote_code)
+    frame = args.prompt_frame or runs.frame_of(start_adapter, args.base_model) or "alpaca"
     frame = load_frame(frame, tokenizer)
     encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
     scorer = Scorer(tokenizer, val_records, frame, args.cutoff_len, True, args.train_on_inputs)
@@ -166,7 +179,7 @@ def main():
         test_scorer = Scorer(tokenizer, test_records, frame, args.cutoff_len)
 
     # 4. Base model, once for all runs; a start adapter is checked tensor by tensor before the base is loaded
-    targets = args.lora_target_modules or modeling.query_and_value_modules(args.base_model, args.trust_remote_code)
+    targets = args.lora_target_modules or adapters.query_and_value_modules(args.base_model, args.trust_remote_code)
     print(f"LoRA targets: {' '.join(targets)}")
     lora = LoraConfig(
         r=args.lora_r,
@@ -176,21 +189,21 @@ def main():
         bias="none",
         task_type="CAUSAL_LM",
     )
-    expected = modeling.expected_adapter(args.base_model, lora, args.trust_remote_code)
+    expected = adapters.expected_adapter(args.base_model, lora, args.trust_remote_code)
     if start_adapter:
-        tensors = modeling.read_adapter(start_adapter)
-        modeling.check_adapter_fits(tensors, expected, start_adapter)
+        tensors = adapters.read_adapter(start_adapter)
+        adapters.check_adapter_fits(tensors, expected, start_adapter)
     loaded_to = torch.device("cpu") if models_are_spread() else device  # FSDP and ZeRO-3 share it out from main memory
-    base = modeling.load_base_model(
+    base = base_models.load_base_model(
         args.base_model, loaded_to, dtype, args.quantization, attention, trust_remote_code=args.trust_remote_code
     )
-    base = modeling.prepare_for_tuning(base, args.gradient_checkpointing)
+    base = base_models.prepare_for_tuning(base, args.gradient_checkpointing)
 
-    for shots, seed, folder, arguments, tuned, checkpoint in runs:
+    for shots, seed, folder, arguments, tuned, checkpoint in todo:
         started = datetime.now(UTC)
         print(f"== {shots if shots != -1 else len(train_records)} shots, seed {seed}: {folder}")
         if tuned:
-            model = modeling.attach_adapter(base, folder)
+            model = adapters.attach_adapter(base, folder)
         else:
             # 5. Draw the shots and start from the adapter anew
             examples = training_examples(encoder, draw_shots(train_records, shots, seed), args.train_on_inputs)
@@ -198,7 +211,7 @@ def main():
             set_seed(seed)
             model = get_peft_model(base, copy.deepcopy(lora))
             if start_adapter:
-                modeling.load_adapter(model, tensors, start_adapter)
+                adapters.load_adapter(model, tensors, start_adapter)
                 print(f"start adapter: {start_adapter}, {len(tensors)} tensors loaded and compared")
             else:
                 print("start adapter: none, a fresh LoRA")
@@ -208,7 +221,7 @@ def main():
             eval_steps = min(args.eval_steps or max(10, len(examples.rows) * 5 // 128), steps)
             if first and not checkpoint:
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a run that was stopped
-                provenance.write_start(folder, arguments, data, start_adapter)
+                runs.write_start(folder, arguments, data, start_adapter)
             print(f"resuming: {checkpoint}" if checkpoint else "starting at step 0")
             trainer = TuningTrainer(
                 model=model,
@@ -251,9 +264,9 @@ def main():
             speed = trainer.speed(time.perf_counter() - clock)
 
             # 7. Save the adapter whole, and last what made it
-            modeling.save_adapter(model, folder)
+            adapters.save_adapter(model, folder)
             if first:
-                provenance.write_run(
+                runs.write_run(
                     folder,
                     script="rec_tuning.py",
                     arguments=arguments,
@@ -266,29 +279,41 @@ def main():
                     },
                     started=started,
                     stage=args.stage,
-                    start_adapter=provenance.describe_adapter(start_adapter),
+                    start_adapter=runs.describe_adapter(start_adapter),
                     shots=shots,
                     seed=seed,
                     frame=frame.name,
                     base_model=args.base_model,
                     target=args.target,
                     metric_for_best_model=args.metric_for_best_model,
-                    hardware=modeling.hardware(device),
+                    hardware=base_models.hardware(device),
                 )
                 remove_checkpoints(folder)
             best = max(trainer.history(), key=lambda entry: entry["step"] == trainer.best_step())
-            print(f"best step {best['step']} of {steps}: validation auc {best['eval_auc']:.4f}, loss "
-                  f"{best['eval_loss']:.4f}; {speed['tokens_per_second']} tokens/s, {speed['padding_share']:.1%} padding")  # fmt: skip
+            print(
+                f"best step {best['step']} of {steps}: validation auc {best['eval_auc']:.4f}, loss "
+                f"{best['eval_loss']:.4f}; {speed['tokens_per_second']} tokens/s, {speed['padding_share']:.1%} padding"
+            )
 
         # 8. Score the test set, as evaluate.py does
         if args.test_data_path:
             scores = test_scorer.score(model, progress="test")
             if first:
                 metrics = record_evaluation(
-                    folder, "rec_tuning.py", arguments, args.test_data_path, test_records, scores, args.train_data_path,
-                    train_records, adapter=folder, frame=frame.name, base_model=args.base_model, target=args.target,
-                    hardware=modeling.hardware(device),
-                )  # fmt: skip
+                    folder,
+                    "rec_tuning.py",
+                    arguments,
+                    args.test_data_path,
+                    test_records,
+                    scores,
+                    args.train_data_path,
+                    train_records,
+                    adapter=folder,
+                    frame=frame.name,
+                    base_model=args.base_model,
+                    target=args.target,
+                    hardware=base_models.hardware(device),
+                )
                 print(f"===== auc: {metrics['auc']} =====")
         base = model.unload()
 

@@ -24,13 +24,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
 
-from tlrec import provenance
+from tlrec import runs
+from tlrec.data.preferences import build_record
+from tlrec.data.records import read_records
 from tlrec.demo.world import DOMAINS, make_catalogue, make_examples
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import write_json
-from tlrec.folders import check_adapter, check_base_model, read_json_object
-from tlrec.prompts import ANSWERS, FRAME_NAMES, load_frame
-from tlrec.records import build_record, read_records
+from tlrec.files import read_json, write_json
+from tlrec.model.checks import check_adapter, check_base_model
+from tlrec.model.prompts import ANSWERS, FRAME_NAMES, load_frame
 
 MADE_UP_RECORDS = 32
 # Largest difference of a log-probability. Merged float32 weights differ by the order of additions; two-byte weights keep
@@ -50,8 +51,12 @@ def parse_arguments():
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the adapter's, else alpaca)")
     add("--cutoff_len", type=int, default=512, help="tokens of a record (default: %(default)s)")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
-    add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto",
-        help="of the merged weights (default: auto, as evaluate.py scores on this device)")  # fmt: skip
+    add(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        default="auto",
+        help="of the merged weights (default: auto, as evaluate.py scores on this device)",
+    )
     add("--overwrite", action="store_true", help="replace the exported model that --output_dir holds")
     return parser.parse_args()
 
@@ -59,10 +64,12 @@ def parse_arguments():
 def check_not_quantized(base_model, adapter):
     """Raise InputError if the base, or the one that the adapter was tuned on, has quantised weights."""
     config = Path(base_model) / "config.json"
-    if config.exists() and "quantization_config" in read_json_object(config):
-        raise InputError(f"--base_model {base_model}: is quantised, and what an adapter adds to such weights is rounded "
-                         "away; give the model it was quantised from")  # fmt: skip
-    run = provenance.describe_adapter(adapter)["run"]
+    if config.exists() and "quantization_config" in read_json(config):
+        raise InputError(
+            f"--base_model {base_model}: is quantised, and what an adapter adds to such weights is rounded "
+            "away; give the model it was quantised from"
+        )
+    run = runs.describe_adapter(adapter)["run"]
     quantization = run["arguments"].get("quantization", "none") if run else "none"
     if quantization != "none":
         raise InputError(
@@ -75,7 +82,7 @@ def check_output_dir(path, overwrite):
     """Raise InputError if the exported folder cannot be made: nothing but an earlier export is ever replaced."""
     folder = Path(path)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        ours = (folder / "run.json").exists() and provenance.read_run(folder)["script"] == "export_model.py"
+        ours = (folder / "run.json").exists() and runs.read_run(folder)["script"] == "export_model.py"
         if not ours:
             raise InputError(f"--output_dir {path}: holds what this script did not write; give another folder")
         if not overwrite:
@@ -130,33 +137,39 @@ def main():
         records = made_up_records(MADE_UP_RECORDS)
 
     # 2. Import the heavy libraries
-    from tlrec import modeling  # before the others: it quiets their warnings
     from peft import LoraConfig
     from transformers import AutoTokenizer, GenerationConfig
-    from tlrec.scoring import Scorer
-    from tlrec.tokenization import RecordTokenizer
 
-    device = modeling.resolve_device(args.device)
-    dtype = modeling.resolve_dtype(args.dtype, device)
+    from tlrec.model import (
+        adapters,  # before the others: it quiets their warnings
+        base_models,  # before the others: it quiets their warnings
+    )
+    from tlrec.model.scoring import Scorer
+    from tlrec.model.tokenization import RecordTokenizer
+
+    device = base_models.resolve_device(args.device)
+    dtype = base_models.resolve_dtype(args.dtype, device)
     dtype_name = str(dtype).removeprefix("torch.")
 
     # 3. Records to token ids
-    tokenizer = modeling.load_tokenizer(args.base_model)
-    frame = args.prompt_frame or provenance.frame_of(args.lora_weights, args.base_model) or "alpaca"
+    tokenizer = base_models.load_tokenizer(args.base_model)
+    frame = args.prompt_frame or runs.frame_of(args.lora_weights, args.base_model) or "alpaca"
     frame = load_frame(frame, tokenizer)
     encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
     scorer = Scorer(tokenizer, records, frame, args.cutoff_len)
 
     # 4. Scores of base and adapter as they were tuned, side by side
-    expected = modeling.expected_adapter(args.base_model, LoraConfig.from_pretrained(args.lora_weights))
-    modeling.check_adapter_fits(modeling.read_adapter(args.lora_weights), expected, args.lora_weights)
-    model = modeling.load_base_model(args.base_model, device, dtype)
+    expected = adapters.expected_adapter(args.base_model, LoraConfig.from_pretrained(args.lora_weights))
+    adapters.check_adapter_fits(adapters.read_adapter(args.lora_weights), expected, args.lora_weights)
+    model = base_models.load_base_model(args.base_model, device, dtype)
     if getattr(model.config, "quantization_config", None):  # of a hub name, whose folder could not be looked at
         raise InputError(f"--base_model {args.base_model}: is quantised; give the model it was quantised from")
     size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
     if size > shutil.disk_usage(Path(args.output_dir).absolute().parent).free:
-        raise InputError(f"--output_dir {args.output_dir}: the model takes {size / 1e9:.1f} GB, which the disk has not free")
-    model = modeling.attach_adapter(model, args.lora_weights)
+        raise InputError(
+            f"--output_dir {args.output_dir}: the model takes {size / 1e9:.1f} GB, which the disk has not free"
+        )
+    model = adapters.attach_adapter(model, args.lora_weights)
     tuned = scorer.score(model, merge=False, progress="base and adapter")
 
     with whole_folder(args.output_dir) as folder:
@@ -190,36 +203,44 @@ def main():
         again = Scorer(reread, records, frame, args.cutoff_len)
         special = [(each.bos_token_id, each.eos_token_id) for each in (tokenizer, reread)]
         if (again.rows, again.answer_ids) != (scorer.rows, scorer.answer_ids) or special[0] != special[1]:
-            raise InputError(f"--base_model {args.base_model}: its tokenizer cannot be written so that AutoTokenizer reads it "
-                             "back with the same token ids; export from a folder with a tokenizer.json")  # fmt: skip
+            raise InputError(
+                f"--base_model {args.base_model}: its tokenizer cannot be written so that AutoTokenizer reads it "
+                "back with the same token ids; export from a folder with a tokenizer.json"
+            )
         as_text = reread([frame.prompt(record) for record in records])["input_ids"] == scorer.rows
-        merged = again.score(modeling.load_base_model(folder, device, dtype), progress="merged model")
+        merged = again.score(base_models.load_base_model(folder, device, dtype), progress="merged model")
         difference = max(
             float(abs(merged.log_p_yes - tuned.log_p_yes).max()), float(abs(merged.log_p_no - tuned.log_p_no).max())
         )
         if not difference <= TOLERANCE[dtype_name]:
-            raise InputError(f"--dtype {dtype_name}: the merged model's log-probabilities differ by up to {difference:.2g} "
-                             f"(allowed: {TOLERANCE[dtype_name]:g}); nothing was written"
-                             + ("" if dtype_name == "float32" else "; give --dtype float32"))  # fmt: skip
+            raise InputError(
+                f"--dtype {dtype_name}: the merged model's log-probabilities differ by up to {difference:.2g} "
+                f"(allowed: {TOLERANCE[dtype_name]:g}); nothing was written"
+                + ("" if dtype_name == "float32" else "; give --dtype float32")
+            )
 
         # 7. Last what made it
-        provenance.write_run(
+        runs.write_run(
             folder,
             script="export_model.py",
             arguments=vars(args),
             data={"check": args.check_data_path} if args.check_data_path else {},
             results={"largest_difference": difference, "tolerance": TOLERANCE[dtype_name], "rows": len(records)},
-            adapter=provenance.describe_adapter(args.lora_weights),
+            adapter=runs.describe_adapter(args.lora_weights),
             base_model=args.base_model,
             frame=frame.name,
             dtype=dtype_name,
             text_prompts=as_text,
-            hardware=modeling.hardware(device),
+            hardware=base_models.hardware(device),
         )
-    print(f"{args.output_dir}: {dtype_name}, {size / 1e6:,.1f} MB; frame: {frame.name}; prompts as text: "
-          + ("the same token ids" if as_text else "other token ids, send ids"))  # fmt: skip
-    print(f"largest difference of a log-probability on {len(records)} {'' if args.check_data_path else 'made-up '}rows: "
-          f"{difference:.2g} (allowed: {TOLERANCE[dtype_name]:g})")  # fmt: skip
+    print(
+        f"{args.output_dir}: {dtype_name}, {size / 1e6:,.1f} MB; frame: {frame.name}; prompts as text: "
+        + ("the same token ids" if as_text else "other token ids, send ids")
+    )
+    print(
+        f"largest difference of a log-probability on {len(records)} {'' if args.check_data_path else 'made-up '}rows: "
+        f"{difference:.2g} (allowed: {TOLERANCE[dtype_name]:g})"
+    )
 
 
 if __name__ == "__main__":

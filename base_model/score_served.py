@@ -25,11 +25,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
 
+from tlrec.data.records import check_two_classes, read_records
 from tlrec.errors import InputError, one_line_errors
-from tlrec.evaluation import check_evaluation_dir, record_evaluation
-from tlrec.folders import TOKENIZERS, read_json_object
-from tlrec.prompts import Frame
-from tlrec.records import check_two_classes, read_records
+from tlrec.evaluation.results import check_evaluation_dir, record_evaluation
+from tlrec.files import read_json
+from tlrec.model.checks import TOKENIZERS
+from tlrec.model.prompts import Frame
 
 PROMPTS_AT_ONCE = 128  # in one request; the server makes its own batches of them
 
@@ -97,8 +98,10 @@ def main():
     # 1. Check everything that can be checked before a library is imported or a server is asked
     folder = Path(args.model_folder)
     if not (folder / "prompt_frame.json").exists() or not any((folder / name).exists() for name in TOKENIZERS):
-        raise InputError(f"--model_folder {folder}: no prompt_frame.json and tokenizer there; export_model.py writes them")
-    prompt_frame = read_json_object(folder / "prompt_frame.json")
+        raise InputError(
+            f"--model_folder {folder}: no prompt_frame.json and tokenizer there; export_model.py writes them"
+        )
+    prompt_frame = read_json(folder / "prompt_frame.json")
     records = read_records(args.test_data_path)
     check_two_classes(records, args.test_data_path)
     train_records = read_records(args.train_data_path) if args.train_data_path else None
@@ -110,7 +113,8 @@ def main():
 
     # 2. Records to token ids, as in the tuning
     from transformers import AutoTokenizer
-    from tlrec.tokenization import RecordTokenizer
+
+    from tlrec.model.tokenization import RecordTokenizer
 
     frame = Frame(**{field.name: prompt_frame[field.name] for field in fields(Frame)})
     encoder = RecordTokenizer(AutoTokenizer.from_pretrained(folder), frame, prompt_frame["cutoff_len"])
@@ -130,16 +134,28 @@ def main():
     except openai.OpenAIError as error:
         raise InputError(f"{url}: {str(error).splitlines()[0]}") from None
     scores = ServedScores(*np.exp(log_p.T), prompts.truncated, time.perf_counter() - started)
-    print(f"{served_name} at {url}: {len(records)} rows in {scores.seconds:.1f} s "
-          f"({len(records) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {frame.name}")  # fmt: skip
+    print(
+        f"{served_name} at {url}: {len(records)} rows in {scores.seconds:.1f} s "
+        f"({len(records) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {frame.name}"
+    )
 
     # 4. Numbers, beside their floors
-    from tlrec.metrics import results_table
+    from tlrec.evaluation.results import results_table
 
     metrics = record_evaluation(
-        args.output_dir, "score_served.py", vars(args), args.test_data_path, records, scores, args.train_data_path,
-        train_records, frame=frame.name, base_model=args.model_folder, served_name=served_name, target=args.target,
-    )  # fmt: skip
+        args.output_dir,
+        "score_served.py",
+        vars(args),
+        args.test_data_path,
+        records,
+        scores,
+        args.train_data_path,
+        train_records,
+        frame=frame.name,
+        base_model=args.model_folder,
+        served_name=served_name,
+        target=args.target,
+    )
     print(results_table(metrics))
     print(f"===== auc: {metrics['auc']} =====")
 

@@ -23,11 +23,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tlrec.data.preferences import Item  # noqa: E402
 from tlrec.demo import world  # noqa: E402
 from tlrec.errors import InputError, one_line_errors  # noqa: E402
 from tlrec.files import whole_file, write_json  # noqa: E402
-from tlrec.prompts import load_frame  # noqa: E402
-from tlrec.records import Item  # noqa: E402
+from tlrec.model.prompts import load_frame  # noqa: E402
 
 # ------------------------------------------------------------------------------------------------- 1. words and titles
 

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from tlrec.evaluation.intervals import bootstrap_aucs
 from tlrec.files import write_json
-from tlrec.metrics import bootstrap_aucs
 
 
 def plain(labels, scores, resamples, seed):

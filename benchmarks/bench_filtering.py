@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherev
 
 import numpy as np
 
-from tlrec import filtering
+from tlrec.cot.candidates import nearest_rows, rank_candidates
 
 HISTORY, USER_NUM, CANDIDATE_NUM = 10, 12, 19
 
@@ -51,9 +51,9 @@ def dense_rows(histories, n_items):
 def measure(n_rows, n_items, windows_of_user, exclude_same_user, seed, answer):
     histories, users = synthetic_histories(n_rows, n_items, windows_of_user, seed)
     start, start_cpu = time.perf_counter(), time.process_time()
-    rows, shared = filtering.nearest_rows(histories, USER_NUM, users if exclude_same_user else None)
+    rows, shared = nearest_rows(histories, USER_NUM, users if exclude_same_user else None)
     neighbours = time.perf_counter() - start
-    candidates = filtering.rank_candidates(histories, rows, shared, CANDIDATE_NUM)
+    candidates = rank_candidates(histories, rows, shared, CANDIDATE_NUM)
     total, total_cpu = time.perf_counter() - start, time.process_time() - start_cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     compared = n_rows <= 10_000 and not exclude_same_user

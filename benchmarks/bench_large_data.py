@@ -3,7 +3,7 @@
     python benchmarks/bench_large_data.py --rows 10000 100000 1000000 --output large_data.json
 
 Records are those of the demo world, repeated with other years. Every figure is of a process of its own:
-reading      tlrec.records.RecordFile alone: validation, offsets, digest
+reading      tlrec.data.records.RecordFile alone: validation, offsets, digest
 first start  ins_tuning.py with pocket-llama from its start to the end of --steps steps and one small validation; its own
              imports and reading included, token ids not in the cache
 second start the same command again, token ids in the cache; what the first took longer is tokenisation
@@ -29,25 +29,26 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.models import POCKET, REPOSITORY
+from tlrec.data.preferences import build_record
+from tlrec.data.records import write_records
 from tlrec.demo.world import DOMAINS, make_catalogue, make_examples
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import whole_file, write_json
-from tlrec.records import build_record, write_records
 
 DIFFERENT = 5_000  # records drawn from the demo world, which is slow
-READ = "import sys; from tlrec.records import RecordFile; RecordFile(sys.argv[1])"
+READ = "import sys; from tlrec.data.records import RecordFile; RecordFile(sys.argv[1])"
 # The script itself, but for its Trainer, which ends after a few steps
 TUNE = """
 import runpy, sys
-from tlrec import modeling, training
+from tlrec.tuning import trainer
 
 steps, *sys.argv = sys.argv[1:]
 
-def few_steps(self, args, original=training.TuningTrainer.__init__, **arguments):
+def few_steps(self, args, original=trainer.TuningTrainer.__init__, **arguments):
     args.max_steps = int(steps)
     original(self, args=args, **arguments)
 
-training.TuningTrainer.__init__ = few_steps
+trainer.TuningTrainer.__init__ = few_steps
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -120,17 +121,36 @@ def measure_rows(rows, records, args, folder):
     write_records(valid, records[:16])
     environment = {"HF_DATASETS_CACHE": str(folder / "cache"), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(REPOSITORY)}
     tune = [
-        sys.executable, "-c", TUNE, str(args.steps), str(REPOSITORY / "ins_tuning.py"), "--base_model", str(args.base_model),
-        "--train_data_path", str(train), "--val_data_path", str(valid), "--device", "cpu", "--overwrite",
-        "--output_dir", str(folder / "adapter"), "--batch_size", "32", "--eval_steps", str(args.steps),
-    ]  # fmt: skip
+        sys.executable,
+        "-c",
+        TUNE,
+        str(args.steps),
+        str(REPOSITORY / "ins_tuning.py"),
+        "--base_model",
+        str(args.base_model),
+        "--train_data_path",
+        str(train),
+        "--val_data_path",
+        str(valid),
+        "--device",
+        "cpu",
+        "--overwrite",
+        "--output_dir",
+        str(folder / "adapter"),
+        "--batch_size",
+        "32",
+        "--eval_steps",
+        str(args.steps),
+    ]
     figures = {"rows": rows, "file_gb": train.stat().st_size / 1e9}
     figures["reading"] = run([sys.executable, "-c", READ, str(train)], environment)
     figures["first start"] = run(tune, environment)
     figures["second start"] = run(tune, environment)
     first, second = figures["first start"], figures["second start"]
-    figures["tokenising"] = {"seconds": first["tokenised"] - second["tokenised"],
-                             "cpu_seconds": first["cpu_seconds"] - second["cpu_seconds"]}  # fmt: skip
+    figures["tokenising"] = {
+        "seconds": first["tokenised"] - second["tokenised"],
+        "cpu_seconds": first["cpu_seconds"] - second["cpu_seconds"],
+    }
     figures["cache_gb"] = sum(path.stat().st_size for path in (folder / "cache").rglob("*.arrow")) / 1e9
     return figures
 
@@ -160,16 +180,36 @@ def main(arguments=None):
 
     print(f"{report['hardware']}, {args.base_model.name}, {args.steps} steps; seconds and GB")
     measure.print_table(
-        ["rows", "file", "reading", "tokenising", "its CPU", "first start", "second start", "memory reading", "first", "second",
-         "cache", "mapped"],
         [
-            [f"{found['rows']:,}", found["file_gb"], found["reading"]["seconds"], found["tokenising"]["seconds"],
-             found["tokenising"]["cpu_seconds"], found["first start"]["seconds"], found["second start"]["seconds"],
-             *(found[name]["own_gb"] for name in ("reading", "first start", "second start")), found["cache_gb"],
-             max(found[name]["mapped_gb"] for name in ("first start", "second start"))]
+            "rows",
+            "file",
+            "reading",
+            "tokenising",
+            "its CPU",
+            "first start",
+            "second start",
+            "memory reading",
+            "first",
+            "second",
+            "cache",
+            "mapped",
+        ],
+        [
+            [
+                f"{found['rows']:,}",
+                found["file_gb"],
+                found["reading"]["seconds"],
+                found["tokenising"]["seconds"],
+                found["tokenising"]["cpu_seconds"],
+                found["first start"]["seconds"],
+                found["second start"]["seconds"],
+                *(found[name]["own_gb"] for name in ("reading", "first start", "second start")),
+                found["cache_gb"],
+                max(found[name]["mapped_gb"] for name in ("first start", "second start")),
+            ]
             for found in report["measured"]
         ],
-    )  # fmt: skip
+    )
     return report
 
 

@@ -20,11 +20,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # tlrec and benchmarks, wherever this is called from
 
 from benchmarks import measure  # noqa: E402
-from tlrec import modeling  # noqa: E402
 from tlrec.demo.workspace import FILES, make_workspace  # noqa: E402
 from tlrec.errors import InputError, one_line_errors  # noqa: E402
-from tlrec.files import write_json  # noqa: E402
-from tlrec.provenance import read_json  # noqa: E402
+from tlrec.files import (
+    read_json,  # noqa: E402
+    write_json,  # noqa: E402
+)
+from tlrec.model import base_models  # noqa: E402
 
 
 def run(gpu, root, args):
@@ -71,14 +73,25 @@ def main():
             entry["tokens_per_second"] / first["tokens_per_second"] * first["processes"] / entry["processes"]
         )
         if abs(entry["eval_auc"] - first["eval_auc"]) > 1e-3:
-            raise InputError(f"{entry['gpus']}: validation AUC {entry['eval_auc']}, one process has {first['eval_auc']}")
+            raise InputError(
+                f"{entry['gpus']}: validation AUC {entry['eval_auc']}, one process has {first['eval_auc']}"
+            )
     measure.print_table(
         ["GPUs", "processes", "tuning tokens/s", "efficiency", "scoring rows/s", "validation AUC"],
-        [[entry["gpus"], str(entry["processes"]), entry["tokens_per_second"], entry["efficiency"], entry["rows_per_second"],
-          entry["eval_auc"]] for entry in runs],
-    )  # fmt: skip
+        [
+            [
+                entry["gpus"],
+                str(entry["processes"]),
+                entry["tokens_per_second"],
+                entry["efficiency"],
+                entry["rows_per_second"],
+                entry["eval_auc"],
+            ]
+            for entry in runs
+        ],
+    )
     if args.output:
-        device = modeling.resolve_device("auto")
+        device = base_models.resolve_device("auto")
         write_json(args.output, measure.environment(device) | {"runs": runs})
 
 

@@ -5,7 +5,7 @@
 
 published   batches of 16 in the order of the file, padded on the left, `generate` of 128 tokens, of which only the
             distribution of the first is read. A model that ends its answers stops earlier: --max_new_tokens 4 shows that.
-ours        tlrec.scoring: one forward pass a row, sorted by length, the prefix of all rows computed once, LoRA merged.
+ours        tlrec.model.scoring: one forward pass a row, sorted by length, the prefix of all rows computed once, LoRA merged.
 Both tokenise, both carry an adapter. Asserts that all give the same log-probabilities and the same AUC.
 """
 
@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from benchmarks import measure, models
-from tlrec import modeling
+from tlrec.data.records import labels_of
 from tlrec.errors import one_line_errors
+from tlrec.evaluation.metrics import auc, two_probabilities_to_score
 from tlrec.files import write_json
-from tlrec.metrics import auc, two_probabilities_to_score
-from tlrec.prompts import load_frame
-from tlrec.records import labels_of
-from tlrec.scoring import Scorer, score_records
+from tlrec.model import base_models
+from tlrec.model.prompts import load_frame
+from tlrec.model.scoring import Scorer, score_records
 
 FRAME = load_frame("alpaca")
 OURS, NO_PREFIX, PUBLISHED = "ours", "ours, no shared prefix", "published"
@@ -61,10 +61,10 @@ def ours(model, tokenizer, records, **options):
 
 
 def prepare(args):
-    device = modeling.resolve_device(args.device)
+    device = base_models.resolve_device(args.device)
     tokenizer = models.load_tokenizer()
     records, _ = models.load_records(args.data, args.rows)
-    model = models.make_model(args.shape, device, modeling.resolve_dtype(args.dtype, device))
+    model = models.make_model(args.shape, device, base_models.resolve_dtype(args.dtype, device))
     return {
         PUBLISHED: lambda: published(model, tokenizer, records, args.max_new_tokens),
         NO_PREFIX: lambda: ours(model, tokenizer, records, share_prefix=False),
@@ -85,7 +85,12 @@ def main(arguments=None):
     )
     add = parser.add_argument
     add("--shape", choices=models.SHAPES, default="20m", help="(default: %(default)s)")
-    add("--data", type=Path, default=models.MOVIE_TEST, help="records (default: the Movie test file, or else demo records)")
+    add(
+        "--data",
+        type=Path,
+        default=models.MOVIE_TEST,
+        help="records (default: the Movie test file, or else demo records)",
+    )
     add("--rows", type=int, default=128, help="(default: %(default)s)")
     add("--max_new_tokens", type=int, default=128, help="of the published procedure (default: %(default)s)")
     add("--repeats", type=int, default=3, help="(default: %(default)s)")
@@ -95,7 +100,7 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
 
     # 1. Measure
-    device = modeling.resolve_device(args.device)
+    device = base_models.resolve_device(args.device)
     records, source = models.load_records(args.data, args.rows)
     environment = measure.environment(device)
     figures, results = measure.measure(prepare, args, device)
@@ -122,18 +127,25 @@ def main(arguments=None):
     measure.print_table(
         ["", "seconds", "rows/s", "times as fast", "peak GB"],
         [
-            [name, figure["median"], args.rows / figure["median"], medians[PUBLISHED] / figure["median"],
-             figure["peak_memory_gb"]]
+            [
+                name,
+                figure["median"],
+                args.rows / figure["median"],
+                medians[PUBLISHED] / figure["median"],
+                figure["peak_memory_gb"],
+            ]
             for name, figure in figures.items()
         ],
-    )  # fmt: skip
+    )
     print(f"the shared prefix alone: {report['no_prefix_over_ours']:.2f} times as fast")
     if device.type == "cuda":
-        print(f"share of the measured bf16 matrix rate ({report['matrix_rate'] / 1e12:.0f} TFLOP/s): "
-              f"{report['share_of_matrix_rate']:.0%}")  # fmt: skip
+        print(
+            f"share of the measured bf16 matrix rate ({report['matrix_rate'] / 1e12:.0f} TFLOP/s): "
+            f"{report['share_of_matrix_rate']:.0%}"
+        )
     if args.output:
         write_json(args.output, report)
-    measure.check_same_scores(results, PUBLISHED, aucs, modeling.resolve_dtype(args.dtype, device))
+    measure.check_same_scores(results, PUBLISHED, aucs, base_models.resolve_dtype(args.dtype, device))
     return report
 
 

@@ -28,10 +28,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from benchmarks import measure, models
-from tlrec import modeling
 from tlrec.demo.workspace import FILES, make_workspace
 from tlrec.errors import one_line_errors
 from tlrec.files import sha256, write_json
+from tlrec.model import adapters, base_models
 
 OURS, PUBLISHED = "ours", "published"
 
@@ -39,8 +39,8 @@ OURS, PUBLISHED = "ours", "published"
 def make_instruction_adapter(base_model, folder):
     folder.mkdir(parents=True)
     torch.manual_seed(0)
-    base = modeling.load_base_model(base_model, torch.device("cpu"), torch.float32)
-    modeling.save_adapter(get_peft_model(base, LoraConfig(r=8, lora_alpha=16, task_type="CAUSAL_LM")), folder)
+    base = base_models.load_base_model(base_model, torch.device("cpu"), torch.float32)
+    adapters.save_adapter(get_peft_model(base, LoraConfig(r=8, lora_alpha=16, task_type="CAUSAL_LM")), folder)
 
 
 def call(*command, **environment):
@@ -53,10 +53,20 @@ def call(*command, **environment):
 
 def ours(args, root, adapter, output, flags):
     call(
-        "bash", REPOSITORY / "shell" / "few_shot.sh", args.gpu, 0, "movie", *flags, PYTHON=sys.executable,
-        ROOT_PATH=str(root), BASE_MODEL=str(args.base_model), INSTRUCTION_ADAPTER=str(adapter), EXP_NAME=output.name,
-        SHOTS=" ".join(map(str, args.shots)), SEEDS="",
-    )  # fmt: skip
+        "bash",
+        REPOSITORY / "shell" / "few_shot.sh",
+        args.gpu,
+        0,
+        "movie",
+        *flags,
+        PYTHON=sys.executable,
+        ROOT_PATH=str(root),
+        BASE_MODEL=str(args.base_model),
+        INSTRUCTION_ADAPTER=str(adapter),
+        EXP_NAME=output.name,
+        SHOTS=" ".join(map(str, args.shots)),
+        SEEDS="",
+    )
 
 
 def published(args, root, adapter, output, flags):
@@ -65,15 +75,40 @@ def published(args, root, adapter, output, flags):
     for shots in args.shots:
         folder = output / f"0_{shots}"
         call(
-            sys.executable, REPOSITORY / "rec_tuning.py", "--base_model", args.base_model, "--sample", shots,
-            "--train_data_path", data / "train.json", "--val_data_path", data / "valid.json", "--device", device,
-            "--resume_from_checkpoint", adapter, "--output_dir", folder, *flags, **environment,
-        )  # fmt: skip
-        call(
-            sys.executable, REPOSITORY / "evaluate.py", "--base_model", args.base_model, "--lora_weights", folder,
-            "--test_data_path", data / "test.json", "--train_data_path", data / "train.json", "--device", device,
+            sys.executable,
+            REPOSITORY / "rec_tuning.py",
+            "--base_model",
+            args.base_model,
+            "--sample",
+            shots,
+            "--train_data_path",
+            data / "train.json",
+            "--val_data_path",
+            data / "valid.json",
+            "--device",
+            device,
+            "--resume_from_checkpoint",
+            adapter,
+            "--output_dir",
+            folder,
+            *flags,
             **environment,
-        )  # fmt: skip
+        )
+        call(
+            sys.executable,
+            REPOSITORY / "evaluate.py",
+            "--base_model",
+            args.base_model,
+            "--lora_weights",
+            folder,
+            "--test_data_path",
+            data / "test.json",
+            "--train_data_path",
+            data / "train.json",
+            "--device",
+            device,
+            **environment,
+        )
 
 
 def check_same(args, one, other):

@@ -5,7 +5,7 @@
 
 published   transformers' Trainer: micro-batches of 32 in random order, padded on the left to the longest row; eager
             attention; the model's own loss on logits of every position; fp16 on a GPU, float32 on the CPU.
-ours        tlrec.training: micro-batches of like length, padded on the right without a mask; PyTorch's attention or
+ours        tlrec.tuning.trainer: micro-batches of like length, padded on the right without a mask; PyTorch's attention or
             FlashAttention; the loss in chunks; bf16 on a GPU, float32 on the CPU, fused AdamW on a GPU.
 Both take --steps optimiser steps of 128 rows from the same adapter. Padding counts for nothing. Asserts that one step
 without dropout has the same loss and, in float32, the same gradient norm.
@@ -22,13 +22,13 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from benchmarks import measure, models
-from tlrec import modeling
 from tlrec.errors import one_line_errors
 from tlrec.files import write_json
-from tlrec.prompts import load_frame
-from tlrec.scoring import Scorer
-from tlrec.tokenization import RecordTokenizer
-from tlrec.training import TuningTrainer
+from tlrec.model import base_models
+from tlrec.model.prompts import load_frame
+from tlrec.model.scoring import Scorer
+from tlrec.model.tokenization import RecordTokenizer
+from tlrec.tuning.trainer import TuningTrainer
 
 FRAME = load_frame("alpaca")
 BATCH, MICRO_BATCH = 128, 32
@@ -90,25 +90,27 @@ def ours(args, device, model, rows, scorer):
             scorer=scorer,
             validation_labels=None,
             args=training_arguments(
-                args, folder, device,
+                args,
+                folder,
+                device,
                 bf16=device.type == "cuda",
                 optim="adamw_torch_fused" if device.type == "cuda" else "adamw_torch",
                 train_sampling_strategy="group_by_length",
                 gradient_checkpointing=args.gradient_checkpointing,
                 torch_compile=args.torch_compile,
             ),
-        )  # fmt: skip
+        )
         return log_of(trainer)
 
 
 def prepare(args):
-    device = modeling.resolve_device(args.device)
+    device = base_models.resolve_device(args.device)
     tokenizer = models.load_tokenizer()
     records, _ = models.load_records(args.data, args.rows)
     rows = RecordTokenizer(tokenizer, FRAME, cutoff_len=512).examples(records).rows
     scorer = Scorer(tokenizer, records[:2], FRAME, cutoff_len=512, with_loss=True)  # never asked
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    attention = modeling.resolve_attention("auto", device, dtype)
+    attention = base_models.resolve_attention("auto", device, dtype)
     procedures = {}
 
     def add(name, dtype, attention, tune, *others):
@@ -145,7 +147,12 @@ def main(arguments=None):
     )
     add = parser.add_argument
     add("--shape", choices=models.SHAPES, default="20m", help="(default: %(default)s)")
-    add("--data", type=Path, default=models.MOVIE_TEST, help="records (default: the Movie test file, or else demo records)")
+    add(
+        "--data",
+        type=Path,
+        default=models.MOVIE_TEST,
+        help="records (default: the Movie test file, or else demo records)",
+    )
     add("--rows", type=int, default=128, help="(default: %(default)s)")
     add("--steps", type=int, default=1, help="optimiser steps (default: %(default)s)")
     add("--lora_dropout", type=float, default=0.05, help="(default: %(default)s)")
@@ -157,7 +164,7 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
 
     # 1. Measure
-    device = modeling.resolve_device(args.device)
+    device = base_models.resolve_device(args.device)
     records, source = models.load_records(args.data, args.rows)
     environment = measure.environment(device)
     figures, _ = measure.measure(prepare, args, device)
@@ -183,18 +190,27 @@ def main(arguments=None):
         report["share_of_matrix_rate"] = operations / medians[OURS] / report["matrix_rate"]
 
     # 3. Tell
-    print(f"{args.steps} steps of tuning on {args.rows} rows of {source}, shape {args.shape}, {environment['hardware']}")
+    print(
+        f"{args.steps} steps of tuning on {args.rows} rows of {source}, shape {args.shape}, {environment['hardware']}"
+    )
     measure.print_table(
         ["", "seconds", "tokens/s", "times as fast", "peak GB"],
         [
-            [name, figure["median"], tokens / figure["median"], medians[PUBLISHED] / figure["median"],
-             figure["peak_memory_gb"]]
+            [
+                name,
+                figure["median"],
+                tokens / figure["median"],
+                medians[PUBLISHED] / figure["median"],
+                figure["peak_memory_gb"],
+            ]
             for name, figure in figures.items()
         ],
-    )  # fmt: skip
+    )
     if device.type == "cuda":
-        print(f"share of the measured bf16 matrix rate ({report['matrix_rate'] / 1e12:.0f} TFLOP/s): "
-              f"{report['share_of_matrix_rate']:.0%}")  # fmt: skip
+        print(
+            f"share of the measured bf16 matrix rate ({report['matrix_rate'] / 1e12:.0f} TFLOP/s): "
+            f"{report['share_of_matrix_rate']:.0%}"
+        )
     if args.output:
         write_json(args.output, report)
     report["same_step"] = check_same_steps(args, device)

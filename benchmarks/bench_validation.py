@@ -6,7 +6,7 @@
 published   batches of 8 (the Trainer's default) in the order of the file, padded on the left; logits of every position
             in float32, their loss, and a softmax over all of them, from which the answer's row is picked
             (`preprocess_logits_for_metrics`), so that no logits outlive their batch.
-ours        tlrec.scoring: the prefix of all rows computed once, the head at a few positions at a time, LoRA merged.
+ours        tlrec.model.scoring: the prefix of all rows computed once, the head at a few positions at a time, LoRA merged.
 Records are tokenised before, as in tuning. Asserts that both give the same log-probabilities, AUC and loss.
 """
 
@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 from benchmarks import measure, models
-from tlrec import modeling
+from tlrec.data.records import labels_of
 from tlrec.errors import one_line_errors
+from tlrec.evaluation.metrics import auc, two_probabilities_to_score
 from tlrec.files import write_json
-from tlrec.metrics import auc, two_probabilities_to_score
-from tlrec.prompts import load_frame
-from tlrec.records import labels_of
-from tlrec.scoring import Scorer
+from tlrec.model import base_models
+from tlrec.model.prompts import load_frame
+from tlrec.model.scoring import Scorer
 
 FRAME = load_frame("alpaca")
 OURS, PUBLISHED = "ours", "published"
@@ -42,7 +42,9 @@ def published(model, tokenizer, rows):
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in batch], device=model.device)
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch], device=model.device)
         labels = torch.where(mask == 1, ids, -100)
-        labels[ids == tokenizer.bos_token_id] = -100  # behind padding it would be predicted, in the longest row it is not
+        labels[
+            ids == tokenizer.bos_token_id
+        ] = -100  # behind padding it would be predicted, in the longest row it is not
         with torch.no_grad():
             outputs = model(input_ids=ids, attention_mask=mask, labels=labels)
             probabilities = outputs.logits.float().softmax(-1)
@@ -62,11 +64,11 @@ def ours(model, scorer):
 
 
 def prepare(args):
-    device = modeling.resolve_device(args.device)
+    device = base_models.resolve_device(args.device)
     tokenizer = models.load_tokenizer()
     records, _ = models.load_records(args.data, args.rows)
     scorer = Scorer(tokenizer, records, FRAME, cutoff_len=512, with_loss=True)
-    model = models.make_model(args.shape, device, modeling.resolve_dtype(args.dtype, device))
+    model = models.make_model(args.shape, device, base_models.resolve_dtype(args.dtype, device))
     return {PUBLISHED: lambda: published(model, tokenizer, scorer.rows), OURS: lambda: ours(model, scorer)}
 
 
@@ -84,7 +86,12 @@ def main(arguments=None):
     )
     add = parser.add_argument
     add("--shape", choices=models.SHAPES, default="20m", help="(default: %(default)s)")
-    add("--data", type=Path, default=models.MOVIE_TEST, help="records (default: the Movie test file, or else demo records)")
+    add(
+        "--data",
+        type=Path,
+        default=models.MOVIE_TEST,
+        help="records (default: the Movie test file, or else demo records)",
+    )
     add("--rows", type=int, default=128, help="(default: %(default)s)")
     add("--repeats", type=int, default=3, help="(default: %(default)s)")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
@@ -93,8 +100,8 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
 
     # 1. Measure
-    device = modeling.resolve_device(args.device)
-    dtype = modeling.resolve_dtype(args.dtype, device)
+    device = base_models.resolve_device(args.device)
+    dtype = base_models.resolve_dtype(args.dtype, device)
     records, source = models.load_records(args.data, args.rows)
     environment = measure.environment(device)
     figures, results = measure.measure(prepare, args, device)
@@ -124,14 +131,21 @@ def main(arguments=None):
     measure.print_table(
         ["", "seconds", "rows/s", "times as fast", "peak GB"],
         [
-            [name, figure["median"], args.rows / figure["median"], medians[PUBLISHED] / figure["median"],
-             figure["peak_memory_gb"]]
+            [
+                name,
+                figure["median"],
+                args.rows / figure["median"],
+                medians[PUBLISHED] / figure["median"],
+                figure["peak_memory_gb"],
+            ]
             for name, figure in figures.items()
         ],
-    )  # fmt: skip
+    )
     if device.type == "cuda":
-        print(f"share of the measured bf16 matrix rate ({report['matrix_rate'] / 1e12:.0f} TFLOP/s): "
-              f"{report['share_of_matrix_rate']:.0%}")  # fmt: skip
+        print(
+            f"share of the measured bf16 matrix rate ({report['matrix_rate'] / 1e12:.0f} TFLOP/s): "
+            f"{report['share_of_matrix_rate']:.0%}"
+        )
     if args.output:
         write_json(args.output, report)
     measure.check_same_scores(log_p, PUBLISHED, aucs, dtype)

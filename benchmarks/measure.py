@@ -89,7 +89,9 @@ def environment(device):
         hardware = torch.cuda.get_device_name()
     else:
         names = re.findall(r"^model name\s*:\s*(.*)", _read("/proc/cpuinfo"), re.MULTILINE)
-        hardware = f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        hardware = (
+            f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        )
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "hardware": hardware,
@@ -106,10 +108,16 @@ def _read(path):
 
 def print_table(headers, rows):
     """Columns as wide as they must be, the first one to the left."""
-    cells = [[cell if isinstance(cell, str) else "-" if cell is None else f"{cell:,.2f}" for cell in row] for row in rows]
+    cells = [
+        [cell if isinstance(cell, str) else "-" if cell is None else f"{cell:,.2f}" for cell in row] for row in rows
+    ]
     widths = [max(map(len, column)) for column in zip(headers, *cells)]
     for row in [headers, *cells]:
-        print("  ".join(f"{cell:<{w}}" if place == 0 else f"{cell:>{w}}" for place, (cell, w) in enumerate(zip(row, widths))))
+        print(
+            "  ".join(
+                f"{cell:<{w}}" if place == 0 else f"{cell:>{w}}" for place, (cell, w) in enumerate(zip(row, widths))
+            )
+        )
 
 
 # Largest difference of a log-probability. In two-byte numbers every layer rounds to 8 (bfloat16) or 11 bits, and another

@@ -41,7 +41,7 @@ SMALL_SHAPES = {  # for --check
     "other": Shape(640, 192, 512, 2, 6),
 }
 QUANTIZATIONS = {"fp16 / bf16": "none", "8bit": "8bit", "4bit": "4bit"}
-POSITIONS_AT_ONCE = 256  # as in tlrec.training: the rows of logits that exist at the same time
+POSITIONS_AT_ONCE = 256  # as in tlrec.tuning.trainer: the rows of logits that exist at the same time
 
 
 def weights(shape, quantization):
@@ -143,14 +143,15 @@ def measured(shape, rows, length, quantization, checkpointing):
     One micro-batch of `rows` rows of `length` tokens in bfloat16, by the tuners' own trainer. On a GPU the 8-bit product
     has another implementation than on the CPU; it runs here too, and is the one that is measured.
     """
-    from tlrec import modeling  # before the others: it quiets their warnings
     import torch
     from bitsandbytes.autograd import _functions as bitsandbytes_products
     from peft import LoraConfig, get_peft_model
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
     from transformers import AutoModelForCausalLM, LlamaConfig, PrinterCallback, TrainingArguments
-    from tlrec.training import TuningTrainer
+
+    from tlrec.model import base_models  # before the others: it quiets their warnings
+    from tlrec.tuning.trainer import TuningTrainer
 
     class LiveTensors(TorchDispatchMode):
         """Adds up the storages that operations return, until they are freed."""
@@ -182,8 +183,8 @@ def measured(shape, rows, length, quantization, checkpointing):
     product = bitsandbytes_products.MatMul8bitFp
     with tempfile.TemporaryDirectory() as folder:
         AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-        base = modeling.load_base_model(folder, torch.device("cpu"), torch.bfloat16, quantization)
-        base = modeling.prepare_for_tuning(base, checkpointing)
+        base = base_models.load_base_model(folder, torch.device("cpu"), torch.bfloat16, quantization)
+        base = base_models.prepare_for_tuning(base, checkpointing)
         frozen = [tensor.untyped_storage()._cdata for tensor in (*base.parameters(), *base.buffers())]
         lora = LoraConfig(r=shape.lora_r, lora_alpha=16, lora_dropout=0.05, task_type="CAUSAL_LM")
         ids = torch.randint(shape.vocabulary, (rows, length)).tolist()

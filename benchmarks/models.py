@@ -11,10 +11,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from tlrec import modeling
+from tlrec.data.records import read_records
 from tlrec.demo.workspace import FILES, make_workspace
 from tlrec.errors import InputError
-from tlrec.records import read_records
+from tlrec.model import base_models
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 POCKET = REPOSITORY / "base_model" / "pocket-llama"
@@ -30,7 +30,7 @@ SHAPES = {
 
 
 def load_tokenizer():
-    return modeling.load_tokenizer(POCKET)
+    return base_models.load_tokenizer(POCKET)
 
 
 def make_model(shape, device, dtype, attention="sdpa", lora_dropout=0.0):
@@ -57,7 +57,9 @@ def load_records(path, rows):
     """(records, where they are from): the first `rows` of the file, or demo records where the default file is absent."""
     source = str(path)
     if path == MOVIE_TEST and not path.exists():
-        sizes = {name: {split: rows if name == "movie" else 1 for split in splits} for name, (_, splits) in FILES.items()}
+        sizes = {
+            name: {split: rows if name == "movie" else 1 for split in splits} for name, (_, splits) in FILES.items()
+        }
         with tempfile.TemporaryDirectory() as folder:
             make_workspace(Path(folder), 0, sizes)
             records = read_records(Path(folder) / "rec_data" / "movie" / "test.json")

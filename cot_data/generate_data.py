@@ -170,10 +170,12 @@ def main():
 
     # 1. Check flags and key before anything else
     check_arguments(args)
-    from tlrec import chat_api
+    from tlrec.cot import dialogues
+    from tlrec.cot.client import ServiceError, api_key, open_client
+    from tlrec.cot.journal import Journal
 
     if not args.dry_run:
-        chat_api.api_key()
+        api_key()
     input_file = below(args.root_path, args.input_path) / args.data_name / "train.json"
     folder = below(args.root_path, args.output_path) / args.data_name
     journal_path, result_path = folder / "three_stages.jsonl", folder / "three_stages.json"
@@ -181,7 +183,8 @@ def main():
         raise InputError(f"{result_path}: is there without its journal; move it away, or give another --output_path")
 
     # 2. Records answered Yes
-    from tlrec.records import labels_of, parse_input, read_records
+    from tlrec.data.preferences import parse_input
+    from tlrec.data.records import labels_of, read_records
 
     if not input_file.exists():
         raise InputError(f"{input_file}: no such file; instruction_data/README.md tells how to make it")
@@ -204,8 +207,8 @@ def main():
     # 3. Candidates by user filtering, and how much they owe to other windows of the same user
     import numpy as np
 
-    from tlrec.filtering import nearest_rows, rank_candidates
-    from tlrec.windows import infer_users
+    from tlrec.cot.candidates import nearest_rows, rank_candidates
+    from tlrec.data.users import infer_users
 
     users = infer_users(preferences, liked)[[pid - 1 for pid, *_ in rows]]
     histories = [history for _, _, history, _ in rows]
@@ -218,10 +221,14 @@ def main():
             present, itself = nearest >= 0, nearest == np.arange(len(rows))[:, None]
             same_user = ((users[nearest] == users[:, None]) & present & ~itself).sum()
     print(f"{input_file}: {len(rows)} liked rows of {len(set(users.tolist()))} users (inferred), {len(records)} rows")
-    print(f"neighbours: {present.sum()}, of them {itself.sum()} the row itself and {same_user} "
-          f"({same_user / present.sum():.1%}) other windows of the same user")  # fmt: skip
-    print(f"target among the candidates: {hits[False]} of {len(rows)} ({hits[False] / len(rows):.1%}), without rows of "
-          f"the same user {hits[True]} ({hits[True] / len(rows):.1%})")  # fmt: skip
+    print(
+        f"neighbours: {present.sum()}, of them {itself.sum()} the row itself and {same_user} "
+        f"({same_user / present.sum():.1%}) other windows of the same user"
+    )
+    print(
+        f"target among the candidates: {hits[False]} of {len(rows)} ({hits[False] / len(rows):.1%}), without rows of "
+        f"the same user {hits[True]} ({hits[True] / len(rows):.1%})"
+    )
 
     # 4. Samples and prompts
     samples = make_samples(rows, candidates[args.exclude_same_user], args)
@@ -244,8 +251,10 @@ def main():
     prompt_tokens, answer_tokens, most_tokens = estimate_tokens(samples, templates, args.max_tokens)
     n = len(samples)
     print(f"samples: {n}, calls: {n * len(templates)} of {args.model}{' in batches' if args.batch else ''}")
-    print(f"tokens, estimated at 4 bytes each: prompts {n * prompt_tokens:,.0f}, answers {n * answer_tokens:,.0f} "
-          f"(at most {n * most_tokens:,})")  # fmt: skip
+    print(
+        f"tokens, estimated at 4 bytes each: prompts {n * prompt_tokens:,.0f}, answers {n * answer_tokens:,.0f} "
+        f"(at most {n * most_tokens:,})"
+    )
     if args.price_in is not None:
         likely, most = (
             n * (prompt_tokens * args.price_in + tokens * args.price_out) / 1e6 * (0.5 if args.batch else 1)
@@ -259,8 +268,8 @@ def main():
         return
 
     # 6. Ask what the journal does not hold yet
-    client = chat_api.open_client("OpenAI" if args.batch else "AsyncOpenAI", args.base_url, args.timeout, args.attempts)
-    journal = chat_api.Journal(
+    client = open_client("OpenAI" if args.batch else "AsyncOpenAI", args.base_url, args.timeout, args.attempts)
+    journal = Journal(
         journal_path,
         parameters={
             "data": sha256(input_file)[:12],
@@ -274,7 +283,7 @@ def main():
     )
     for repair in journal.repairs:
         print(f"repaired: {repair}", file=sys.stderr)
-    budget = chat_api.Budget(journal, args.price_in, args.price_out, args.max_cost, args.max_tokens)
+    budget = dialogues.Budget(journal, args.price_in, args.price_out, args.max_cost, args.max_tokens)
     answered = sum(len(journal.texts(sample.pid)) for sample in samples)
     if answered:
         print(f"{journal_path}: {answered} answers are there, at most {n * len(templates) - answered} calls to go")
@@ -282,17 +291,24 @@ def main():
     end = None
     try:
         if args.batch:
-            from tlrec.chat_batches import run_batches
+            from tlrec.cot.batches import run_batches
 
             run_batches(
-                client, request, by_pid, next_prompt, journal, budget, folder / "batches.json", args.poll_seconds,
+                client,
+                request,
+                by_pid,
+                next_prompt,
+                journal,
+                budget,
+                folder / "batches.json",
+                args.poll_seconds,
                 progress.show,
-            )  # fmt: skip
+            )
         else:
-            chat_api.run_dialogues(
+            dialogues.run_dialogues(
                 client, request, by_pid, next_prompt, journal, budget, args.concurrency, progress.show
             )
-    except (chat_api.ServiceError, chat_api.Stopped) as error:
+    except (ServiceError, dialogues.Stopped) as error:
         end = error
     finally:
         progress.close()
@@ -303,14 +319,18 @@ def main():
     flaws = Counter(flaw for sample in samples if (flaw := journal.flaw(sample.pid)))
     gaps = n - complete["samples"] - flaws.total()
     failures = Counter(kind for sample in samples if (kind := journal.failure(sample.pid)))
-    print(f"{result_path}: {complete['samples']} samples complete, {flaws.total()} unusable{told(flaws)}, "
-          f"{gaps} missing{told(failures)}")  # fmt: skip
+    print(
+        f"{result_path}: {complete['samples']} samples complete, {flaws.total()} unusable{told(flaws)}, "
+        f"{gaps} missing{told(failures)}"
+    )
     if complete["samples"]:
-        print(f"Hit@10: {complete['hits'] / complete['samples']:.4f} (target among the recommended candidates), "
-              f"{complete['substring_hits'] / complete['samples']:.4f} (target anywhere in the text)")  # fmt: skip
+        print(
+            f"Hit@10: {complete['hits'] / complete['samples']:.4f} (target among the recommended candidates), "
+            f"{complete['substring_hits'] / complete['samples']:.4f} (target anywhere in the text)"
+        )
         print(f"answered by: {', '.join(sorted(complete['models']))}")
     print(f"tokens: {spent_tokens(journal)}{f'; cost: {budget.spent():.2f} USD' if budget.priced else ''}")
-    if isinstance(end, chat_api.ServiceError):
+    if isinstance(end, ServiceError):
         raise InputError(f"stopped by the service: {end}")
     if end:
         print(f"stopped: {end}; the same command goes on", file=sys.stderr)
@@ -325,7 +345,7 @@ def write_three_stages(path, samples, journal, next_prompt):
 
     Returns counts: samples, hits, substring_hits, and the set of models that answered.
     """
-    from tlrec.recommendations import is_hit
+    from tlrec.cot.answers import is_hit
 
     totals = {"samples": 0, "hits": 0, "substring_hits": 0, "models": set()}
     with whole_file(path) as file:
@@ -373,10 +393,13 @@ class Progress:
         self.complete = self.hits = 0
         self._count(list(self.open))
         self.bar = tqdm(
-            total=len(samples), initial=len(samples) - len(self.open), unit=" samples", file=sys.stderr,
+            total=len(samples),
+            initial=len(samples) - len(self.open),
+            unit=" samples",
+            file=sys.stderr,
             mininterval=0.5 if sys.stderr.isatty() else 30,
             bar_format="{n_fmt}/{total_fmt} samples [{elapsed}<{remaining}]{postfix}",
-        )  # fmt: skip
+        )
 
     def show(self, pids=(), batch=None):
         """Take in what has come into the journal for some samples; `batch` says how far a batch is."""
@@ -395,7 +418,7 @@ class Progress:
         self.bar.update(before - len(self.open))
 
     def _count(self, pids):
-        from tlrec.recommendations import is_hit
+        from tlrec.cot.answers import is_hit
 
         for pid in pids:
             texts, sample = self.journal.texts(pid), self.open.get(pid)

@@ -18,18 +18,30 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # tlrec, wherever this is called from
 
+from tlrec.cot.answers import ASKED_FOR, parse_list, parse_recommendations
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import sha256, write_json
-from tlrec.prompts import FRAME_NAMES, load_frame
-from tlrec.recommendations import ASKED_FOR, parse_list, parse_recommendations
+from tlrec.model.prompts import FRAME_NAMES, load_frame
 
 FEATURED = 5  # history items that step 2 asks for at most
 FIELDS = (
-    "PID", "Input_1", "Input_2", "Input_3", "Predictions_1", "Predictions_2", "Predictions", "Hit", "History",
-    "Candidates", "Models",
-)  # fmt: skip
-OUTPUTS = {"stage1": ("Input_1", "Predictions_1"), "stage12": ("Input_2", "Predictions_2"),
-           "stage123": ("Input_3", "Predictions")}  # fmt: skip
+    "PID",
+    "Input_1",
+    "Input_2",
+    "Input_3",
+    "Predictions_1",
+    "Predictions_2",
+    "Predictions",
+    "Hit",
+    "History",
+    "Candidates",
+    "Models",
+)
+OUTPUTS = {
+    "stage1": ("Input_1", "Predictions_1"),
+    "stage12": ("Input_2", "Predictions_2"),
+    "stage123": ("Input_3", "Predictions"),
+}
 
 
 def parse_arguments():
@@ -100,7 +112,7 @@ def main():
         raise InputError(f"--cutoff_len {args.cutoff_len}: at least 1")
     base_model = args.base_model or args.root_path / "base_model" / "llama-7b"
     if args.base_model:
-        from tlrec.folders import check_base_model
+        from tlrec.model.checks import check_base_model
 
         check_base_model(base_model)
     samples = {name: read_samples(folder / name / "three_stages.json") for name in names}
@@ -142,24 +154,26 @@ def main():
     if args.base_model or base_model.exists():
         lengths = {stage: count_long(rows, base_model, args) for stage, rows in records.items()}
         for stage, (cut, left_out) in lengths.items():
-            print(f"{stage}: {cut + left_out} of {len(kept)} exceed --cutoff_len {args.cutoff_len}: the tuner cuts the "
-                  f"prompt of {cut} and leaves out {left_out} whose answer alone is too long")  # fmt: skip
+            print(
+                f"{stage}: {cut + left_out} of {len(kept)} exceed --cutoff_len {args.cutoff_len}: the tuner cuts the "
+                f"prompt of {cut} and leaves out {left_out} whose answer alone is too long"
+            )
     else:
         print(f"token limit: not checked, there is no tokenizer at {base_model}; give --base_model")
 
     # 5. Write, last what they were made of
-    from tlrec import provenance
-    from tlrec.records import write_records
+    from tlrec import runs
+    from tlrec.data.records import write_records
 
     for stage, path in outputs.items():
         write_records(path, records[stage])
         print(f"{path}: {len(records[stage])} records")
     write_json(
         run_file,
-        provenance.describe_run(
+        runs.describe_run(
             "preprocess_data.py",
             vars(args),
-            {name: provenance.describe_data(folder / name / "three_stages.json", len(samples[name])) for name in names},
+            {name: runs.describe_data(folder / name / "three_stages.json", len(samples[name])) for name in names},
             {"kept": len(kept), "dropped": dropped, "exceeding": {stage: sum(both) for stage, both in lengths.items()}},
             models=sorted({model for sample in kept for model in sample["Models"]}),
             outputs={path.name: sha256(path) for path in outputs.values()},
@@ -179,10 +193,10 @@ def refuse_to_lose(outputs, run_file, overwrite):
 
 def count_long(records, base_model, args):
     """(records whose prompt the tuner cuts, records that it leaves out)."""
-    from tlrec import modeling
-    from tlrec.tokenization import RecordTokenizer
+    from tlrec.model import base_models
+    from tlrec.model.tokenization import RecordTokenizer
 
-    tokenizer = modeling.load_tokenizer(base_model)
+    tokenizer = base_models.load_tokenizer(base_model)
     tokenizer.model_max_length = 10**9  # long records are counted here, not warned of
     examples = RecordTokenizer(tokenizer, load_frame(args.prompt_frame, tokenizer), args.cutoff_len).examples(records)
     return examples.truncated, len(examples.dropped)

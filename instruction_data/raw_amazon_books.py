@@ -4,9 +4,9 @@ The two are joined by title. As the published records were made: of a user's rev
 rows with an empty field are left out, the publication year among the fields.
 """
 
-from tlrec import raw_tables as raw
+from tlrec.data import raw_tables as raw
+from tlrec.data.preparation import Source
 from tlrec.errors import InputError
-from tlrec.preparation import Source
 
 REVIEW_COLUMNS = {
     "Id": "item",

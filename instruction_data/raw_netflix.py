@@ -13,9 +13,9 @@ import re
 import numpy as np
 import pandas as pd
 
-from tlrec import raw_tables as raw
+from tlrec.data import raw_tables as raw
+from tlrec.data.preparation import Source
 from tlrec.errors import InputError
-from tlrec.preparation import Source
 
 BLOCK = 1 << 26  # bytes
 HEADER = re.compile(rb"^(\d+):[ \t]*\r?\n", re.MULTILINE)

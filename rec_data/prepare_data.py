@@ -17,9 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
 
-from tlrec.download import Archive, fetch
-from tlrec.errors import InputError, one_line_errors
-from tlrec.preparation import (
+from tlrec.data.download import Archive, fetch
+from tlrec.data.preparation import (
     choose_settings,
     last_windows,
     parse_ratio,
@@ -28,6 +27,7 @@ from tlrec.preparation import (
     split_examples,
     write_data_set,
 )
+from tlrec.errors import InputError, one_line_errors
 
 # 1. The definitions of the published data; each of them is a flag
 WINDOWS = {"history": 10, "last": 10_000, "split": "order", "split_seed": 0, "ratio": [8, 1, 1]}
@@ -120,7 +120,7 @@ def main(argv=None):
 
         source = read_book_crossing(args.raw, settings["implicit"])
     else:
-        from tlrec.own_ratings import read_own_ratings
+        from tlrec.data.own_ratings import read_own_ratings
 
         source = read_own_ratings(args.ratings, args.items, settings["kind"])
     print(*source.summary(), sep="\n")

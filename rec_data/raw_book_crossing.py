@@ -8,9 +8,9 @@ import csv
 
 import pandas as pd
 
-from tlrec import raw_tables as raw
+from tlrec.data import raw_tables as raw
+from tlrec.data.preparation import Source
 from tlrec.errors import InputError
-from tlrec.preparation import Source
 
 RATING_COLUMNS = {"User-ID": "user", "ISBN": "item", "Book-Rating": "rating"}
 BOOK_COLUMNS = {"ISBN": "item", "Book-Title": "title", "Book-Author": "creator"}

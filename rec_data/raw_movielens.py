@@ -1,7 +1,7 @@
 """The reader of MovieLens-100K: `u.data` (user, item, rating, time; tabs) and `u.item` (Latin-1; id, title, ...)."""
 
-from tlrec import raw_tables as raw
-from tlrec.preparation import Source
+from tlrec.data import raw_tables as raw
+from tlrec.data.preparation import Source
 
 
 def read_movielens(folder):

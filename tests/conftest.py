@@ -28,7 +28,7 @@ def shared_data():
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory):
     """Folder of a two-layer LLaMA with random weights and a SentencePiece tokenizer. Read only."""
-    from tests.models import make_llama
+    from tests.support.models import make_llama
 
     return make_llama(tmp_path_factory.mktemp("tiny-llama"))
 
@@ -36,7 +36,7 @@ def tiny_llama(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_adapter(tiny_llama, tmp_path_factory):
     """Folder of an adapter on `tiny_llama` in the published configuration, as PEFT saves it. Read only."""
-    from tests.models import make_adapter
+    from tests.support.models import make_adapter
 
     return make_adapter(tmp_path_factory.mktemp("tiny-adapter"), tiny_llama)
 
@@ -46,7 +46,7 @@ def pieces():
     """The tokenizer of `tiny_llama` as SentencePiece itself reads it: an oracle for token ids."""
     import sentencepiece
 
-    from tests.models import sentencepiece_model
+    from tests.support.models import sentencepiece_model
 
     return sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
 

@@ -9,34 +9,16 @@ pair of files; exit status 2 and one line that names file and row if a file is n
 
 import argparse
 import os
-from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
+from tlrec.data.overlap import measure_overlap
+from tlrec.data.preferences import ambiguous_names, read_checked
+from tlrec.data.records import labels_of
 from tlrec.errors import InputError, one_line_errors
-from tlrec.folders import TOKENIZERS
-from tlrec.prompts import FRAME_NAMES, load_frame
-from tlrec.records import LABELS, ambiguous_names, check_record, labels_of, parse_input, read_records
-
-
-def read_checked(path):
-    """The records of a file and their Preferences, or None for instruction records, whose answers are free text.
-
-    A file with one "Yes." or "No." must hold nothing else. Raises InputError, naming file and row.
-    """
-    records = read_records(path, labelled=False)
-    if not any(record["output"] in LABELS for record in records):
-        return records, None
-    preferences = []
-    for number, record in enumerate(records, start=1):
-        check_record(record, f"{path}: row {number}", labelled=True)
-        try:
-            preferences.append(parse_input(record["input"]))
-        except ValueError as error:
-            raise InputError(f"{path}: row {number}: 'input' does not parse: {error}") from None
-    return records, preferences
+from tlrec.model.checks import TOKENIZERS
+from tlrec.model.prompts import FRAME_NAMES, load_frame
 
 
 def describe(records, preferences):
@@ -57,8 +39,8 @@ def describe(records, preferences):
 
 
 def describe_lengths(records, tokenizer, frame, cutoff_len):
-    """A line about the tokens of prompt and answer, BOS and EOS included; frame: tlrec.prompts.Frame."""
-    from tlrec.tokenization import RecordTokenizer
+    """A line about the tokens of prompt and answer, BOS and EOS included; frame: tlrec.model.prompts.Frame."""
+    from tlrec.model.tokenization import RecordTokenizer
 
     examples = RecordTokenizer(tokenizer, frame, cutoff_len=10**9).examples(records)
     lengths = np.array([len(row["input_ids"]) for row in examples.rows])
@@ -67,38 +49,6 @@ def describe_lengths(records, tokenizer, frame, cutoff_len):
         f"tokens: {_spread(lengths)}, 99th percentile {np.percentile(lengths, 99):.0f}; "
         f"{over} rows ({over / len(records):.1%}) are longer than {cutoff_len}"
     )
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """What a later file shares with an earlier one; `users` and `user_rows` rest on inferred users."""
-
-    earlier: str
-    later: str
-    rows: int  # rows of the later file whose input stands in the earlier one too
-    users: int  # users with rows in both
-    user_rows: int  # rows of the later file that belong to them
-
-
-def measure_overlap(files):
-    """Users of each file, and what every two files share.
-
-    files: {name: (records, Preferences)} in the order train, valid, test. Users are inferred over all files at once
-    (tlrec.windows). Returns ({name: number of users}, [Overlap]).
-    """
-    from tlrec.windows import infer_users
-
-    preferences = [p for _, file_preferences in files.values() for p in file_preferences]
-    labels = np.concatenate([labels_of(records) for records, _ in files.values()])
-    ends = np.cumsum([len(records) for records, _ in files.values()])
-    users = dict(zip(files, np.split(infer_users(preferences, labels), ends[:-1])))
-    inputs = {name: [record["input"] for record in records] for name, (records, _) in files.items()}
-    overlaps = []
-    for earlier, later in combinations(files, 2):
-        rows = sum(map(set(inputs[earlier]).__contains__, inputs[later]))
-        shared = users[later][np.isin(users[later], users[earlier])]
-        overlaps.append(Overlap(earlier, later, rows, len(np.unique(shared)), len(shared)))
-    return {name: len(np.unique(file_users)) for name, file_users in users.items()}, overlaps
 
 
 def _spread(values):
@@ -144,7 +94,7 @@ def main(argv=None):
     files = {str(path): read_checked(path) for path in paths}
     tokenizer = None
     if args.tokenizer:
-        from tlrec.modeling import load_tokenizer
+        from tlrec.model.base_models import load_tokenizer
 
         tokenizer = load_tokenizer(args.tokenizer)
     for path, (records, preferences) in files.items():

@@ -15,13 +15,14 @@ from tlrec.errors import InputError, one_line_errors
 
 def compare(a, b, resamples=2000, seed=0):
     """Paired comparison of the evaluations in folders `a` and `b` as a dict: "n", "users", "a" and "b" ({"folder",
-    "auc"}), "difference" (a - b), "interval" ({"rows", "users"}) and "delong" (of `tlrec.metrics.delong_test`).
+    "auc"}), "difference" (a - b), "interval" ({"rows", "users"}) and "delong" (of `tlrec.evaluation.metrics.delong_test`).
 
     Raises InputError for damaged files, different test data, and test data where AUC is not defined.
     """
     import numpy as np
 
-    from tlrec.metrics import bootstrap_aucs, delong_test, interval, read_evaluation
+    from tlrec.evaluation.intervals import bootstrap_aucs, delong_test, interval
+    from tlrec.evaluation.results import read_evaluation
 
     (metrics_a, predictions_a), (metrics_b, predictions_b) = read_evaluation(a), read_evaluation(b)
     tests = [test_data(metrics, folder) for metrics, folder in ((metrics_a, a), (metrics_b, b))]
@@ -89,9 +90,12 @@ def main():
     """Parse the flags, compare, print."""
     purpose, _, details = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
-        prog="python -m tlrec.compare", description=purpose, epilog=details, allow_abbrev=False,
+        prog="python -m tlrec.compare",
+        description=purpose,
+        epilog=details,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("a", metavar="A", help="folder of an evaluation")
     parser.add_argument("b", metavar="B", help="folder of another one on the same test file")
     parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: 2000)")
@@ -106,8 +110,7 @@ def main():
     result = compare(arguments.a, arguments.b, arguments.resamples, arguments.seed)
     print(comparison_table(result))
     if arguments.json:
-        from tlrec.files import write_json
-        from tlrec.provenance import plain_json
+        from tlrec.files import plain_json, write_json
 
         write_json(arguments.json, plain_json(result))
 

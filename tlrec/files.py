@@ -2,9 +2,45 @@
 
 import hashlib
 import json
+import math
 import os
 from contextlib import contextmanager
 from pathlib import Path
+
+from tlrec.errors import InputError
+
+
+def read_json(path, required=()):
+    """A JSON object with at least the keys `required`; InputError, naming the file, for anything else."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found a {type(value).__name__}")
+    for key in required:
+        if key not in value:
+            raise InputError(f"{path}: the key {key!r} is missing")
+    return value
+
+
+def plain_json(value):
+    """`value` in the types of JSON: paths become strings, numpy values Python's, NaN and infinity None."""
+    import numpy as np  # not where only files are read, so that --help is quick
+
+    if isinstance(value, dict):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return plain_json(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
 
 
 @contextmanager

@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
-from tlrec.check import read_checked
+from tlrec.data.preferences import parse_input, read_checked
+from tlrec.data.records import check_two_classes, draw_shots, labels_of
 from tlrec.errors import InputError, one_line_errors
-from tlrec.evaluation import record_evaluation
-from tlrec.provenance import describe_data, read_json, same_run
-from tlrec.records import check_two_classes, draw_shots, labels_of, parse_input
+from tlrec.evaluation.results import record_evaluation
+from tlrec.files import read_json
+from tlrec.runs import describe_data, same_run
 
 NAMES = {"popularity": "popularity", "item-knn": "item-kNN", "sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser"}
 
@@ -66,7 +67,9 @@ def main():
     train_records, _ = read_preferences(args.train_data_path)
     for shots in args.sample:
         if shots == 0 or shots < -1 or shots > len(train_records):
-            raise InputError(f"--sample {shots}: {args.train_data_path} has 1 to {len(train_records)} rows, or -1 for all")
+            raise InputError(
+                f"--sample {shots}: {args.train_data_path} has 1 to {len(train_records)} rows, or -1 for all"
+            )
     val_records, val_preferences = read_preferences(args.val_data_path)
     check_two_classes(val_records, args.val_data_path)
     test_records, test_preferences = read_preferences(args.test_data_path)
@@ -120,19 +123,39 @@ def main():
             probability = counting.item_knn(counting.ratings_of(preferences, labels), test_preferences)
         else:
             probability, best_step, log_loss = neural.fit_and_score(
-                networks[method], preferences, labels, val_preferences, labels_of(val_records), test_preferences,
-                seed, args.num_epochs, args.patience,
-            )  # fmt: skip
+                networks[method],
+                preferences,
+                labels,
+                val_preferences,
+                labels_of(val_records),
+                test_preferences,
+                seed,
+                args.num_epochs,
+                args.patience,
+            )
             found = {"best_step": best_step, "valid_log_loss": log_loss}
 
         # 5. The same numbers, floors and files as for a language model
         seconds = time.perf_counter() - clock
         scores = SimpleNamespace(p_yes=probability, p_no=1 - probability, truncated=0, seconds=seconds)
         metrics = record_evaluation(
-            folder, "tlrec.baselines", arguments, args.test_data_path, test_records, scores, args.train_data_path,
-            train_records, val_data_path=args.val_data_path, started=started, stage="baseline", method=NAMES[method],
-            shots=shots, seed=seed, target=args.target, **found,
-        )  # fmt: skip
+            folder,
+            "tlrec.baselines",
+            arguments,
+            args.test_data_path,
+            test_records,
+            scores,
+            args.train_data_path,
+            train_records,
+            val_data_path=args.val_data_path,
+            started=started,
+            stage="baseline",
+            method=NAMES[method],
+            shots=shots,
+            seed=seed,
+            target=args.target,
+            **found,
+        )
         rows = "all rows" if shots == -1 else f"{shots} shots"
         print(f"{NAMES[method]}, {rows}, seed {seed}: auc {metrics['auc']:.4f}, {seconds:.1f} s: {folder}", flush=True)
 

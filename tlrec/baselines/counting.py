@@ -4,7 +4,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from sklearn.preprocessing import normalize
 
-from tlrec.windows import infer_users
+from tlrec.data.users import infer_users
 
 PRIOR = 5  # ratings' worth of the mean like-rate in an item's own
 VOTE = 1.0  # weight of the mean like-rate among the votes of the neighbours
@@ -47,7 +47,9 @@ def item_knn(ratings, preferences):
     Recommendation Algorithms, WWW, section 3.2). All history items are neighbours. The mean like-rate of the training
     ratings votes too, with weight VOTE, and alone where the target or the whole history was never rated in training.
     """
-    users, items = ({key: number for number, key in enumerate(dict.fromkeys(keys))} for keys in zip(*ratings, strict=True))
+    users, items = (
+        {key: number for number, key in enumerate(dict.fromkeys(keys))} for keys in zip(*ratings, strict=True)
+    )
     values = np.array([1.0 if liked else -1.0 for liked in ratings.values()])
     places = [users[user] for user, _ in ratings], [items[item] for _, item in ratings]
     table = normalize(coo_array((values, places), shape=(len(users), len(items))).tocsc(), axis=0)
@@ -55,8 +57,12 @@ def item_knn(ratings, preferences):
 
     probabilities = np.full(len(preferences), mean)
     for row, preference in enumerate(preferences):
-        history = [(items[item], liked) for group, liked in ((preference.likes, 1.0), (preference.dislikes, -1.0))
-                   for item in group if item in items]  # fmt: skip
+        history = [
+            (items[item], liked)
+            for group, liked in ((preference.likes, 1.0), (preference.dislikes, -1.0))
+            for item in group
+            if item in items
+        ]
         if preference.target in items and history:
             columns, signs = map(np.array, zip(*history, strict=True))
             similarity = table[:, columns].T @ table[:, [items[preference.target]]].toarray()[:, 0]

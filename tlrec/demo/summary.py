@@ -10,8 +10,7 @@ import argparse
 from pathlib import Path
 
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import sha256, whole_file
-from tlrec.provenance import read_json
+from tlrec.files import read_json, sha256, whole_file
 
 
 def collect(root, target):

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tlrec.data.preferences import build_record
+from tlrec.data.records import write_records
 from tlrec.demo.world import DOMAINS, THEME_NAMES, make_catalogue, make_examples
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import sha256, whole_file, write_json
-from tlrec.records import build_record, write_records
 
 # folder of each domain, and the default rows of each of its files
 FILES = {

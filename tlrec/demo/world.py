@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tlrec.records import Item, Preference
+from tlrec.data.preferences import Item, Preference
 
 THEMES = {
     "sea": "Harbor Tide Sailor Ocean Reef Anchor Voyage Captain Shipwreck Lighthouse".split(),

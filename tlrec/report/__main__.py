@@ -2,7 +2,7 @@
 
     python -m tlrec.report .
 
-Reads  every folder under ROOT that holds a run.json or a metrics.json (format: tlrec/provenance.py).
+Reads  every folder under ROOT that holds a run.json or a metrics.json (format: tlrec/runs.py).
 Writes results.csv (a row for each evaluation), results.md, PNG figures and index.html, which needs nothing beside it,
        into ROOT/report (or --output_dir); files of those names from an earlier report are replaced.
 Damaged or unfinished runs are listed in the report.

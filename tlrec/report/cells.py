@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tlrec.metrics import auc, bootstrap_aucs, interval
+from tlrec.evaluation.intervals import bootstrap_aucs, interval
+from tlrec.evaluation.metrics import auc
 from tlrec.report.published import published_for
 
 

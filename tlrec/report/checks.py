@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tlrec.check import Overlap, measure_overlap, read_checked
+from tlrec.data.overlap import Overlap, measure_overlap
+from tlrec.data.preferences import read_checked
 from tlrec.errors import InputError
 from tlrec.files import sha256
 

@@ -5,15 +5,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tlrec.errors import InputError
-from tlrec.metrics import read_evaluation
-from tlrec.provenance import read_run
+from tlrec.evaluation.results import read_evaluation
+from tlrec.runs import read_run
 
 # Flags that do not change what a run is, or that a column of the report shows already.
 NOT_SETTINGS = {
-    "base_model", "device", "lora_weights", "output_dir", "overwrite", "prompt_frame", "report_to", "resume",
-    "resume_from_checkpoint", "sample", "seed", "source", "stage", "target", "test_data_path", "train_data_path",
+    "base_model",
+    "device",
+    "lora_weights",
+    "output_dir",
+    "overwrite",
+    "prompt_frame",
+    "report_to",
+    "resume",
+    "resume_from_checkpoint",
+    "sample",
+    "seed",
+    "source",
+    "stage",
+    "target",
+    "test_data_path",
+    "train_data_path",
     "val_data_path",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +36,7 @@ class Evaluation:
 
     folder: str  # below ROOT
     metrics: dict
-    predictions: dict  # of tlrec.metrics.read_evaluation
+    predictions: dict  # of tlrec.evaluation.metrics.read_evaluation
     chain: list  # run.json of every stage, first to last; [] for the base model alone
     target: str
     test: dict  # path, sha256, rows
@@ -106,7 +120,7 @@ def read_result(folder, name, run):
             settings=settings_of(evaluation, chain),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{where}: its 'run' is not in the format of tlrec/provenance.py: {error!r}") from None
+        raise InputError(f"{where}: its 'run' is not in the format of tlrec/runs.py: {error!r}") from None
 
 
 def chain_of(adapter):

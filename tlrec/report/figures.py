@@ -118,9 +118,18 @@ def auc_against_shots(test_set, looks):
         mean = np.array([cell.mean for cell in cells])
         bars = [cell.interval or [cell.mean, cell.mean] for cell in cells]
         axes.errorbar(
-            x, mean, yerr=np.abs(np.array(bars).T - mean), markersize=5.5, capsize=2.5, elinewidth=0.9, linewidth=1.6,
-            label=wrapped(method), zorder=3, marker=looks[method].marker, **looks[method].line,
-        )  # fmt: skip
+            x,
+            mean,
+            yerr=np.abs(np.array(bars).T - mean),
+            markersize=5.5,
+            capsize=2.5,
+            elinewidth=0.9,
+            linewidth=1.6,
+            label=wrapped(method),
+            zorder=3,
+            marker=looks[method].marker,
+            **looks[method].line,
+        )
         for cell, at in zip(cells, x, strict=True):
             if len(cell.evaluations) > 1:
                 seeds = [evaluation.metrics["auc"] for evaluation in cell.evaluations]

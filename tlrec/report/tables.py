@@ -112,8 +112,19 @@ def cell_text(cell, test_set):
 
 def detail_table(test_set):
     """A row for each cell: intervals, difference to the best floor, calibration."""
-    header = ["Method", "Shots", "Seeds", "AUC", "sd", f"95 % ({test_set.unit})", "Log-odds", "- best floor",
-              f"95 % ({test_set.unit})", "Log-loss", "ECE"]  # fmt: skip
+    header = [
+        "Method",
+        "Shots",
+        "Seeds",
+        "AUC",
+        "sd",
+        f"95 % ({test_set.unit})",
+        "Log-odds",
+        "- best floor",
+        f"95 % ({test_set.unit})",
+        "Log-loss",
+        "ECE",
+    ]
     rows = []
     for cell in test_set.cells:
         metrics = [evaluation.metrics for evaluation in cell.evaluations]
@@ -180,9 +191,17 @@ def csv_row(test_set, evaluation):
     row |= {
         name: metrics[name]
         for name in (
-            "auc", "auc_logodds", "accuracy", "log_loss", "brier", "ece", "answer_mass", "n", "n_positive",
+            "auc",
+            "auc_logodds",
+            "accuracy",
+            "log_loss",
+            "brier",
+            "ece",
+            "answer_mass",
+            "n",
+            "n_positive",
         )
-    }  # fmt: skip
+    }
     for unit in ("rows", "users"):
         row |= spread(f"auc_{unit}", metrics["intervals"]["auc"].get(unit))
     row |= {"users": metrics["users"]["n"], "users_source": metrics["users"]["source"]}

@@ -1,0 +1,326 @@
+"""Classical baselines: python -m tlrec.baselines.
+
+ 1. Popularity is the smoothed like-rate of the target over all ratings of the shots; a user's rating counts once.
+ 2. Item-kNN is the history's vote weighted by cosines; what was never rated gets the mean like-rate.
+ 3. Histories are padded on the left, likes before dislikes, and items outside the shots are "unknown".
+ 4. Padding changes nothing: padded longer, SASRec and GRU4Rec give the same logits, and its embedding stays zero.
+ 5. SASRec's states do not see what comes later; an empty history leaves the biases.
+ 6. Order: rows are independent; GRU4Rec reads in order; SASRec without positions and Caser's single-item filters do not.
+ 7. Each network learns a rule that needs target, history and feedback together.
+ 8. The state of the best validation is kept; the seed decides everything.
+ 9. The command line writes an evaluation that the report reads, on the shots that rec_tuning.py draws.
+10. What is complete is skipped, other results are refused without --overwrite; mistakes are one line.
+"""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.synthetic import make_data
+from tlrec.baselines import counting, neural
+from tlrec.baselines.__main__ import main
+from tlrec.data.preferences import Item, Preference, build_record, parse_input
+from tlrec.data.records import draw_shots, labels_of, read_records, write_records
+from tlrec.errors import one_line_errors
+from tlrec.evaluation.metrics import auc
+from tlrec.evaluation.results import read_evaluation
+from tlrec.report import collect
+
+NETWORKS = [neural.SASRec, neural.GRU4Rec, neural.Caser]
+
+
+def preference(likes="", dislikes="", target="x"):
+    """A Preference whose items are single letters."""
+    return Preference(tuple(map(Item, likes)), tuple(map(Item, dislikes)), Item(target), "movie")
+
+
+# Three users: u likes a and b, not c; v likes a, not b and c; w likes c, not a.
+SHOTS, LABELS = [preference("a", "c", "b"), preference("a", "b", "c"), preference("c", "", "a")], [1, 0, 0]
+
+
+def test_popularity_by_hand():
+    ratings = counting.ratings_of(SHOTS, LABELS)
+    assert len(ratings) == 8 and sum(ratings.values()) == 4  # m = 0.5
+    found = counting.popularity(ratings, [preference(target=item) for item in "abcx"])
+    assert found.tolist() == [(2 + 2.5) / (3 + 5), (1 + 2.5) / (2 + 5), (1 + 2.5) / (3 + 5), 0.5]
+
+
+def test_ratings_of_overlapping_windows_count_once():
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    windows = [preference(letters[i : i + 10], "", letters[i + 10]) for i in range(8)]
+    ratings = counting.ratings_of(windows, [1] * 8)
+    assert {item.title for _, item in ratings} == set(letters[:18])
+    assert len(ratings) == 18
+
+
+def test_item_knn_by_hand():
+    # Columns over (u, v, w): a (1, 1, -1), b (1, -1, 0), c (-1, -1, 1); cosines a-b 0, a-c -1, b-c 0.
+    ratings = counting.ratings_of(SHOTS, LABELS)
+    rows = [
+        preference("a", "", "c"),
+        preference("", "a", "c"),
+        preference("ab", "", "c"),
+        preference("a", "", "x"),
+        preference("x", "", "a"),
+        preference("", "", "a"),
+    ]
+    # a and c are opposites: who likes a will not like c.
+    assert np.allclose(counting.item_knn(ratings, rows), [0.25, 0.75, 0.25, 0.5, 0.5, 0.5])
+
+    # p (1, 1, 1, -1), q (1, -1, 1, 0), r (0, 1, 1, 0): cosines p-q 1/sqrt(12), p-r 2/sqrt(8); mean 8/9.
+    shots = [preference("p", "", "q"), preference("p", "q", "r"), preference("pq", "", "r"), preference("", "", "p")]
+    ratings = counting.ratings_of(shots, [1, 1, 1, 0])
+    mean, q, r = 7 / 9, 1 / 12**0.5, 2 / 8**0.5
+    found = counting.item_knn(ratings, [preference("q", "r", "p"), preference("r", "q", "p")])
+    assert np.allclose(found, [(q + mean) / (q + r + 1), (r + mean) / (q + r + 1)])
+
+
+def test_encoding():
+    ids = neural.item_ids(SHOTS)
+    assert ids == {Item("a"): 2, Item("c"): 3, Item("b"): 4}
+    items, feedback, targets = neural.encode([preference("ab", "x", "c"), preference("", "", "y")], ids, 4)
+    assert items.tolist() == [[0, 2, 4, 1], [0, 0, 0, 0]]
+    assert feedback.tolist() == [[0, 2, 2, 1], [0, 0, 0, 0]]
+    assert targets.tolist() == [3, 1]
+
+
+def lively(network, length=4, n_items=9):
+    """A network with weights of ordinary size, without dropout."""
+    torch.manual_seed(0)
+    model = network(n_items, length).eval()
+    with torch.no_grad():
+        for embedding in (model.items, model.feedback, model.targets, model.target_bias):
+            embedding.weight.normal_()
+        model.items.weight[0] = model.feedback.weight[0] = 0
+    return model
+
+
+ROWS = (
+    torch.tensor([[0, 2, 3, 4], [0, 0, 1, 8], [5, 6, 7, 2], [0, 0, 0, 0]]),
+    torch.tensor([[0, 2, 2, 1], [0, 0, 1, 1], [2, 2, 1, 1], [0, 0, 0, 0]]),
+    torch.tensor([5, 2, 3, 4]),
+)
+
+
+@pytest.mark.parametrize("network", [neural.SASRec, neural.GRU4Rec])
+def test_more_padding_changes_nothing(network):
+    model, longer = lively(network), lively(network, length=7)
+    weights = model.state_dict()
+    if network is neural.SASRec:
+        weights["positions"] = torch.cat([torch.randn(3, model.size), weights["positions"]])
+    longer.load_state_dict(weights)
+    items, feedback, targets = ROWS
+    padded = [torch.cat([torch.zeros(4, 3, dtype=torch.long), column], dim=1) for column in (items, feedback)]
+    assert torch.allclose(neural.logits(longer, (*padded, targets)), neural.logits(model, ROWS), atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [neural.SASRec, neural.GRU4Rec])
+def test_an_empty_history_leaves_the_biases(network):
+    model = lively(network)
+    assert torch.isclose(neural.logits(model, ROWS)[3], model.target_bias.weight[4, 0] + model.generosity.bias[0])
+
+
+def test_sasrec_is_causal():
+    model = lively(neural.SASRec)
+    items, feedback, _ = ROWS
+    other = items.clone()
+    other[:, 3] = 6
+    with torch.inference_mode():
+        before, after = (model.states(ids, model.items(ids) + model.feedback(feedback)) for ids in (items, other))
+    assert torch.equal(before[:, :3], after[:, :3])
+    assert not torch.isclose(before[2, 3], after[2, 3]).any()
+    assert before[0, 0].abs().max() == 0  # padding
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_rows_are_independent(network):
+    model = lively(network)
+    order = torch.tensor([2, 0, 3, 1])
+    mixed = neural.logits(model, tuple(column[order] for column in ROWS))
+    assert torch.allclose(mixed, neural.logits(model, ROWS)[order], atol=1e-5)
+    assert mixed.shape == (4,)
+
+
+def test_order_of_the_history():
+    full = tuple(column[2:3] for column in ROWS)
+    swapped = tuple(column[:, [1, 2, 0, 3]] for column in full[:2]) + full[2:]  # the last item stays
+
+    def difference(model):
+        return float((neural.logits(model, full) - neural.logits(model, swapped)).abs())
+
+    assert all(difference(lively(network)) > 1e-3 for network in NETWORKS)
+    sasrec = lively(neural.SASRec)
+    sasrec.blocks = sasrec.blocks[:1]  # the states that a second block reads have seen different beginnings
+    torch.nn.init.normal_(sasrec.positions)
+    assert difference(sasrec) > 1e-3
+    torch.nn.init.zeros_(sasrec.positions)
+    assert difference(sasrec) < 1e-4
+    caser = lively(neural.Caser)
+    with torch.no_grad():
+        caser.vertical.weight.zero_()
+        caser.dense.weight[:, 16:64] = 0  # of filters that span two items and more
+    assert difference(caser) < 1e-4
+
+
+def make_taste(rows, seed):
+    """Users like either vowels or consonants; labels follow. Neither target nor history alone tells anything."""
+    rng = np.random.default_rng(seed)
+    kinds = ("aeiouy", "bcdfgh")
+    preferences, labels = [], []
+    for _ in range(rows):
+        own = rng.integers(2)
+        likes, dislikes = ("".join(rng.permutation(list(kinds[kind]))[:2]) for kind in (own, 1 - own))
+        kind = rng.integers(2)
+        rest = [letter for letter in kinds[kind] if letter not in likes + dislikes]
+        preferences.append(preference(likes, dislikes, rest[rng.integers(len(rest))]))
+        labels.append(int(kind == own))
+    return preferences, np.array(labels)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_planted_rule_is_learned(network):
+    (shots, labels), (valid, valid_labels), (test, test_labels) = (make_taste(200, seed) for seed in (1, 2, 3))
+    arguments = (network, shots, labels, valid, valid_labels, test)
+    scores, step, loss = neural.fit_and_score(*arguments, seed=0, num_epochs=100, patience=100)
+    assert auc(test_labels, scores) > 0.97
+    assert loss < 0.4 and step > 100
+    again, *_ = neural.fit_and_score(*arguments, seed=0, num_epochs=2, patience=2)
+    same, *_ = neural.fit_and_score(*arguments, seed=0, num_epochs=2, patience=2)
+    other, *_ = neural.fit_and_score(*arguments, seed=1, num_epochs=2, patience=2)
+    assert np.array_equal(again, same) and not np.array_equal(again, other)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_best_state_is_kept(network):
+    (shots, labels), (valid, valid_labels) = make_taste(120, 1), make_taste(60, 2)
+    torch.manual_seed(0)
+    ids = neural.item_ids(shots)
+    model = network(len(ids) + 2, 4)
+    rows, valid_rows = neural.encode(shots, ids, 4), neural.encode(valid, ids, 4)
+    wrong = torch.tensor(1.0 - valid_labels, dtype=torch.float32)  # so that every step of learning is a step back
+    labels = torch.tensor(labels, dtype=torch.float32)
+    step, loss = neural.train(model, rows, labels, valid_rows, wrong, num_epochs=30, patience=3)
+    found = torch.nn.functional.binary_cross_entropy_with_logits(neural.logits(model, valid_rows), wrong).item()
+    assert found == loss < 0.72
+    assert step < 30
+    assert model.items.weight[0].abs().max() == model.feedback.weight[0].abs().max() == 0
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("work space"))
+
+
+def baselines(monkeypatch, paths, output, *words):
+    flags = {
+        "train_data_path": paths["train"],
+        "val_data_path": paths["valid"],
+        "test_data_path": paths["test"],
+        "output_dir": output,
+        "target": "movie",
+    }
+    flags = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["baselines", *flags, *words])
+    with one_line_errors():
+        main()
+
+
+@pytest.fixture(scope="module")
+def results(paths, tmp_path_factory):
+    output = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        baselines(patch, paths, output, "--sample", "16", "-1", "--seed", "3", "--num_epochs", "3")
+    return output
+
+
+def test_files_are_those_of_an_evaluation(results, paths):
+    assert len(list(results.glob("*/*/metrics.json"))) == 5 * 2
+    metrics, predictions = read_evaluation(results / "popularity" / "3_16")
+    shots = draw_shots(read_records(paths["train"]), 16, 3)
+    ratings = counting.ratings_of([parse_input(record["input"]) for record in shots], labels_of(shots))
+    expected = counting.popularity(ratings, [parse_input(r["input"]) for r in read_records(paths["test"])])
+    assert np.allclose(predictions["p_yes"], expected)
+    assert np.allclose(predictions["p_yes"] + predictions["p_no"], 1)
+    assert set(metrics["floors"]) == {"history", "item", "history + item"}
+    run = metrics["run"]
+    assert set(run["data"]) == {"train", "valid", "test"}
+    facts = {"stage": "baseline", "method": "popularity", "shots": 16, "seed": 3, "target": "movie", "adapter": None}
+    assert {name: run[name] for name in facts} == facts
+    assert json.loads((results / "caser" / "3_-1" / "metrics.json").read_text())["run"]["best_step"] > 0
+
+
+def test_the_report_reads_them(results):
+    workspace = collect.collect(results)
+    assert not workspace.problems
+    found = {(evaluation.method, evaluation.shots, evaluation.seed) for evaluation in workspace.evaluations}
+    names = ("popularity", "item-kNN", "SASRec", "GRU4Rec", "Caser")
+    assert found == {(name, shots, 3) for name in names for shots in (16, -1)}
+
+
+def test_same_command_same_bytes_and_nothing_twice(monkeypatch, capsys, results, paths, tmp_path):
+    words = ["--method", "sasrec", "--sample", "16", "--seed", "3", "--num_epochs", "3"]
+    baselines(monkeypatch, paths, tmp_path, *words)
+    written = (tmp_path / "sasrec" / "3_16" / "predictions.jsonl").read_bytes()
+    assert written == (results / "sasrec" / "3_16" / "predictions.jsonl").read_bytes()
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*")}
+    capsys.readouterr()
+    baselines(monkeypatch, paths, tmp_path, *words)
+    assert capsys.readouterr().out == f"complete already: {tmp_path / 'sasrec' / '3_16'}\n"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*")} == times
+
+
+def test_other_results_are_refused(monkeypatch, capsys, results, paths):
+    words = ["--method", "popularity", "--sample", "16", "--seed", "3"]
+    folder = results / "popularity" / "3_16"
+    before = (folder / "metrics.json").read_bytes()
+    for arguments in ((paths, "--num_epochs", "5"), (paths | {"test": paths["valid"]}, "--num_epochs", "3")):
+        with pytest.raises(SystemExit, match="2"):
+            baselines(monkeypatch, arguments[0], results, *words, *arguments[1:])
+        expected = f"error: {folder}: holds other results; give --overwrite or another --output_dir\n"
+        assert capsys.readouterr().err == expected
+    assert (folder / "metrics.json").read_bytes() == before
+    baselines(monkeypatch, paths, results, *words, "--num_epochs", "5", "--overwrite")
+    assert json.loads((folder / "metrics.json").read_text())["run"]["arguments"]["num_epochs"] == 5
+    baselines(monkeypatch, paths, results, *words, "--num_epochs", "3", "--overwrite")
+
+
+def test_mistakes_are_one_line(monkeypatch, capsys, paths, tmp_path):
+    one_class, free, broken = (tmp_path / f"{name}.json" for name in ("one", "free", "broken"))
+    row = build_record(preference("a", "b", "c"), True)
+    write_records(one_class, [row, row])
+    write_records(free, [{**row, "output": "Because."}])
+    write_records(broken, [row, {**row, "input": "User Preference: a"}])
+    file = tmp_path / "file"
+    file.write_text("")
+    for changes, words, message in (
+        ({}, ["--sample", "601"], f"--sample 601: {paths['train']} has 1 to 600 rows, or -1 for all"),
+        ({}, ["--patience", "0"], "--patience 0: give 1 or more"),
+        ({}, ["--seed", "-1"], "--seed -1: give 0 or more"),
+        ({"train": free}, [], f"{free}: row 1: 'output' must be 'Yes.' or 'No.'; a baseline needs preference records"),
+        (
+            {"valid": broken},
+            [],
+            f"{broken}: row 2: 'input' does not parse: expected 'User Preference: ...', 'User "
+            "Unpreference: ...' and 'Whether the user will like the target ...?' on three lines",
+        ),
+        ({"test": one_class}, [], f"{one_class}: all 2 rows are labelled 'Yes.'; AUC needs both 'Yes.' and 'No.'"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            baselines(monkeypatch, paths | changes, tmp_path / "out", *words)
+        assert capsys.readouterr().err == f"error: {message}\n"
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit, match="2"):
+        baselines(monkeypatch, paths, file / "x", "--sample", "1")
+    assert capsys.readouterr().err == f"error: --output_dir {file / 'x'}: cannot be made: Not a directory\n"
+
+
+def test_flags_are_checked_before_torch_is_imported():
+    code = "import sys, tlrec.baselines.__main__; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -1,0 +1,135 @@
+"""The benchmarks run from end to end on tiny shapes, and what they compare gives the same results. Nothing is timed.
+
+1. Scoring: the published procedure, ours, and ours without the shared prefix give the same log-probabilities and AUC.
+2. Validation: the same log-probabilities, AUC and loss.
+3. Tuning: the same loss and gradient norm of a step.
+4. Sweep: the same adapters and predictions, byte by byte, from one process as from one process a step.
+5. The counted operations are those of the products that a tiny model really makes.
+6. Large data: the files are record files, and the tuner really ends after a few steps.
+"""
+
+import json
+import os
+import sys
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import bench_large_data, bench_scoring, bench_sweep, bench_tuning, bench_validation, models
+from tlrec.data.records import write_records
+from tlrec.model import parts
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_workspace):
+    return ["--shape", "tiny", "--device", "cpu", "--data", str(tiny_workspace / "rec_data" / "movie" / "test.json")]
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """Peak memory needs a process of its own, which costs seconds."""
+    monkeypatch.setattr("benchmarks.measure.sys.platform", "tests")
+
+
+def test_scoring(tiny, tmp_path, capsys):
+    output = tmp_path / "scoring.json"
+    report = bench_scoring.main(
+        [*tiny, "--rows", "20", "--repeats", "1", "--max_new_tokens", "3", "--output", str(output)]
+    )
+    assert set(report["largest_difference"]) == {"published", "ours", "ours, no shared prefix"}
+    assert max(report["largest_difference"].values()) < 1e-4
+    assert len({round(auc, 6) for auc in report["auc"].values()}) == 1
+    assert json.loads(output.read_text())["auc"] == report["auc"]
+    table = capsys.readouterr().out
+    assert "scoring 20 rows" in table and "ours, no shared prefix" in table
+
+
+def test_validation(tiny):
+    report = bench_validation.main([*tiny, "--rows", "20", "--repeats", "1"])
+    assert report["largest_difference"] < 1e-4
+    assert report["auc"]["ours"] == pytest.approx(report["auc"]["published"], abs=1e-6)
+    assert report["loss"]["ours"] == pytest.approx(report["loss"]["published"], abs=1e-4)
+
+
+def test_tuning(tiny):
+    report = bench_tuning.main([*tiny, "--rows", "8", "--repeats", "1"])
+    loss, norm = report["same_step"]["loss"], report["same_step"]["grad_norm"]
+    assert loss["ours"] == pytest.approx(loss["published"], abs=1e-4)
+    assert norm["ours"] == pytest.approx(norm["published"], rel=1e-3) and norm["ours"] > 0
+
+
+def test_sweep(tiny_llama):
+    flags = ["--shots", "2", "--test_rows", "20", "--repeats", "1", "--num_epochs", "1"]  # the last for rec_tuning.py
+    report = bench_sweep.main(["--base_model", str(tiny_llama), *flags])  # asserts byte by byte
+    assert set(report["auc"]) == {2}
+
+
+def test_counted_operations(tiny):
+    model = models.make_model("tiny", CPU, torch.float32, attention="eager").unload()
+    hidden_states, head = parts.language_model_parts(model)
+    ids = torch.randint(3072, (1, 7))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        head(hidden_states(input_ids=ids)[:, -1])
+    # A causal mask hides about half of the pairs that the eager products compute.
+    hidden_pairs = 7 * 7 - 7 * 8 // 2
+    width, layers = model.config.hidden_size, model.config.num_hidden_layers
+    counted = models.forward_operations("tiny", [7], 0, heads=1)
+    assert counter.get_total_flops() == pytest.approx(counted + layers * 4 * width * hidden_pairs, rel=0.01)
+    # A shared prefix is paid once.
+    twice = models.forward_operations("tiny", [7, 7], 0, heads=2)
+    assert twice == 2 * counted and models.forward_operations("tiny", [7, 7], 3, heads=2) < twice
+    weights = [layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    assert models.multiplying_weights("tiny") == sum(weights)
+
+
+def test_demo_records_where_the_default_file_is_absent(monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "MOVIE_TEST", tmp_path / "test.json")
+    records, source = models.load_records(tmp_path / "test.json", 5)
+    assert len(records) == 5 and source.startswith("demo records")
+
+
+def test_large_data(tiny_llama, tiny_workspace, tmp_path):
+    records = bench_large_data.demo_records(10)
+    bench_large_data.write_many(tmp_path / "train.json", records, 34)
+    written = json.loads((tmp_path / "train.json").read_text())
+    assert written[:10] == records and "(22" in written[10]["input"] and "(24" in written[33]["input"]
+    write_records(tmp_path / "again.json", written)
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "train.json").read_bytes() and len(written) == 34
+
+    figures = bench_large_data.run(
+        [
+            sys.executable,
+            "-c",
+            bench_large_data.TUNE,
+            "2",
+            str(models.REPOSITORY / "ins_tuning.py"),
+            "--device",
+            "cpu",
+            "--base_model",
+            str(tiny_llama),
+            "--train_data_path",
+            str(tmp_path / "train.json"),
+            "--output_dir",
+            str(tmp_path / "adapter"),
+            "--val_data_path",
+            str(tiny_workspace / "rec_data" / "movie" / "valid.json"),
+            "--batch_size",
+            "4",
+            "--micro_batch_size",
+            "4",
+            "--eval_steps",
+            "2",
+        ],
+        {
+            "PYTHONPATH": str(models.REPOSITORY),
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"],
+        },
+    )
+    history = json.loads((tmp_path / "adapter" / "run.json").read_text())["results"]["history"]
+    assert [entry["step"] for entry in history] == [2]  # of 27
+    assert 0 < figures["tokenised"] < figures["seconds"] and figures["cpu_seconds"] > 0
+    assert sys.platform != "linux" or figures["own_gb"] > 0.1

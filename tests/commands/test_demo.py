@@ -1,0 +1,311 @@
+"""The demo world, its workspace, and pocket-llama.
+
+1. Records are in the published form and say what the world says; nothing in them can be real.
+2. Domains share themes, and neither items nor authors; pretraining has its own years and authors.
+3. `like_posterior` is P(target liked | history): it agrees with simulation.
+4. `demo.json` holds the best reachable AUC and the floor, found again from the records alone.
+5. The same command changes nothing and gives the same bytes anywhere; what is no such demo is not touched.
+6. Pretraining text never holds the published instruction sentence, nor an item of a demo.
+7. pocket-llama is a LLaMA folder of at most 8 MB whose tokenizer is SentencePiece's to the id; bytes carry the rest.
+8. It weighs the share of likes among titles it has never seen, and compares themes where that share is silent.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from tlrec.data.preferences import Item, Preference, build_record, parse_input
+from tlrec.data.records import labels_of, read_records
+from tlrec.demo import world
+from tlrec.demo.workspace import FILES, make_workspace
+from tlrec.errors import InputError
+from tlrec.model.prompts import load_frame
+from tlrec.model.tokenization import RecordTokenizer
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+POCKET_LLAMA = REPOSITORY / "base_model" / "pocket-llama"
+SIZES = {
+    "netflix": {"train": 60, "valid": 20},
+    "amazon-book": {"train": 60, "valid": 20},
+    "movie": {"train": 60, "valid": 20, "test": 200},
+    "book": {"train": 60, "valid": 20, "test": 200},
+}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    root = tmp_path_factory.mktemp("a demo") / "root"
+    facts, written = make_workspace(root, 0, SIZES)
+    assert written
+    return root, facts
+
+
+def preferences(root, domain):
+    folder = root / FILES[domain][0]
+    return [parse_input(row["input"]) for split in SIZES[domain] for row in read_records(folder / f"{split}.json")]
+
+
+def items_of(root, domain):
+    return {item for p in preferences(root, domain) for item in (*p.history, p.target)}
+
+
+# ------------------------------------------------------------------------------------------------ 1, 2: the records
+
+
+@pytest.mark.parametrize("domain", FILES)
+def test_records_are_in_the_published_form_and_of_one_theme(demo, domain):
+    root, _ = demo
+    for p in preferences(root, domain):
+        assert p.kind == world.DOMAINS[domain].kind
+        assert 2 <= len(p.history) <= 10 and (p.kind == "book" or len(p.history) == 10)
+        assert len({*p.history, p.target}) == len(p.history) + 1
+        for item in (*p.history, p.target):
+            assert len(world.themes_in(item.title)) == 1
+            assert bool(item.creator) == (p.kind == "book")
+
+
+def test_film_years_are_those_of_their_corner(demo):
+    root, _ = demo
+    for domain, (first, last) in (("netflix", world.YEARS["source"]), ("movie", world.YEARS["target"])):
+        years = {int(re.search(r" \((\d{4})\)$", item.title)[1]) for item in items_of(root, domain)}
+        assert 2101 <= first <= min(years) and max(years) <= last <= 2199
+
+
+def test_source_and_target_share_no_item_and_no_author(demo):
+    root, _ = demo
+    assert not items_of(root, "netflix") & items_of(root, "movie")
+    assert not {i.creator for i in items_of(root, "amazon-book")} & {i.creator for i in items_of(root, "book")}
+
+
+def test_book_targets_are_quoted_twice_as_in_the_published_files(demo):
+    root, _ = demo
+    inputs = {d: read_records(root / FILES[d][0] / "train.json")[0]["input"] for d in ("book", "amazon-book")}
+    quoted = {domain: text.count('""') for domain, text in inputs.items()}
+    assert quoted == {"book": 1, "amazon-book": 0}
+
+
+@pytest.mark.parametrize(
+    "title, theme",
+    [
+        ("Hollow Harbor, The (2180)", "sea"),
+        ("Tide: A Novel", "sea"),
+        ("Jury and Trial (2150)", "court"),
+        ("The Long Night", None),
+        ("harbor", None),
+    ],
+)
+def test_theme_of(title, theme):
+    assert world.theme_of(title) == theme
+
+
+# ---------------------------------------------------------------------------------------------- 3, 4: ground truth
+
+
+@pytest.mark.parametrize("target", [(0, 0.0), (1, -2.5), (2, 0.0)])
+def test_the_posterior_agrees_with_simulation(target):
+    history = [(0, 0.0, True), (0, -2.5, True), (1, 0.0, False), (3, 0.0, True)]
+    rng = np.random.default_rng(0)
+    users = 400_000
+    generosity = 0.6 + world.GENEROSITY_SD * rng.standard_normal(users)
+    taste = world.TASTE * rng.choice([1, -1, 0], p=[0.4, 0.4, 0.2], size=(users, 4))
+
+    def probability(theme, shift):
+        return 1 / (1 + np.exp(-(generosity + taste[:, theme] + shift)))
+
+    weight = np.prod([probability(t, s) if liked else 1 - probability(t, s) for t, s, liked in history], axis=0)
+    simulated = (weight * probability(*target)).sum() / weight.sum()
+    assert world.like_posterior(history, target, level=0.6) == pytest.approx(simulated, abs=0.005)
+
+
+@pytest.mark.parametrize("domain", ["movie", "book"])
+def test_best_reachable_auc_and_floor_follow_from_the_records(demo, domain):
+    root, facts = demo
+    path = f"{FILES[domain][0]}/test.json"
+    records = read_records(root / path)
+    labels, best, floor = labels_of(records), [], []
+    tired_of_sequels = world.DOMAINS[domain].sequels
+
+    def traits(item):
+        theme = world.THEME_NAMES.index(world.theme_of(item.title))
+        return theme, tired_of_sequels if world.is_sequel(item) else 0.0
+
+    for p in (parse_input(record["input"]) for record in records):
+        history = [(*traits(item), True) for item in p.likes] + [(*traits(item), False) for item in p.dislikes]
+        best.append(world.like_posterior(history, traits(p.target), world.DOMAINS[domain].level))
+        floor.append((len(p.likes) + 0.5) / (len(p.history) + 1))
+    said = facts["files"][path]
+    assert said["best_reachable_auc"] == pytest.approx(roc_auc_score(labels, best), abs=1e-4)
+    assert said["history_floor_auc"] == pytest.approx(roc_auc_score(labels, floor), abs=1e-4)
+    assert said["best_reachable_auc"] > said["history_floor_auc"] + 0.05
+
+
+# ------------------------------------------------------------------------------------------------- 5: the workspace
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(demo, tmp_path):
+    _, facts = demo
+    again, _ = make_workspace(tmp_path / "b", 0, SIZES)
+    other, _ = make_workspace(tmp_path / "c", 1, SIZES)
+    assert again == facts
+    assert all(other["files"][path]["sha256"] != said["sha256"] for path, said in facts["files"].items())
+
+
+def test_every_folder_says_that_it_is_fictional(demo):
+    root, facts = demo
+    assert facts["fictional"] is True and json.loads((root / "demo.json").read_text()) == facts
+    for folder in (root, *(root / folder for folder, _ in FILES.values())):
+        assert "invented" in (folder / "DEMO.md").read_text().splitlines()[0]
+
+
+def test_a_demo_is_left_alone_and_another_one_refused(demo):
+    root, facts = demo
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    assert make_workspace(root, 0, SIZES) == (facts, False)
+    with pytest.raises(InputError, match="another seed"):
+        make_workspace(root, 1, SIZES)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == before
+
+
+def test_other_data_is_not_overwritten_unless_asked(tmp_path):
+    mine = tmp_path / "rec_data" / "movie" / "test.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(InputError, match="rec_data/movie/test.json"):
+        make_workspace(tmp_path, 0, SIZES)
+    assert mine.read_text() == "mine" and not (tmp_path / "instruction_data").exists()
+    make_workspace(tmp_path, 0, SIZES, overwrite=True)
+    assert len(read_records(mine)) == SIZES["movie"]["test"]
+
+
+def test_command_line(tmp_path):
+    command = [sys.executable, "-m", "tlrec.demo.workspace", str(tmp_path / "d"), "--movie_test", "30"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    made = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert made.returncode == 0 and "best reachable" in made.stdout
+    assert len(read_records(tmp_path / "d" / "rec_data" / "movie" / "test.json")) == 30
+    wrong = subprocess.run(command[:-1] + ["0"], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert (wrong.returncode, wrong.stderr) == (2, "error: --movie_test 0: give at least one row\n")
+
+
+# ------------------------------------------------------------------------------------------------- 6: pretraining
+
+
+@pytest.fixture(scope="module")
+def pretraining():
+    spec = importlib.util.spec_from_file_location("train_pocket_llama", REPOSITORY / "base_model/train_pocket_llama.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pretraining_text_keeps_published_wording_and_demo_items_out(pretraining, demo):
+    root, _ = demo
+    rng = np.random.default_rng(5)
+    text = "\n".join(pretraining.text(rng, progress) for progress in np.linspace(0, 1, 1500))
+    sentence = build_record(Preference((), (), Item("x"), "movie"), True)["instruction"].split(" movie ")[0]
+    assert sentence not in text
+    themed = {t for t in re.findall(r'"([^"\n]*) \((2[1-9]\d\d)\)"', text) if world.theme_of(t[0]) and int(t[1]) > 2149}
+    assert not themed
+    assert not any(f'"{item.title}"' in text for domain in ("netflix", "movie") for item in items_of(root, domain))
+    assert not any(f"written by {item.creator}" in text for item in items_of(root, "book"))
+
+
+def test_pretraining_text_is_deterministic(pretraining):
+    one, two = ([pretraining.text(rng, 0.5) for _ in range(20)] for rng in map(np.random.default_rng, (3, 3)))
+    assert one == two
+
+
+def test_places_of_lists_and_answers(pretraining):
+    encode = pretraining.Encoder(POCKET_LLAMA)
+    sample = encode('Likes: "No Harbor"\nDislikes: "Judge"\nWill the user like "Tide"?\nYes.')
+    pieces = [encode.pieces.id_to_piece(i) for i in sample.ids]
+    assert [pieces[i] for i in sample.answers] == ["Yes"]
+    sides = {piece: (int(side), int(kind)) for piece, side, kind in zip(pieces, sample.lists, sample.classes)}
+    assert sides["▁Harbor"] == (1, 0) and sides["Judge"] == (0, 3) and sides["Tide"] == (-1, 0)
+
+
+# ------------------------------------------------------------------------------------------------- 7, 8: pocket-llama
+
+
+@pytest.fixture(scope="module")
+def pocket_llama():
+    import torch
+
+    from tlrec.model.base_models import load_base_model, load_tokenizer
+
+    return load_tokenizer(POCKET_LLAMA), load_base_model(POCKET_LLAMA, torch.device("cpu"), torch.float32)
+
+
+def test_the_folder_is_a_small_llama():
+    assert json.loads((POCKET_LLAMA / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    files = {path.name: path.stat().st_size for path in POCKET_LLAMA.iterdir()}
+    expected = {"config.json", "generation_config.json", "model.safetensors", "special_tokens_map.json"}
+    assert expected | {"tokenizer.model", "tokenizer_config.json"} <= set(files)
+    assert sum(files.values()) <= 8_000_000
+
+
+def test_tokenizer_is_the_one_of_sentencepiece(pocket_llama):
+    import sentencepiece
+
+    tokenizer, _ = pocket_llama
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(POCKET_LLAMA / "tokenizer.model"))
+    frame = load_frame("tallrec")
+    titles = ['Amélie, "Le" {fabuleux} (2001)', "千と千尋", "No. 3: Yes\u0092", "  M*A*S*H ", "Æon Flux\t(1995)"]
+    for title in titles:
+        text = frame.prompt(build_record(Preference((Item(title),), (), Item(title), "movie"), True)) + "Yes."
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert ids == pieces.encode(text) and pieces.unk_id() not in ids
+        assert tokenizer.decode(ids) == text
+    record_tokenizer = RecordTokenizer(tokenizer, frame, 512)
+    assert [pieces.id_to_piece(i) for i in record_tokenizer.answer_ids] == ["Yes", "No"]
+    assert (record_tokenizer.bos, record_tokenizer.eos) == ([1], [2])
+
+
+def p_yes(pocket_llama, records):
+    import torch
+
+    tokenizer, model = pocket_llama
+    record_tokenizer = RecordTokenizer(tokenizer, load_frame("alpaca"), 512)
+    scores = []
+    for ids in record_tokenizer.prompts(records).input_ids:
+        with torch.no_grad():
+            probabilities = model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1].softmax(-1)
+        yes, no = probabilities[list(record_tokenizer.answer_ids)]
+        assert yes + no > 0.9  # it knows that an answer is due, in a wording it has never seen
+        scores.append(float(yes))
+    return np.array(scores)
+
+
+def test_it_weighs_the_share_of_likes_of_unknown_titles(pocket_llama, pretraining):
+    rng = np.random.default_rng(11)
+    records, shares = [], []
+    for likes in range(11):
+        for _ in range(3):
+            titles = [Item(f"{pretraining.any_title(rng, 'book')} (1995)") for _ in range(11)]
+            preference = Preference(tuple(titles[:likes]), tuple(titles[likes:10]), titles[10], "movie")
+            records.append(build_record(preference, True))
+            shares.append(likes)
+    assert np.corrcoef(p_yes(pocket_llama, records), shares)[0, 1] > 0.8
+
+
+def test_it_compares_themes(pocket_llama):
+    rng = np.random.default_rng(12)
+    records, labels = [], []
+    for _ in range(40):
+        loved, hated = (world.THEME_NAMES[i] for i in rng.permutation(len(world.THEME_NAMES))[:2])
+        liked = bool(rng.random() < 0.5)
+        likes = tuple(world.make_item(rng, loved, "target") for _ in range(5))
+        dislikes = tuple(world.make_item(rng, hated, "target") for _ in range(5))
+        target = world.make_item(rng, loved if liked else hated, "target")
+        records.append(build_record(Preference(likes, dislikes, target, "movie"), liked))
+        labels.append(liked)
+    assert roc_auc_score(labels, p_yes(pocket_llama, records)) > 0.9

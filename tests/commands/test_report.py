@@ -1,0 +1,423 @@
+"""The report over a workspace: python -m tlrec.report ROOT.
+
+1.  Runs are found by run.json and metrics.json, through links, whatever their folders are called.
+2.  Method and shots are read from the chain of runs; runs with other flags stand apart.
+3.  A cell holds mean and standard deviation over seeds; missing and repeated seeds are named.
+4.  Noise is judged by the paired interval over users, against the best floor and against the best cell.
+5.  results.csv has a row for each evaluation; results.md and index.html have the same tables.
+6.  index.html stands alone: figures inside, no link out, words for every figure, text escaped.
+7.  Published numbers are labelled, and whether they were measured on the same rows.
+8.  Damaged, stale, foreign and unfinished runs are listed, and fatal to nothing else.
+9.  Checks: shared rows and users, target validation in zero-shot, one-sided labels, cut prompts, silent models.
+10. One-class test data is reported as not defined; an empty folder is one line.
+11. Same workspace, same bytes.
+12. A baseline without a language model stands in the same table.
+"""
+
+import csv
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.synthetic import evaluate, make_data, make_records, score, tune
+from tlrec.data.preferences import parse_input
+from tlrec.data.records import labels_of, read_records, write_records
+from tlrec.errors import InputError
+from tlrec.evaluation.intervals import bootstrap_aucs, interval
+from tlrec.evaluation.results import predictions_rows, summarise, write_evaluation
+from tlrec.report import cells, checks, collect, page, published, tables
+from tlrec.report.__main__ import main
+from tlrec.runs import describe_run
+
+HISTORY = [(10, 0.6), (20, 0.66), (30, 0.64)]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """base model alone; "source" with zero-shot, 16 shots x seeds 0 1 2, 64 shots x seeds 0 1; and a baseline."""
+    root = tmp_path_factory.mktemp("work space")
+    paths = make_data(root)
+    test, train = read_records(paths["test"]), read_records(paths["train"])
+    evaluate(root / "z", paths["test"], test, *score(test, 0, 1), train_records=train)
+    source = tune(root / "anything", paths, "source", history=HISTORY, source="netflix", learning_rate=3e-4)
+    evaluate(source, paths["test"], test, *score(test, 0.3, 2), source, train)
+    for shots, seed in ((16, 0), (16, 1), (16, 2), (64, 0), (64, 1)):
+        folder = tune(root / "deep" / f"run{shots}{seed}", paths, "few-shot", source, shots, seed, history=HISTORY)
+        evaluate(folder, paths["test"], test, *score(test, shots / 20, shots + seed), folder, train)
+    write_baseline(root / "baselines" / "x", paths["test"], test)
+    return root
+
+
+def write_baseline(folder, test_path, records):
+    """What a classical baseline leaves."""
+    labels, preferences = labels_of(records), [parse_input(record["input"]) for record in records]
+    p_yes, p_no = score(records, 0.2, 77)
+    metrics = summarise(labels, p_yes, p_no, preferences, resamples=100)
+    facts = {"stage": "baseline", "method": "item-kNN", "shots": -1, "seed": None, "target": "movie", "adapter": None}
+    metrics["run"] = describe_run("baselines", {"k": 20}, {"test": test_path}, **facts)
+    write_evaluation(folder, metrics, predictions_rows(labels, p_yes, p_no, preferences))
+
+
+@pytest.fixture
+def copy(workspace, tmp_path):
+    """A copy of the workspace to damage."""
+    return shutil.copytree(workspace, tmp_path / "copy")
+
+
+def gather(root, resamples=200):
+    """(the only TestSet, Workspace) of a folder."""
+    found = collect.collect(root)
+    (test_set,) = cells.test_sets(found.evaluations, found.problems, resamples)
+    return test_set, found
+
+
+def report(monkeypatch, root, *words):
+    monkeypatch.setattr(sys, "argv", ["report", str(root), "--resamples", "200", *map(str, words)])
+    main()
+
+
+# --------------------------------------------------------------------------------------------------- collect, cells
+
+
+def test_cells(workspace):
+    test_set, found = gather(workspace)
+    assert found.problems == [] and len(found.evaluations) == 8 and len(found.tunings) == 6
+    assert [(cell.method, cell.shots, cell.seeds) for cell in test_set.cells] == [
+        ("base model", 0, [None]),
+        ("source netflix", 0, [0]),
+        ("source netflix", 16, [0, 1, 2]),
+        ("source netflix", 64, [0, 1]),
+        ("item-kNN", -1, [None]),
+    ]
+    assert test_set.shots == [0, 16, 64, -1]
+    cell = test_set.cell("source netflix", 16)
+    aucs = [evaluation.metrics["auc"] for evaluation in cell.evaluations]
+    assert cell.mean == pytest.approx(statistics.mean(aucs)) and cell.sd == pytest.approx(statistics.stdev(aucs))
+    assert test_set.cell("source netflix", 64).missing_seeds == [2] and cell.missing_seeds == []
+    assert test_set.cell("source netflix", 0).sd is None
+
+
+def test_noise_is_the_paired_interval_over_users(workspace):
+    test_set, _ = gather(workspace, resamples=300)
+    cell = test_set.cell("source netflix", 16)
+    users = cell.evaluations[0].predictions["user"]
+    scores = [evaluation.predictions["score"] for evaluation in cell.evaluations]
+    samples = bootstrap_aucs(test_set.labels, [*scores, test_set.floor_scores[test_set.best_floor]], users, 300)
+    expected = interval(samples[:, :3].mean(axis=1) - samples[:, 3], len(np.unique(users)))
+    assert cell.over_floor_interval == pytest.approx(expected)
+    assert cell.over_floor == pytest.approx(cell.mean - test_set.floors[test_set.best_floor])
+    best = test_set.cell("source netflix", 64)
+    assert test_set.best is best and best.below_best == [0.0, 0.0]
+    assert not best.near_floor and best.over_floor_interval[0] > 0
+    base = test_set.cell("base model", 0)
+    assert not base.near_floor and base.over_floor_interval[1] < 0 and not base.near_best
+    assert tables.cell_text(best, test_set) == f"{best.mean:.4f} ± {best.sd:.4f} (2) ▲ ★"
+    assert tables.cell_text(base, test_set) == f"{base.mean:.4f} (1) ▼"
+    assert tables.cell_text(test_set.cell("source netflix", 0), test_set).endswith("†")
+
+
+def test_other_flags_stand_apart_and_repeated_seeds_are_named(copy):
+    paths = {name: copy / "rec_data/movie" / f"{name}.json" for name in ("train", "valid", "test")}
+    test = read_records(paths["test"])
+    for name, rate in (("again", 1e-4), ("fast", 5e-4)):
+        folder = tune(copy / name, paths, "few-shot", copy / "anything", 16, 0, learning_rate=rate)
+        evaluate(folder, paths["test"], test, *score(test, 1, 5), folder)
+    test_set, _ = gather(copy)
+    names = {cell.method: cell for cell in test_set.cells if cell.shots == 16}
+    assert len(names) == 2
+    (slow,), (fast,) = ([c for m, c in names.items() if f"learning_rate {r}" in m] for r in (1e-4, 5e-4))
+    assert slow.seeds == [0, 0, 1, 2] and slow.repeated_seeds == [0] and fast.seeds == [0]
+    texts = [check.text for check in checks.check([test_set], copy)]
+    assert "more than one run with seed 0; all of them are in the mean" in texts
+
+
+def test_chain_of_stages(tmp_path):
+    paths = make_data(tmp_path)
+    test = read_records(paths["test"])
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "adapter_model.safetensors").write_bytes(b"x")
+    cot = tune(tmp_path / "a", paths, "cot", tmp_path / "theirs")
+    source = tune(tmp_path / "b", paths, "source", cot, source="netflix")
+    shots = tune(tmp_path / "c", paths, "few-shot", source, 16)
+    for folder, adapter in ((cot, cot), (source, source), (shots, shots), (tmp_path / "d", tmp_path / "theirs")):
+        evaluate(folder, paths["test"], test, *score(test, 1, 1), adapter)
+    test_set, _ = gather(tmp_path)
+    assert {(cell.method, cell.shots) for cell in test_set.cells} == {
+        ("general adapter + cot", 0),
+        ("general adapter + cot + source netflix", 0),
+        ("general adapter + cot + source netflix", 16),
+        (f"adapter {tmp_path / 'theirs'}", 0),
+    }
+
+
+def test_links_are_followed_once(workspace, tmp_path):
+    (tmp_path / "work").symlink_to(workspace)
+    (tmp_path / "again").symlink_to(workspace / "deep")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert len(collect.collect(tmp_path).evaluations) == 8
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def test_files_and_the_same_bytes_again(workspace, tmp_path, monkeypatch, capsys):
+    for name in ("again", "out"):
+        report(monkeypatch, workspace, "--output_dir", tmp_path / name)
+    for path in (tmp_path / "out").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [
+        "index.html",
+        "reliability_movie.png",
+        "results.csv",
+        "results.md",
+        "roc_movie.png",
+        "shots_movie.png",
+        "validation.png",
+    ]
+    printed = capsys.readouterr().out.partition("index.html\n")[2]
+    assert printed.startswith("8 evaluations on 1 test sets, 0 damaged or unfinished runs\n")
+    assert "warning: movie: source netflix, 64 shots: seeds missing: 2" in printed
+    assert not (workspace / "report").exists()
+
+    with open(tmp_path / "out" / "results.csv", newline="") as file:
+        rows = {row["folder"]: row for row in csv.DictReader(file)}
+    row = rows["deep/run161"]
+    metrics = json.loads((workspace / "deep/run161/metrics.json").read_text())
+    assert (row["method"], row["shots"], row["seed"], row["target"]) == ("source netflix", "16", "1", "movie")
+    assert float(row["auc"]) == metrics["auc"]
+    assert float(row["auc_users_low"]) == metrics["intervals"]["auc"]["users"][0]
+    assert float(row["floor_history_item"]) == metrics["floors"]["history + item"]["auc"]
+    assert row["test_sha256"] == metrics["run"]["data"]["test"]["sha256"]
+    assert rows["z"]["seed"] == "" and rows["baselines/x"]["method"] == "item-kNN"
+
+    test_set, _ = gather(workspace)
+    cell = test_set.cell("source netflix", 16)
+    markdown = (tmp_path / "out" / "results.md").read_text()
+    assert "| Method | zero-shot | 16 shots | 64 shots | 256 shots | all rows |" in markdown
+    assert f"{cell.mean:.4f} ± {cell.sd:.4f} (3)" in markdown
+    assert f"| floor: history | {test_set.floors['history']:.4f} |" in markdown
+    assert "| published: TLRec, other test rows | 0.7059 | 0.7262 | 0.7304 | 0.7411 |  |" in markdown
+    assert "measured on other rows: do not compare" in markdown
+    assert all(f"]({name})" in markdown for name in names if name.endswith(".png"))
+
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert html.count('src="data:image/png;base64,') == html.count("<img ") == 4
+    assert not re.search(r'(?:src|href)="(?!data:|#)', html) and "<script" not in html
+    assert all(len(alt) > 40 for alt in re.findall(r'<img alt="([^"]*)"', html))
+    assert f"{cell.mean:.4f} ± {cell.sd:.4f} (3)" in html
+
+
+def test_text_is_escaped(copy, tmp_path):
+    path = copy / "anything" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["run"]["adapter"]["run"]["stage"] = "<b>|co&t"
+    path.write_text(json.dumps(metrics))
+    test_set, found = gather(copy)
+    sections = tables.sections([test_set], [], found)
+    page.write_page(tmp_path / "index.html", sections, [])
+    tables.write_markdown(tmp_path / "results.md", sections, [])
+    assert "&lt;b&gt;|co&amp;t netflix" in (tmp_path / "index.html").read_text()
+    assert "<b>\\|co&t netflix" in (tmp_path / "results.md").read_text()
+
+
+def test_published_rows_are_known_by_digest():
+    same = published.published_for("my films", published.TEST_FILES["movie"])
+    assert {entry.label for entry in same} == {
+        "published: TALLRec, same test rows",
+        "published: TLRec, same test rows",
+        "published: TLRec, later figure, same test rows",
+    }
+    assert [entry.same_rows for entry in published.published_for("book", "0")] == [False] * 3
+    assert published.published_for("my films", "0") == []
+
+
+def test_published_digest_is_that_of_the_published_file(shared_data):
+    from tlrec.files import sha256
+
+    assert sha256(shared_data / "rec_data/movie/test.json") == published.TEST_FILES["movie"]
+
+
+# ---------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_damaged_runs_are_listed(copy, monkeypatch, capsys):
+    def rewrite(path, old, new):
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    rewrite(copy / "deep/run160/predictions.jsonl", '"p_yes": 0.', '"p_yes": NaN, "x": 0.')
+    (copy / "deep/run161/run.json").write_text('{"script"')
+    (copy / "deep/run162/predictions.jsonl").unlink()
+    rewrite(copy / "deep/run640/run.json", '"started": "20', '"started": "19')  # tuned anew after the evaluation
+    rewrite(copy / "deep/run641/metrics.json", '"data"', '"dates"')
+    for folder in ("half", "checked/checkpoints/checkpoint-10"):
+        (copy / folder).mkdir(parents=True)
+    (copy / "half/adapter_config.json").write_text("{}")
+    (copy / "checked/checkpoints/checkpoint-10/trainer_state.json").write_text("{}")
+    report(monkeypatch, copy)
+    assert capsys.readouterr().out.startswith("3 evaluations on 1 test sets, 7 damaged or unfinished runs\n")
+    markdown = (copy / "report/results.md").read_text()
+    for folder, problem in (
+        ("deep/run160", "p_yes is nan, not a probability"),
+        ("deep/run161", "run.json: damaged"),
+        ("deep/run162", "predictions.jsonl: no such file"),
+        ("deep/run640", "was made for an earlier adapter of this folder; evaluate again"),
+        ("deep/run641", "its 'run' is not in the format"),
+        ("half", "an adapter without run.json"),
+        ("checked/checkpoints/checkpoint-10", "its run has not finished"),
+    ):
+        assert re.search(rf"\| {folder} \| .*{problem}", markdown), folder
+
+
+def test_predictions_of_other_rows_are_left_out(copy):
+    records = read_records(copy / "rec_data/movie/test.json")[::-1]
+    evaluate(copy / "zz", copy / "rec_data/movie/test.json", records, *score(records, 1, 1))
+    test_set, found = gather(copy)
+    assert len(test_set.evaluations) == 8
+    assert found.problems == [("zz", "its labels are not those of anything on the same test file")]
+
+
+def test_only_damaged_runs(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/run.json").write_text("[]")
+    report(monkeypatch, tmp_path)
+    assert "0 evaluations on 0 test sets, 1 damaged" in capsys.readouterr().out
+    assert "No evaluation that can be read" in (tmp_path / "report/index.html").read_text()
+
+
+def test_one_class_is_not_defined(tmp_path, monkeypatch):
+    records = [record for record in make_records(users=6, seed=3) if record["output"] == "No."]
+    write_records(tmp_path / "no.json", records)
+    evaluate(tmp_path / "run", tmp_path / "no.json", records, *score(records, 1, 1))
+    report(monkeypatch, tmp_path)
+    markdown = (tmp_path / "report/results.md").read_text()
+    assert "| base model | not defined |" in markdown and "Only one label occurs, so AUC is not defined." in markdown
+    assert "100.0% 'No.': AUC is not defined" in markdown
+    assert not list((tmp_path / "report").glob("*.png"))
+
+
+def test_launcher_from_a_foreign_folder(tmp_path):
+    (tmp_path / "my work").mkdir()
+    launcher = Path(__file__).resolve().parent.parent.parent / "shell" / "report.sh"
+    environment = {**os.environ, "ROOT_PATH": "my work", "PYTHON": sys.executable}
+    done = subprocess.run(["bash", launcher], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: my work: no runs; a run is a folder with a run.json or a metrics.json\n"
+    assert list((tmp_path / "my work").iterdir()) == []
+
+
+def test_heavy_libraries_wait_for_the_flags():
+    code = (
+        "import sys; sys.argv = ['report', 'nowhere']\n"
+        "import tlrec.report.__main__ as report, tlrec.compare\n"
+        "try: report.main()\n"
+        "except Exception as error: print(error)\n"
+        "print([name for name in ('torch', 'numpy', 'matplotlib', 'sklearn', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "nowhere: no such folder\n[]\n"
+
+
+def test_nothing_of_the_report_imports_torch():
+    code = (
+        "import sys, tlrec.compare, tlrec.evaluation.metrics, tlrec.runs\n"
+        "from tlrec.report import cells, checks, collect, figures, page, tables\n"
+        "print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+# ------------------------------------------------------------------------------------------------------------- checks
+
+
+def found(root, level):
+    """{subject: texts} of the checks of a level."""
+    test_set, _ = gather(root, resamples=100)
+    texts = {}
+    for check in checks.check([test_set], root):
+        if check.level == level:
+            texts[check.subject] = f"{texts[check.subject]}\n{check.text}" if check.subject in texts else check.text
+    return texts
+
+
+def test_checks_of_a_clean_workspace(workspace):
+    fine, notes = found(workspace, "ok"), found(workspace, "note")
+    pair = "rec_data/movie/train.json (train) and rec_data/movie/test.json (test)"
+    assert fine[pair] == "shared rows: 0; shared users: 0"
+    assert fine["movie: cut prompts"] == "none"
+    assert re.fullmatch(r"300 test rows, 5\d\.\d% 'No\.'", fine["movie: labels"])
+    selected = notes["movie: source netflix, zero-shot"]
+    assert (
+        "selected on labelled rows of the target (rec_data/movie/valid.json)" in selected and "VALID=source" in selected
+    )
+    assert list(found(workspace, "warning")) == ["movie: source netflix, 64 shots"]
+
+
+def test_leaks(tmp_path):
+    paths = make_data(tmp_path)
+    test = read_records(paths["test"])
+    # the first test user's rows in training; two later windows of that user in validation
+    write_records(paths["train"], read_records(paths["train"]) + test[:10])
+    write_records(paths["valid"], make_records(users=5, seed=9) + test[8:10])
+    source = tune(tmp_path / "run", paths, "source")
+    folder = tune(tmp_path / "run2", paths, "few-shot", source, 16)
+    evaluate(folder, paths["test"], test, *score(test, 1, 1), folder)
+    warnings = found(tmp_path, "warning")
+    names = {name: f"rec_data/movie/{name}.json ({name})" for name in ("train", "valid", "test")}
+    assert warnings[f"{names['train']} and {names['test']}"] == (
+        "shared rows: 10; shared users: 1, with 10 rows (3.3%) of the latter"
+    )
+    assert warnings[f"{names['valid']} and {names['test']}"].startswith("shared rows: 2; shared users: 1, with 10 rows")
+    assert warnings[f"{names['train']} and {names['valid']}"].startswith("shared rows: 2; shared users: 1, with 2 rows")
+    write_records(paths["train"], test[:3])
+    assert "is gone or has changed" in found(tmp_path, "note")[f"{names['train']} and {names['test']}"]
+
+
+def test_free_text_and_the_same_file(tmp_path):
+    paths = make_data(tmp_path)
+    test = read_records(paths["test"])
+    write_records(paths["source"], [{"instruction": "i", "input": test[0]["input"], "output": "1. free text"}])
+    folder = tune(tmp_path / "run", {**paths, "valid": paths["test"]}, "cot")
+    evaluate(folder, paths["test"], test, *score(test, 1, 1), folder)
+    warnings = found(tmp_path, "warning")
+    source = "instruction_data/netflix/train.json (train)"
+    assert warnings[f"{source} and rec_data/movie/test.json (test)"].startswith("shared rows: 1; users not compared")
+    assert warnings["rec_data/movie/test.json (valid) and rec_data/movie/test.json (test)"] == "the same rows"
+
+
+def test_sanity(tmp_path):
+    paths = make_data(tmp_path)
+    test = read_records(paths["test"])
+    test = [r for r in test if r["output"] == "Yes."] + [r for r in test if r["output"] == "No."][:5]
+    write_records(paths["test"], test)
+    folder = tune(tmp_path / "run", paths, "source", source="netflix", truncated=7)
+    p_yes, p_no = score(test, 1, 1)
+    evaluate(folder, paths["test"], test, p_yes / 10, p_no / 10, folder)
+    warnings, notes = found(tmp_path, "warning"), found(tmp_path, "note")
+    assert warnings["movie: labels"] == "149 test rows, 96.6% 'Yes.'"
+    assert warnings["movie: source netflix, zero-shot"] == (
+        "prompts of 7 rows of instruction_data/netflix/train.json were cut; raise --cutoff_len"
+    )
+    assert "only 9.0% of the probability is on the two answers" in notes["movie: source netflix, zero-shot"]
+
+
+def test_bad_folder(monkeypatch, tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        report(monkeypatch, tmp_path / "nowhere")
+
+
+def test_output_that_is_a_file(monkeypatch, workspace, tmp_path):
+    (tmp_path / "report").write_text("mine")
+    with pytest.raises(InputError, match="report: cannot be made: File exists"):
+        report(monkeypatch, workspace, "--output_dir", tmp_path / "report")
+    assert (tmp_path / "report").read_text() == "mine"

@@ -1,0 +1,159 @@
+"""Which candidates does an answer recommend?
+
+1. Numbers, bullets, bold, quotes, arrows, tables; a missing year or author; letters that a model has mended.
+2. Titles count as a whole: `It` is not `It Happened One Night`; another year or author is another item.
+3. What is ambiguous, or not among the candidates, is nobody's recommendation.
+4. Only the first ten count as a hit.
+"""
+
+import pytest
+
+from tlrec.cot.answers import Recommendation, is_hit, parse_list, parse_recommendations
+
+HISTORY = ["Speed (1994)", "Alien - Resurrection (1997)", 'The "Burbs" (1989)']
+CANDIDATES = [
+    "It (1990)",
+    "It Happened One Night (1934)",
+    "Heat (1995)",
+    "Amélie (2001)",
+    "LÃ©on (1994)",
+    "Mission - Impossible (1996)",
+    "Face/Off (1997)",
+    "Ocean's Eleven (2001)",
+    "Matrix, The (1999)",
+    "8 1/2 (1963)",
+    "{braces} {answer_1} (2000)",
+    "Stand by Me (1986)",
+    "卧虎藏龙 (2000)",
+    '"Crocodile" Dundee (1986)',
+    "2001: A Space Odyssey (1968)",
+    "Star Wars (1977)",
+    "Psycho (1960)",
+    "Psycho (1998)",
+    "Yes, Giorgio (1982)",
+    "No Way Out",
+    "Dune written by Frank Herbert",
+    "The Dune Companion written by Frank Herbert",
+    "Emma written by Jane Austen",
+    "Emma written by Alexander McCall Smith",
+    "The Great Gatsby written by F. Scott Fitzgerald",
+]
+
+
+@pytest.mark.parametrize(
+    ("line", "liked", "candidate"),
+    [
+        # as asked for, and the titles that a substring would confuse
+        ("1. Speed (1994) - It (1990)", "Speed (1994)", "It (1990)"),
+        ("2. Speed (1994) - It Happened One Night (1934)", "Speed (1994)", "It Happened One Night (1934)"),
+        ("3. Speed (1994) - Heat (1986)", "Speed (1994)", None),
+        ("4. Speed (1994) - Heat and Dust (1983)", "Speed (1994)", None),
+        ("5. Speed (1994) - Star Wars: Episode V (1980)", "Speed (1994)", None),
+        # numbering
+        ("1) Speed - It", "Speed (1994)", "It (1990)"),
+        ("(1) Speed - It", "Speed (1994)", "It (1990)"),
+        ("[1] Speed - It", None, "It (1990)"),
+        ("No. 1: Speed - It", "Speed (1994)", "It (1990)"),
+        ("#1 Speed - It", "Speed (1994)", "It (1990)"),
+        ("1、Speed - 卧虎藏龙", "Speed (1994)", "卧虎藏龙 (2000)"),
+        ("１．Speed (1994) → 《卧虎藏龙》", "Speed (1994)", "卧虎藏龙 (2000)"),
+        ("- Speed - It", "Speed (1994)", "It (1990)"),
+        ("• Speed - It", "Speed (1994)", "It (1990)"),
+        ("| 1 | Speed | It |", "Speed (1994)", "It (1990)"),
+        ("**1.** **Speed** - **It**", "Speed (1994)", "It (1990)"),
+        # separators and wrapping
+        ("1. Speed -> Heat", "Speed (1994)", "Heat (1995)"),
+        ("1. Speed => Heat", "Speed (1994)", "Heat (1995)"),
+        ("1. Speed → Heat", "Speed (1994)", "Heat (1995)"),
+        ("1. Speed – Heat", "Speed (1994)", "Heat (1995)"),
+        ("1. Speed—Heat", "Speed (1994)", "Heat (1995)"),
+        ("1. Speed: Heat", "Speed (1994)", "Heat (1995)"),
+        ('1. "Speed (1994)"-"Heat (1995)"', "Speed (1994)", "Heat (1995)"),
+        ('1. "Speed" - "Heat" (1995)', "Speed (1994)", "Heat (1995)"),
+        ("1. Speed - “Ocean’s Eleven”", "Speed (1994)", "Ocean's Eleven (2001)"),
+        ("1. `Speed` - *Heat*", "Speed (1994)", "Heat (1995)"),
+        ("1. Speed - Heat (1995): a thriller", "Speed (1994)", "Heat (1995)"),
+        ("1. Speed (1994) - Heat (1995) - because it is fast", "Speed (1994)", "Heat (1995)"),
+        # separators and numbers inside titles
+        ("1. Alien - Resurrection - Mission - Impossible", HISTORY[1], "Mission - Impossible (1996)"),
+        ("1. Speed - Mission - Impossible (1996)", "Speed (1994)", "Mission - Impossible (1996)"),
+        ("1. Speed - Face/Off", "Speed (1994)", "Face/Off (1997)"),
+        ("1. Speed - 8 1/2", "Speed (1994)", "8 1/2 (1963)"),
+        ("1. Speed - 2001: A Space Odyssey", "Speed (1994)", "2001: A Space Odyssey (1968)"),
+        ("1. Speed - Stand by Me", "Speed (1994)", "Stand by Me (1986)"),
+        ("1. Speed - Yes, Giorgio", "Speed (1994)", "Yes, Giorgio (1982)"),
+        ("1. Speed - No Way Out (1987)", "Speed (1994)", "No Way Out"),
+        # quotes, braces, articles, accents, broken letters
+        ('1. The "Burbs" (1989) - "Crocodile" Dundee (1986)', HISTORY[2], '"Crocodile" Dundee (1986)'),
+        ("1. The 'Burbs' - Crocodile Dundee", HISTORY[2], '"Crocodile" Dundee (1986)'),
+        ("1. Speed - {braces} {answer_1}", "Speed (1994)", "{braces} {answer_1} (2000)"),
+        ("1. Speed - The Matrix (1999)", "Speed (1994)", "Matrix, The (1999)"),
+        ("1. Speed - Amelie", "Speed (1994)", "Amélie (2001)"),
+        ("1. Speed - AmÃ©lie (2001)", "Speed (1994)", "Amélie (2001)"),
+        ("1. Speed - Léon (1994)", "Speed (1994)", "LÃ©on (1994)"),
+        # same title, other year or author
+        ("1. Speed - Psycho (1998)", "Speed (1994)", "Psycho (1998)"),
+        ("1. Speed - Psycho", "Speed (1994)", None),
+        ("1. X - Emma written by Jane Austen", None, "Emma written by Jane Austen"),
+        ("1. X - Emma by Jane Austen", None, "Emma written by Jane Austen"),
+        ("1. X - Emma", None, None),
+        ("1. X - Dune", None, "Dune written by Frank Herbert"),
+        ("1. X - Dune by Herbert", None, "Dune written by Frank Herbert"),
+        ("1. X - Dune by Jane Austen", None, None),
+        ('1. X - "Great Gatsby, The" written by Fitzgerald', None, CANDIDATES[-1]),
+        # nothing that was asked for
+        ("1. Speed - Unheard Of (2010)", "Speed (1994)", None),
+        ("1. Heat", None, "Heat (1995)"),
+        ("1.", None, None),
+    ],
+)
+def test_one_line(line, liked, candidate):
+    assert parse_recommendations(line, HISTORY, CANDIDATES) == [Recommendation(liked, candidate)]
+
+
+def test_prose_around_a_list_is_not_a_recommendation():
+    answer = "Sure! Since you like Heat (1995):\n\n1. Speed - It\n2. Speed - Psycho (1960)\n\nEnjoy! Heat (1995)"
+    assert [each.candidate for each in parse_recommendations(answer, HISTORY, CANDIDATES)] == [
+        "It (1990)",
+        "Psycho (1960)",
+    ]
+
+
+def test_lines_without_numbers_count_where_they_name_a_candidate():
+    answer = "Here you are\nSpeed - It\nSpeed - Heat (1995)\nI hope you like them"
+    assert [each.candidate for each in parse_recommendations(answer, HISTORY, CANDIDATES)] == [
+        "It (1990)",
+        "Heat (1995)",
+    ]
+
+
+def test_a_list_in_one_line_is_cut_at_its_numbers():
+    answer = "1. Speed - It, 2. Speed - 8 1/2; 3. Speed - Heat"
+    assert [each.candidate for each in parse_recommendations(answer, HISTORY, CANDIDATES)] == [
+        "It (1990)",
+        "8 1/2 (1963)",
+        "Heat (1995)",
+    ]
+
+
+@pytest.mark.parametrize("answer", ["", " \n", "I cannot recommend films.", "Heat was better than It."])
+def test_no_recommendations(answer):
+    assert parse_recommendations(answer, HISTORY, CANDIDATES) == []
+    assert not is_hit(answer, HISTORY, CANDIDATES, "It (1990)")
+
+
+def test_a_hit_is_a_recommended_candidate_and_no_substring():
+    assert is_hit("1. Speed - It", HISTORY, CANDIDATES, "It (1990)")
+    only_longer = "1. Speed - It Happened One Night (1934)\nI left out It (1990)."
+    assert "It (1990)" in only_longer and not is_hit(only_longer, HISTORY, CANDIDATES, "It (1990)")
+
+
+def test_only_the_first_ten_count():
+    lines = [f"{number}. Speed - Heat (1995)" for number in range(1, 11)] + ["11. Speed - It (1990)"]
+    assert not is_hit("\n".join(lines), HISTORY, CANDIDATES, "It (1990)")
+    assert is_hit("\n".join(lines[1:]), HISTORY, CANDIDATES, "It (1990)")
+
+
+def test_list_of_history_items():
+    answer = "1. **Speed**\n2. Alien - Resurrection (1997): dark\n3. Aliens"
+    assert parse_list(answer, HISTORY) == ["Speed (1994)", "Alien - Resurrection (1997)", None]

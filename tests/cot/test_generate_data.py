@@ -1,0 +1,538 @@
+"""cot_data/generate_data.py and the launcher, over the real client and the offline teacher.
+
+Samples and prompts
+1. Three prompts of one sample, word by word; braces, quotes and slots in titles and answers stay what they are.
+2. Only liked rows whose target is among the candidates; history reversed and cut; candidates shuffled by seed and row.
+3. A larger --max_samples holds the smaller.
+Results
+4. three_stages.json: the published fields, in the order of the records, running counts, both definitions of a hit.
+5. Nothing is asked twice: not after the end, not after Ctrl-C, SIGTERM, kill -9, failures or an exhausted budget.
+6. Killed at 20 random moments: the same stage123.json, byte for byte.
+7. Unusable answers are counted and train nothing; failures are told by kind and leave status 1.
+Before spending
+8. --dry_run needs no key, writes nothing and prints counts, cost, leaks and three prompts; the Netflix figures.
+9. Mistakes: one line, status 2, before anything is asked. The key reaches no file and no output.
+Launcher
+10. Both source domains, then one stage123.json; from a foreign folder, a root with a space; tells what is missing.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.support.teaching import MODEL, make_source, teaching
+from tlrec.data.preferences import Item, Preference, build_record
+from tlrec.data.records import write_records
+
+PUBLISHED_FIELDS = [
+    "PID",
+    "Input_1",
+    "Input_2",
+    "Input_3",
+    "Predictions_1",
+    "Predictions_2",
+    "Predictions",
+    "GT",
+    "Hit",
+    "Count",
+    "Current_total",
+    "Hit@10",
+]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    import openai._base_client
+
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.005)
+    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.08)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A workspace with a Netflix of 150 rows, below a path with a space."""
+    make_source(tmp_path / "work space")
+    return tmp_path / "work space"
+
+
+@pytest.fixture
+def generate(run_script, root):
+    """Run the script on the workspace with the teacher's model; (status, output, errors)."""
+
+    def run(teacher, *flags):
+        service = ["--base_url", teacher.url] if teacher else []
+        return run_script("cot_data/generate_data.py", "--root_path", root, "--model", MODEL, *service, *flags)
+
+    return run
+
+
+def result(root, name="netflix"):
+    return json.loads((root / "cot_data" / name / "three_stages.json").read_text())
+
+
+def journal_answers(root):
+    lines = (root / "cot_data" / "netflix" / "three_stages.jsonl").read_text().splitlines()[1:]
+    return [entry for entry in map(json.loads, lines) if "text" in entry]
+
+
+# -------------------------------------------------------------------------------------------------- samples, prompts
+
+
+def awkward_rows(root):
+    """Three rows that share their items, so each finds its target in the others' histories."""
+    a, b, c, d = (
+        Item('It "{kind}" {answer_1} (1990)'),
+        Item("Yes, {} No (1991)"),
+        Item("卧虎藏龙 (2000)"),
+        Item("LÃ©on (1994)"),
+    )
+    write_records(
+        root / "instruction_data" / "netflix" / "train.json",
+        [
+            build_record(Preference((a, b), (c,), d, "movie"), liked=True),
+            build_record(Preference((a, d), (), b, "movie"), liked=True),
+            build_record(Preference((a, b, d), (), c, "movie"), liked=False),
+            build_record(Preference((c, b), (), Item("Nowhere (2001)"), "movie"), liked=True),
+        ],
+    )
+
+
+def test_three_prompts_of_a_sample(generate, root):
+    awkward_rows(root)
+    with teaching() as teacher:
+        status, out, err = generate(teacher, "--sequence_length", 2)
+    assert status == 0 and "samples: 2, calls: 6" in out
+    first, second = result(root)
+    assert (first["PID"], first["GT"]) == (1, "LÃ©on (1994)") and (second["PID"], second["GT"]) == (
+        2,
+        "Yes, {} No (1991)",
+    )
+    assert first["History"] == ["Yes, {} No (1991)", 'It "{kind}" {answer_1} (1990)']  # reversed, the last two kept
+    assert first["Candidates"] == ["LÃ©on (1994)"]
+    assert first["Input_1"] == (
+        'The movies I know:\nYes, {} No (1991)\nIt "{kind}" {answer_1} (1990)\n\n'
+        "Step 1: What matters most to me when I choose movies? Describe my preferences in brief."
+    )
+    assert first["Input_2"] == (
+        f"{first['Input_1']}\nAnswer: {first['Predictions_1']}\n\nStep 2: Which of the movies I know show these "
+        "preferences best? List at most five, the strongest first, one on each line (no. movie)."
+    )
+    assert first["Input_3"] == (
+        f"{first['Input_2']}\nAnswer: {first['Predictions_2']}\n\nThe candidate movies:\nLÃ©on (1994)\n\nStep 3: "
+        "Recommend 1 of the candidate movies that are like those of step 2, one on each line (no. movie I know - "
+        "candidate movie)."
+    )
+    assert first["Hit"] == 1
+
+
+def test_samples_are_liked_rows_with_their_target_among_the_candidates(generate, root):
+    with teaching() as teacher:
+        status, out, _ = generate(teacher)
+    rows = result(root)
+    records = json.loads((root / "instruction_data" / "netflix" / "train.json").read_text())
+    assert status == 0 and len(rows) == int(re.search(r"samples: (\d+)", out)[1]) > 25
+    for row in rows:
+        record = records[row["PID"] - 1]
+        assert record["output"] == "Yes." and f'target movie "{row["GT"]}"?' in record["input"]
+        assert row["GT"] in row["Candidates"] and len(row["Candidates"]) <= 19
+        assert not set(row["History"]) & set(row["Candidates"])
+        titles = re.findall(r'"([^"]+)"', record["input"])[:-1]
+        assert row["History"] == titles[::-1]
+
+
+def test_more_samples_hold_fewer(generate, root):
+    with teaching() as teacher:
+        assert generate(teacher, "--max_samples", 7)[0] == 0
+        few = result(root)
+        assert generate(teacher, "--max_samples", 20)[0] == 0
+        many = result(root)
+        assert len(few) == 7 and len(many) == 20 and len(teacher.answered_prompts()) == 60
+    assert {row["PID"] for row in few} < {row["PID"] for row in many}
+    assert [row["PID"] for row in many] == sorted(row["PID"] for row in many)
+
+
+# ----------------------------------------------------------------------------------------------------------- results
+
+
+def test_published_fields_running_counts_and_both_hits(generate, root):
+    with teaching() as teacher:
+        _, out, _ = generate(teacher)
+    rows = result(root)
+    assert list(rows[0])[: len(PUBLISHED_FIELDS)] == PUBLISHED_FIELDS
+    hits = 0
+    for total, row in enumerate(rows, start=1):
+        hits += row["Hit"]
+        assert (row["Count"], row["Current_total"], row["Hit@10"]) == (hits, total, hits / total)
+        assert row["Hit_substring"] == int(row["GT"] in row["Predictions"])
+        assert row["Models"] == [MODEL]
+    assert f"Hit@10: {hits / len(rows):.4f} (target among the recommended candidates)" in out
+    assert f"{sum(row['Hit_substring'] for row in rows) / len(rows):.4f} (target anywhere in the text)" in out
+    assert f"answered by: {MODEL}" in out
+
+
+def test_again_asks_nothing_and_changes_nothing(generate, root):
+    with teaching() as teacher:
+        generate(teacher)
+        folder = root / "cot_data" / "netflix"
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        asked = len(teacher.fates)
+        status, out, _ = generate(teacher)
+        assert status == 0 and len(teacher.fates) == asked and "0 calls to go" in out
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_failures_are_told_by_kind_and_asked_again(generate, root):
+    faults = "--rate_limited 0.1 --retry_after 0.02 --server_error 0.08 --dropped 0.07 --garbled 0.05".split()
+    with teaching(*faults) as teacher:
+        status, out, err = generate(teacher, "--attempts", 2)
+        assert status == 1
+        missing = int(re.search(r"(\d+) missing \(", out)[1])
+        assert missing > 0 and f"{missing} samples are missing; the same command asks for them again" in err
+        assert re.search(r"\d+ malformed response", out)
+        for _ in range(8):
+            if status == 0:
+                break
+            status, out, err = generate(teacher, "--attempts", 2)
+        assert status == 0 and "0 unusable, 0 missing" in out
+        assert max(Counter(teacher.answered_prompts()).values()) == 1
+    disturbed = (root / "cot_data" / "netflix" / "three_stages.json").read_bytes()
+    (root / "cot_data" / "netflix").rename(root / "cot_data" / "disturbed")
+    with teaching() as teacher:
+        generate(teacher)
+    assert (root / "cot_data" / "netflix" / "three_stages.json").read_bytes() == disturbed
+
+
+def test_unusable_answers_train_nothing(generate, root, run_script):
+    with teaching("--empty", 0.05, "--cut_off", 0.05, "--refused", 0.05, "--malformed", 0.1) as teacher:
+        status, out, _ = generate(teacher)
+    flaws = {kind: int(count) for count, kind in re.findall(r"(\d+) (empty|cut off|refused)", out)}
+    assert status == 0 and set(flaws) == {"empty", "cut off", "refused"}  # answered, so nothing is missing
+    assert f"{sum(flaws.values())} unusable (" in out and "0 missing" in out
+    kept = {row["PID"] for row in result(root)}
+    flawed = {
+        e["pid"] for e in journal_answers(root) if not e["text"] or e["finish_reason"] == "length" or e["refusal"]
+    }
+    assert len(flawed) == sum(flaws.values()) and not kept & flawed
+    status, out, _ = run_script("cot_data/preprocess_data.py", "--root_path", root)
+    assert status == 0
+    trained = json.loads((root / "cot_data" / "stage123.json").read_text())
+    assert not any("weather" in record["output"] for record in trained)
+    assert not any("weather" in record["instruction"].split("Step 2:")[-1] for record in trained)
+
+
+def test_budget_stops_cleanly_and_a_larger_one_completes(generate, root):
+    price = ("--price_in", 30, "--price_out", 60)
+    with teaching() as teacher:
+        status, out, err = generate(teacher, *price, "--max_cost", 0.5)
+        assert status == 1 and "--max_cost 0.5 would be exceeded by the next call; the same command goes on" in err
+        assert 0.3 < float(re.search(r"cost: ([\d.]+) USD\n", out)[1]) <= 0.5
+        status, out, _ = generate(teacher, *price, "--max_cost", 50)
+        assert status == 0 and max(Counter(teacher.answered_prompts()).values()) == 1
+
+
+def test_batches_give_the_same_result_and_may_be_mixed_with_calls(generate, root):
+    with teaching() as teacher:
+        generate(teacher)
+        live = (root / "cot_data" / "netflix" / "three_stages.json").read_bytes()
+        (root / "cot_data" / "netflix").rename(root / "cot_data" / "live")
+        assert generate(teacher, "--max_samples", 10)[0] == 0
+        status, out, _ = generate(teacher, "--batch", "--poll_seconds", 0.02, "--price_in", 30, "--price_out", 60)
+    assert status == 0 and "of tlrec-offline-teacher in batches" in out
+    assert (root / "cot_data" / "netflix" / "three_stages.json").read_bytes() == live
+    assert Counter(entry["batch"] for entry in journal_answers(root))[False] == 30
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_keeps_what_came_and_goes_on(root, generate, number):
+    with teaching("--delay", 0.05) as teacher:
+
+        def interrupt():
+            while sum(fate == "answered" for _, fate in teacher.fates) < 50:
+                time.sleep(0.005)
+            os.kill(os.getpid(), number)
+
+        threading.Thread(target=interrupt).start()
+        status, _, err = generate(teacher, "--concurrency", 8, "--max_samples", 30)
+        assert status == 130 and "Traceback" not in err
+        assert (
+            "waiting up to 30 s for the calls in flight" in err
+            and "stopped: interrupted; the same command goes on" in err
+        )
+        assert len(journal_answers(root)) == len(teacher.answered_prompts()) < 70  # those in flight came in
+        assert 0 < len(result(root)) < 30
+        assert generate(teacher, "--max_samples", 30)[0] == 0
+        assert len(result(root)) == 30 and max(Counter(teacher.answered_prompts()).values()) == 1
+
+
+DRIVER = """
+import importlib.util, json, os, random, signal, sys, time
+sys.path.insert(0, {repository!r})
+import openai, tqdm, tlrec.cot.dialogues, tlrec.cot.candidates, tlrec.cot.answers, tlrec.data.users
+spec = importlib.util.spec_from_file_location("generate_data", {repository!r} + "/cot_data/generate_data.py")
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+sys.argv[1:] = ["--root_path", {root!r}, "--model", {model!r}, "--base_url", {url!r}]
+sys.argv += ["--max_samples", "40", "--concurrency", "4"]
+journal = {root!r} + "/cot_data/netflix/three_stages.jsonl"
+size = lambda: os.path.getsize(journal) if os.path.exists(journal) else 0
+pause = random.Random(0)
+for kill in range(20):
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        script.main()
+        os._exit(0)
+    before = size()
+    while size() == before and not os.waitpid(child, os.WNOHANG)[0]:
+        time.sleep(0.001)
+    time.sleep(pause.random() * 0.12)
+    try:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass
+    answered = [line for line in open(journal, "rb").read().splitlines()[1:] if line.endswith(b"}}")]
+    print(len(answered), flush=True)
+script.main()
+"""
+
+
+def test_killed_at_twenty_moments(root, generate, run_script):
+    with teaching("--delay", 0.02) as teacher:
+        driver = DRIVER.format(repository=str(REPOSITORY), root=str(root), model=MODEL, url=teacher.url)
+        killed = subprocess.run([sys.executable, "-c", driver], capture_output=True, text=True, timeout=120)
+        assert killed.returncode == 0, killed.stderr
+        counts = [int(line) for line in killed.stdout.splitlines()[:20]]
+        assert sum(0 < count < 120 for count in counts) > 10  # the moments fell into the generation
+        # Every answer stands in the journal once: none was asked for again after it was written.
+        assert Counter((e["pid"], e["stage"]) for e in journal_answers(root)).most_common(1)[0][1] == 1
+        assert len(journal_answers(root)) == 120
+        # What was asked twice was in flight at a kill: at most four calls each time.
+        assert sum(count - 1 for count in Counter(digest for digest, _ in teacher.fates).values()) <= 20 * 4
+    run_script("cot_data/preprocess_data.py", "--root_path", root)
+    disturbed = (root / "cot_data" / "stage123.json").read_bytes()
+    for path in [*(root / "cot_data" / "netflix").iterdir(), *(root / "cot_data").glob("*.json")]:
+        path.unlink()
+    with teaching() as teacher:
+        assert generate(teacher, "--max_samples", 40)[0] == 0
+    run_script("cot_data/preprocess_data.py", "--root_path", root)
+    assert (root / "cot_data" / "stage123.json").read_bytes() == disturbed
+
+
+# --------------------------------------------------------------------------------------------------- before spending
+
+
+def test_dry_run(generate, root, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    status, out, err = generate(None, "--dry_run", "--price_in", 30, "--price_out", 60)
+    assert status == 0 and err == "" and not (root / "cot_data").exists()
+    samples, calls = map(int, re.search(r"samples: (\d+), calls: (\d+)", out).groups())
+    assert calls == 3 * samples
+    prompts, likely, most = (
+        int(number.replace(",", ""))
+        for number in re.search(r"prompts ([\d,]+), answers ([\d,]+) \(at most ([\d,]+)\)", out).groups()
+    )
+    assert most == calls * 512
+    cost, most_cost = map(
+        float, re.search(r"cost, estimated: ([\d.]+) USD \(with the longest answers ([\d.]+)\)", out).groups()
+    )
+    assert cost == pytest.approx((prompts * 30 + likely * 60) / 1e6, abs=0.01)
+    assert most_cost == pytest.approx((prompts * 30 + most * 60) / 1e6, abs=0.01)
+    assert [line for line in out.splitlines() if line.startswith("----- prompt")][2].startswith(
+        "----- prompt 3 of sample"
+    )
+    assert "Answer: <answer 1>" in out and "Answer: <answer 2>" in out and "The candidate movies:" in out
+
+
+def test_estimate_is_near_what_the_teacher_counts(generate, root):
+    with teaching() as teacher:
+        _, out, _ = generate(teacher)
+    estimated = int(re.search(r"prompts ([\d,]+),", out)[1].replace(",", ""))
+    counted = int(re.search(r"tokens: ([\d,]+) in", out)[1].replace(",", ""))
+    assert 0.8 < estimated / counted < 1.6  # its answers are shorter than a real model's
+
+
+def test_leaks_of_netflix(run_script, shared_data):
+    status, out, _ = run_script("cot_data/generate_data.py", "--root_path", shared_data, "--dry_run")
+    assert status == 0
+    assert "5164 liked rows of 1554 users (inferred), 8000 rows" in out
+    assert "neighbours: 61968, of them 5164 the row itself and 17508 (28.3%) other windows of the same user" in out
+    assert "among the candidates: 3920 of 5164 (75.9%), without rows of the same user 1535 (29.7%)" in out
+    assert "samples: 3920, calls: 11760 of gpt-4" in out
+
+
+def test_without_same_user_rows(generate, root):
+    _, with_users, _ = generate(None, "--dry_run")
+    _, without, _ = generate(None, "--dry_run", "--exclude_same_user")
+    fewer = int(re.search(r"without rows of the same user (\d+)", with_users)[1])
+    assert f"samples: {fewer}," in without and f"samples: {fewer}," not in with_users
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--concurrency", 0], "--concurrency 0: at least 1"),
+        (["--max_samples", -1], "--max_samples -1: at least 1"),
+        (["--max_cost", 5], "--max_cost needs --price_in and --price_out"),
+        (["--price_in", 5], "--price_in and --price_out go together"),
+        (["--price_in", "nan", "--price_out", 1], "--price_in nan: a number from 0 on"),
+        (["--temperature", 3], "--temperature 3.0: 0 to 2"),
+        (["--top_p", 0], "--top_p 0.0: above 0, at most 1"),
+        (
+            ["--data_name", "nextflix"],
+            "nextflix/train.json: no such file; instruction_data/README.md tells how to make it",
+        ),
+    ],
+)
+def test_mistakes_in_flags(generate, root, flags, told):
+    status, out, err = generate(None, *flags)
+    assert status == 2 and told in err and len(err.splitlines()) == 1 and not (root / "cot_data").exists()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "told"),
+    [
+        (lambda rows: rows[3].update(input="User Preference: x"), "train.json: row 4: expected 'User Preference: ...'"),
+        (lambda rows: rows[3].update(output="Maybe."), "train.json: row 4: 'output' must be 'Yes.' or 'No.'"),
+        (lambda rows: [row.update(output="No.") for row in rows], "no row is answered 'Yes.' and has a history"),
+        (lambda rows: rows.__delitem__(slice(1, None)), "no target is among its candidates|no row is answered"),
+    ],
+)
+def test_mistakes_in_records(generate, root, break_it, told):
+    path = root / "instruction_data" / "netflix" / "train.json"
+    rows = json.loads(path.read_text())
+    break_it(rows)
+    path.write_text(json.dumps(rows))
+    status, _, err = generate(None)
+    assert status == 2 and re.search(told, err) and len(err.splitlines()) == 1
+
+
+def test_missing_key(generate, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    status, out, err = generate(None)
+    assert status == 2 and err.startswith("error: OPENAI_API_KEY is not set") and out == ""
+
+
+def test_wrong_key_and_unknown_model_and_quota(generate, root, run_script):
+    with teaching("--key", "sk-other") as teacher:
+        status, out, err = generate(teacher)
+    assert status == 2 and "error: stopped by the service: 401: Incorrect API key provided: ***." in err
+    with teaching() as teacher:
+        status, _, err = run_script(
+            "cot_data/generate_data.py", "--root_path", root, "--base_url", teacher.url, "--output_path", "/other/"
+        )
+        assert status == 2 and "404: The model 'gpt-4' does not exist; this is an offline teacher" in err
+    with teaching("--quota", 30) as teacher:
+        status, out, err = generate(teacher)
+        assert status == 2 and "error: stopped by the service: 429: You exceeded your current quota" in err
+        assert len(journal_answers(root)) == 30
+    written = b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())
+    assert b"sk-secret" not in written and "sk-secret" not in out + err
+
+
+def test_another_run_is_refused_by_name_and_kept(generate, root):
+    with teaching() as teacher:
+        generate(teacher, "--max_samples", 5)
+        before = (root / "cot_data" / "netflix" / "three_stages.jsonl").read_bytes()
+        for flags, told in (
+            (["--seed", 1], "seed 0, now 1"),
+            (["--temperature", 1, "--user_num", 3], "temperature 0.2, now 1.0; user_num 12, now 3"),
+            (["--exclude_same_user"], "exclude_same_user False, now True"),
+            (["--reasoning_model"], "max_tokens 512, now None"),
+        ):
+            status, _, err = generate(teacher, *flags)
+            assert status == 2 and told in err and "or another --output_path" in err
+        make_source(root, seed=1)
+        status, _, err = generate(teacher)
+        assert status == 2 and "data '" in err
+    assert (root / "cot_data" / "netflix" / "three_stages.jsonl").read_bytes() == before
+
+
+def test_result_without_its_journal_is_kept(generate, root):
+    folder = root / "cot_data" / "netflix"
+    folder.mkdir(parents=True)
+    (folder / "three_stages.json").write_text("precious")
+    status, _, err = generate(None)
+    assert status == 2 and "is there without its journal" in err
+    assert (folder / "three_stages.json").read_text() == "precious"
+
+
+def test_reasoning_models_get_other_fields(generate, root):
+    bodies = []
+    with teaching() as teacher:
+        complete = teacher.complete
+        teacher.complete = lambda body, batched=False: bodies.append(body) or complete(body, batched)
+        assert generate(teacher, "--max_samples", 2, "--reasoning_model", "--max_tokens", 900)[0] == 0
+        assert (
+            set(bodies[0]) == {"model", "messages", "max_completion_tokens"}
+            and bodies[0]["max_completion_tokens"] == 900
+        )
+
+
+def test_help_and_mistyped_flags_are_quick():
+    script = REPOSITORY / "cot_data" / "generate_data.py"
+    for flags, status in ((["--help"], 0), (["--max_sample", "3"], 2)):
+        start = time.perf_counter()
+        answer = subprocess.run([sys.executable, "-X", "importtime", script, *flags], capture_output=True, text=True)
+        assert answer.returncode == status and time.perf_counter() - start < 3
+        assert not re.search(r"\| +(openai|numpy|torch|scipy)$", answer.stderr, re.MULTILINE)
+
+
+# ---------------------------------------------------------------------------------------------------------- launcher
+
+
+def launch(tmp_path, root, *flags, **variables):
+    environment = {**os.environ, "ROOT_PATH": str(root), "PYTHON": sys.executable, **variables}
+    command = ["bash", REPOSITORY / "shell" / "generate_cot_data.sh", *map(str, flags)]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+
+def test_launcher_makes_both_domains_and_one_file(tmp_path, root):
+    make_source(root, "amazon-book")
+    with teaching() as teacher:
+        done = launch(tmp_path, root, "--model", MODEL, "--max_samples", 12, OPENAI_BASE_URL=teacher.url)
+    assert done.returncode == 0, done.stderr
+    records = json.loads((root / "cot_data" / "stage123.json").read_text())
+    kinds = [re.match(r"The (\w+) I know:", record["instruction"])[1] for record in records]
+    assert kinds == sorted(kinds) and set(kinds) == {"books", "movies"}  # amazon-book, then netflix
+
+
+def test_launcher_says_what_is_missing(tmp_path, root):
+    done = launch(tmp_path, root, OPENAI_API_KEY="")
+    assert done.returncode == 2 and "OPENAI_API_KEY is not set" in done.stderr
+    done = launch(tmp_path, root)
+    assert done.returncode == 2 and "amazon-book" in done.stderr and "instruction_data/README.md" in done.stderr
+    assert not (root / "cot_data").exists()  # before Netflix was paid for
+
+
+def test_every_flag_the_launcher_passes_exists():
+    launcher = (REPOSITORY / "shell" / "generate_cot_data.sh").read_text()
+    scripts = "".join(
+        (REPOSITORY / "cot_data" / name).read_text() for name in ("generate_data.py", "preprocess_data.py")
+    )
+    flags = set(re.findall(r"(?<= )--\w+", launcher)) - {"--help"}
+    assert flags and all(f'"{flag}"' in scripts for flag in flags)
+
+
+def test_prompts_have_no_slot_that_is_not_filled():
+    slots = {
+        path.stem: set(re.findall(r"\{(\w+)\}", path.read_text()))
+        for path in (REPOSITORY / "cot_data" / "prompts").glob("*.txt")
+    }
+    assert slots == {
+        "stage1": {"kinds", "history"},
+        "stage2": {"kind", "kinds", "history", "answer_1"},
+        "stage3": {"kind", "kinds", "history", "answer_1", "answer_2", "candidates", "number"},
+    }

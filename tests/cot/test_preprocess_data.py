@@ -1,0 +1,271 @@
+"""cot_data/preprocess_data.py.
+
+1. A record is step 3's prompt and answer; --curriculum adds steps 1 and 2 of the same samples.
+2. One or several data names, by default all, in a fixed order; rows by PID; the same bytes each time.
+3. No hit, or an answer that breaks the format asked for: dropped, counted and named.
+4. Files that the script did not write are kept; its own are renewed.
+5. Records beyond the token limit are counted as the tuner would treat them.
+6. What it makes trains: ins_tuning.py lowers the loss on held-out records.
+"""
+
+import json
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.support.teaching import MODEL, make_source, teaching
+from tlrec.files import read_json
+
+HISTORY = [f"Old Film {number} ({1950 + number})" for number in range(10)]
+CANDIDATES = [f"New Film {number} ({1980 + number})" for number in range(19)]
+
+
+def sample(pid=1, **changes):
+    lines = [f"{number}. {HISTORY[number % 10]} - {CANDIDATES[number]}" for number in range(1, 11)]
+    facts = {
+        "PID": pid,
+        "Input_1": f"first {pid}",
+        "Input_2": f"second {pid}",
+        "Input_3": f"third {pid}",
+        "Predictions_1": "You like old films.",
+        "Predictions_2": "\n".join(f"{number}. {HISTORY[number]}" for number in range(1, 6)),
+        "Predictions": "\n".join(lines),
+        "GT": CANDIDATES[3],
+        "Hit": 1,
+        "History": HISTORY,
+        "Candidates": CANDIDATES,
+        "Models": [MODEL],
+    }
+    return {**facts, **changes}
+
+
+def write_samples(root, name, samples):
+    path = root / "cot_data" / name / "three_stages.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(samples))
+
+
+@pytest.fixture
+def preprocess(run_script, tmp_path):
+    def run(*flags):
+        return run_script("cot_data/preprocess_data.py", "--root_path", tmp_path, *flags)
+
+    return run
+
+
+def output(root, stage="stage123"):
+    return json.loads((root / "cot_data" / f"{stage}.json").read_text())
+
+
+def test_records_and_curriculum(preprocess, tmp_path):
+    write_samples(tmp_path, "netflix", [sample(7), sample(2)])
+    assert preprocess("--curriculum")[0] == 0
+    two, seven = sample(2), sample(7)
+    for stage, prompt, answer in (
+        ("stage1", "Input_1", "Predictions_1"),
+        ("stage12", "Input_2", "Predictions_2"),
+        ("stage123", "Input_3", "Predictions"),
+    ):
+        assert output(tmp_path, stage) == [
+            {"instruction": each[prompt], "input": "", "output": each[answer]} for each in (two, seven)
+        ]
+
+
+def test_data_names_and_order(preprocess, tmp_path):
+    for number, name in enumerate(["netflix", "amazon-book", "mine"]):
+        write_samples(tmp_path, name, [sample(10 * number + 2), sample(10 * number + 1)])
+    preprocess()
+    assert [record["instruction"] for record in output(tmp_path)] == [f"third {pid}" for pid in (11, 12, 21, 22, 1, 2)]
+    before = (tmp_path / "cot_data" / "stage123.json").read_bytes()
+    preprocess()
+    assert (tmp_path / "cot_data" / "stage123.json").read_bytes() == before
+    preprocess("--data_name", "netflix", "mine")
+    assert [record["instruction"] for record in output(tmp_path)] == [f"third {pid}" for pid in (1, 2, 21, 22)]
+    assert not (tmp_path / "cot_data" / "stage1.json").exists()
+
+
+def numbered(pairs):
+    return "\n".join(f"{number}. {liked} - {candidate}" for number, (liked, candidate) in enumerate(pairs, start=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"Hit": 0}, "no hit"),
+        ({"Predictions_2": "I cannot tell."}, "step 2 names something that is not in the history"),
+        (
+            {"Predictions_2": f"1. {HISTORY[0]}\n2. Another Film (1990)"},
+            "step 2 names something that is not in the history",
+        ),
+        (
+            {"Predictions_2": "\n".join(f"{number}. {film}" for number, film in enumerate(HISTORY[:6], 1))},
+            "step 2 names more than 5",
+        ),
+        ({"Predictions": numbered(zip(HISTORY, CANDIDATES[:9]))}, "step 3 does not recommend as many as asked for"),
+        (
+            {"Predictions": numbered(zip(HISTORY * 2, CANDIDATES[:11]))},
+            "step 3 does not recommend as many as asked for",
+        ),
+        (
+            {"Predictions": numbered(zip(HISTORY, [*CANDIDATES[:9], "Another Film (1990)"]))},
+            "step 3 recommends something that is no candidate",
+        ),
+        (
+            {"Predictions": numbered(zip(HISTORY, [*CANDIDATES[:9], CANDIDATES[3]]))},
+            "step 3 recommends something twice",
+        ),
+        (
+            {"Predictions": numbered(zip(["Another Film"] * 10, CANDIDATES))},
+            "step 3 names something that is not in the history",
+        ),
+    ],
+)
+def test_broken_formats_are_dropped_and_named(preprocess, tmp_path, changes, reason):
+    write_samples(tmp_path, "netflix", [sample(1), sample(2, **changes), sample(3)])
+    status, out, _ = preprocess()
+    assert status == 0 and f"netflix: 3 samples, kept 2, answered by {MODEL}\n  dropped 1: {reason}\n" in out
+    assert [record["instruction"] for record in output(tmp_path)] == ["third 1", "third 3"]
+
+
+def test_formats_that_are_kept(preprocess, tmp_path):
+    few = CANDIDATES[:4]
+    rows = [
+        sample(1, Predictions="Here you are:\n" + numbered(zip(HISTORY, CANDIDATES)).replace(" - ", " → ")),
+        sample(2, Candidates=few, Predictions=numbered(zip(HISTORY, few))),
+        sample(3, Predictions_2=f"1. **{HISTORY[0]}**"),
+    ]
+    write_samples(tmp_path, "netflix", rows)
+    preprocess()
+    assert len(output(tmp_path)) == 3
+
+
+def test_other_files_are_kept_and_own_ones_renewed(preprocess, tmp_path):
+    write_samples(tmp_path, "netflix", [sample(1)])
+    published = tmp_path / "cot_data" / "stage123.json"
+    published.write_text("[]")
+    status, _, err = preprocess()
+    assert status == 2 and "was not written by this script, or was changed" in err and published.read_text() == "[]"
+    assert preprocess("--overwrite")[0] == 0 and len(output(tmp_path)) == 1
+    write_samples(tmp_path, "netflix", [sample(1), sample(2)])
+    assert preprocess()[0] == 0 and len(output(tmp_path)) == 2
+    published.write_text(published.read_text() + " ")
+    assert preprocess()[0] == 2
+
+
+def test_what_it_was_made_of(preprocess, tmp_path):
+    write_samples(tmp_path, "netflix", [sample(1), sample(2, Hit=0, Models=["gpt-4-0613"])])
+    status, out, _ = preprocess()
+    assert "answered by gpt-4-0613, tlrec-offline-teacher" in out
+    run = read_json(tmp_path / "cot_data" / "stage123.run.json")
+    assert run["results"] == {"kept": 1, "dropped": {"netflix": {"no hit": 1}}, "exceeding": {}}
+    assert run["models"] == [MODEL] and run["data"]["netflix"]["rows"] == 2 and run["script"] == "preprocess_data.py"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "no three_stages.json in its folders; bash shell/generate_cot_data.sh makes them"),
+        ("{", "not JSON"),
+        ("{}", "expected a JSON array"),
+        (json.dumps([sample(1), {"PID": 2}]), "row 2: the field 'Input_1' is missing"),
+        (json.dumps([sample(1, Hit=0)]), "no sample is left to learn from"),
+    ],
+)
+def test_mistakes(preprocess, tmp_path, content, told):
+    if content is not None:
+        write_samples(tmp_path, "netflix", [])
+        (tmp_path / "cot_data" / "netflix" / "three_stages.json").write_text(content)
+    status, _, err = preprocess()
+    assert status == 2 and told in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "cot_data" / "stage123.json").exists()
+
+
+def test_unknown_names_and_models(preprocess, tmp_path):
+    write_samples(tmp_path, "netflix", [sample(1)])
+    assert "nextflix/three_stages.json: no such file" in preprocess("--data_name", "nextflix")[2]
+    assert "a name is given twice" in preprocess("--data_name", "netflix", "netflix")[2]
+    assert "no such folder" in preprocess("--base_model", tmp_path / "none" / "llama")[2]
+
+
+def test_token_limit(preprocess, tmp_path, tiny_llama):
+    from tlrec.model.base_models import load_tokenizer
+
+    tokenizer = load_tokenizer(tiny_llama)
+    write_samples(tmp_path, "netflix", [sample(1), sample(2, Input_3="x" * 3000)])
+    status, out, _ = preprocess()
+    assert "token limit: not checked" in out
+    answer = len(tokenizer(sample(1)["Predictions"], add_special_tokens=False)["input_ids"])
+    status, out, _ = preprocess("--base_model", tiny_llama, "--cutoff_len", answer + 400)
+    assert "stage123: 1 of 2 exceed" in out and "cuts the prompt of 1 and leaves out 0" in out
+    status, out, _ = preprocess("--base_model", tiny_llama, "--cutoff_len", answer - 5)
+    assert "stage123: 2 of 2 exceed" in out and "leaves out 2 whose answer alone is too long" in out
+
+
+def test_stage123_trains_pocket_llama(run_script, tmp_path, tiny_workspace, monkeypatch):
+    """The real chain: records, teacher, hits, tuning; loss on records that were held out."""
+    pocket = REPOSITORY / "base_model" / "pocket-llama"
+    if not (pocket / "model.safetensors").exists():
+        pytest.skip("base_model/pocket-llama is not there")
+    import torch
+    from peft import PeftModel
+
+    from tlrec.model import base_models
+    from tlrec.model.prompts import load_frame
+    from tlrec.model.tokenization import RecordTokenizer
+
+    make_source(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    with teaching() as teacher:
+        flags = ["--root_path", tmp_path, "--model", MODEL, "--base_url", teacher.url]
+        assert run_script("cot_data/generate_data.py", *flags)[0] == 0
+    assert run_script("cot_data/preprocess_data.py", "--root_path", tmp_path)[0] == 0
+    records = output(tmp_path)
+    (tmp_path / "tuned.json").write_text(json.dumps(records[:16]))
+    held_out = records[-6:]
+
+    valid = tiny_workspace / "rec_data" / "movie" / "valid.json"
+    status, out, err = run_script(
+        "ins_tuning.py",
+        "--base_model",
+        pocket,
+        "--train_data_path",
+        tmp_path / "tuned.json",
+        "--val_data_path",
+        valid,
+        "--output_dir",
+        tmp_path / "adapter",
+        "--batch_size",
+        8,
+        "--micro_batch_size",
+        8,
+        "--num_epochs",
+        2,
+        "--warmup_steps",
+        1,
+        "--learning_rate",
+        3e-3,
+        "--cutoff_len",
+        768,
+        "--device",
+        "cpu",
+        "--stage",
+        "cot",
+        "--metric_for_best_model",
+        "loss",
+        "--eval_steps",
+        4,
+    )
+    assert status == 0, err
+
+    tokenizer = base_models.load_tokenizer(pocket)
+    rows = RecordTokenizer(tokenizer, load_frame("alpaca"), 768).examples(held_out).rows
+    model = base_models.load_base_model(pocket, torch.device("cpu"), torch.float32)
+
+    def loss():
+        batches = [{key: torch.tensor([ids]) for key, ids in row.items()} for row in rows]
+        with torch.no_grad():
+            return sum(float(model(**batch).loss) for batch in batches) / len(batches)
+
+    before = loss()
+    model = PeftModel.from_pretrained(model, tmp_path / "adapter")
+    assert loss() < before - 0.05

@@ -1,0 +1,324 @@
+"""Adapters are loaded and saved tensor by tensor, or refused in words.
+
+1. `.safetensors` and `.bin` give the same tensors; a pickle with code in it is refused and not run.
+2. Whatever does not fit - rank, alpha, target modules, depth or width of the base, no tensors - is an InputError.
+3. A loaded adapter computes what loralib computes from the same A, B and x, merged or not.
+4. A save that is interrupted leaves nothing that loads, and no run or evaluation of the adapter before it.
+5. Old LLaMA folders (empty special tokens, no <pad>) load; a folder that cannot be loaded is one line.
+"""
+
+import json
+import os
+import pickle
+import shutil
+
+import loralib
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+
+from tests.support.models import make_adapter, make_llama
+from tlrec.errors import InputError
+from tlrec.model import adapters, base_models
+from tlrec.model.checks import check_adapter, check_same_lora
+from tlrec.runs import check_output_dir
+
+CPU = torch.device("cpu")
+PUBLISHED = dict(r=8, lora_alpha=16, lora_dropout=0.05, bias="none", task_type="CAUSAL_LM")
+
+
+def load(folder):
+    return base_models.load_base_model(folder, CPU, torch.float32)
+
+
+@pytest.fixture
+def adapter(tiny_adapter, tmp_path):
+    """A copy of `tiny_adapter` to spoil."""
+    return shutil.copytree(tiny_adapter, tmp_path / "adapter")
+
+
+def as_bin(folder, content=None):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save(tensors if content is None else content, folder / "adapter_model.bin")
+    return tensors
+
+
+def edit_config(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# ------------------------------------------------------------------------------------------------------------ loading
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_every_tensor_arrives(tiny_llama, adapter, form):
+    tensors = as_bin(adapter) if form == "bin" else load_file(adapter / "adapter_model.safetensors")
+    assert len(tensors) == 2 * 2 * 2  # layers, q and v, A and B
+    model = adapters.attach_adapter(load(tiny_llama), adapter)
+    parameters = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        assert torch.equal(parameters[name.replace(".weight", ".default.weight")], tensor)
+        assert tensor.std() > 0
+    assert not any(parameter.requires_grad for parameter in parameters.values())
+    assert not model.training
+
+
+def test_adapter_tensors_of_a_tuner(tiny_llama, tiny_adapter):
+    lora = LoraConfig(**PUBLISHED)  # target modules left to the architecture: q_proj and v_proj
+    expected = adapters.expected_adapter(tiny_llama, lora)
+    prefix = "base_model.model.model.layers.{}.self_attn.{}_proj.lora_{}.weight"
+    assert expected == {
+        prefix.format(layer, module, matrix): shape
+        for layer in (0, 1)
+        for module, width in (("q", 32), ("v", 16))
+        for matrix, shape in (("A", (8, 32)), ("B", (width, 8)))
+    }
+    adapters.check_adapter_fits(adapters.read_adapter(tiny_adapter), expected, tiny_adapter)
+
+
+class Spy:
+    """Unpickling this makes a folder."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_pickled_code_is_refused_and_not_run(tiny_llama, adapter, tmp_path):
+    as_bin(adapter, {"a": Spy(tmp_path / "ran")})
+    with pytest.raises(InputError, match="adapter_model.bin: damaged adapter weights"):
+        adapters.attach_adapter(load(tiny_llama), adapter)
+    (adapter / "adapter_model.bin").write_bytes(pickle.dumps(Spy(tmp_path / "ran")))
+    with pytest.raises(InputError, match="adapter_model.bin: damaged adapter weights"):
+        adapters.read_adapter(adapter)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_a_cut_off_file_is_refused(adapter, form):
+    if form == "bin":
+        as_bin(adapter)
+    path = adapter / f"adapter_model.{form}"
+    whole = path.read_bytes()
+    for content in (whole[:-100], b""):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"adapter_model.{form}: damaged adapter weights: .+"):
+            adapters.read_adapter(adapter)
+
+
+def test_an_adapter_without_tensors_is_refused(tiny_llama, adapter):
+    save_file({}, adapter / "adapter_model.safetensors")  # what a replaced state_dict used to save
+    with pytest.raises(InputError, match="the adapter holds no tensors"):
+        adapters.attach_adapter(load(tiny_llama), adapter)
+
+
+# --------------------------------------------------------------------------------------------------------- not fitting
+
+
+@pytest.mark.parametrize(
+    "made, message",
+    [
+        ({"width": 64}, r"q_proj.lora_A.weight has shape \(8, 64\), this run needs \(8, 32\); .*--base_model"),
+        ({"layers": 3}, "has 4 tensors that this run has no place for, such as .*layers.2.self_attn.q_proj.lora_A"),
+        ({"layers": 1}, "lacks 4 of 8 tensors, such as .*layers.1.self_attn.q_proj.lora_A"),
+    ],
+    ids=str,
+)
+def test_an_adapter_of_another_base(tiny_llama, tmp_path, made, message):
+    folder = make_adapter(tmp_path / "adapter", make_llama(tmp_path / "other", **made))
+    tensors = adapters.read_adapter(folder)
+    with pytest.raises(InputError, match=message):
+        adapters.check_adapter_fits(tensors, adapters.expected_adapter(tiny_llama, LoraConfig(**PUBLISHED)), folder)
+    with pytest.raises(InputError, match=message):
+        adapters.attach_adapter(load(tiny_llama), folder)
+
+
+@pytest.mark.parametrize(
+    "made, asked, message",
+    [
+        ({"r": 4}, {}, "the adapter has r 4, this run asks for 8; give --lora_r 4 or another start adapter"),
+        ({"lora_alpha": 32}, {}, "the adapter has lora_alpha 32, this run asks for 16; give --lora_alpha 32 or"),
+        (
+            {"target_modules": ["k_proj", "o_proj"]},
+            {"lora_target_modules": ["q_proj"]},
+            "has target modules k_proj o_proj, this run asks for q_proj; give --lora_target_modules k_proj o_proj",
+        ),
+    ],
+)
+def test_an_adapter_of_another_configuration(tiny_llama, tmp_path, made, asked, message):
+    folder = make_adapter(tmp_path / "adapter", tiny_llama, **made)
+    asked = {"lora_r": 8, "lora_alpha": 16, "lora_target_modules": None} | asked
+    with pytest.raises(InputError, match=message):
+        check_same_lora(check_adapter(folder, "--flag"), folder, "--flag", **asked)
+
+
+def test_other_target_modules_are_seen_in_the_tensors(tiny_llama, tmp_path):
+    folder = make_adapter(tmp_path / "adapter", tiny_llama, target_modules=["k_proj", "v_proj"])
+    with pytest.raises(InputError, match="lacks 4 of 8 tensors.*for other target modules"):
+        adapters.check_adapter_fits(
+            adapters.read_adapter(folder), adapters.expected_adapter(tiny_llama, LoraConfig(**PUBLISHED)), folder
+        )
+
+
+def test_target_modules_that_the_base_does_not_have(tiny_llama):
+    with pytest.raises(InputError, match="LoRA does not fit on it: Target modules {'query'} not found"):
+        adapters.expected_adapter(tiny_llama, LoraConfig(**PUBLISHED, target_modules=["query"]))
+
+
+def test_configuration_and_weights_that_contradict_each_other(tiny_llama, adapter):
+    edit_config(adapter, r=4)
+    with pytest.raises(InputError, match=r"has shape \(8, 32\), this run needs \(4, 32\); it was made for another"):
+        adapters.attach_adapter(load(tiny_llama), adapter)
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda folder: shutil.rmtree(folder), "no such adapter folder"),
+        (lambda folder: (folder / "adapter_config.json").unlink(), "no adapter_config.json in this folder; was the"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json: damaged: "),
+        (lambda folder: (folder / "adapter_config.json").write_text("[]"), "expected a JSON object, found a list"),
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "an adapter without weights"),
+        (lambda folder: edit_config(folder, peft_type="IA3"), "a LoRA adapter is needed, this is 'IA3'"),
+    ],
+)
+def test_folders_that_are_no_adapter(adapter, spoil, message):
+    spoil(adapter)
+    with pytest.raises(InputError, match=message):
+        check_adapter(adapter, "--lora_weights")
+
+
+# -------------------------------------------------------------------------------------------------------- arithmetic
+
+
+@pytest.mark.parametrize("alpha", [16, 32])
+def test_the_layer_computes_what_loralib_computes(tiny_llama, tmp_path, alpha):
+    folder = make_adapter(tmp_path / "adapter", tiny_llama, lora_alpha=alpha)
+    model = adapters.attach_adapter(load(tiny_llama), folder)
+    layer = model.base_model.model.model.layers[1].self_attn.v_proj
+    oracle = loralib.Linear(32, 16, r=8, lora_alpha=alpha, bias=False)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    with torch.no_grad():
+        oracle.weight.copy_(layer.get_base_layer().weight)
+        oracle.lora_A.copy_(tensors["base_model.model.model.layers.1.self_attn.v_proj.lora_A.weight"])
+        oracle.lora_B.copy_(tensors["base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"])
+        x = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(0))
+        expected = oracle(x)
+        assert (expected - x @ oracle.weight.T).abs().max() > 0.1  # the adapter matters
+        torch.testing.assert_close(layer(x), expected)
+        with adapters.merged(model):
+            torch.testing.assert_close(layer(x), expected)
+        torch.testing.assert_close(layer(x), expected)
+
+
+# ------------------------------------------------------------------------------------------------------------- saving
+
+
+def test_saved_adapter_is_the_one_in_memory(tiny_llama, tiny_adapter, tmp_path):
+    model = adapters.attach_adapter(load(tiny_llama), tiny_adapter)
+    adapters.save_adapter(model, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert (tmp_path / "adapter_model.safetensors").stat().st_mode & 0o777 == 0o644
+    before, after = (adapters.read_adapter(folder) for folder in (tiny_adapter, tmp_path))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    config = check_adapter(tmp_path, "--flag")
+    assert (config["r"], config["lora_alpha"], sorted(config["target_modules"])) == (8, 16, ["q_proj", "v_proj"])
+
+
+class Killed(BaseException):
+    """Stands for the power cut: no `except Exception` sees it."""
+
+
+@pytest.mark.parametrize("survived", [0, 1])
+def test_an_interrupted_save_leaves_nothing_that_loads(tiny_llama, tiny_adapter, adapter, monkeypatch, survived):
+    for name in ("run.json", "metrics.json", "predictions.jsonl"):
+        (adapter / name).write_text("{}")
+    replaced = []
+
+    def replace(source, target, original=os.replace):
+        if len(replaced) == survived:
+            raise Killed
+        replaced.append(target)
+        original(source, target)
+
+    model = adapters.attach_adapter(load(tiny_llama), tiny_adapter)
+    monkeypatch.setattr(adapters.os, "replace", replace)
+    with pytest.raises(Killed):
+        adapters.save_adapter(model, adapter)
+    monkeypatch.undo()
+    assert len(replaced) == survived
+    # the adapter, run and evaluation that stood here were to be replaced; nothing of them passes for the new ones
+    assert [path.name for path in adapter.iterdir()] == ["adapter_model.safetensors"]
+    with pytest.raises(InputError, match="no adapter_config.json in this folder"):
+        check_adapter(adapter, "--lora_weights")
+    check_output_dir(adapter, overwrite=False)  # and nothing stands in the way of another try
+    adapters.save_adapter(model, adapter)
+    check_adapter(adapter, "--lora_weights")
+
+
+def test_an_output_folder_with_an_adapter(adapter, tmp_path):
+    with pytest.raises(InputError, match="holds another run's adapter; give --overwrite or another folder"):
+        check_output_dir(adapter, overwrite=False)
+    check_output_dir(adapter, overwrite=True)
+    (adapter / "checkpoints").mkdir()  # a run of ours, stopped between its adapter and its run.json
+    check_output_dir(adapter, overwrite=False)
+    (adapter / "run.json").write_text("{}")  # a complete one, whose replacement was stopped
+    with pytest.raises(InputError, match="holds another run's adapter"):
+        check_output_dir(adapter, overwrite=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written to: Not a directory|cannot be written to: File exists"):
+        check_output_dir(tmp_path / "file", overwrite=False)
+
+
+# ----------------------------------------------------------------------------------------------------- base and device
+
+
+def test_a_conversion_of_2023(tiny_llama, tmp_path):
+    folder = make_llama(tmp_path / "old", special_tokens="empty")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architectures": ["LLaMAForCausalLM"], "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": -1}
+    (folder / "config.json").write_text(json.dumps(config))
+    old, new = load(folder), load(tiny_llama)
+    ids = torch.tensor([[1, 300, 0, 400]])  # with the id that pads
+    assert torch.equal(old(ids).logits, new(ids).logits)
+    tokenizer = base_models.load_tokenizer(folder)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (1, 2, 0)
+
+
+def test_weights_that_cannot_be_read(tiny_llama, tmp_path):
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    lost = tensors.pop("model.layers.1.self_attn.v_proj.weight")
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(InputError, match="its weights lack 1 tensors, such as model.layers.1.self_attn.v_proj.weight"):
+        load(folder)
+    save_file(tensors | {"model.layers.1.self_attn.v_proj.weight": lost[:, :8].clone()}, weights, {"format": "pt"})
+    for content in (weights.read_bytes(), b"version https://git-lfs.github.com/spec/v1", b""):
+        weights.write_bytes(content)
+        with pytest.raises(InputError, match="--base_model .*model: cannot be loaded: "):
+            load(folder)
+    weights.rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="--base_model .*model: cannot be loaded: "):
+        load(folder)
+
+
+def test_device_and_dtype(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert base_models.resolve_device("auto") == base_models.resolve_device("cpu") == CPU
+    with pytest.raises(InputError, match="--device cuda: torch sees no GPU here; give --device cpu, or check CUDA_VIS"):
+        base_models.resolve_device("cuda")
+    assert base_models.resolve_dtype("auto", CPU) == torch.float32
+    assert base_models.resolve_dtype("bfloat16", CPU) == torch.bfloat16
+    with pytest.raises(InputError, match="--dtype float16 needs a GPU"):
+        base_models.resolve_dtype("float16", CPU)
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    assert base_models.resolve_dtype("auto", gpu) == torch.float16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert base_models.resolve_dtype("auto", gpu) == torch.bfloat16

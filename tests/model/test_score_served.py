@@ -1,0 +1,261 @@
+"""base_model/score_served.py: P(Yes) and P(No) by a server's log-probabilities.
+
+The server here answers /v1/models and /v1/completions in the form of vLLM 0.32 with real probabilities of the tiny model.
+
+1. Probabilities and AUC are those of evaluate.py on base and adapter; the weights of the folder are not read.
+2. Prompts go out as token ids in several requests, and answers that come back in another order are put right.
+3. Both answers are asked for by id; a server that does not know the field, or hands out logits, is an error.
+4. The key comes from the environment only, and is in no file.
+5. Several served models, an unknown one, a server that is down or refuses, an incomplete folder: one line each.
+"""
+
+import importlib.util
+import json
+import shutil
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from openai import OpenAI
+from transformers import AutoModelForCausalLM
+
+from tests.conftest import REPOSITORY
+from tlrec.data.records import read_records
+from tlrec.evaluation.results import read_evaluation
+from tlrec.model.prompts import load_frame
+
+SCRIPT = "base_model/score_served.py"
+
+
+class Server(ThreadingHTTPServer):
+    """A loopback server for one model. knows_the_field: vLLM has `logprob_token_ids` since 0.26; older ones ignore it.
+    mode: what --logprobs-mode makes of the scores."""
+
+    def __init__(self, model, served=("movie",), knows_the_field=True, mode="raw_logprobs"):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.model, self.served, self.knows_the_field, self.mode = model, served, knows_the_field, mode
+        self.bodies, self.keys = [], set()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def answer(self, prompt, body, index):
+        with torch.no_grad():
+            logits = self.model(input_ids=torch.tensor([prompt])).logits[0, -1]
+        scores = logits if self.mode == "raw_logits" else logits.log_softmax(-1)
+        sampled = int(logits.argmax())
+        tokens = [sampled, *(body["logprob_token_ids"] if self.knows_the_field else [])]
+        found = {f"token_id:{token}": max(float(scores[token]), -9999.0) for token in tokens}
+        logprobs = {
+            "text_offset": [0],
+            "token_logprobs": [found[f"token_id:{sampled}"]],
+            "tokens": [f"token_id:{sampled}"],
+            "top_logprobs": [found],
+        }
+        return {
+            "index": index,
+            "text": "?",
+            "finish_reason": "length",
+            "stop_reason": None,
+            "token_ids": None,
+            "prompt_logprobs": None,
+            "logprobs": logprobs,
+        }
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        assert self.path == "/v1/models"
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "vllm"} for name in self.server.served]
+        self.reply(200, {"object": "list", "data": data})
+
+    def do_POST(self):
+        assert self.path == "/v1/completions"
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.bodies.append(body)
+        self.server.keys.add(self.headers["Authorization"])
+        if body["model"] not in self.server.served:
+            return self.reply(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
+        choices = [self.server.answer(prompt, body, index) for index, prompt in enumerate(body["prompt"])]
+        self.reply(
+            200,
+            {
+                "id": "cmpl-1",
+                "object": "text_completion",
+                "created": 0,
+                "model": body["model"],
+                "choices": choices[::-1],
+                "usage": None,
+            },
+        )
+
+    def reply(self, status, content):
+        text = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def movie_test(tiny_workspace):
+    return tiny_workspace / "rec_data" / "movie" / "test.json"
+
+
+@pytest.fixture(scope="module")
+def exported(run_script, tiny_llama, tiny_adapter, tmp_path_factory):
+    """(what a client has of the exported folder, its model)."""
+    folder = tmp_path_factory.mktemp("exports") / "movie"
+    flags = ["--base_model", tiny_llama, "--lora_weights", tiny_adapter, "--output_dir", folder, "--device", "cpu"]
+    assert run_script("base_model/export_model.py", *flags)[0] == 0
+    client = folder.with_name("client")
+    shutil.copytree(folder, client, ignore=shutil.ignore_patterns("model*", "generation_config.json", "run.json"))
+    return client, AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+@pytest.fixture
+def serve(exported, monkeypatch):
+    """serve(**options) starts a Server of the exported model and points the environment at it."""
+    servers = []
+
+    def start(**options):
+        server = Server(exported[1], **options)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        servers.append(server)
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def score(run_script, exported, movie_test):
+    def run(*flags, folder=exported[0]):
+        return run_script(SCRIPT, "--model_folder", folder, "--test_data_path", movie_test, *flags)
+
+    return run
+
+
+def test_the_scores_are_those_of_base_and_adapter(
+    serve, score, run_script, tiny_llama, tiny_adapter, movie_test, tmp_path, monkeypatch
+):
+    server = serve()
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    train = ["--train_data_path", movie_test.with_name("train.json")]
+    status, out, err = score("--output_dir", tmp_path / "served", "--target", "movie", *train)
+    assert status == 0, err
+    flags = [
+        "--base_model",
+        tiny_llama,
+        "--lora_weights",
+        tiny_adapter,
+        "--device",
+        "cpu",
+        "--test_data_path",
+        movie_test,
+    ]
+    assert run_script("evaluate.py", *flags, "--output_dir", tmp_path / "local", *train)[0] == 0
+    (served, by_server), (local, by_us) = (read_evaluation(tmp_path / name) for name in ("served", "local"))
+    assert by_server["p_yes"] == pytest.approx(by_us["p_yes"], rel=1e-4)
+    assert by_server["p_no"] == pytest.approx(by_us["p_no"], rel=1e-4)
+    assert served["auc"] == pytest.approx(local["auc"], abs=1e-6) and served["floors"] == local["floors"]
+    assert out.splitlines()[0].startswith(f"movie at {server.url}: 24 rows in ")
+    assert out.splitlines()[0].endswith(", 0 with a cut prompt; frame: alpaca")
+    assert out.splitlines()[-1] == f"===== auc: {served['auc']} ====="
+    run = served["run"]
+    assert (run["script"], run["served_name"], run["target"]) == ("score_served.py", "movie", "movie")
+    assert server.keys == {"Bearer sk-secret"}
+    assert not any("sk-secret" in path.read_text() for path in (tmp_path / "served").iterdir())
+
+
+def test_what_is_asked(serve, score, pieces, movie_test):
+    server = serve()
+    status, out, err = score()
+    assert status == 0, err
+    (body,) = server.bodies
+    prompts = body.pop("prompt")
+    frame = load_frame("alpaca")
+    assert prompts == [[1, *pieces.encode(frame.prompt(record))] for record in read_records(movie_test)]
+    yes, no = pieces.piece_to_id("Yes"), pieces.piece_to_id("No")
+    assert body == {
+        "model": "movie",
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": 0,
+        "logprob_token_ids": [yes, no],
+        "return_tokens_as_token_ids": True,
+    }
+    assert server.keys == {"Bearer none"}
+
+
+def test_many_prompts_and_their_order(serve, exported):
+    spec = importlib.util.spec_from_file_location("score_served", REPOSITORY / SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    server = serve()
+    prompts = [[1, 300 + number % 300, 7][: 2 + number % 2] for number in range(140)]
+    log_p = script.answer_log_probabilities(OpenAI(base_url=server.url, api_key="none"), "movie", prompts, (5, 630))
+    assert [len(body["prompt"]) for body in server.bodies] == [128, 12]
+    assert sum((body["prompt"] for body in server.bodies), []) == prompts
+    with torch.no_grad():
+        rows = [exported[1](input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in prompts]
+    np.testing.assert_allclose(log_p, [[float(row[5]), float(row[630])] for row in rows], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, flags, message",
+    [
+        ({"knows_the_field": False}, [], "the server does not return the log-probability of token_id:"),
+        ({"mode": "raw_logits"}, [], "these are no log-probabilities; start vLLM without --logprobs-mode"),
+        ({"served": ("a", "b")}, [], "serves a, b; give --served_name"),
+        ({"served": ()}, [], "serves no model; give --served_name"),
+        ({}, ["--served_name", "x"], "Error code: 404 - The model `x` does not exist."),
+    ],
+    ids=["older vLLM", "logits", "several models", "no model", "unknown model"],
+)
+def test_servers_that_do_not_fit(serve, score, tmp_path, options, flags, message):
+    server = serve(**options)
+    status, out, err = score(*flags, "--output_dir", tmp_path / "results")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {server.url}") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_mistakes_before_a_server_is_asked(serve, score, exported, tmp_path, monkeypatch):
+    server = serve()
+    monkeypatch.setenv("OPENAI_BASE_URL", "")
+    assert score() == (
+        2,
+        "",
+        "error: OPENAI_BASE_URL is not set; for vLLM on this machine it is http://localhost:8000/v1\n",
+    )
+    for name in ("prompt_frame.json", "tokenizer.json"):
+        folder = shutil.copytree(exported[0], tmp_path / name)
+        (folder / name).unlink()
+        message = (
+            f"error: --model_folder {folder}: no prompt_frame.json and tokenizer there; export_model.py writes them\n"
+        )
+        assert score(folder=folder) == (2, "", message)
+    assert server.bodies == []
+
+
+def test_a_server_that_is_down(serve, score, monkeypatch):
+    server = serve()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    assert score() == (2, "", f"error: {url}: Connection error.\n")
+    assert server.bodies == []

@@ -1,0 +1,241 @@
+"""One forward pass scores what the plainest code scores.
+
+1. Log-probabilities equal a forward pass row by row, without cache, sorting, merging or padding, within 1e-4, and
+   those of a left-padded batch; AUC within 1e-6.
+2. Token budget, row order, the other rows, the shared prefix and merging change nothing.
+3. The loss is the model's own mean loss over prompt, answer and EOS, or over answer and EOS, in chunks of any size.
+4. The base weights come out bit for bit as they went in, also when scoring breaks off.
+5. Out of memory halves the budget and goes on; a single row that does not fit is an error.
+6. Titles that begin with, or hold, No, No. and Yes are scored at the answer like any other.
+"""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tlrec.data.preferences import Item, Preference, build_record
+from tlrec.data.records import labels_of, read_records
+from tlrec.errors import InputError
+from tlrec.evaluation.metrics import auc, two_probabilities_to_score
+from tlrec.model import scoring
+from tlrec.model.adapters import attach_adapter, merged
+from tlrec.model.base_models import load_base_model, load_tokenizer
+from tlrec.model.prompts import load_frame
+from tlrec.model.scoring import Scorer, score_records
+from tlrec.model.tokenization import RecordTokenizer
+
+FRAME = load_frame("alpaca")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_llama):
+    return load_tokenizer(tiny_llama)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama, tiny_adapter):
+    return attach_adapter(load_base_model(tiny_llama, CPU, torch.float32), tiny_adapter)
+
+
+@pytest.fixture(scope="module")
+def records(tiny_workspace):
+    """Movie rows, and as many of different lengths."""
+    rows = read_records(tiny_workspace / "rec_data" / "movie" / "test.json")
+    likes, dislikes, target = Item("Night"), Item("No (2102)"), Item("Harbor")
+    short = [
+        build_record(Preference((likes,) * (n % 3), (dislikes,) * (n % 4), target, "movie"), liked=n % 2)
+        for n in range(8)
+    ]
+    return rows[:16] + short
+
+
+@pytest.fixture(scope="module")
+def reference(model, tokenizer, records):
+    """Log-probabilities of Yes and No, (n, 2), by the model alone, one row at a time."""
+    prompts = RecordTokenizer(tokenizer, FRAME, 512).prompts(records).input_ids
+    yes_no = [tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No")]
+    with torch.no_grad():
+        logits = [model(input_ids=torch.tensor([ids])).logits[0, -1].double() for ids in prompts]
+    return np.stack([row.log_softmax(-1)[yes_no].numpy() for row in logits])
+
+
+def log_p(scores):
+    return np.stack([scores.log_p_yes, scores.log_p_no], axis=1)
+
+
+def test_equals_one_forward_pass_a_row(model, tokenizer, records, reference):
+    scores = score_records(model, tokenizer, records, FRAME)
+    assert reference[:, 0].std() > 0.1  # the rows do differ
+    np.testing.assert_allclose(log_p(scores), reference, atol=1e-4)
+    labels = labels_of(records)
+    published = [auc(labels, two_probabilities_to_score(*np.exp(each.T))) for each in (log_p(scores), reference)]
+    assert published[0] == pytest.approx(published[1], abs=1e-6)
+    np.testing.assert_array_equal(scores.p_yes, np.exp(scores.log_p_yes))
+    assert scores.loss is None and scores.truncated == 0 and scores.seconds > 0
+
+
+def test_equals_a_left_padded_batch(model, tokenizer, records, reference):
+    prompts = RecordTokenizer(tokenizer, FRAME, 512).prompts(records).input_ids
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in prompts])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts])
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, -1]
+    yes_no = [tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No")]
+    scores = score_records(model, tokenizer, records, FRAME)
+    np.testing.assert_allclose(log_p(scores), logits.double().log_softmax(-1)[:, yes_no].numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"token_budget": 1},
+        {"token_budget": 700},
+        {"token_budget": 10**6},
+        {"share_prefix": False},
+        {"merge": False},
+        {"share_prefix": False, "merge": False, "token_budget": 1000},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("with_loss", [False, True])
+def test_how_it_is_computed_changes_nothing(model, tokenizer, records, reference, options, with_loss):
+    scorer = Scorer(tokenizer, records, FRAME, 512, with_loss=with_loss)
+    scores = scorer.score(model, **options)
+    np.testing.assert_allclose(log_p(scores), reference, atol=1e-4)
+    if with_loss:
+        assert scores.loss == pytest.approx(scorer.score(model).loss, abs=1e-5)
+
+
+def test_row_order_and_other_rows_change_nothing(model, tokenizer, records, reference):
+    order = np.random.default_rng(0).permutation(len(records))
+    shuffled = score_records(model, tokenizer, [records[i] for i in order], FRAME)
+    np.testing.assert_allclose(log_p(shuffled), reference[order], atol=1e-4)
+    alone = score_records(model, tokenizer, records[5:6], FRAME)
+    np.testing.assert_allclose(log_p(alone), reference[5:6], atol=1e-4)
+    twins = score_records(model, tokenizer, records[3:4] * 3, FRAME)  # all rows are one prefix, but for the last token
+    np.testing.assert_allclose(log_p(twins), reference[[3, 3, 3]], atol=1e-4)
+
+
+def test_labels_are_not_looked_at(model, tokenizer, records):
+    turned = [{**row, "output": "No." if row["output"] == "Yes." else "Yes."} for row in records]
+    for with_loss in (False, True):
+        one, other = (log_p(Scorer(tokenizer, rows, FRAME, 512, with_loss).score(model)) for rows in (records, turned))
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_truncated_rows(model, tokenizer, records):
+    scorer = Scorer(tokenizer, records, FRAME, 200, with_loss=True)
+    assert scorer.truncated == scorer.score(model).truncated == 16
+    prompts = RecordTokenizer(tokenizer, FRAME, 200).prompts(records).input_ids
+    with torch.no_grad():
+        reference = [model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in prompts]
+    yes = tokenizer.convert_tokens_to_ids("Yes")
+    np.testing.assert_allclose(scorer.score(model).log_p_yes, [row[yes].item() for row in reference], atol=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [1 << 25, 640 * 7])
+@pytest.mark.parametrize("train_on_inputs", [True, False])
+def test_loss_is_the_models_own(model, tokenizer, records, monkeypatch, at_once, train_on_inputs):
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", at_once)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in RecordTokenizer(tokenizer, FRAME, 512).examples(records, train_on_inputs).rows:
+            ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+            n_targets = (labels[:, 1:] != -100).sum().item()
+            total += model(input_ids=ids, labels=labels).loss.item() * n_targets
+            count += n_targets
+    scorer = Scorer(tokenizer, records, FRAME, 512, with_loss=True, train_on_inputs=train_on_inputs)
+    assert scorer.score(model).loss == pytest.approx(total / count, abs=1e-5)
+    assert scorer.score(model, share_prefix=False, token_budget=600).loss == pytest.approx(total / count, abs=1e-5)
+
+
+def test_base_weights_stay_bit_identical(tiny_llama, tiny_adapter, tokenizer, records):
+    model = attach_adapter(load_base_model(tiny_llama, CPU, torch.float32), tiny_adapter)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    score_records(model, tokenizer, records, FRAME)
+    with pytest.raises(ZeroDivisionError), merged(model):
+        name = next(name for name in before if name.endswith("q_proj.base_layer.weight"))
+        assert not torch.equal(model.state_dict()[name], before[name])
+        1 / 0  # noqa: B018
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    plain = AutoModelForCausalLM.from_pretrained(tiny_llama).state_dict()
+    unloaded = model.unload().state_dict()
+    assert list(unloaded) == list(plain) and all(torch.equal(unloaded[name], plain[name]) for name in plain)
+
+
+def test_merged_and_unmerged_forward_passes_leave_training_mode_alone(model, tokenizer, records):
+    model.train()
+    score_records(model, tokenizer, records[:2], FRAME)
+    assert model.training and all(module.training for module in model.modules())
+    model.eval()
+
+
+class OutOfMemoryAbove:
+    """A backbone that runs out of memory above so many tokens in a forward pass."""
+
+    def __init__(self, model, tokens):
+        self.passes = []
+        self.hook = model.get_base_model().model.register_forward_pre_hook(self.check, with_kwargs=True)
+        self.tokens = tokens
+
+    def check(self, module, arguments, options):
+        size = options["input_ids"].numel()
+        self.passes.append(size)
+        if size > self.tokens:
+            raise torch.OutOfMemoryError
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_out_of_memory_halves_the_budget(model, tokenizer, records, reference, capsys, share_prefix):
+    memory = OutOfMemoryAbove(model, 800)
+    try:
+        scorer = Scorer(tokenizer, records, FRAME, 512, with_loss=True)
+        scores = scorer.score(model, token_budget=10**6, share_prefix=share_prefix)
+    finally:
+        memory.hook.remove()
+    np.testing.assert_allclose(log_p(scores), reference, atol=1e-4)
+    assert scores.loss == pytest.approx(scorer.score(model).loss, abs=1e-5)
+    failed = [size for size in memory.passes if size > 800]
+    assert 2 <= len(failed) <= 5  # 24 rows: halved a few times, then for good
+    assert all(later <= earlier // 2 + 1 for earlier, later in zip(failed, failed[1:]))
+    assert capsys.readouterr().out.count("out of memory: going on with") == len(failed)
+
+
+def test_a_row_that_does_not_fit_alone_is_an_error(model, tokenizer, records):
+    memory = OutOfMemoryAbove(model, 60)
+    try:
+        with pytest.raises(
+            InputError, match="out of memory while scoring 1 rows of [0-9]+ tokens at once; give evaluate.py"
+        ):
+            score_records(model, tokenizer, records, FRAME, share_prefix=False)
+    finally:
+        memory.hook.remove()
+    assert not any(getattr(module, "merged", False) for module in model.modules())
+
+
+@pytest.mark.parametrize("with_loss", [False, True])
+def test_titles_with_answers_in_them(model, tokenizer, pieces, with_loss):
+    titles = ["No Safe Place", "No. 1 with a Bullet", "No", "No.", "Yes", "Yes.", 'Say "Yes." or "No."', "Harbor"]
+    books = [Item(title, "Yes No. Author") for title in titles]
+    rows = [
+        build_record(Preference((book,), tuple(books[:2]), book, "book"), liked, quoted_target=True)
+        for book in books
+        for liked in (True, False)
+    ]
+    scorer = Scorer(tokenizer, rows, FRAME, 512, with_loss)
+    for row, ids, position in zip(rows, scorer.rows, scorer.answer_positions):
+        prompt = pieces.encode(FRAME.prompt(row))
+        assert position == len(prompt)  # BOS stands before it, so this is the prompt's last token, the newline
+        assert ids[position] == pieces.piece_to_id("<0x0A>")
+    with torch.no_grad():
+        expected = []
+        for row in rows:
+            logits = model(input_ids=torch.tensor([[1, *pieces.encode(FRAME.prompt(row))]])).logits[0, -1]
+            expected.append(logits.log_softmax(-1)[[pieces.piece_to_id("Yes"), pieces.piece_to_id("No")]].numpy())
+    np.testing.assert_allclose(log_p(scorer.score(model)), np.array(expected), atol=1e-4)

@@ -1,0 +1,101 @@
+"""A model that is spread over two processes (FSDP2 over gloo, on the CPU) against the same model in one piece.
+
+1. Scores and validation loss are the same, also where a process has no row of its own in a batch.
+2. The training loss and the gradients of the adapter are the same.
+3. The adapter is saved whole, by the first process.
+"""
+
+import os
+import socket
+
+import torch
+from accelerate import PartialState
+from peft import LoraConfig, get_peft_model
+from torch import multiprocessing
+from torch.distributed.fsdp import fully_shard
+from transformers import TrainingArguments
+
+from tlrec.data.records import labels_of, read_records
+from tlrec.model import adapters, base_models
+from tlrec.model.processes import is_spread, whole
+from tlrec.model.prompts import load_frame
+from tlrec.model.scoring import Scorer
+from tlrec.tuning.trainer import Collator, TuningTrainer
+
+
+def made(base_folder):
+    torch.manual_seed(0)
+    base = base_models.load_base_model(base_folder, torch.device("cpu"), torch.float32)
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    return model
+
+
+def observed(model, base_folder, records, folder):
+    """Scores, losses and gradients of `model`, {name: tensor}; saves its adapter."""
+    tokenizer = base_models.load_tokenizer(base_folder)
+    scorer = Scorer(tokenizer, records, load_frame("alpaca"), 512, with_loss=True)
+    scores = scorer.score(model, token_budget=700)
+    trainer = TuningTrainer(
+        model=model,
+        train_dataset=[],
+        scorer=scorer,
+        validation_labels=labels_of(records),
+        args=TrainingArguments(output_dir=folder, use_cpu=True, report_to="none"),
+    )
+    model.train()
+    rows = [{"input_ids": row, "labels": row} for row in scorer.rows[:4]]
+    loss = trainer.compute_loss(model, Collator()(rows))
+    loss.backward()
+    adapters.save_adapter(model, folder)
+    gradients = {
+        f"gradient of {name}": whole(weight.grad) for name, weight in model.named_parameters() if weight.requires_grad
+    }
+    return {
+        "log_p_yes": torch.tensor(scores.log_p_yes),
+        "validation": torch.tensor(scores.loss),
+        "loss": loss.detach(),
+    } | gradients
+
+
+def process(rank, port, base_folder, data, folder):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    assert PartialState(cpu=True).num_processes == 2
+    model = made(base_folder)
+    for layer in model.get_base_model().model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    assert is_spread(model)
+    result = observed(model, base_folder, read_records(data), folder)
+    if rank == 0:
+        torch.save(result, folder / "result.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_fsdp_on_two_processes(tiny_llama, tiny_workspace, tmp_path):
+    data = tiny_workspace / "rec_data" / "movie" / "test.json"
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir(), two.mkdir()
+    expected = observed(made(tiny_llama), tiny_llama, read_records(data), one)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    multiprocessing.spawn(process, (port, tiny_llama, data, two), nprocs=2)
+    found = torch.load(two / "result.pt")
+    assert found.keys() == expected.keys() and len(found) == 3 + 8
+    for name, value in expected.items():
+        assert torch.allclose(found[name].to(value.dtype), value, atol=1e-5), name
+    saved, wanted = adapters.read_adapter(two), adapters.read_adapter(one)
+    assert saved.keys() == wanted.keys()
+    assert all(torch.equal(saved[name], wanted[name]) for name in wanted)
+
+
+def test_a_model_in_one_piece_is_not_spread(tiny_llama):
+    model = made(tiny_llama)
+    assert not is_spread(model)
+    weight = next(model.parameters())
+    assert whole(weight) is weight

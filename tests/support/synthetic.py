@@ -1,0 +1,101 @@
+"""A workspace of made-up runs for the tests of report and comparison, written by the writers that the scripts use."""
+
+import numpy as np
+
+from tlrec.data.preferences import Item, Preference, build_record, parse_input
+from tlrec.data.records import labels_of, write_records
+from tlrec.evaluation.results import predictions_rows, summarise, write_evaluation
+from tlrec.runs import describe_adapter, describe_run, write_run
+
+
+def make_records(users, seed, windows=10, items=300):
+    """Sliding windows of `users` made-up users over a made-up catalogue: ten ratings as history, the next as target."""
+    rng = np.random.default_rng(seed)
+    appeal = np.random.default_rng(99).normal(0, 0.7, items)
+    records = []
+    for _ in range(users):
+        mood = rng.normal(0.2, 1.0)
+        watched = [int(item) for item in rng.permutation(items)[: windows + 10]]
+        liked = [bool(rng.random() < 1 / (1 + np.exp(-(mood + appeal[item])))) for item in watched]
+        for start in range(windows):
+            history = list(zip(watched[start : start + 10], liked[start : start + 10], strict=True))
+            preference = Preference(
+                likes=tuple(Item(f"Made-up Film {item}") for item, like in history if like),
+                dislikes=tuple(Item(f"Made-up Film {item}") for item, like in history if not like),
+                target=Item(f"Made-up Film {watched[start + 10]}"),
+                kind="movie",
+            )
+            records.append(build_record(preference, liked[start + 10]))
+    return records
+
+
+def make_data(root):
+    """rec_data/movie/{train,valid,test}.json and instruction_data/netflix/train.json below `root`; the test's paths."""
+    paths = {}
+    for name, path, users, seed in (
+        ("train", "rec_data/movie/train.json", 60, 1),
+        ("valid", "rec_data/movie/valid.json", 15, 61),
+        ("test", "rec_data/movie/test.json", 30, 76),
+        ("source", "instruction_data/netflix/train.json", 50, 201),
+    ):
+        paths[name] = root / path
+        write_records(paths[name], make_records(users, seed))
+    return paths
+
+
+def tune(folder, paths, stage, start=None, shots=None, seed=0, history=(), **facts):
+    """An adapter folder as a tuner leaves it, but for tensors."""
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (folder / "adapter_model.safetensors").write_bytes(f"{stage} {shots} {seed}".encode())
+    learning_rate = facts.pop("learning_rate", 1e-4)
+    truncated = facts.pop("truncated", 0)
+    write_run(
+        folder,
+        "rec_tuning.py" if stage == "few-shot" else "ins_tuning.py",
+        {"learning_rate": learning_rate, "num_epochs": 3, "seed": seed, "output_dir": folder},
+        {"train": paths["train" if stage == "few-shot" else "source"], "valid": paths["valid"]},
+        {
+            "history": [{"step": step, "eval_auc": value, "eval_loss": 1 - value} for step, value in history],
+            "best_step": max(history, key=lambda entry: entry[1])[0] if history else None,
+            "truncated": {"train": truncated, "valid": 0},
+        },
+        stage=stage,
+        start_adapter=describe_adapter(start),
+        shots=shots,
+        seed=seed,
+        frame="alpaca",
+        base_model="base_model/pocket-llama/",
+        target="movie",
+        **facts,
+    )
+    return folder
+
+
+def score(records, skill, seed):
+    """(p_yes, p_no): chance at skill 0, better with more; a mean probability of 0.9 on the two answers."""
+    rng = np.random.default_rng(seed)
+    rates = np.array([len(p.likes) / len(p.history) for p in (parse_input(record["input"]) for record in records)])
+    signal = skill * (labels_of(records) - 0.5) + 2.5 * (rates - 0.5) * (skill > 0)
+    probability = 1 / (1 + np.exp(-(signal + rng.normal(0, 1, len(records)))))
+    mass = rng.uniform(0.85, 0.95, len(records))
+    return probability * mass, (1 - probability) * mass
+
+
+def evaluate(folder, test_path, records, p_yes, p_no, adapter=None, train_records=None):
+    """metrics.json and predictions.jsonl as evaluate.py leaves them."""
+    labels = labels_of(records)
+    preferences = [parse_input(record["input"]) for record in records]
+    metrics = summarise(labels, p_yes, p_no, preferences, train_records, resamples=200)
+    metrics["run"] = describe_run(
+        "evaluate.py",
+        {"cutoff_len": 512, "quantization": "none"},
+        {"test": test_path},
+        {"truncated": {"test": 0}},
+        adapter=describe_adapter(adapter),
+        target="movie",
+        base_model="base_model/pocket-llama/",
+        frame="alpaca",
+    )
+    write_evaluation(folder, metrics, predictions_rows(labels, p_yes, p_no, preferences, train_records=train_records))
+    return folder

@@ -1,0 +1,140 @@
+"""run.json: tlrec/runs.py.
+
+1. It holds the arguments as given, UTC times, revision, versions, digest and rows of the data, facts and results.
+2. It appears whole, and the same run gives the same content.
+3. An adapter is described with the runs behind it, so the last run.json tells the whole chain.
+4. A missing, damaged or foreign file is one line.
+5. A finished run is known again by flags, data and start adapter, whatever its paths are called.
+6. It never reads the environment.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tlrec import runs
+from tlrec.errors import InputError
+from tlrec.files import plain_json
+from tlrec.runs import describe_adapter, describe_data, describe_run, frame_of, is_complete, read_run, write_run
+
+
+@pytest.fixture
+def train(tmp_path):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps([{"input": "a"}, {"input": "b"}]))
+    return path
+
+
+def adapter(folder, train, start=None, **facts):
+    """An adapter folder with a run.json, but for tensors."""
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(folder.name.encode())
+    arguments = {"learning_rate": 3e-4, "output_dir": folder, "train_data_path": train, "resume_from_checkpoint": start}
+    write_run(folder, "ins_tuning.py", arguments, {"train": train}, {}, start_adapter=describe_adapter(start), **facts)
+    return folder
+
+
+def test_content(tmp_path, train, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-never-written")
+    started = datetime.now(UTC) - timedelta(seconds=90)
+    arguments = {"train_data_path": train, "learning_rate": np.float64(3e-4), "sample": (16, 64), "seed": None}
+    written = write_run(
+        tmp_path, "rec_tuning.py", arguments, {"train": train}, {"auc": float("nan")}, started, shots=16
+    )
+    run = read_run(tmp_path)
+    assert run == written
+    assert run["script"] == "rec_tuning.py" and run["shots"] == 16
+    assert run["arguments"] == {"train_data_path": str(train), "learning_rate": 3e-4, "sample": [16, 64], "seed": None}
+    assert run["data"] == {
+        "train": {"path": str(train), "sha256": hashlib.sha256(train.read_bytes()).hexdigest(), "rows": 2}
+    }
+    assert run["results"] == {"auc": None}
+    assert run["started"] == started.isoformat(timespec="seconds") and run["started"].endswith("+00:00")
+    assert 90 <= run["seconds"] < 150
+    assert run["versions"]["numpy"] == np.__version__ and run["versions"]["peft"] == metadata.version("peft")
+    assert run["git"] is None or set(run["git"]) == {"revision", "dirty"}
+    assert "sk-never-written" not in (tmp_path / "run.json").read_text()
+
+
+def test_no_revision_outside_a_checkout(monkeypatch):
+    monkeypatch.setattr(runs, "__file__", "/nowhere/tlrec/runs.py")
+    runs._git_revision.cache_clear()
+    assert describe_run("x.py", {}, {})["git"] is None
+    runs._git_revision.cache_clear()
+
+
+def test_nothing_half_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(json, "dump", lambda *arguments, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_run(tmp_path, "x.py", {}, {}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_may_be_given(train):
+    assert describe_data(train, rows=7)["rows"] == 7
+    assert describe_data(train)["rows"] == 2
+
+
+def test_plain_json():
+    value = {1: (Path("a"), np.int64(3), np.array([1.5, np.inf])), "b": {"c": True}}
+    assert plain_json(value) == {"1": ["a", 3, [1.5, None]], "b": {"c": True}}
+
+
+def test_chain(tmp_path, train):
+    cot = adapter(tmp_path / "cot", train, stage="cot", frame="tallrec")
+    source = adapter(tmp_path / "source", train, cot, stage="source", frame="tallrec")
+    described = describe_adapter(source)
+    assert described["path"] == str(source)
+    assert described["sha256"] == hashlib.sha256(b"source").hexdigest()
+    assert described["run"]["stage"] == "source"
+    assert described["run"]["start_adapter"]["run"]["stage"] == "cot"
+    assert described["run"]["start_adapter"]["run"]["start_adapter"] is None
+    assert frame_of(source) == "tallrec"
+
+
+def test_no_adapter_and_one_of_someone_else(tmp_path):
+    assert describe_adapter(None) is None and describe_adapter("") is None and frame_of(None) is None
+    (tmp_path / "adapter_model.bin").write_bytes(b"theirs")
+    assert describe_adapter(tmp_path)["run"] is None and frame_of(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "run.json: no such file"),
+        ('{"script": "x', "run.json: damaged"),
+        ("[1]", "run.json: expected a JSON object, found a list"),
+        ('{"script": "x", "arguments": {}}', "run.json: the key 'data' is missing"),
+        (b"\xff\xfe", "run.json: damaged"),
+    ],
+)
+def test_bad_files(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "run.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message):
+        read_run(tmp_path)
+
+
+def test_a_finished_run_is_known_again(tmp_path, train):
+    start = adapter(tmp_path / "start", train)
+    folder = adapter(tmp_path / "run", train, start)
+    data = {"train": describe_data(train)}
+    arguments = {
+        "learning_rate": 3e-4,
+        "output_dir": "elsewhere",
+        "train_data_path": "x",
+        "resume_from_checkpoint": "y",
+    }
+    assert is_complete(folder, arguments, data, start)
+    assert not is_complete(folder, {**arguments, "learning_rate": 1e-4}, data, start)
+    assert not is_complete(folder, arguments, data, None)
+    assert not is_complete(folder, arguments, {"train": {**data["train"], "sha256": "0"}}, start)
+    (folder / "adapter_config.json").unlink()
+    assert not is_complete(folder, arguments, data, start)
+    assert not is_complete(tmp_path / "never", arguments, data, start)

@@ -1,0 +1,111 @@
+"""Two processes over gloo on the CPU, as the launchers start them, against one.
+
+1. The same validation AUC at every step, to rounding the same adapter, though the rows do not divide evenly.
+2. evaluate.py shares the rows and gives the same predictions, in order.
+3. One process writes and speaks; a mistake is said once, before the others are started.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.conftest import REPOSITORY
+
+QUICK = ["--batch_size", 8, "--micro_batch_size", 2, "--num_epochs", 2, "--warmup_steps", 0, "--learning_rate", 1e-2]
+QUICK += ["--eval_steps", 1, "--lora_dropout", 0, "--max_train_samples", 13]  # masks differ between processes
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def both(tiny_llama, tiny_workspace, run_script, tmp_path_factory):
+    """Folders of the same stage and evaluation by one process and by two, and the launcher's standard output."""
+    root = tmp_path_factory.mktemp("two processes") / "root"
+    shutil.copytree(tiny_workspace, root)
+    environment = os.environ | {"ROOT_PATH": str(root), "BASE_MODEL": str(tiny_llama), "STAGES": "source"}
+    environment |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["bash", REPOSITORY / "shell" / "zero_shot.sh", "cpu:2", "movie", "netflix", *map(str, QUICK)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    one, data = root / "one", root / "rec_data" / "movie"
+    base = ["--base_model", tiny_llama, "--device", "cpu", "--target", "movie"]
+    status, _, err = run_script(
+        "ins_tuning.py",
+        *base,
+        "--train_data_path",
+        root / "instruction_data" / "netflix" / "train.json",
+        "--val_data_path",
+        data / "valid.json",
+        "--output_dir",
+        one,
+        "--source",
+        "netflix",
+        *QUICK,
+    )
+    assert status == 0, err
+    two = root / "instruction_model" / "movie" / "alpaca_instrument"
+    status, _, err = run_script(
+        "evaluate.py",
+        *base,
+        "--lora_weights",
+        two,
+        "--test_data_path",
+        data / "test.json",
+        "--output_dir",
+        root / "scores",
+    )
+    assert status == 0, err
+    return one, two, root / "scores", done.stdout
+
+
+def test_tuning_sees_the_same_batches(both):
+    one, two, _, _ = both
+    runs = [read(folder, "run.json")["results"] for folder in (one, two)]
+    assert [run["processes"] for run in runs] == [1, 2]
+    histories = [run["history"] for run in runs]
+    assert [entry["step"] for entry in histories[0]] == [1, 2, 3, 4]
+    assert [entry["eval_auc"] for entry in histories[0]] == [entry["eval_auc"] for entry in histories[1]]
+    for entry, other in zip(*histories):
+        assert entry["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-5)
+    tensors = [load_file(folder / "adapter_model.safetensors") for folder in (one, two)]
+    assert tensors[0].keys() == tensors[1].keys()
+    assert max((tensors[0][name] - tensors[1][name]).abs().max() for name in tensors[0]) < 1e-5
+
+
+def test_scoring_is_shared_and_comes_back_in_order(both):
+    _, two, scores, _ = both
+    rows = [
+        [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+        for folder in (two, scores)
+    ]
+    assert len(rows[0]) == len(rows[1]) == 24
+    for row, other in zip(*rows):
+        assert row["p_yes"] == pytest.approx(other["p_yes"], abs=1e-6)
+        assert row["label"] == other["label"]
+    assert read(two, "metrics.json")["auc"] == read(scores, "metrics.json")["auc"]
+
+
+def test_one_process_speaks(both):
+    _, two, _, out = both
+    assert out.count(f"adapter: {two}\n") == 1
+    assert out.count("===== auc:") == 1
+    assert out.count("train: 13 rows") == 1
+
+
+def test_a_mistake_is_said_once(tiny_llama, tiny_workspace):
+    environment = os.environ | {"ROOT_PATH": str(tiny_workspace), "BASE_MODEL": str(tiny_llama), "STAGES": "source"}
+    command = ["bash", REPOSITORY / "shell" / "zero_shot.sh", "cpu:2", "movie", "netflix", "--batch_size", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment | {"PYTHON": sys.executable})
+    assert done.returncode == 2
+    assert done.stderr == "error: --batch_size 7 is not a multiple of --micro_batch_size 32\n"

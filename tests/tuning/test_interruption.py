@@ -1,0 +1,268 @@
+"""Runs that are stopped and go on: what they end with is what an undisturbed run ends with, to the bit.
+
+1. SIGTERM and SIGINT save a checkpoint, say so, and end with 143 and 130; --resume goes on from there.
+2. kill -9 at random moments of a curriculum and a sweep, each start with --resume: the same adapters and validations.
+3. A checkpoint that was not written whole is passed over; one of another run is an error that says what differs.
+4. Early stopping, and rows grouped by length, are taken up where they were.
+5. Running out of memory cuts micro-batches in halves and changes nothing else.
+6. Trackers that are not installed are named; their logs outlive the checkpoints.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import REPOSITORY
+from tlrec.errors import InputError
+from tlrec.files import sha256
+from tlrec.model.processes import share_batch
+from tlrec.runs import last_checkpoint, remove_checkpoints
+from tlrec.tuning.trainer import Collator, TuningTrainer
+
+QUICK = ["--batch_size", 8, "--micro_batch_size", 4, "--warmup_steps", 0, "--learning_rate", 1e-2, "--device", "cpu"]
+
+
+def adapter(folder):
+    return sha256(folder / "adapter_model.safetensors")
+
+
+def history(folder):
+    return json.loads((folder / "run.json").read_text())["results"]["history"]
+
+
+@pytest.fixture
+def stage(run_script, tiny_llama, tiny_workspace):
+    """ins_tuning.py on 16 rows, 2 steps an epoch; returns (status, out, err)."""
+
+    def run(folder, *flags):
+        return run_script("ins_tuning.py", *stage_flags(tiny_llama, tiny_workspace, folder), *flags)
+
+    return run
+
+
+def stage_flags(base, workspace, folder):
+    return [
+        "--base_model",
+        base,
+        "--train_data_path",
+        workspace / "instruction_data" / "netflix" / "train.json",
+        "--val_data_path",
+        workspace / "rec_data" / "movie" / "valid.json",
+        "--output_dir",
+        folder,
+        "--num_epochs",
+        4,
+        "--eval_steps",
+        3,
+        *QUICK,
+    ]
+
+
+def signal_in_batch(monkeypatch, number, count):
+    """Send this process a signal while the Trainer fetches its `count`-th micro-batch."""
+    fetched = []
+
+    def fetch(collator, rows, original=Collator.__call__):
+        fetched.append(1)
+        if len(fetched) == count:
+            os.kill(os.getpid(), number)
+        return original(collator, rows)
+
+    monkeypatch.setattr(Collator, "__call__", fetch)
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("flags", [[], ["--group_by_length"]], ids=["random", "grouped"])
+def test_a_signal_saves_a_checkpoint_and_resume_goes_on(stage, tmp_path, monkeypatch, number, status, flags):
+    assert stage(tmp_path / "undisturbed", *flags)[0] == 0
+    with monkeypatch.context() as patch:
+        signal_in_batch(patch, number, 8)
+        stopped = stage(tmp_path / "stopped", *flags)
+    assert stopped[0] == status
+    assert "a checkpoint is saved; the same command with --resume goes on from there" in stopped[2]
+    assert not (tmp_path / "stopped" / "adapter_config.json").exists()
+    checkpoint = last_checkpoint(tmp_path / "stopped" / "checkpoints")
+    step = re.search(r": stopped after step (\d+), ", stopped[2])[1]
+    assert checkpoint == str(tmp_path / "stopped" / "checkpoints" / f"checkpoint-{step}") and step not in "369"
+    code, out, err = stage(tmp_path / "stopped", "--resume", *flags)
+    assert code == 0, err
+    assert f"resuming: {checkpoint}\n" in out
+    assert adapter(tmp_path / "stopped") == adapter(tmp_path / "undisturbed")
+    assert history(tmp_path / "stopped") == history(tmp_path / "undisturbed")
+    assert {path.name for path in (tmp_path / "stopped").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "run.json",
+    }
+
+
+def test_twenty_kills(tiny_llama, tiny_workspace, tmp_path):
+    data = tiny_workspace / "rec_data" / "movie"
+
+    def curriculum(root):
+        sweep = [
+            "--base_model",
+            tiny_llama,
+            "--train_data_path",
+            data / "train.json",
+            "--val_data_path",
+            data / "valid.json",
+            "--test_data_path",
+            data / "test.json",
+            "--resume_from_checkpoint",
+            root / "source",
+            "--sample",
+            4,
+            12,
+            "--num_epochs",
+            4,
+            "--eval_steps",
+            1,
+            *QUICK,
+            "--output_dir",
+            root / "few",
+            "--resume",
+        ]
+        commands = [
+            ["ins_tuning.py", *stage_flags(tiny_llama, tiny_workspace, root / "source"), "--resume"],
+            ["rec_tuning.py", *sweep],
+        ]
+        return [list(map(str, command)) for command in commands]
+
+    killed = {}
+    for name, kills in (("undisturbed", 0), ("killed", 20)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "commands.json").write_text(json.dumps(curriculum(tmp_path / name)))
+        command = [
+            sys.executable,
+            REPOSITORY / "tests" / "support" / "killed.py",
+            "0",
+            str(kills),
+            "0.7",
+            tmp_path / name / "commands.json",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        killed[name] = int(done.stdout)
+    assert killed["undisturbed"] == 0 and killed["killed"] == 20
+    for folder in ("source", "few/0_4", "few/0_12"):
+        one, other = tmp_path / "undisturbed" / folder, tmp_path / "killed" / folder
+        assert adapter(one) == adapter(other)
+        assert history(one) == history(other)
+    for folder in ("few/0_4", "few/0_12"):
+        one, other = ((tmp_path / name / folder / "predictions.jsonl").read_bytes() for name in killed)
+        assert one == other
+
+
+def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
+    for step in (2, 10, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text('{"global_step": 1}')
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_st')
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
+    (tmp_path / "checkpoint-9" / "trainer_state.json").unlink()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert last_checkpoint(tmp_path / "nothing") is None
+
+
+def test_a_stopped_run_with_other_flags_is_not_resumed(stage, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        signal_in_batch(patch, signal.SIGTERM, 8)
+        assert stage(tmp_path)[0] == 143
+    status, _, err = stage(tmp_path, "--resume", "--learning_rate", 1e-3)
+    assert status == 2
+    assert err == (
+        f"error: --output_dir {tmp_path}: a run with other --learning_rate was stopped there; give what it had, or "
+        "--overwrite to begin anew\n"
+    )
+    assert last_checkpoint(tmp_path / "checkpoints")  # nothing is lost by asking
+    status, out, _ = stage(tmp_path, "--resume", "--overwrite", "--learning_rate", 1e-3, "--check_only")
+    assert (status, out) == (0, f"checked: {tmp_path}\n")
+    status, out, _ = stage(tmp_path, "--resume", "--overwrite", "--learning_rate", 1e-3)
+    assert status == 0 and "starting at step 0\n" in out
+
+
+def test_early_stopping_is_taken_up_where_it_was(stage, tmp_path, monkeypatch):
+    flags = ["--eval_steps", 1, "--patience", 2, "--learning_rate", 0.5]  # steps that soon make it worse
+    assert stage(tmp_path / "undisturbed", *flags)[0] == 0
+    steps = [entry["step"] for entry in history(tmp_path / "undisturbed")]
+    assert len(steps) < 8
+    for last in steps:
+        folder = tmp_path / f"killed after {last}"
+        with monkeypatch.context() as patch:
+
+            def die(trainer, *arguments, original=TuningTrainer._save_checkpoint):
+                original(trainer, *arguments)
+                if trainer.state.global_step == last:
+                    raise KeyboardInterrupt
+
+            patch.setattr(TuningTrainer, "_save_checkpoint", die)
+            assert stage(folder, *flags)[0] == 130
+        assert stage(folder, "--resume", *flags)[0] == 0
+        assert adapter(folder) == adapter(tmp_path / "undisturbed")
+        assert history(folder) == history(tmp_path / "undisturbed")
+
+
+def test_memory_that_runs_out_halves_the_micro_batch(stage, tmp_path, monkeypatch):
+    flags = ["--lora_dropout", 0, "--num_epochs", 2]  # masks are drawn anew in the repeated pass
+    assert stage(tmp_path / "plenty", *flags)[0] == 0
+
+    def compute_loss(trainer, model, inputs, *rest, original=TuningTrainer.compute_loss, **named):
+        loss = original(trainer, model, inputs, *rest, **named)
+        if len(inputs["input_ids"]) > 2:
+            loss.backward()  # runs out in the middle of it: gradients are there already
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return loss
+
+    monkeypatch.setattr(TuningTrainer, "compute_loss", compute_loss)
+    status, out, err = stage(tmp_path / "scarce", *flags)
+    assert status == 0, err
+    assert out.count("out of memory: going on with 2 rows in a forward pass, the batch stays what it is\n") == 1
+    one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("plenty", "scarce"))
+    assert max((one[name] - other[name]).abs().max() for name in one) < 1e-6
+    assert json.loads((tmp_path / "scarce" / "run.json").read_text())["results"]["rows_at_once"] == 2
+
+
+def test_memory_for_not_even_one_row(stage, tmp_path, monkeypatch):
+    def compute_loss(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(TuningTrainer, "compute_loss", compute_loss)
+    status, _, err = stage(tmp_path)
+    assert status == 2
+    assert err.endswith(
+        "error: out of memory with 1 rows in a forward pass; give --gradient_checkpointing or --quantization 4bit\n"
+    )  # behind what the progress bar has left
+
+
+@pytest.mark.parametrize(
+    "batch, micro, processes, expected",
+    [(128, 32, 1, (32, 4)), (128, 32, 2, (32, 2)), (128, 32, 8, (16, 1)), (96, 32, 3, (32, 1)), (8, 4, 1, (4, 2))],
+)
+def test_the_batch_is_shared_by_the_processes(batch, micro, processes, expected):
+    assert share_batch(batch, micro, processes) == expected
+
+
+def test_a_batch_that_cannot_be_shared():
+    with pytest.raises(InputError, match="--batch_size 128 cannot be shared by 3 processes; give --batch_size 126"):
+        share_batch(128, 32, 3)
+
+
+def test_trackers(stage, tmp_path):
+    status, _, err = stage(tmp_path / "run", "--report_to", "no-such-tracker")
+    assert status == 2
+    assert "error: --report_to no-such-tracker: no such tracker is installed here (found: " in err
+    logs = tmp_path / "run" / "checkpoints" / "runs" / "today"
+    logs.mkdir(parents=True)
+    (logs / "events").write_text("curve")
+    remove_checkpoints(tmp_path / "run")
+    assert (tmp_path / "run" / "runs" / "today" / "events").read_text() == "curve"
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -1,0 +1,529 @@
+"""Both tuners on a two-layer model, through their own command lines.
+
+1. After tuning the base weights are bit-identical, every LoRA tensor has changed, and what was saved scores the same.
+2. The best validation is kept; its AUC and loss are what evaluate.py finds on the same rows.
+3. The same seed gives the same bytes; a sweep gives the bytes of single runs; what is complete is not made again; an
+   interrupted sweep does the rest only.
+4. No start adapter, `--sample -1`, `.bin` start adapters, free-text answers, both frames and the machine's flags work.
+5. The loss is the model's own, with its gradients, in chunks, whatever the micro-batch.
+"""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support.models import make_adapter, make_llama
+from tlrec.data.records import draw_shots, read_records, write_records
+from tlrec.files import sha256
+from tlrec.model import adapters, base_models
+from tlrec.tuning.trainer import ChunkedCrossEntropy, Collator, TuningTrainer
+
+CPU = torch.device("cpu")
+FILES = {"adapter_config.json", "adapter_model.safetensors", "run.json"}
+# few, small, and large steps
+QUICK = ["--batch_size", 8, "--micro_batch_size", 4, "--warmup_steps", 0, "--learning_rate", 1e-2, "--eval_steps", 1]
+QUICK += ["--device", "cpu"]
+
+
+def weights(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def same_bytes(one, other):
+    return sha256(one / "adapter_model.safetensors") == sha256(other / "adapter_model.safetensors")
+
+
+def run_of(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def predictions(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def changed(before, after):
+    """{name: norm of the change over the norm of the tensor}."""
+    return {name: ((after[name] - before[name]).norm() / after[name].norm()).item() for name in after}
+
+
+@pytest.fixture(scope="module")
+def instruct(run_script, tiny_llama, tiny_workspace):
+    """ins_tuning.py on the tiny workspace; returns (status, out, err)."""
+
+    def run(folder, *flags, train=tiny_workspace / "instruction_data" / "netflix" / "train.json"):
+        return run_script(
+            "ins_tuning.py",
+            "--base_model",
+            tiny_llama,
+            "--train_data_path",
+            train,
+            "--val_data_path",
+            tiny_workspace / "rec_data" / "movie" / "valid.json",
+            "--output_dir",
+            folder,
+            "--num_epochs",
+            2,
+            *QUICK,
+            *flags,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def few_shot(run_script, tiny_llama, tiny_workspace):
+    """rec_tuning.py on the tiny workspace; returns (status, out, err)."""
+
+    def run(folder, *flags):
+        data = tiny_workspace / "rec_data" / "movie"
+        return run_script(
+            "rec_tuning.py",
+            "--base_model",
+            tiny_llama,
+            "--train_data_path",
+            data / "train.json",
+            "--val_data_path",
+            data / "valid.json",
+            "--output_dir",
+            folder,
+            "--num_epochs",
+            2,
+            *QUICK,
+            *flags,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def stage(instruct, tiny_adapter, tmp_path_factory):
+    """Folder and output of one curriculum stage that starts from `tiny_adapter`."""
+    folder = tmp_path_factory.mktemp("stage") / "alpaca_instrument"
+    facts = ["--source", "netflix", "--target", "movie"]
+    status, out, err = instruct(folder, "--resume_from_checkpoint", tiny_adapter, *facts)
+    assert status == 0, err
+    return folder, out
+
+
+@pytest.fixture(scope="module")
+def sweep(few_shot, stage, tiny_workspace, tmp_path_factory):
+    """Folder and output of a sweep over two seeds and two numbers of shots, scored on the test set."""
+    folder = tmp_path_factory.mktemp("sweep")
+    status, out, err = few_shot(folder, *sweep_flags(stage, tiny_workspace))
+    assert status == 0, err
+    return folder, out
+
+
+def sweep_flags(stage, tiny_workspace):
+    test = tiny_workspace / "rec_data" / "movie" / "test.json"
+    return ["--resume_from_checkpoint", stage[0], "--sample", 4, 12, "--seed", 0, 1, "--test_data_path", test]
+
+
+# ----------------------------------------------------------------------------------------------------- one stage
+
+
+def test_files_and_facts_of_a_stage(stage, tiny_adapter, tiny_workspace):
+    folder, out = stage
+    assert {path.name for path in folder.iterdir()} == FILES
+    run = run_of(folder)
+    facts = {"script": "ins_tuning.py", "stage": "source", "source": "netflix", "target": "movie"}
+    facts |= {"frame": "alpaca", "seed": 0, "shots": None}
+    assert {key: run[key] for key in facts} == facts
+    assert run["start_adapter"]["sha256"] == sha256(tiny_adapter / "adapter_model.safetensors")
+    assert {name: data["rows"] for name, data in run["data"].items()} == {"train": 16, "valid": 12}
+    assert [entry["step"] for entry in run["results"]["history"]] == [1, 2, 3, 4]
+    assert run["results"]["truncated"] == {"train": 0, "valid": 0} and run["results"]["dropped"] == 0
+    assert 0 <= run["results"]["padding_share"] < 0.3 and run["results"]["tokens_per_second"] > 0
+    assert "train: 16 rows, 0 with a cut prompt, 0 left out because the answer exceeds --cutoff_len 512\n" in out
+    assert "validation: 12 rows, 0 with a cut prompt; frame: alpaca\n" in out
+    assert f"start adapter: {tiny_adapter}, 8 tensors loaded and compared\n" in out
+    assert f"adapter: {folder}\n" in out
+
+
+def test_every_lora_tensor_has_changed(stage, tiny_adapter):
+    before, after = weights(tiny_adapter), weights(stage[0])
+    assert before.keys() == after.keys()
+    assert {name: tuple(tensor.shape) for name, tensor in before.items()} == {
+        name: tuple(tensor.shape) for name, tensor in after.items()
+    }
+    assert all(0.01 < change < 1 for change in changed(before, after).values())
+
+
+def test_base_weights_are_bit_identical_after_tuning(instruct, tmp_path, monkeypatch):
+    held = {}
+
+    def load_and_hold(*arguments, original=base_models.load_base_model, **options):
+        base = original(*arguments, **options)
+        held.update({name: (tensor, tensor.detach().clone()) for name, tensor in base.named_parameters()})
+        return base
+
+    monkeypatch.setattr(base_models, "load_base_model", load_and_hold)
+    status, out, err = instruct(tmp_path / "fresh")
+    assert status == 0, err
+    assert len(held) == 2 * 9 + 3
+    assert all(torch.equal(tensor, before) for tensor, before in held.values())
+    # and, as no start adapter was given, a fresh LoRA of the published shape was tuned: B began at zero
+    assert "start adapter: none, a fresh LoRA\n" in out
+    tuned = weights(tmp_path / "fresh")
+    assert len(tuned) == 8 and all(tensor.abs().max() > 1e-3 for tensor in tuned.values())
+    config = json.loads((tmp_path / "fresh" / "adapter_config.json").read_text())
+    lora = {key: config[key] for key in ("r", "lora_alpha", "lora_dropout", "bias")}
+    assert lora == {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "bias": "none"}
+    assert sorted(config["target_modules"]) == ["q_proj", "v_proj"]
+    assert run_of(tmp_path / "fresh")["start_adapter"] is None
+
+
+@pytest.mark.parametrize("metric", ["auc", "loss"])
+def test_the_best_validation_is_kept_and_evaluate_finds_it(
+    instruct, run_script, tiny_llama, tiny_workspace, tmp_path, metric
+):
+    folder = tmp_path / "adapter"
+    wild = ["--learning_rate", 3]  # so that the best is not the last
+    assert instruct(folder, "--metric_for_best_model", metric, *wild)[0] == 0
+    results = run_of(folder)["results"]
+    history = results["history"]
+    assert len(history) == 4 and len({entry["eval_auc"] for entry in history}) > 2
+    sign = 1 if metric == "auc" else -1
+    best = max(history, key=lambda entry: (sign * entry[f"eval_{metric}"], -entry["step"]))  # the first of equals
+    assert results["best_step"] == best["step"]
+    status, out, err = run_script(
+        "evaluate.py",
+        "--base_model",
+        tiny_llama,
+        "--lora_weights",
+        folder,
+        "--device",
+        "cpu",
+        "--test_data_path",
+        tiny_workspace / "rec_data" / "movie" / "valid.json",
+    )
+    assert status == 0, err
+    assert json.loads((folder / "metrics.json").read_text())["auc"] == pytest.approx(best["eval_auc"], abs=1e-6)
+    assert f"===== auc: {json.loads((folder / 'metrics.json').read_text())['auc']} =====\n" in out
+
+
+def test_same_seed_same_bytes(instruct, stage, tiny_adapter, tmp_path):
+    start = ["--resume_from_checkpoint", tiny_adapter]
+    assert instruct(tmp_path / "again", *start)[0] == 0
+    assert same_bytes(stage[0], tmp_path / "again")
+    assert run_of(stage[0])["results"]["history"] == run_of(tmp_path / "again")["results"]["history"]
+    assert instruct(tmp_path / "other", *start, "--seed", 1)[0] == 0
+    assert not same_bytes(stage[0], tmp_path / "other")
+
+
+def test_a_bin_start_adapter_gives_the_same_bytes(instruct, stage, tiny_adapter, tmp_path):
+    start = shutil.copytree(tiny_adapter, tmp_path / "start")
+    (start / "adapter_model.safetensors").unlink()
+    torch.save(weights(tiny_adapter), start / "adapter_model.bin")
+    assert instruct(tmp_path / "tuned", "--resume_from_checkpoint", start)[0] == 0
+    assert same_bytes(stage[0], tmp_path / "tuned")
+
+
+def test_a_second_call_is_complete_and_another_run_is_refused(instruct, stage, tiny_adapter, tmp_path):
+    folder = shutil.copytree(stage[0], tmp_path / "adapter")
+    facts = ["--resume_from_checkpoint", tiny_adapter, "--source", "netflix", "--target", "movie"]
+    before = digest(folder)
+    assert instruct(folder, *facts) == (0, f"complete already: {folder}\n", "")
+    status, out, err = instruct(folder, *facts, "--seed", 1)
+    assert (status, out) == (2, "")
+    assert err == f"error: --output_dir {folder}: holds another run's adapter; give --overwrite or another folder\n"
+    assert instruct(folder)[0] == 2  # another start adapter: none
+    assert digest(folder) == before
+    (folder / "metrics.json").write_text("{}")
+    assert instruct(folder, *facts, "--seed", 1, "--overwrite")[0] == 0
+    assert run_of(folder)["seed"] == 1 and {path.name for path in folder.iterdir()} == FILES
+
+
+def digest(folder):
+    """One digest of every file and its path below `folder`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256("".join(f"{path}{sha256(path)}" for path in files).encode()).hexdigest()
+
+
+def test_patience(instruct, tmp_path):
+    assert instruct(tmp_path / "a", "--learning_rate", 0, "--patience", 2, "--num_epochs", 4)[0] == 0
+    results = run_of(tmp_path / "a")["results"]
+    assert [entry["step"] for entry in results["history"]] == [1, 2, 3]  # the first is the best, two without gain
+    assert results["best_step"] == 1
+
+
+def test_max_train_samples_is_a_seeded_draw(instruct, tiny_workspace, tmp_path, monkeypatch):
+    source = read_records(tiny_workspace / "instruction_data" / "netflix" / "train.json")
+    asked = []
+
+    def note(records, shots, seed):
+        asked.append((len(records), shots, seed))
+        return draw_shots(records, shots, seed)
+
+    monkeypatch.setattr("tlrec.data.records.draw_shots", note)
+    status, out, err = instruct(tmp_path / "a", "--max_train_samples", 10, "--seed", 3)
+    assert status == 0, err
+    assert asked == [(len(source), 10, 3)]
+    assert "train: 10 rows" in out
+    assert len(run_of(tmp_path / "a")["results"]["history"]) == 2 * 2  # ten rows in batches of eight, two epochs
+
+
+def test_chain_of_thought_records(instruct, run_script, stage, tmp_path):
+    train = tmp_path / "stage123.json"
+    answer = '1. "Night" - "No {it}"\nYes'
+    rows = [{"instruction": "Rank {ten}.", "input": f"Night {n}", "output": answer} for n in range(8)]
+    rows.append({"instruction": "Rank.", "input": "", "output": "word " * 300})
+    rows.append({"instruction": "Rank.", "input": "Night " * 300, "output": "short"})
+    write_records(train, rows)
+    status, out, err = instruct(tmp_path / "cot", "--stage", "cot", "--cutoff_len", 300, train=train)
+    assert status == 0, err
+    assert "train: 9 rows, 1 with a cut prompt, 1 left out because the answer exceeds --cutoff_len 300\n" in out
+    run = run_of(tmp_path / "cot")
+    assert run["stage"] == "cot"
+    assert run["results"]["dropped"] == 1 and run["results"]["truncated"]["train"] == 1
+
+
+def test_no_record_fits(instruct, tmp_path):
+    train = tmp_path / "train.json"
+    write_records(train, [{"instruction": "Rank.", "input": "", "output": "word " * 2000}])
+    status, out, err = instruct(tmp_path / "cot", train=train)
+    assert status == 2
+    assert err.splitlines()[-1] == f"error: {train}: no record fits into --cutoff_len 512"
+
+
+def test_the_frame_travels_with_the_adapter(instruct, few_shot, run_script, tiny_llama, tiny_workspace, tmp_path):
+    test = tiny_workspace / "rec_data" / "movie" / "test.json"
+    folder, tuned = tmp_path / "stage", tmp_path / "tuned"
+    assert instruct(folder, "--prompt_frame", "tallrec", "--num_epochs", 1)[0] == 0
+    assert run_of(folder)["frame"] == "tallrec"
+    status, out, _ = few_shot(tuned, "--resume_from_checkpoint", folder, "--sample", 4)
+    assert status == 0 and "frame: tallrec\n" in out and run_of(tuned)["frame"] == "tallrec"
+    found = {}
+    asked = {"own": [], "same": ["--prompt_frame", "tallrec"], "other": ["--prompt_frame", "alpaca"]}
+    for name, flags in asked.items():
+        status, out, err = run_script(
+            "evaluate.py",
+            "--base_model",
+            tiny_llama,
+            "--lora_weights",
+            tuned,
+            "--test_data_path",
+            test,
+            "--device",
+            "cpu",
+            "--output_dir",
+            tmp_path / name,
+            *flags,
+        )
+        assert status == 0, err
+        found[name] = [row["p_yes"] for row in predictions(tmp_path / name)]
+        assert json.loads((tmp_path / name / "metrics.json").read_text())["run"]["frame"] in out.splitlines()[0]
+    assert found["own"] == found["same"] != found["other"]
+
+
+# ------------------------------------------------------------------------------------------------------------- sweeps
+
+
+def test_a_sweep_gives_the_bytes_of_single_runs(few_shot, sweep, stage, tiny_workspace, tmp_path):
+    folder, _ = sweep
+    assert {path.name for path in folder.iterdir()} == {"0_4", "0_12", "1_4", "1_12"}
+    for seed, shots in ((0, 4), (1, 12)):
+        flags = ["--resume_from_checkpoint", stage[0], "--sample", shots, "--seed", seed]
+        flags += ["--test_data_path", tiny_workspace / "rec_data" / "movie" / "test.json"]
+        single, swept = tmp_path / f"{seed}_{shots}", folder / f"{seed}_{shots}"
+        assert few_shot(single, *flags)[0] == 0
+        assert same_bytes(single, swept)
+        assert (single / "predictions.jsonl").read_bytes() == (swept / "predictions.jsonl").read_bytes()
+        assert run_of(swept)["results"]["history"] == run_of(single)["results"]["history"]
+    assert not same_bytes(folder / "0_4", folder / "1_4") and not same_bytes(folder / "0_4", folder / "0_12")
+
+
+def test_facts_of_a_sweep(sweep, stage):
+    folder, out = sweep
+    run = run_of(folder / "1_12")
+    assert (run["script"], run["stage"], run["shots"], run["seed"]) == ("rec_tuning.py", "few-shot", 12, 1)
+    assert (run["arguments"]["sample"], run["arguments"]["seed"]) == (12, 1)
+    assert run["start_adapter"]["run"]["stage"] == "source"
+    assert run["metric_for_best_model"] == "loss"
+    assert all(0.001 < change < 1 for change in changed(weights(stage[0]), weights(folder / "1_12")).values())
+    assert out.count("start adapter: ") == out.count("8 tensors loaded and compared") == 4
+    aucs = [json.loads((folder / name / "metrics.json").read_text())["auc"] for name in ("0_4", "0_12", "1_4", "1_12")]
+    assert [line for line in out.splitlines() if "=====" in line] == [f"===== auc: {auc} =====" for auc in aucs]
+
+
+def test_scores_from_memory_are_those_from_disk(sweep, run_script, tiny_llama, tiny_workspace, tmp_path):
+    folder = sweep[0] / "1_12"
+    status, _, err = run_script(
+        "evaluate.py",
+        "--base_model",
+        tiny_llama,
+        "--lora_weights",
+        folder,
+        "--device",
+        "cpu",
+        "--test_data_path",
+        tiny_workspace / "rec_data" / "movie" / "test.json",
+        "--output_dir",
+        tmp_path,
+    )
+    assert status == 0, err
+    for one, other in zip(predictions(folder), predictions(tmp_path), strict=True):
+        assert one["p_yes"] == pytest.approx(other["p_yes"], abs=1e-7)
+        assert one["p_no"] == pytest.approx(other["p_no"], abs=1e-7)
+    aucs = [json.loads((each / "metrics.json").read_text())["auc"] for each in (folder, tmp_path)]
+    assert aucs[0] == pytest.approx(aucs[1], abs=1e-6)
+
+
+def test_an_interrupted_sweep_does_the_rest_only(few_shot, sweep, stage, tiny_workspace, tmp_path, monkeypatch):
+    whole, flags, saves = sweep[0], sweep_flags(stage, tiny_workspace), []
+
+    def save(model, folder, original=adapters.save_adapter):
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+        saves.append(folder)
+        original(model, folder)
+
+    monkeypatch.setattr(adapters, "save_adapter", save)
+    folder = tmp_path / "sweep"
+    status, _, err = few_shot(folder, *flags)
+    assert status == 130
+    assert err.splitlines()[-1] == "interrupted: what was complete has been kept"
+    assert not (folder / "1_4" / "adapter_config.json").exists()
+    monkeypatch.undo()
+
+    (folder / "0_12" / "metrics.json").unlink()  # as if stopped between tuning and scoring
+    kept = digest(folder / "0_4"), sha256(folder / "0_12" / "run.json")
+    status, out, err = few_shot(folder, *flags)
+    assert status == 0, err
+    assert out.count("complete already: ") == 1 and f"complete already: {folder / '0_4'}\n" in out
+    assert out.count("tensors loaded and compared") == 2 and out.count("===== auc: ") == 3
+    assert kept == (digest(folder / "0_4"), sha256(folder / "0_12" / "run.json"))
+    for name in ("0_4", "0_12", "1_4", "1_12"):
+        assert same_bytes(folder / name, whole / name)
+        assert predictions(folder / name) == predictions(whole / name)
+        assert {path.name for path in (folder / name).iterdir()} == FILES | {"metrics.json", "predictions.jsonl"}
+
+    before = digest(folder)
+    status, out, err = few_shot(folder, *flags)
+    assert (status, err) == (0, "")
+    assert out == "".join(f"complete already: {folder / name}\n" for name in ("0_4", "0_12", "1_4", "1_12"))
+    assert digest(folder) == before
+
+
+def test_other_test_data_is_not_passed_over(few_shot, sweep, stage, tiny_workspace):
+    flags = sweep_flags(stage, tiny_workspace)
+    flags[-1] = tiny_workspace / "rec_data" / "movie" / "valid.json"
+    before = digest(sweep[0])
+    status, _, err = few_shot(sweep[0], *flags)
+    assert status == 2
+    assert err.startswith(f"error: {sweep[0] / '0_4' / 'metrics.json'}: is the evaluation on other data (")
+    assert digest(sweep[0]) == before
+
+
+def test_all_rows_without_a_start_adapter(few_shot, tmp_path):
+    status, out, err = few_shot(tmp_path / "all", "--sample", -1, "--num_epochs", 1, "--eval_steps", 5)
+    assert status == 0, err
+    assert "== 40 shots, seed 0: " in out and "train: 40 rows, 0 with a cut prompt\n" in out
+    assert "start adapter: none, a fresh LoRA\n" in out
+    assert run_of(tmp_path / "all")["shots"] == -1  # as the report names all rows
+    assert all(tensor.abs().max() > 1e-3 for tensor in weights(tmp_path / "all").values())
+
+
+def test_published_batches_fit_few_shots(few_shot, tmp_path):
+    status, out, err = few_shot(tmp_path / "a", "--sample", 4, "--batch_size", 128, "--micro_batch_size", 32)
+    assert status == 0, err
+    assert [entry["step"] for entry in run_of(tmp_path / "a")["results"]["history"]] == [1, 2]  # one step an epoch
+
+
+# ------------------------------------------------------------------------------------------------------ machine's flags
+
+
+def test_micro_batches_and_checkpointing_change_nothing(few_shot, stage, tmp_path):
+    flags = ["--resume_from_checkpoint", stage[0], "--sample", 8, "--lora_dropout", 0]
+    variants = {"whole": ["--micro_batch_size", 8], "single": ["--micro_batch_size", 1]}
+    variants["checkpointed"] = ["--micro_batch_size", 8, "--gradient_checkpointing"]
+    for name, more in variants.items():
+        status, _, err = few_shot(tmp_path / name, *flags, *more)
+        assert status == 0, err
+    whole = weights(tmp_path / "whole")
+    for name in ("single", "checkpointed"):
+        for key, tensor in weights(tmp_path / name).items():
+            torch.testing.assert_close(tensor, whole[key], atol=2e-3, rtol=0)  # Adam magnifies what rounding moves
+        first = [run_of(tmp_path / each)["results"]["history"][0]["eval_loss"] for each in ("whole", name)]
+        assert first[0] == pytest.approx(first[1], abs=1e-3)
+
+
+@pytest.mark.parametrize("flag", ["--dtype bfloat16", "--quantization 8bit", "--quantization 4bit"])
+def test_other_precisions(few_shot, run_script, tiny_workspace, tmp_path, flag):
+    base = make_llama(tmp_path / "base", width=64)  # the least that a 4-bit block needs
+    start = make_adapter(tmp_path / "start", base)
+    test = tiny_workspace / "rec_data" / "movie" / "test.json"
+    flags = ["--base_model", base, "--test_data_path", test, *flag.split()]
+    status, _, err = few_shot(tmp_path / "a", "--resume_from_checkpoint", start, "--sample", 4, *flags)
+    assert status == 0, err
+    assert {tensor.dtype for tensor in weights(tmp_path / "a").values()} == {torch.float32}
+    assert all(0.001 < change < 1 for change in changed(weights(start), weights(tmp_path / "a")).values())
+    status, _, err = run_script(
+        "evaluate.py", "--lora_weights", tmp_path / "a", "--output_dir", tmp_path / "scored", "--device", "cpu", *flags
+    )
+    assert status == 0, err
+    for one, other in zip(predictions(tmp_path / "a"), predictions(tmp_path / "scored"), strict=True):
+        assert one["p_yes"] == pytest.approx(other["p_yes"], rel=0.1, abs=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------------------- loss
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1024])
+def test_chunked_cross_entropy(monkeypatch, at_once):
+    monkeypatch.setattr("tlrec.tuning.trainer.POSITIONS_AT_ONCE", at_once)
+    generator = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(12, 50, bias=False).requires_grad_(False)
+    hidden = torch.randn(23, 12, generator=generator).requires_grad_()
+    targets = torch.randint(50, (23,), generator=generator)
+    plain = torch.nn.functional.cross_entropy(head(hidden), targets, reduction="sum")
+    (plain / 23).backward()
+    expected, hidden.grad = hidden.grad, None
+    chunked = ChunkedCrossEntropy.apply(hidden, targets, head)
+    torch.testing.assert_close(chunked, plain)
+    (chunked / 23).backward()
+    torch.testing.assert_close(hidden.grad, expected)
+
+
+def test_training_loss_is_the_models_own(tiny_llama, tiny_adapter, tiny_workspace, tmp_path):
+    from transformers import TrainingArguments
+
+    from tlrec.model.prompts import load_frame
+    from tlrec.model.scoring import Scorer
+    from tlrec.model.tokenization import RecordTokenizer
+
+    tokenizer = base_models.load_tokenizer(tiny_llama)
+    records = read_records(tiny_workspace / "rec_data" / "book" / "train.json")[:5]
+    model = adapters.attach_adapter(base_models.load_base_model(tiny_llama, CPU, torch.float32), tiny_adapter)
+    lora = {name: parameter.requires_grad_() for name, parameter in model.named_parameters() if "lora_" in name}
+    trainer = TuningTrainer(
+        model=model,
+        scorer=Scorer(tokenizer, records, load_frame("alpaca"), 512, with_loss=True),
+        validation_labels=None,
+        args=TrainingArguments(output_dir=tmp_path, use_cpu=True, report_to="none"),
+    )
+    for on_inputs in (True, False):
+        rows = RecordTokenizer(tokenizer, load_frame("alpaca"), 512).examples(records, on_inputs).rows
+        batch = trainer.data_collator(rows)
+        gradients = []
+        model.eval()
+        for loss in (trainer.compute_loss(model, dict(batch)), model(**batch).loss):
+            gradients.append((loss.item(), torch.autograd.grad(loss, list(lora.values()))))
+        assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-5)
+        for ours, theirs in zip(gradients[0][1], gradients[1][1]):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+        half = trainer.compute_loss(model, dict(batch), num_items_in_batch=2 * (batch["labels"][:, 1:] != -100).sum())
+        assert half.item() == pytest.approx(gradients[0][0] / 2, abs=1e-5)
+
+
+def test_collator():
+    collator = Collator()
+    long, short = {"input_ids": [1, 5, 6, 2], "labels": [-100, -100, 6, 2]}, {"input_ids": [1, 7], "labels": [1, 7]}
+    batch = collator([long, short])
+    assert batch["input_ids"].tolist() == [[1, 5, 6, 2], [1, 7, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, -100, 6, 2], [-100, 7, -100, -100]]
+    assert (collator.tokens, collator.padded_tokens) == (6, 8)

@@ -1,0 +1,1 @@
+"""Chain-of-thought data: candidates, chat calls, answers."""

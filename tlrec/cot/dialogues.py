@@ -1,0 +1,189 @@
+"""Dialogues with a chat model: calls in flight, failures counted by kind, and a limit on the cost.
+
+A *sample* is a dialogue of several *stages*; each stage's prompt holds the answers before it. Every answer is in the
+journal, on the disk, before the next stage is asked, so a run may end at any moment and the next one asks only what is
+missing. The `openai` client retries what may pass (429 with its Retry-After, 5xx, lost connections, time-outs); the rest
+is handled here.
+"""
+
+import asyncio
+import signal
+import sys
+
+from tlrec.cot.client import ServiceError, describe_failure, service_errors
+from tlrec.cot.journal import read_completion
+
+DRAIN_SECONDS = 30  # what a stopping run waits for the calls in flight: they are paid for
+FAILURES_IN_A_ROW = 20  # samples; then the service is down, and going on only burns time
+
+
+class Budget:
+    """What was spent by the journal's answers, in USD, and what may still be.
+
+    price_in, price_out: USD per million tokens, or None; batches cost half. max_cost: USD for all answers in the
+    journal together, or None. A call is reserved for at its worst case, a token for each byte of the prompt and
+    max_tokens of answer, so the limit is kept whatever the answers are.
+    """
+
+    def __init__(self, journal, price_in, price_out, max_cost, max_tokens):
+        self.journal = journal
+        self.price_in, self.price_out, self.max_cost, self.max_tokens = price_in, price_out, max_cost, max_tokens
+        self.reserved = 0.0
+
+    @property
+    def priced(self):
+        return self.price_in is not None
+
+    def cost(self, prompt_tokens, completion_tokens, batch=False):
+        """USD for so many tokens."""
+        usd = (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
+        return usd / 2 if batch else usd
+
+    def spent(self):
+        """USD of all answers in the journal."""
+        tokens = self.journal.tokens
+        live = self.cost(tokens["prompt"], tokens["completion"])
+        return live + self.cost(tokens["batch_prompt"], tokens["batch_completion"], batch=True)
+
+    def worst_case(self, prompt, batch=False):
+        """USD that a call can cost at most; 0 without a limit."""
+        return 0.0 if self.max_cost is None else self.cost(len(prompt.encode()) + 16, self.max_tokens, batch)
+
+    def allows(self, usd):
+        """Whether so much more fits below the limit, beside what is reserved."""
+        return self.max_cost is None or self.spent() + self.reserved + usd <= self.max_cost
+
+
+class Stopped(Exception):
+    """The run ended before its time: `reason` in words, `interrupted` if the user or the system asked for it."""
+
+    def __init__(self, reason, interrupted=False):
+        super().__init__(reason)
+        self.interrupted = interrupted
+
+
+def run_dialogues(client, request, pids, next_prompt, journal, budget, concurrency, report):
+    """Ask all that is missing, at most `concurrency` samples at a time.
+
+    client:      AsyncOpenAI from `open_client`.
+    request:     dict of all fields of a chat request but the messages.
+    next_prompt: function of (pid, texts of the answers so far) to the next prompt, or None where the dialogue is over.
+    report:      called with a list of pids whenever the journal has grown for them.
+    Raises ServiceError or Stopped, once the calls in flight have come in, and what has come in is in the journal.
+    """
+    asyncio.run(_Run(client, request, iter(pids), next_prompt, journal, budget, concurrency, report).run())
+
+
+class _Run:
+    def __init__(self, client, request, pids, next_prompt, journal, budget, concurrency, report):
+        self.client, self.request, self.pids, self.next_prompt = client, request, pids, next_prompt
+        self.journal, self.budget, self.concurrency, self.report = journal, budget, concurrency, report
+        self.in_flight = 0
+        self.failed_in_a_row = 0
+        self.end = None  # the exception that ends the run
+
+    async def run(self):
+        self.stopping, self.hurry, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Condition()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._interrupt)
+        workers = {asyncio.create_task(self._work()) for _ in range(self.concurrency)}
+        stopping = asyncio.create_task(self.stopping.wait())
+        try:
+            while workers and not self.stopping.is_set():
+                done, _ = await asyncio.wait(workers | {stopping}, return_when=asyncio.FIRST_COMPLETED)
+                workers -= done
+                for task in done - {stopping}:
+                    task.result()
+            if workers:
+                await self._drain(workers)
+        finally:
+            for task in workers | {stopping}:
+                task.cancel()
+            await asyncio.gather(*workers, stopping, return_exceptions=True)
+            await self.client.close()
+        if self.end:
+            raise self.end
+
+    async def _work(self):
+        """Take one sample after the other through its stages."""
+        for pid in self.pids:  # shared by all workers
+            while not self.stopping.is_set() and not self.journal.flaw(pid):
+                texts = self.journal.texts(pid)
+                prompt = self.next_prompt(pid, texts)
+                if prompt is None or not await self._ask(pid, len(texts) + 1, prompt):
+                    break
+            if self.stopping.is_set():
+                return
+
+    async def _ask(self, pid, stage, prompt):
+        """Ask one question and journal the answer; False if there is none."""
+        import openai
+
+        worst = self.budget.worst_case(prompt)
+        async with self.settled:
+            await self.settled.wait_for(
+                lambda: self.stopping.is_set() or self.budget.allows(worst) or self.in_flight == 0
+            )
+            if self.stopping.is_set():
+                return False
+            if not self.budget.allows(worst):
+                self._stop(Stopped(f"--max_cost {self.budget.max_cost:g} would be exceeded by the next call"))
+                return False
+            self.in_flight += 1
+            self.budget.reserved += worst
+        try:
+            with service_errors(self.client):
+                completion = await self.client.chat.completions.create(
+                    messages=[{"role": "user", "content": prompt}], **self.request
+                )
+            if isinstance(completion, str):
+                raise ValueError("the answer is no JSON")
+            answer = read_completion(pid, stage, completion.to_dict(), completion._request_id)
+        except ServiceError as error:
+            self._stop(error)
+            return False
+        except (openai.OpenAIError, ValueError) as error:
+            kind, message = describe_failure(error, self.client)
+            await asyncio.to_thread(self.journal.add_failures, [(pid, stage, kind, message)])
+            self.failed_in_a_row += 1
+            if self.failed_in_a_row >= max(FAILURES_IN_A_ROW, self.concurrency):
+                self._stop(
+                    Stopped(f"{self.failed_in_a_row} samples in a row failed, the last one by {kind}: {message}")
+                )
+            return False
+        else:
+            await asyncio.to_thread(self.journal.add, [answer])  # the disk must not hold up the other calls
+            self.failed_in_a_row = 0
+            return True
+        finally:
+            self.in_flight -= 1
+            self.budget.reserved = self.budget.reserved - worst if self.in_flight else 0.0  # no rounding is left over
+            self.report([pid])
+            async with self.settled:
+                self.settled.notify_all()
+
+    def _stop(self, end):
+        if self.end is None:
+            self.end = end
+        self.stopping.set()
+
+    def _interrupt(self):
+        if self.stopping.is_set():
+            self.hurry.set()
+        self._stop(Stopped("interrupted", interrupted=True))
+
+    async def _drain(self, workers):
+        """Wait for the calls in flight: they are paid for. A second signal ends the waiting."""
+        async with self.settled:
+            self.settled.notify_all()  # those that wait for money see the end
+        print(
+            f"\nstopping: {self.end}; waiting up to {DRAIN_SECONDS} s for the calls in flight (Ctrl-C: not at all)",
+            file=sys.stderr,
+            flush=True,
+        )
+        hurry = asyncio.create_task(self.hurry.wait())
+        ready = asyncio.create_task(asyncio.wait(workers))
+        await asyncio.wait({hurry, ready}, timeout=DRAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        ready.cancel()

@@ -1,0 +1,147 @@
+"""What the text of a record's `input` says, as items: liked, disliked, target. Parsed from it and written to it."""
+
+import re
+from dataclasses import dataclass
+
+from tlrec.data.records import LABELS, check_record, read_records
+from tlrec.errors import InputError
+
+
+@dataclass(frozen=True)
+class Item:
+    """A film, book or other thing. `creator` is the author of a book and empty for a film."""
+
+    title: str
+    creator: str = ""
+
+    def __str__(self):
+        return f'"{self.title}" written by {self.creator}' if self.creator else f'"{self.title}"'
+
+
+@dataclass(frozen=True)
+class Preference:
+    """The content of a record's `input`: liked and disliked history, each in time order, and the target."""
+
+    likes: tuple[Item, ...]
+    dislikes: tuple[Item, ...]
+    target: Item
+    kind: str  # "movie", "book", ...
+
+    @property
+    def history(self):
+        """All history items, liked ones first (their mutual time order is not in the record)."""
+        return self.likes + self.dislikes
+
+
+_INPUT = re.compile(
+    r"User Preference: ?(?P<likes>.*)\n"
+    r"User Unpreference: ?(?P<dislikes>.*)\n"
+    r"Whether the user will like the target (?P<kind>\w+) ?(?P<target>.*)\?\s*",
+    re.DOTALL,
+)
+_WRITTEN_BY = re.compile(r'"\s*written by ?')
+
+
+def parse_input(text):
+    """Parse the `input` of a record into a Preference; raise ValueError if it has another form.
+
+    Titles may hold quotes, commas and the words of the frame. An item ends where `, "` begins the next one; in a
+    list of books an item is complete only once it has its `written by`, and what has none at all goes on with the
+    author before it.
+    """
+    match = _INPUT.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            "expected 'User Preference: ...', 'User Unpreference: ...' and "
+            "'Whether the user will like the target ...?' on three lines"
+        )
+    target = match["target"].strip()
+    if target.startswith('""') and target.endswith('"') and _WRITTEN_BY.search(target):
+        target = target[1:-1]  # published book files quote the whole target once more
+    return Preference(
+        likes=_parse_items(match["likes"]),
+        dislikes=_parse_items(match["dislikes"]),
+        target=_parse_item(target),
+        kind=match["kind"],
+    )
+
+
+def build_input(preference, quoted_target=False):
+    """The inverse of `parse_input`. `quoted_target` adds the second pair of quotes of published book targets."""
+    target = f'"{preference.target}"' if quoted_target else str(preference.target)
+    return (
+        f"User Preference: {', '.join(map(str, preference.likes))}\n"
+        f"User Unpreference: {', '.join(map(str, preference.dislikes))}\n"
+        f"Whether the user will like the target {preference.kind} {target}?"
+    )
+
+
+def build_record(preference, liked, quoted_target=False):
+    """A labelled record in the published wording."""
+    return {
+        "instruction": (
+            "Given the user's preference and unpreference, identify whether the user will like the target "
+            f'{preference.kind} by answering "Yes." or "No.".'
+        ),
+        "input": build_input(preference, quoted_target),
+        "output": "Yes." if liked else "No.",
+    }
+
+
+def ambiguous_names(preference):
+    """Titles and creators that hold what also separates items, so that another reading of the record is possible.
+
+    These have an odd number of quotes, or hold `, "` or `" written by`: the cut may have gone through them.
+    """
+    names = [name for item in (*preference.history, preference.target) for name in (item.title, item.creator)]
+    return [name for name in names if name.count('"') % 2 or ', "' in name or _WRITTEN_BY.search(name)]
+
+
+def _parse_items(text):
+    text = text.strip()
+    if not text:
+        return ()
+    books = bool(_WRITTEN_BY.search(text))
+    items, pending = [], ""
+    for piece in re.split(r', (?=")', text):
+        if books and items and not pending and items[-1][-1] in "'\"" and not _WRITTEN_BY.search(piece):
+            items[-1] += f", {piece}"  # authors as Amazon's lists have them: Ann Author', "Tim O'Writer
+            continue
+        pending = f"{pending}, {piece}" if pending else piece
+        if _WRITTEN_BY.search(pending) if books else len(pending) > 1 and pending.endswith('"'):
+            items.append(pending)
+            pending = ""
+    if pending and books and items:
+        items[-1] += f", {pending}"
+    elif pending:
+        raise ValueError(f"an item without its closing quote or 'written by': {pending[:80]}")
+    return tuple(map(_parse_item, items))
+
+
+def _parse_item(text):
+    if len(text) < 2 or not text.startswith('"'):
+        raise ValueError(f"an item must begin with a quote: {text[:80]}")
+    by = _WRITTEN_BY.search(text, 1)
+    if by:
+        return Item(text[1 : by.start()], text[by.end() :])
+    if not text.endswith('"'):
+        raise ValueError(f"an item without its closing quote: {text[:80]}")
+    return Item(text[1:-1])
+
+
+def read_checked(path):
+    """The records of a file and their Preferences, or None for instruction records, whose answers are free text.
+
+    A file with one "Yes." or "No." must hold nothing else. Raises InputError, naming file and row.
+    """
+    records = read_records(path, labelled=False)
+    if not any(record["output"] in LABELS for record in records):
+        return records, None
+    preferences = []
+    for number, record in enumerate(records, start=1):
+        check_record(record, f"{path}: row {number}", labelled=True)
+        try:
+            preferences.append(parse_input(record["input"]))
+        except ValueError as error:
+            raise InputError(f"{path}: row {number}: 'input' does not parse: {error}") from None
+    return records, preferences

@@ -1,0 +1,293 @@
+"""From ratings to the files of a data set: windows, splits, records, and the same rows as ids.
+
+    Source ──► examples ──► splits ──► train.json  valid.json  test.json    records
+     (ratings, items)                  train.csv   valid.csv   test.csv     the same rows in the same order, as ids
+                                       item_mapping.csv                     every item of the source
+                                       prepared.json                        settings, raw files, what was left out
+
+The scripts `prepare_data.py` in `rec_data/` and `instruction_data/` say which definitions make which data set.
+"""
+
+import csv
+import json
+import os
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tlrec.data.preferences import Item, Preference, build_record, parse_input
+from tlrec.data.records import write_records
+from tlrec.errors import InputError
+from tlrec.files import sha256, write_json
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SPLITS = ("train", "valid", "test")
+FILES = (*(f"{split}.{form}" for split in SPLITS for form in ("json", "csv")), "item_mapping.csv", "prepared.json")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Raw ratings, in one form whatever file they come from.
+
+    ratings: DataFrame in file order with user, item, rating (numbers) and timestamp (sorts as it is; None: no times).
+    items: DataFrame indexed by item, with title, creator ("" if items have none) and kind ("movie", "book", ...).
+    skipped: {what was left out as a known flaw of the source: how many}.
+    files: the files that were read.
+    """
+
+    ratings: "DataFrame"
+    items: "DataFrame"
+    skipped: dict[str, int]
+    files: list[Path]
+
+    def summary(self):
+        """Lines that say what was read and what was left out."""
+        users, items = self.ratings["user"].nunique(), self.ratings["item"].nunique()
+        yield f"{len(self.ratings)} ratings of {items} items by {users} users"
+        yield from (f"left out: {count} {what}" for what, count in self.skipped.items() if count)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One record as ids: `history` and `history_ratings` in the order in which they are told."""
+
+    user: object
+    history: tuple
+    history_ratings: tuple
+    item: object
+    rating: float
+    timestamp: object  # of the target; None without times
+
+
+def choose_settings(domain, published, flags):
+    """The settings of a domain: its published ones, replaced by the flags that were given.
+
+    published: {domain: {setting: value}}; flags: {name: value, or None where it was not given}, other flags too.
+    Raises InputError for a setting that the domain does not know and for values out of range.
+    """
+    settings = dict(published[domain])
+    for name in dict.fromkeys(name for known in published.values() for name in known):
+        if flags[name] is None:
+            continue
+        if name not in settings:
+            knowing = " and ".join(other for other, known in published.items() if name in known)
+            raise InputError(f"--{name} belongs to --domain {knowing}; {domain} has no such setting")
+        settings[name] = flags[name]
+    if settings["history"] < 1:
+        raise InputError(f"--history {settings['history']}: a history holds at least one item")
+    if "last" in settings and settings["last"] < 1 and settings["last"] != -1:
+        raise InputError(f"--last {settings['last']}: give the number of windows to keep, or -1 for all")
+    if "min_ratings" in settings and settings["min_ratings"] < 2:
+        raise InputError(f"--min_ratings {settings['min_ratings']}: a history and a target take at least 2")
+    return settings
+
+
+def parse_ratio(text):
+    """ "8:1:1" as three positive ints. Raises ValueError, so it serves as an argparse type."""
+    parts = [int(part) for part in text.split(":")]
+    if len(parts) != len(SPLITS) or min(parts) < 1:
+        raise ValueError
+    return parts
+
+
+def refuse_to_overwrite(output, overwrite):
+    """Raise InputError if `output` holds anything and `overwrite` is not set, or if it cannot be a folder."""
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output}: a file is in the way; give another --output")
+    if output.is_dir() and not overwrite and (held := sorted(path.name for path in output.iterdir())):
+        shown = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
+        raise InputError(f"{output}: already holds {shown}; give another --output, or --overwrite")
+
+
+def last_windows(ratings, history, last):
+    """The last `last` sliding windows (-1: all): `history` ratings of a user in a row predict the next one.
+
+    Users come in order of first appearance, each user's ratings in time order; ratings of the same time keep the
+    order of the file. Only the users that the kept windows belong to are sorted at all.
+    Returns the examples in order. Raises InputError if there is none.
+    """
+    codes, _ = ratings["user"].factorize()
+    windows = np.maximum(np.bincount(codes) - history, 0)  # of each user
+    if not windows.any():
+        raise InputError(f"no user has more than {history} ratings: not one window; give a smaller --history")
+    needed = 0
+    if last != -1:
+        from_here_on = np.cumsum(windows[::-1])[::-1]
+        needed = max(0, int(np.sum(from_here_on >= last)) - 1)  # the first user whose windows are needed
+    kept = (codes >= needed) & (windows[codes] > 0)
+    ratings = ratings[kept].assign(code=codes[kept])
+    ratings = ratings.sort_values("timestamp", kind="stable").sort_values("code", kind="stable")
+
+    columns = [ratings[name].tolist() for name in ("code", "user", "item", "rating", "timestamp")]
+    code, user, item, rating, timestamp = columns
+    examples = []
+    for target in range(history, len(code)):
+        begin = target - history
+        if code[begin] == code[target]:
+            examples.append(
+                Example(
+                    user[target],
+                    tuple(item[begin:target]),
+                    tuple(rating[begin:target]),
+                    item[target],
+                    rating[target],
+                    timestamp[target],
+                )
+            )
+    return examples if last == -1 else examples[-last:]
+
+
+def shuffled_histories(ratings, history, min_ratings, seed):
+    """One example a user, without time: the shuffled ratings' first ones (`history` at most) predict their last one.
+
+    Users come in order of first appearance; those with fewer than `min_ratings` ratings are left out. Every user's
+    ratings are shuffled by Python's generator, seeded anew with `seed`, as in the published code.
+    Returns the examples. Raises InputError if there is none.
+    """
+    by_user = {}
+    for user, item, rating in zip(ratings["user"].tolist(), ratings["item"].tolist(), ratings["rating"].tolist()):
+        by_user.setdefault(user, []).append((item, rating))
+    examples = []
+    for user, rated in by_user.items():
+        if len(rated) < min_ratings:
+            continue
+        random.Random(seed).shuffle(rated)
+        *before, (item, rating) = rated
+        before = before[:history]
+        examples.append(Example(user, tuple(i for i, _ in before), tuple(r for _, r in before), item, rating, None))
+    if not examples:
+        raise InputError(f"no user has {min_ratings} ratings or more: not one record; give a smaller --min_ratings")
+    return examples
+
+
+def split_examples(examples, how, ratio, seed):
+    """Cut examples into {"train": [...], "valid": [...], "test": [...]} in the proportions `ratio`.
+
+    how: "order" cuts them as they come (the published way; a user's windows may fall on both sides of a cut);
+    "time" sorts them by the time of the target first, so that nothing is tested that happened before the training
+    ended; "user" shuffles users with `seed` and keeps all examples of a user in one split.
+    Raises InputError if a split would be empty, or for "time" without times.
+    """
+    if how == "time":
+        if examples[0].timestamp is None:
+            raise InputError("--split time: these ratings have no times; use --split user or order")
+        examples = sorted(examples, key=lambda example: example.timestamp)
+    cuts = [len(examples) * sum(ratio[:part]) // sum(ratio) for part in (1, 2, 3)]
+    if how == "user":
+        by_user = {}
+        for example in examples:
+            by_user.setdefault(example.user, []).append(example)
+        users = list(by_user)
+        random.Random(seed).shuffle(users)
+        examples = [example for user in users for example in by_user[user]]
+        ends = np.cumsum([len(by_user[user]) for user in users])
+        cuts = [int(max(ends[ends <= cut], default=0)) for cut in cuts]  # down to the end of a user
+    splits = {name: examples[begin:end] for name, begin, end in zip(SPLITS, [0, *cuts], cuts)}
+    for name, part in splits.items():
+        if not part:
+            raise InputError(
+                f"{len(examples)} records of {len({e.user for e in examples})} users are too few for a split "
+                f"{':'.join(map(str, ratio))} by {how}: {name} would be empty"
+            )
+    return splits
+
+
+def build_records(examples, items, liked_above, quoted_target=False):
+    """Preference records of examples, and how many of them do not parse back to the same titles.
+
+    An item is liked if its rating is above `liked_above`. items: as in Source.
+    """
+    known = dict(zip(items.index.tolist(), map(Item, items["title"].tolist(), items["creator"].tolist())))
+    kinds = dict(zip(items.index.tolist(), items["kind"].tolist()))
+    records, ambiguous = [], 0
+    for example in examples:
+        rated = list(zip(example.history, example.history_ratings))
+        preference = Preference(
+            likes=tuple(known[item] for item, rating in rated if rating > liked_above),
+            dislikes=tuple(known[item] for item, rating in rated if rating <= liked_above),
+            target=known[example.item],
+            kind=kinds[example.item],
+        )
+        record = build_record(preference, example.rating > liked_above, quoted_target)
+        records.append(record)
+        ambiguous += not _parses_back(record, preference)
+    return records, ambiguous
+
+
+def _parses_back(record, preference):
+    try:
+        return parse_input(record["input"]) == preference
+    except ValueError:
+        return False
+
+
+def write_data_set(output, splits, source, settings, quoted_target=False):
+    """Write all FILES into `output`, replacing those that are there; none of them before all are complete.
+
+    splits: as from `split_examples`; settings: what made them, with "liked_above". Returns lines of a summary.
+    """
+    output = Path(output)
+    lines, ambiguous = [], 0
+    train_users = {example.user for example in splits["train"]}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.parent / f".{output.name}.{os.getpid()}.part"
+    unfinished.mkdir()
+    try:
+        for name, examples in splits.items():
+            records, unclear = build_records(examples, source.items, settings["liked_above"], quoted_target)
+            ambiguous += unclear
+            write_records(unfinished / f"{name}.json", records)
+            _write_examples(unfinished / f"{name}.csv", examples, settings["liked_above"])
+            users = {example.user for example in examples}
+            liked = sum(example.rating > settings["liked_above"] for example in examples) / len(examples)
+            shared = "" if name == "train" else f", {len(users & train_users)} of them also in train"
+            lines.append(f"{name:5} {len(examples):6} records, {liked:5.1%} Yes, {len(users)} users{shared}")
+        _write_items(unfinished / "item_mapping.csv", source.items)
+        write_json(
+            unfinished / "prepared.json",
+            {
+                "settings": settings,
+                "raw": {path.name: sha256(path) for path in source.files},
+                "skipped": source.skipped,
+                "records": {name: len(examples) for name, examples in splits.items()},
+            },
+        )
+        output.mkdir(exist_ok=True)
+        for name in FILES:
+            os.replace(unfinished / name, output / name)
+    finally:
+        shutil.rmtree(unfinished)
+    if ambiguous:
+        lines.append(f"{ambiguous} records hold a title that does not parse back (quotes or commas); see tlrec.check")
+    return lines
+
+
+def _write_examples(path, examples, liked_above):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow("user_id history_item_id history_rating history_label item_id rating label timestamp".split())
+        for e in examples:
+            writer.writerow(
+                [
+                    e.user,
+                    json.dumps(e.history),
+                    json.dumps(e.history_ratings),
+                    json.dumps([int(rating > liked_above) for rating in e.history_ratings]),
+                    e.item,
+                    e.rating,
+                    int(e.rating > liked_above),
+                    "" if e.timestamp is None else e.timestamp,
+                ]
+            )
+
+
+def _write_items(path, items):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        items.to_csv(file, index_label="item_id", columns=["title", "creator", "kind"], lineterminator="\n")

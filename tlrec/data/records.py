@@ -1,0 +1,121 @@
+"""The preference record: what a user liked and disliked, a target item, and whether they like it.
+
+A record is a dict with the string fields `instruction`, `input` and `output`; a record file is a JSON array of
+them. This room reads, validates, writes and draws records, and turns the text of `input` into titles and back.
+"""
+
+import copy
+import json
+import os
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+
+from tlrec.data.json_stream import RecordStream
+from tlrec.errors import InputError
+from tlrec.files import whole_file
+
+FIELDS = ("instruction", "input", "output")
+LABELS = {"Yes.": 1, "No.": 0}
+
+
+def read_records(path, labelled=True):
+    """Read and validate a record file.
+
+    Returns a list of dicts with exactly the three string fields. With `labelled`, every `output` must be "Yes." or
+    "No.". Raises InputError, naming file and row (counted from 1), for anything else.
+    """
+    stream = RecordStream(path)
+    with stream.file:
+        return [_only_fields(row) for row, _, _ in _checked(stream, labelled)]
+
+
+class RecordFile(Sequence):
+    """The records of a file as `read_records` gives them, validated at once but each read only when it is asked for.
+
+    Memory holds the two offsets of each row, so that there may be millions. The file stays open and must not change.
+    `sha256` is the digest of the file.
+    """
+
+    def __init__(self, path, labelled=True):
+        stream = RecordStream(path)
+        starts, ends = array("q"), array("q")
+        for _, start, end in _checked(stream, labelled):
+            starts.append(start)
+            ends.append(end)
+        self.sha256 = stream.sha256
+        self.starts, self.ends = np.array(starts), np.array(ends)
+        self._file = stream.file
+
+    def __len__(self):
+        return len(self.starts)
+
+    def __getitem__(self, place):
+        start, end = self.starts[place], self.ends[place]
+        return _only_fields(json.loads(os.pread(self._file.fileno(), end - start, start)))
+
+    def select(self, places):
+        """The records at `places` (int array), in that order, as a RecordFile."""
+        selected = copy.copy(self)
+        selected.starts, selected.ends = self.starts[places], self.ends[places]
+        return selected
+
+
+def _checked(stream, labelled):
+    """What the stream gives, each row checked."""
+    number = 0
+    for number, (row, start, end) in enumerate(stream, start=1):
+        check_record(row, f"{stream.path}: row {number}", labelled)
+        yield row, start, end
+    if not number:
+        raise InputError(f"{stream.path}: holds no records")
+
+
+def _only_fields(row):
+    return {field: row[field] for field in FIELDS}
+
+
+def check_record(row, where, labelled):
+    """Raise InputError, beginning with `where`, unless `row` is a record (and carries a label, if `labelled`)."""
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: a record is a JSON object, this is a {type(row).__name__}")
+    for field in FIELDS:
+        if field not in row:
+            raise InputError(f"{where}: the field {field!r} is missing")
+        if not isinstance(row[field], str):
+            raise InputError(f"{where}: the field {field!r} must be a string, not {type(row[field]).__name__}")
+    if labelled and row["output"] not in LABELS:
+        shown = row["output"] if len(row["output"]) < 60 else row["output"][:57] + "..."
+        raise InputError(f"{where}: 'output' must be 'Yes.' or 'No.', not {shown!r}")
+
+
+def write_records(path, records):
+    """Write a record file in the published format: JSON with an indent of 4 and ASCII escapes."""
+    with whole_file(path) as file:
+        json.dump(records, file, indent=4)
+
+
+def labels_of(records):
+    """Labels as an int array of shape (n,): 1 for "Yes.", 0 for "No."."""
+    return np.array([LABELS[record["output"]] for record in records], dtype=np.int64)
+
+
+def check_two_classes(records, path):
+    """Raise InputError unless both labels occur: AUC is not defined on one class."""
+    labels = labels_of(records)
+    if labels.min() == labels.max():
+        raise InputError(
+            f"{path}: all {len(records)} rows are labelled {records[0]['output']!r}; AUC needs both 'Yes.' and 'No.'"
+        )
+
+
+def draw_shots(records, shots, seed):
+    """The few-shot draw: the first `shots` records of a seeded shuffle (all of them, shuffled, for -1).
+
+    The permutation is the one of `datasets.Dataset.shuffle(seed)`, so a (seed, shots) pair names the same rows as
+    in the published code, and fewer shots are a prefix of more.
+    """
+    order = np.random.default_rng(seed).permutation(len(records))
+    drawn = order if shots == -1 else order[:shots]
+    return records.select(drawn) if isinstance(records, RecordFile) else [records[i] for i in drawn]

@@ -1,0 +1,1 @@
+"""AUC and the other numbers, their intervals and their files."""

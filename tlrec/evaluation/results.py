@@ -1,0 +1,258 @@
+"""What an evaluation found, `metrics.json` and `predictions.jsonl`: computed, written with the run that made it, read back,
+and shown as a table."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tlrec.data.preferences import parse_input
+from tlrec.data.records import labels_of
+from tlrec.data.users import infer_users
+from tlrec.errors import InputError
+from tlrec.evaluation.intervals import LEVEL, bootstrap_aucs, interval
+from tlrec.evaluation.metrics import (
+    auc,
+    by_history_size,
+    by_share_of_likes,
+    expected_calibration_error,
+    floor_scores,
+    log_odds,
+    probability_of_yes,
+    reliability_bins,
+    two_probabilities_to_score,
+)
+from tlrec.files import plain_json, read_json, sha256, whole_file, write_json
+from tlrec.runs import describe_adapter, describe_run
+
+
+def summarise(labels, p_yes, p_no, preferences=None, train_records=None, users=None, seed=0, resamples=2000):
+    """Everything that `metrics.json` says about one evaluation, as a dict of plain JSON values.
+
+    labels: (n,) of 0 and 1. p_yes, p_no: (n,) probabilities of the two answers. preferences: the rows'
+    `tlrec.data.preferences.Preference`s; without them there are no floors and no slices. train_records: records of the target's
+    train split, for the floors that know the items. users: (n,) ids; by default inferred from overlapping windows.
+    Values that are not defined (AUC of one class, the interval over a single user) are None, never 0.5.
+    Raises InputError, naming the row, for what are not labels or probabilities.
+    """
+    from sklearn.metrics import brier_score_loss, log_loss
+
+    labels, p_yes, p_no = check_predictions(labels, p_yes, p_no)
+    users, source = known_users(preferences, labels, users)
+    probability = probability_of_yes(p_yes, p_no)
+    scores = {"auc": two_probabilities_to_score(p_yes, p_no), "auc_logodds": log_odds(p_yes, p_no)}
+    floors = floor_scores(preferences, train_records)
+    scores |= floors
+    aucs = {name: auc(labels, score) for name, score in scores.items()}
+    column = {name: number for number, name in enumerate(scores)}
+    samples = {"rows": bootstrap_aucs(labels, list(scores.values()), None, resamples, seed)}
+    units = {"rows": len(labels)}
+    if users is not None:
+        samples["users"] = bootstrap_aucs(labels, list(scores.values()), users, resamples, seed)
+        units["users"] = len(np.unique(users))
+
+    def intervals(name):
+        return {unit: interval(sample[:, column[name]], units[unit]) for unit, sample in samples.items()}
+
+    def difference_to(floor):
+        paired = {unit: sample[:, column["auc"]] - sample[:, column[floor]] for unit, sample in samples.items()}
+        return {
+            "auc": None if aucs["auc"] is None else aucs["auc"] - aucs[floor],
+            "interval": {unit: interval(sample, units[unit]) for unit, sample in paired.items()},
+        }
+
+    floors = {
+        name: {"auc": aucs[name], "interval": intervals(name), "difference": difference_to(name)} for name in floors
+    }
+    best = max((name for name in floors if aucs[name] is not None), key=aucs.get, default=None)
+    reliability = reliability_bins(labels, probability)
+    return plain_json(
+        {
+            "auc": aucs["auc"],
+            "auc_logodds": aucs["auc_logodds"],
+            "accuracy": ((probability > 0.5) == labels).mean(),
+            "log_loss": log_loss(labels, probability, labels=[0, 1]),
+            "brier": brier_score_loss(labels, probability, labels=[0, 1]),
+            "ece": expected_calibration_error(reliability),
+            "answer_mass": (p_yes + p_no).mean(),
+            "n": len(labels),
+            "n_positive": labels.sum(),
+            "intervals": {
+                "level": LEVEL,
+                "resamples": resamples,
+                "seed": seed,
+                "auc": intervals("auc"),
+                "auc_logodds": intervals("auc_logodds"),
+            },
+            "users": {"n": units.get("users"), "source": source},
+            "floors": floors,
+            "difference_to_best_floor": {"floor": best, **floors[best]["difference"]} if best else None,
+            "reliability": reliability,
+            "by_history_size": by_history_size(labels, scores["auc"], preferences),
+            "by_share_of_likes": by_share_of_likes(labels, scores["auc"], preferences),
+        }
+    )
+
+
+def check_predictions(labels, p_yes, p_no):
+    """The three as int64 and float64 arrays; InputError, naming the row, unless they are labels and probabilities."""
+    labels, p_yes, p_no = np.asarray(labels), np.asarray(p_yes, np.float64), np.asarray(p_no, np.float64)
+    if not len(labels) == len(p_yes) == len(p_no):
+        raise InputError(f"{len(labels)} labels, {len(p_yes)} p_yes and {len(p_no)} p_no: they must be equally many")
+    if len(labels) == 0:
+        raise InputError("no predictions")
+    for name, bad, wanted in (
+        ("label", ~np.isin(labels, (0, 1)), "0 or 1"),
+        ("p_yes", ~((p_yes >= 0) & (p_yes <= 1 + 1e-6)), "a probability"),  # a float32 softmax may round above 1
+        ("p_no", ~((p_no >= 0) & (p_no <= 1 + 1e-6)), "a probability"),
+    ):
+        if bad.any():
+            row = int(bad.argmax())
+            value = {"label": labels, "p_yes": p_yes, "p_no": p_no}[name][row]
+            raise InputError(f"prediction of row {row + 1}: {name} is {value}, not {wanted} ({bad.sum()} such rows)")
+    return labels.astype(np.int64), p_yes, p_no
+
+
+def known_users(preferences, labels, users=None):
+    """(ids, where they are from): those given, else inferred from overlapping windows, else (None, None)."""
+    if users is not None:
+        return np.asarray(users), "given"
+    if preferences is not None:
+        return infer_users(preferences, labels), "inferred from overlapping windows"
+    return None, None
+
+
+def predictions_rows(labels, p_yes, p_no, preferences=None, users=None, train_records=None):
+    """The lines of `predictions.jsonl`: {"row" (from 1), "label", "score" (published), "p_yes", "p_no", "history_size",
+    "user", "floors": {name: score}}; size and user are None and floors is {} where not known."""
+    labels, p_yes, p_no = check_predictions(labels, p_yes, p_no)
+    users, _ = known_users(preferences, labels, users)
+    floors = floor_scores(preferences, train_records)
+    floor_rows = [dict(zip(floors, row, strict=True)) for row in zip(*floors.values(), strict=True)]
+    columns = {
+        "row": range(1, len(labels) + 1),
+        "label": labels,
+        "score": two_probabilities_to_score(p_yes, p_no),
+        "p_yes": p_yes,
+        "p_no": p_no,
+        "history_size": [None] * len(labels) if preferences is None else [len(p.history) for p in preferences],
+        "user": [None] * len(labels) if users is None else users,
+        "floors": floor_rows or [{}] * len(labels),
+    }
+    return [plain_json(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+
+def write_evaluation(folder, metrics, predictions):
+    """Write `predictions.jsonl`, then `metrics.json`, each whole, into `folder`."""
+    with whole_file(Path(folder) / "predictions.jsonl") as file:
+        file.writelines(json.dumps(row) + "\n" for row in predictions)
+    write_json(Path(folder) / "metrics.json", plain_json(metrics))
+
+
+def read_evaluation(folder):
+    """What `write_evaluation` wrote: (metrics, predictions), once they are known to belong together.
+
+    predictions is a dict of (n,) arrays: label, p_yes, p_no, score, user (None if not known), floors (a dict of them).
+    Raises InputError, naming file and row, if one is missing or damaged, holds what are not labels or probabilities, or
+    if the AUC of metrics.json is not that of predictions.jsonl.
+    """
+    metrics = read_json(Path(folder) / "metrics.json", required=("auc", "intervals", "floors", "reliability", "run"))
+    path = Path(folder) / "predictions.jsonl"
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        columns = {name: [row[name] for row in rows] for name in ("label", "p_yes", "p_no", "user", "floors")}
+        floors = {name: np.array([row[name] for row in columns["floors"]], float) for name in columns["floors"][0]}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; evaluate.py writes it") from None
+    except KeyError as error:
+        raise InputError(f"{path}: a row without {error}") from None
+    except (OSError, ValueError, TypeError, IndexError) as error:
+        raise InputError(f"{path}: damaged: {error}") from None
+    try:
+        labels, p_yes, p_no = check_predictions(columns["label"], columns["p_yes"], columns["p_no"])
+    except (InputError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from None
+    score = two_probabilities_to_score(p_yes, p_no)
+    if (found := auc(labels, score)) != metrics["auc"] and not np.isclose(found or 0, metrics["auc"] or 0, atol=1e-9):
+        raise InputError(f"{path}: its AUC is {found}, metrics.json says {metrics['auc']}; evaluate again")
+    users = None if None in columns["user"] else np.asarray(columns["user"])
+    predictions = {"label": labels, "p_yes": p_yes, "p_no": p_no, "score": score, "user": users, "floors": floors}
+    return metrics, predictions
+
+
+def results_table(metrics):
+    """A small plain-text table of `summarise`'s dict: AUC, floors and difference with intervals, then the rest."""
+    n, users = metrics["n"], metrics["users"]
+    level = f"{metrics['intervals']['level']:.0%}"
+    known = f", {users['n']} users ({users['source']})" if users["n"] else ""
+    lines = [f"{n} rows, {metrics['n_positive']} liked{known}"]
+    lines.append(f"{'':<26}{'':>8}  {f'{level} over rows':<18}{f'{level} over users':<18}".rstrip())
+
+    def line(name, value, intervals, sign=""):
+        cells = "".join(f"{_interval_text(intervals.get(unit), sign):<18}" for unit in ("rows", "users"))
+        lines.append(f"{name:<26}{_number_text(value, sign):>8}  {cells}".rstrip())
+
+    line("AUC (published)", metrics["auc"], metrics["intervals"]["auc"])
+    line("AUC (log-odds)", metrics["auc_logodds"], metrics["intervals"]["auc_logodds"])
+    for name, floor in metrics["floors"].items():
+        line(f"floor: {name}", floor["auc"], floor["interval"])
+    if best := metrics["difference_to_best_floor"]:
+        line(f"AUC - {best['floor']}", best["auc"], best["interval"], "+")
+    others = ("accuracy", "log_loss", "brier", "ece", "answer_mass")
+    lines.append("  ".join(f"{name} {_number_text(metrics[name])}" for name in others))
+    return "\n".join(lines)
+
+
+def _number_text(value, sign=""):
+    return "-" if value is None else f"{value:{sign}.4f}"
+
+
+def _interval_text(bounds, sign=""):
+    return "-" if bounds is None else f"{bounds[0]:{sign}.4f} {bounds[1]:{sign}.4f}"
+
+
+def check_evaluation_dir(folder, test_data_path, overwrite):
+    """Raise InputError if `folder` holds the evaluation of other test data (unless `overwrite`)."""
+    path = Path(folder) / "metrics.json"
+    if overwrite or not path.exists():
+        return
+    before = read_json(path).get("run", {}).get("data", {}).get("test", {})
+    if before.get("sha256") != sha256(test_data_path):
+        raise InputError(
+            f"{path}: is the evaluation on other data ({before.get('path')}); give --output_dir or --overwrite"
+        )
+
+
+def record_evaluation(
+    folder,
+    script,
+    arguments,
+    test_data_path,
+    records,
+    scores,
+    train_data_path=None,
+    train_records=None,
+    adapter=None,
+    val_data_path=None,
+    **facts,
+):
+    """Summarise `scores` of `records`, write both files into `folder` (None writes nothing), return the metrics.
+
+    adapter: the adapter folder, None for the base model alone. val_data_path: where this very run selected on it, as a
+    baseline does; an adapter's run.json says it for a tuned model. Floors need records in the published form and are left
+    out, and so are users, where a row has another.
+    """
+    try:
+        preferences = [parse_input(record["input"]) for record in records]
+    except ValueError:
+        preferences = None
+    labels = labels_of(records)
+    metrics = summarise(labels, scores.p_yes, scores.p_no, preferences, train_records)
+    data = {"test": test_data_path} | ({"train": train_data_path} if train_records else {})
+    data |= {"valid": val_data_path} if val_data_path else {}
+    results = {"truncated": {"test": scores.truncated}, "seconds_scoring": round(scores.seconds, 2)}
+    metrics["run"] = describe_run(script, arguments, data, results, adapter=describe_adapter(adapter), **facts)
+    if folder is not None:
+        rows = predictions_rows(labels, scores.p_yes, scores.p_no, preferences, train_records=train_records)
+        write_evaluation(folder, metrics, rows)
+    return metrics

@@ -1,0 +1,181 @@
+"""LoRA adapters: where they go on an architecture, loaded explicitly, saved whole, compared tensor by tensor."""
+
+import copy
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from peft import (
+    LoraConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from transformers.pytorch_utils import Conv1D
+
+from tlrec.errors import InputError
+from tlrec.model.base_models import first_line, is_quantized, skeleton_of
+from tlrec.model.parts import backbone_of
+from tlrec.model.processes import is_spread, whole
+from tlrec.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_weights
+
+# Names of the projections that make queries and values, alone or with the keys, in one attention module.
+QUERY_AND_VALUE = (
+    ("q_proj", "v_proj"),  # most
+    ("c_attn",),  # GPT-2
+    ("query_key_value",),  # GPT-NeoX, Falcon, BLOOM
+    ("qkv_proj",),  # Phi-3, CodeGen
+    ("Wqkv",),  # MPT
+    ("q_b_proj", "kv_b_proj"),  # DeepSeek
+    ("q_proj", "kv_b_proj"),
+    ("query", "value"),
+)
+
+
+def query_and_value_modules(base_model, trust_remote_code=False):
+    """LoRA target modules of the published recipe on this architecture: the attention's query and value projections.
+
+    A sorted list of names; of whole paths, where an encoder of images or sound has modules of the same names. Loads no
+    weights. Raises InputError if there are none.
+    """
+    skeleton = skeleton_of(base_model, trust_remote_code)
+    decoder = backbone_of(skeleton)
+    targets = set()
+    for module in decoder.modules():
+        names = {name for name, child in module.named_children() if isinstance(child, (torch.nn.Linear, Conv1D))}
+        targets.update(next(filter(names.issuperset, QUERY_AND_VALUE), ()))
+    if not targets:
+        raise InputError(
+            f"--base_model {base_model}: no layer of {type(skeleton).__name__} is known by name as a query and value "
+            "projection; name the modules that get LoRA with --lora_target_modules"
+        )
+    inside = set(decoder.modules())
+    places = {path: module in inside for path, module in skeleton.named_modules() if path.split(".")[-1] in targets}
+    return sorted(targets) if all(places.values()) else sorted(path for path, own in places.items() if own)
+
+
+def expected_adapter(base_model, lora_config, trust_remote_code=False):
+    """{name: shape} of the tensors an adapter of this configuration has on this base model; loads no weights.
+
+    Raises InputError if there can be none, such as for target modules that the model does not have.
+    """
+    skeleton = skeleton_of(base_model, trust_remote_code)
+    with torch.device("meta"):
+        try:
+            model = get_peft_model(skeleton, lora_config)
+        except ValueError as error:
+            raise InputError(f"--base_model {base_model}: LoRA does not fit on it: {first_line(error)}") from None
+        return {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def read_adapter(folder):
+    """{name: tensor} of an adapter folder; `.bin` files are read without executing pickled code."""
+    path = adapter_weights(folder)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors, zipfile and the restricted unpickler each have their own
+        raise InputError(f"{path}: damaged adapter weights: {first_line(error)}") from None
+
+
+def check_adapter_fits(tensors, expected, path):
+    """Raise InputError unless the adapter has exactly the expected tensors in the expected shapes.
+
+    tensors: what `read_adapter` returned; expected: what `expected_adapter` returned.
+    """
+    if not tensors:
+        raise InputError(f"{path}: the adapter holds no tensors")
+    if missing := sorted(set(expected) - set(tensors)):
+        raise InputError(
+            f"{path}: the adapter lacks {len(missing)} of {len(expected)} tensors, such as {missing[0]}; it was made "
+            "for other target modules (--lora_target_modules) or another base model (--base_model)"
+        )
+    if extra := sorted(set(tensors) - set(expected)):
+        raise InputError(
+            f"{path}: the adapter has {len(extra)} tensors that this run has no place for, such as {extra[0]}; it was "
+            "made for other target modules (--lora_target_modules) or another base model (--base_model)"
+        )
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise InputError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, this run needs {shape}; "
+                "it was made for another rank (--lora_r) or a base model of another width (--base_model)"
+            )
+
+
+def load_adapter(model, tensors, path):
+    """Copy adapter tensors into the LoRA layers of `model`, then compare every one of them.
+
+    model: a PeftModel of the adapter's configuration. tensors: what `read_adapter` returned for `path`.
+    """
+    fresh = get_peft_model_state_dict(model)
+    check_adapter_fits(tensors, {name: tuple(tensor.shape) for name, tensor in fresh.items()}, path)
+    set_peft_model_state_dict(model, tensors)
+    loaded = get_peft_model_state_dict(model)
+    for name, tensor in loaded.items():
+        if not torch.equal(tensor.cpu(), tensors[name].to(tensor.dtype)):
+            raise InputError(f"{path}: {name} was not loaded as it stands in the file")
+
+
+def attach_adapter(base, path):
+    """The base model with the adapter of folder `path` on it, verified, for scoring; `.unload()` takes it off again."""
+    config = LoraConfig.from_pretrained(path)
+    config.inference_mode = True
+    model = get_peft_model(base, config)
+    load_adapter(model, read_adapter(path), path)
+    return model.eval()
+
+
+def save_adapter(model, folder):
+    """Write the adapter whole: under temporary names, read back and compared, then renamed, its configuration last.
+
+    A folder without `adapter_config.json` is not an adapter, so an interrupted save leaves nothing that loads. What an
+    earlier adapter of this folder has left goes with it: its run and its evaluation do not hold for the new one.
+    """
+    folder = Path(folder)
+    live = {name: whole(tensor) for name, tensor in get_peft_model_state_dict(model).items()}
+    if not PartialState().is_main_process:
+        return
+    for name in ("run.json", "metrics.json", "predictions.jsonl", ADAPTER_CONFIG):
+        (folder / name).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+        save_file(live, Path(temporary) / ADAPTER_WEIGHTS[0], metadata={"format": "pt"})
+        config = copy.deepcopy(model.active_peft_config)
+        config.inference_mode = True  # as PEFT saves it
+        config.save_pretrained(temporary)
+        saved = read_adapter(temporary)
+        if set(saved) != set(live) or not all(torch.equal(saved[name], live[name].cpu()) for name in live):
+            raise RuntimeError(f"{folder}: the adapter on disk differs from the one in memory")
+        for name in (adapter_weights(temporary).name, ADAPTER_CONFIG):
+            (Path(temporary) / name).chmod(0o644)  # safetensors writes for the owner only; labs share their adapters
+            os.replace(Path(temporary) / name, folder / name)
+
+
+@contextmanager
+def merged(model):
+    """Inside the block, LoRA is added into the weights it sits on, so scoring costs no extra products.
+
+    The untouched weights are set aside and put back bit for bit. Quantised bases and models spread over processes are
+    left unmerged.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    if is_quantized(model) or is_spread(model):
+        yield
+        return
+    weights = [layer.get_base_layer().weight for layer in layers]
+    originals = [weight.detach().clone() for weight in weights]
+    try:
+        for layer in layers:
+            layer.merge()
+        yield
+    finally:
+        for layer, weight, original in zip(layers, weights, originals):
+            layer.merged_adapters.clear()
+            with torch.no_grad():
+                weight.copy_(original)

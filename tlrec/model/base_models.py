@@ -1,0 +1,156 @@
+"""Tokenizer and base model: device, number type and quantisation chosen, and loaded with no weight left out."""
+
+import json
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from peft import (
+    PeftModel,
+    prepare_model_for_kbit_training,
+)
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    LlamaTokenizer,
+)
+from transformers.utils import is_flash_attn_2_available
+
+from tlrec.errors import InputError
+from tlrec.model.parts import check_parts
+
+
+def resolve_device(name):
+    """The torch device of this process for `--device auto|cpu|cuda`; InputError if a GPU is asked for where none is.
+
+    Where accelerate has started several processes, this one joins the others here, and each has its own GPU.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here; give --device cpu, or check CUDA_VISIBLE_DEVICES")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return PartialState(cpu=name == "cpu").device
+
+
+def resolve_dtype(name, device):
+    """The torch dtype for `--dtype auto|float32|bfloat16|float16`: auto is float32 on the CPU, bfloat16 on GPUs that
+    have it, and float16, as published, on others."""
+    if name == "float16" and device.type == "cpu":
+        raise InputError("--dtype float16 needs a GPU; give float32 or bfloat16")
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def resolve_attention(name, device, dtype):
+    """transformers' name of the attention for `--attention auto|...`: auto is FlashAttention where it is installed and
+    can run (a GPU, two-byte numbers), else None, transformers' choice: sdpa, or eager for Gemma 2 and its like."""
+    runs = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
+    if name == "flash_attention_2" and not runs:
+        raise InputError(
+            "--attention flash_attention_2 needs the package flash-attn, a GPU, and bfloat16 or float16; "
+            "give --attention sdpa"
+        )
+    if name == "auto":
+        return "flash_attention_2" if runs else None
+    return name
+
+
+def load_tokenizer(base_model, trust_remote_code=False):
+    """The model's tokenizer, with LLaMA's special tokens restored where an old conversion has left them empty.
+
+    BOS and EOS ids are all that is used of them; tlrec.model.tokenization places them.
+    """
+    folder = Path(base_model)
+    if (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists():
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if config.get("model_type") in ("llama", "mistral", "mixtral"):
+            # AutoTokenizer drops the leading space of a bare tokenizer.model, and empty special tokens make it recurse
+            # without end (transformers 5), so name class and tokens.
+            return LlamaTokenizer.from_pretrained(folder, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    try:
+        return AutoTokenizer.from_pretrained(base_model, trust_remote_code=trust_remote_code)
+    except Exception as error:  # every kind of tokenizer has its own
+        raise cannot_be_loaded(base_model, error, "its tokenizer ") from None
+
+
+def load_base_model(base_model, device, dtype, quantization="none", attention=None, trust_remote_code=False):
+    """The causal language model on `device`, in evaluation mode, every parameter frozen.
+
+    quantization: "none", "8bit", or "4bit" (NF4 with double quantisation), the latter two through bitsandbytes.
+    """
+    quantization_config = None
+    if quantization == "8bit":
+        quantization_config = BitsAndBytesConfig(load_in_8bit=True)
+    elif quantization == "4bit":
+        quantization_config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            base_model,
+            dtype=dtype,
+            quantization_config=quantization_config,
+            attn_implementation=attention,
+            device_map={"": device},
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    except Exception as error:  # every file format and quantiser has its own
+        raise cannot_be_loaded(base_model, error) from None
+    if missing := sorted(loading["missing_keys"]):  # transformers would leave them random
+        raise InputError(
+            f"--base_model {base_model}: its weights lack {len(missing)} tensors, such as {missing[0]}; "
+            "the folder is incomplete, or its config.json belongs to another model"
+        )
+    check_parts(model, base_model)
+    return model.eval().requires_grad_(False)
+
+
+def prepare_for_tuning(base, gradient_checkpointing):
+    """The frozen base, ready to carry LoRA: a quantised one gets PEFT's preparation (norms in float32, checkpointing)."""
+    if is_quantized(base):
+        return prepare_model_for_kbit_training(
+            base, gradient_checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+    return base
+
+
+def hardware(device):
+    """Names of the GPUs in use, None on the CPU."""
+    if device.type == "cpu":
+        return None
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+
+
+def skeleton_of(base_model, trust_remote_code):
+    """The model on the meta device: all modules and shapes, no weights."""
+    try:
+        config = AutoConfig.from_pretrained(base_model, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # every architecture has its own
+        raise cannot_be_loaded(base_model, error) from None
+
+
+def is_quantized(model):
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    return getattr(causal, "is_quantized", False)
+
+
+def cannot_be_loaded(base_model, error, what=""):
+    """The InputError for a base model, or a part of it, that transformers refuses."""
+    if "trust_remote_code" in str(error):
+        return InputError(f"--base_model {base_model}: comes with code of its own; --trust_remote_code runs it")
+    return InputError(f"--base_model {base_model}: {what}cannot be loaded: {first_line(error)}")
+
+
+def first_line(error):
+    return str(error).strip().split("\n")[0] or type(error).__name__

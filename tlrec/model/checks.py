@@ -1,0 +1,66 @@
+"""What can be said about model and adapter folders before torch is imported: they are there, whole, and fit."""
+
+import re
+from pathlib import Path
+
+from tlrec.errors import InputError
+from tlrec.files import read_json
+from tlrec.runs import ADAPTER_CONFIG, adapter_weights
+
+MODEL_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def check_base_model(path):
+    """Raise InputError unless `path` is a folder with configuration, weights and tokenizer, or a hub name.
+
+    A hub name is `owner/name` where no folder `owner` exists here; it is left to transformers to fetch.
+    """
+    folder = Path(path)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"--base_model {path}: no such folder; base_model/README.md tells how to place a model there")
+    for what, names in (("configuration", ("config.json",)), ("weights", MODEL_WEIGHTS), ("tokenizer", TOKENIZERS)):
+        if not any((folder / name).exists() for name in names):
+            raise InputError(f"--base_model {path}: no {what} in this folder (looked for {', '.join(names)})")
+    read_json(folder / "config.json")
+
+
+def check_adapter(path, flag):
+    """Raise InputError, naming `flag`, unless `path` holds a LoRA adapter; return its configuration as a dict."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"{flag} {path}: no such adapter folder")
+    if not (folder / ADAPTER_CONFIG).exists():
+        raise InputError(f"{flag} {path}: no {ADAPTER_CONFIG} in this folder; was the run that should make it stopped?")
+    adapter_weights(folder)
+    config = read_json(folder / ADAPTER_CONFIG)
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{flag} {path}: a LoRA adapter is needed, this is {config.get('peft_type')!r}")
+    return config
+
+
+def check_same_lora(config, path, flag, lora_r, lora_alpha, lora_target_modules):
+    """Raise InputError unless the start adapter's configuration is the one that the flags of this run ask for.
+
+    `lora_target_modules` None stands for the architecture's own choice, which is compared once it is known.
+    """
+    asked = {"r": ("--lora_r", lora_r), "lora_alpha": ("--lora_alpha", lora_alpha)}
+    for key, (name, value) in asked.items():
+        if config.get(key) != value:
+            raise InputError(
+                f"{flag} {path}: the adapter has {key} {config.get(key)}, this run asks for {value}; "
+                f"give {name} {config.get(key)} or another start adapter"
+            )
+    targets = config.get("target_modules")
+    if lora_target_modules and isinstance(targets, list) and set(targets) != set(lora_target_modules):
+        raise InputError(
+            f"{flag} {path}: the adapter has target modules {' '.join(sorted(targets))}, this run asks for "
+            f"{' '.join(sorted(lora_target_modules))}; give --lora_target_modules {' '.join(sorted(targets))}"
+        )

@@ -1,0 +1,102 @@
+"""A causal language model in two parts, hidden states and output head, so that no logits are made that nobody reads."""
+
+import torch
+from peft import (
+    PeftModel,
+)
+from transformers import (
+    DynamicCache,
+)
+from transformers.cache_utils import (
+    DummyLayer,
+    DynamicIndexedLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
+
+from tlrec.errors import InputError
+from tlrec.model.processes import is_spread, whole
+
+
+def language_model_parts(model):
+    """(hidden_states, head) of a causal LM, two functions: inputs of the model -> hidden states (batch, length, width) ->
+    logits (..., vocabulary). For a model that is spread over processes all of them have to call this, and hidden_states
+    equally often."""
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    spread = is_spread(model)
+    backbone, output = backbone_of(causal), causal.get_output_embeddings()
+    weight, bias = whole(output.weight), getattr(output, "bias", None)  # Phi and GPT-J have a bias
+    bias = bias if bias is None else whole(bias)
+    config = causal.config.get_text_config()
+    softcap = _first_set(config, "final_logit_softcapping", "logits_soft_cap")  # Gemma 2, RecurrentGemma
+    scale = _first_set(config, "logit_scale", "lm_head_multiplier")  # Cohere, Falcon-H1
+    divisor = _first_set(config, "logits_scaling")  # Granite, MiniCPM3
+
+    def hidden_states(**inputs):
+        if spread:  # its parts are put together only where the whole model runs
+            return model(**inputs, logits_to_keep=1, output_hidden_states=-1).hidden_states[-1]
+        return backbone(**inputs).last_hidden_state
+
+    def head(hidden):
+        hidden = hidden.to(weight.dtype)  # mixed precision hands out float32
+        logits = torch.nn.functional.linear(hidden, weight, bias) if spread else output(hidden)
+        if scale is not None:
+            logits = logits * scale
+        if divisor is not None:
+            logits = logits / divisor
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        return logits
+
+    return hidden_states, head
+
+
+def backbone_of(causal):
+    """The part that makes hidden states of token ids: the language model alone, where images or sound have encoders."""
+    return causal.base_model if causal.config.get_text_config() is causal.config else causal.get_decoder()
+
+
+def _first_set(config, *names):
+    return next((value for name in names if (value := getattr(config, name, None)) is not None), None)
+
+
+def check_parts(model, base_model):
+    """Raise InputError unless backbone and head give the very logits of the model, from the hidden states that training
+    reads and from those that scoring reads.
+
+    Architectures scale and cap their logits in ways of their own; one that `language_model_parts` does not know would
+    otherwise be tuned and scored on wrong numbers.
+    """
+    ids = torch.arange(4, device=model.device)[None]
+    hidden_states, head = language_model_parts(model)
+    with torch.no_grad():
+        outer = model(input_ids=ids, use_cache=False, output_hidden_states=-1)
+        try:
+            inner = hidden_states(input_ids=ids, use_cache=False)
+        except AttributeError:  # a backbone that gives something else
+            inner = None
+        for states in (outer.hidden_states[-1], inner):
+            rounding = max(4 * torch.finfo(outer.logits.dtype).eps, 1e-3) * outer.logits.abs().max()
+            if states is None or (head(states) - outer.logits).abs().max() > rounding:
+                raise InputError(
+                    f"--base_model {base_model}: {type(model).__name__} makes logits of hidden states in a way that is "
+                    "unknown to TLRec, whose scores would be wrong; use another model"
+                )
+
+
+KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer, DynamicIndexedLayer, DummyLayer)  # dummies use another's
+
+
+def prefix_states(model, hidden_states, ids):
+    """(cache, hidden states) of a prefix `ids` (1, length), to be continued by many rows; (None, None) if the model
+    cannot do that.
+
+    It can where its cache is nothing but keys and values, one for each position. Recurrent and convolutional states
+    (Mamba, Qwen3.5, LFM2) stand for all positions at once and are continued by single tokens, and some models (RWKV,
+    GPT-1) take no such cache at all and leave it empty.
+    """
+    cache = DynamicCache(config=model.config)
+    if not all(type(layer) in KEYS_AND_VALUES for layer in cache.layers):
+        return None, None
+    hidden = hidden_states(input_ids=ids, past_key_values=cache, use_cache=True)
+    return (cache, hidden) if cache.get_seq_length() == ids.shape[1] else (None, None)

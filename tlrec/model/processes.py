@@ -1,0 +1,90 @@
+"""The processes of one run, as `accelerate launch` starts them: who speaks, how they stop, add up and share a model.
+
+Without accelerate there is one process, for which all of this comes out as it should.
+"""
+
+import os
+import signal
+import sys
+from contextlib import contextmanager
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env, reduce
+from torch.distributed.tensor import DTensor
+
+from tlrec.errors import InputError
+
+
+def only_the_first_speaks():
+    """Send standard output of all processes but the first nowhere. Standard error stays: a crash is nobody's secret."""
+    if not PartialState().is_main_process:
+        sys.stdout = open(os.devnull, "w")
+
+
+def add_up(array):
+    """The sum of a float64 numpy array over all processes, on each of them."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return array
+    return reduce(torch.from_numpy(array).to(state.device), reduction="sum").cpu().numpy()
+
+
+def share_batch(batch_size, micro_batch_size, processes):
+    """(rows in a forward pass, forward passes in a step) of each process, so that the whole batch is `batch_size`.
+
+    The rows are at most `micro_batch_size`, and fewer where many processes share the batch.
+    """
+    share, rest = divmod(batch_size, processes)
+    if rest:
+        raise InputError(
+            f"--batch_size {batch_size} cannot be shared by {processes} processes; "
+            f"give --batch_size {max(share, 1) * processes}, or another number of processes"
+        )
+    rows = max(rows for rows in range(1, min(share, micro_batch_size) + 1) if share % rows == 0)
+    return rows, share // rows
+
+
+def models_are_spread():
+    """Whether accelerate was started to spread models over the processes, with FSDP or DeepSpeed ZeRO-3."""
+    return parse_flag_from_env("ACCELERATE_USE_FSDP") or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+
+
+def is_spread(model):
+    """Whether each process holds only its share of this model's weights."""
+    return any(isinstance(weight, DTensor) or hasattr(weight, "ds_id") for weight in model.parameters())
+
+
+def whole(tensor):
+    """The tensor as it is, or put together from its shares: then all processes have to call this."""
+    if isinstance(tensor, DTensor):  # FSDP2
+        return tensor.full_tensor()
+    if hasattr(tensor, "ds_id"):  # ZeRO-3
+        from deepspeed.zero import GatheredParameters
+
+        with GatheredParameters([tensor]):
+            return tensor.detach().clone()
+    return tensor
+
+
+@contextmanager
+def catch_signals():
+    """Inside the block SIGTERM and SIGINT do not end the process: they are put into the list that the block gets.
+
+    A second Ctrl-C acts as it always does, for the impatient. A second SIGTERM is none: a cluster sends it to all processes,
+    and so does the one that started them.
+    """
+    received, before = [], {}
+
+    def catch(number, frame):
+        received.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, catch)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,95 @@
+"""The prompt frames, most kept as JSON in `tlrec/model/frames/`, and the two answers the model chooses between.
+
+`alpaca` is the public frame of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca), so that general
+Alpaca adapters fit. `tallrec` is what TALLRec and TLRec adapters were really trained with: the same, with a stray
+linter comment at the end of the first line of its with-input form. `chat` is the chat template of the model at hand.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlrec.errors import InputError
+
+ANSWERS = ("Yes.", "No.")  # as they stand in `output`; the first one is the positive class
+_FOLDER = Path(__file__).parent / "frames"
+FRAME_NAMES = sorted([path.stem for path in _FOLDER.glob("*.json")] + ["chat"])
+
+# Templates that tell the model today's date all tell it this one, Llama's own for want of a clock: a prompt that was
+# trained on must not change overnight.
+_CLOCK = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro +%}"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Two templates with the slots {instruction} and {input}; the answer follows right behind the last character.
+
+    answer_end: None for plain text, which tlrec.model.tokenization puts between BOS and EOS. A chat template writes its own
+    BOS, if it wants one, and has its own token to end an answer: the text of that, "" if there is none.
+    """
+
+    name: str
+    with_input: str
+    without_input: str
+    answer_end: str | None = None
+
+    def prompt(self, record):
+        """The prompt of a record: everything the model reads before its answer.
+
+        Slots are filled in one pass, so braces in titles or in earlier answers stay what they are.
+        """
+        return self._fill(self._template(record), record)
+
+    def head(self, record):
+        """The part of the prompt before the record's own material: the same text for all records of a task."""
+        before, _, _ = self._template(record).partition("{input}" if record["input"] else "{instruction}")
+        return self._fill(before, record)
+
+    def _template(self, record):
+        return self.with_input if record["input"] else self.without_input
+
+    def _fill(self, template, record):
+        return re.sub(r"\{(instruction|input)\}", lambda slot: record[slot[1]], template)
+
+
+def load_frame(name, tokenizer=None):
+    """The frame of that name, one of FRAME_NAMES; "chat" is made from the tokenizer's chat template."""
+    if name == "chat":
+        return _chat_frame(tokenizer)
+    return Frame(name, **json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def _chat_frame(tokenizer):
+    """The chat template as a frame; the user says instruction, blank line, input, or the instruction alone.
+
+    The prompt is what the template writes before the answer of a whole conversation, not its generation prompt: behind
+    that one the model would first have to write a space (Llama 2), a thought or a channel (gpt-oss) before Yes or No.
+    """
+    with_input, end = _split_at_answer(tokenizer, "{instruction}\n\n{input}")
+    without_input, _ = _split_at_answer(tokenizer, "{instruction}")
+    ids = tokenizer(end, add_special_tokens=False)["input_ids"]
+    token = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
+    answer_end = token.content if token is not None and token.special else tokenizer.eos_token or ""
+    return Frame("chat", with_input, without_input, answer_end)
+
+
+def _split_at_answer(tokenizer, user):
+    """What the template writes before and behind the assistant's answer to `user`, a text with slots."""
+    if not tokenizer.chat_template:
+        raise InputError("--prompt_frame chat: this model's tokenizer has no chat template; give --prompt_frame alpaca")
+    conversation = [{"role": "user", "content": user}, {"role": "assistant", "content": "{answer}"}]
+    try:
+        template = _CLOCK + tokenizer.get_chat_template()
+        text = tokenizer.apply_chat_template(
+            conversation, chat_template=template, tokenize=False, enable_thinking=False
+        )
+    except Exception as error:  # whatever a template raises
+        reason = f"fails: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
+    else:
+        slots = r"\{(?:instruction|input|answer)\}"
+        if re.findall(slots, text) == re.findall(slots, user) + ["{answer}"]:
+            before, _, behind = text.partition("{answer}")
+            return before, behind.strip()
+        reason = "does not give instruction, input and answer once each, in this order"
+    raise InputError(f"--prompt_frame chat: this model's chat template {reason}; give --prompt_frame alpaca")

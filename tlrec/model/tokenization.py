@@ -1,0 +1,146 @@
+"""From a record to token ids: the one owner of the prompt/answer boundary, of BOS and EOS, and of truncation.
+
+    <s> Below is an instruction ... ### Response: \\n | Yes .  </s>
+    ^BOS                  prompt                    ^ ^ answer ^EOS
+                                     answer position: its distribution is the prediction
+
+Prompt and answer are tokenised together, so that the model scores the very tokens it was trained on. BOS and EOS are
+set here and never by the tokenizer: what tokenizers add on their own differs between versions and conversions. Some
+have neither; the frame of a chat template brings its own.
+
+Where tokens grow across the boundary, the first token that holds more than the prompt is the answer's:
+
+    ... Response : \\n        the prompt alone
+    ... Response : | \\nYes .  a merged newline: "\\nYes" is the first answer token, ":" its position
+    ... Response : | \\nNo .
+"""
+
+from dataclasses import dataclass, field
+from itertools import takewhile
+
+from tlrec.errors import InputError
+from tlrec.model.prompts import ANSWERS
+
+
+@dataclass
+class Prompts:
+    """Token ids up to the answer position, one list a record, and how many of them had to be cut."""
+
+    input_ids: list[list[int]]
+    truncated: int
+
+
+@dataclass
+class Examples:
+    """Training rows `{"input_ids", "labels"}`, how many had their prompt cut, and which were left out.
+
+    `dropped` holds the indices of records whose answer alone does not fit.
+    """
+
+    rows: list[dict]
+    truncated: int
+    dropped: list[int] = field(default_factory=list)
+
+
+class RecordTokenizer:
+    """Turns records into token ids for one tokenizer, prompt frame and length limit.
+
+    tokenizer: a Hugging Face tokenizer; frame: tlrec.model.prompts.Frame; cutoff_len: tokens at most, BOS, answer and EOS
+    included. A prompt that is too long loses tokens right behind the frame's head, where the oldest history stands;
+    the answer is never cut.
+    """
+
+    def __init__(self, tokenizer, frame, cutoff_len):
+        self.tokenizer = tokenizer
+        self.frame = frame
+        self.cutoff_len = cutoff_len
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        if frame.answer_end is not None:  # a chat template's, which has BOS in its text
+            bos, eos = None, tokenizer.convert_tokens_to_ids(frame.answer_end) if frame.answer_end else None
+        self.bos = [] if bos is None else [bos]
+        self.eos = [] if eos is None else [eos]
+        self.answer_ids, self._answer_tails, self._changed = self._find_answers()
+        # tokens that the prompt's constant part has to leave free
+        self._reserved = self._changed + max(map(len, self._answer_tails)) + len(self.eos)
+
+    def prompts(self, records):
+        """Token ids of every record up to, and without, the first answer token."""
+        answer, tail = ANSWERS[0], self._answer_tails[0]
+        input_ids, truncated = [], 0
+        texts = [self.frame.prompt(record) + answer for record in records]
+        for record, ids in zip(records, self._encode(texts)):
+            if ids[-len(tail) :] != tail:
+                raise InputError(f"the tokenizer merges the answer into this prompt: ...{record['input'][-60:]!r}")
+            boundary = len(ids) - len(tail) - self._changed  # what `examples` finds
+            context = self._cut(self.bos + ids[:boundary], record, self.cutoff_len - self._reserved)
+            truncated += len(context) < len(self.bos) + boundary
+            input_ids.append(context + ids[boundary : len(ids) - len(tail)])
+        return Prompts(input_ids, truncated)
+
+    def examples(self, records, train_on_inputs=True):
+        """Training rows: prompt, answer and EOS. Labels cover all of it, or only answer and EOS."""
+        prompts = [self.frame.prompt(record) for record in records]
+        both = self._encode([prompt + record["output"] for prompt, record in zip(prompts, records)])
+        examples = Examples(rows=[], truncated=0)
+        for index, (record, prompt_ids, ids) in enumerate(zip(records, self._encode(prompts), both)):
+            boundary = _common_prefix(prompt_ids, ids)  # a token that spans the boundary counts as answer
+            prompt_ids, answer_ids = self.bos + ids[:boundary], ids[boundary:] + self.eos
+            room = self.cutoff_len - max(len(answer_ids), self._reserved)  # cut as `prompts` cuts, whatever the answer
+            if len(prompt_ids) > room and room < len(self.bos) + len(self._head_ids(record)):
+                examples.dropped.append(index)
+                continue
+            kept = self._cut(prompt_ids, record, room)
+            examples.truncated += len(kept) < len(prompt_ids)
+            hidden = kept if train_on_inputs else [-100] * len(kept)
+            examples.rows.append({"input_ids": kept + answer_ids, "labels": hidden + answer_ids})
+        return examples
+
+    def _encode(self, texts):
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+    def _head_ids(self, record):
+        return self._encode([self.frame.head(record)])[0]
+
+    def _cut(self, ids, record, room):
+        """`ids` (BOS first) in at most `room` tokens: the head of the frame and the end of the prompt stay."""
+        excess = len(ids) - room
+        if excess <= 0:
+            return ids
+        head = _common_prefix(self.bos + self._head_ids(record), ids)
+        if head + excess > len(ids):
+            raise InputError(f"--cutoff_len {self.cutoff_len} leaves no room for the prompt; give a larger one")
+        return ids[:head] + ids[head + excess :]
+
+    def _find_answers(self):
+        """First token of each answer in the context of the frame; each answer's tokens from there on; and how many
+        before it, usually none, the prompt alone does not have, since an answer changes how the prompt's end is cut.
+
+        The context of the answer is the constant end of the frame, so any record serves as the probe.
+        """
+        prompt = self.frame.prompt({"instruction": "i", "input": "i"})
+        alone, yes, no = self._encode([prompt] + [prompt + answer for answer in ANSWERS])
+        position = _common_prefix(yes, no)
+        unchanged = min(position, _common_prefix(alone, yes))
+
+        def within_prompt(ids):  # whether ids[unchanged:] hold nothing of the answer
+            return self._text(alone[unchanged:]).startswith(self._text(ids[unchanged:]))
+
+        if (
+            position in (len(yes), len(no))
+            or not within_prompt(yes[:position])
+            or within_prompt(yes[: position + 1])
+            or within_prompt(no[: position + 1])
+        ):
+            raise InputError(
+                f"with this tokenizer {ANSWERS[0]!r} and {ANSWERS[1]!r} begin with the same token behind the frame "
+                f"{self.frame.name!r}, or only one grows together with it, so one token cannot tell them apart; "
+                "use another --prompt_frame or model"
+            )
+        return (yes[position], no[position]), (yes[position:], no[position:]), position - unchanged
+
+    def _text(self, ids):
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def _common_prefix(a, b):
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b)))

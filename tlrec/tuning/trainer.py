@@ -1,0 +1,268 @@
+"""What the two tuners truly share: the order of rows, the collator, the loss in chunks, and a Trainer whose `evaluate`
+uses `scoring`, that makes do with the memory there is, and that saves a checkpoint before it is stopped."""
+
+import signal
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Sampler
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.integrations.integration_utils import get_available_reporting_integrations
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from tlrec.errors import InputError, Stopped
+from tlrec.evaluation.metrics import auc, two_probabilities_to_score
+from tlrec.model.parts import language_model_parts
+from tlrec.model.processes import add_up, catch_signals
+from tlrec.tuning.token_cache import TokenRows
+
+POSITIONS_AT_ONCE = 256  # whose logits [positions, vocabulary] exist at the same time; so few fit the caches of a CPU
+
+
+class Collator:
+    """Pads rows `{"input_ids", "labels"}` on the right into two long tensors of shape (rows, longest).
+
+    No attention mask is made: causal attention never looks at what stands to the right, and labels of -100 keep padding
+    out of the loss. Counts the tokens that pass, with and without padding.
+    """
+
+    def __init__(self):
+        self.tokens = 0
+        self.padded_tokens = 0
+
+    def __call__(self, rows):
+        longest = max(len(row["input_ids"]) for row in rows)
+        input_ids = torch.zeros((len(rows), longest), dtype=torch.long)
+        labels = torch.full((len(rows), longest), -100)
+        for place, row in enumerate(rows):
+            input_ids[place, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
+            labels[place, : len(row["labels"])] = torch.tensor(row["labels"])
+        labels[:, 0] = -100  # nothing predicts the first token, so it is not to be counted either
+        self.tokens += sum(len(row["input_ids"]) for row in rows)
+        self.padded_tokens += input_ids.numel()
+        return {"input_ids": input_ids, "labels": labels}
+
+
+def check_trackers(names):
+    """Raise InputError unless the experiment trackers of `--report_to` are installed; "none" and "all" always are."""
+    installed = get_available_reporting_integrations()
+    for name in names:
+        if name not in ("none", "all", *installed):
+            raise InputError(
+                f"--report_to {name}: no such tracker is installed here (found: "
+                f"{', '.join(installed) or 'none'}); pip install {name}"
+            )
+
+
+class EpochOrder(Sampler):
+    """A new order of the rows in each epoch, which depends on seed and epoch alone: not on the process, not on what has
+    drawn random numbers before, and not on whether the run was interrupted.
+
+    lengths: tokens of each row. group: rows of one group come in batches of like length; None: all are shuffled.
+    """
+
+    def __init__(self, lengths, group, seed, state):
+        self.lengths, self.group, self.seed, self.state = lengths, group, seed, state
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed + int(self.state.epoch or 0))
+        if self.group is None:
+            return iter(torch.randperm(len(self.lengths), generator=generator).tolist())
+        return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
+
+
+class TuningTrainer(Trainer):
+    """A Trainer for one LoRA run on one model.
+
+    Its loss is the usual mean cross-entropy of the labelled tokens, without ever holding all logits. Its `evaluate` is
+    the forward pass of `evaluate.py`: "eval_auc" is the published AUC on the validation records, "eval_loss" the mean
+    cross-entropy over their prompts and answers. When memory runs out, micro-batches are cut in halves, which leaves the
+    batch and its gradient what they were. On SIGTERM and SIGINT it saves a checkpoint and raises Stopped.
+
+    scorer: tlrec.model.scoring.Scorer of the validation records, made `with_loss`; validation_labels: their (n,) labels.
+    """
+
+    def __init__(self, *, scorer, validation_labels, **arguments):
+        super().__init__(data_collator=Collator(), eval_dataset=scorer.rows, **arguments)
+        self.scorer = scorer
+        self.validation_labels = validation_labels
+        self.validation_seconds = 0.0
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole batch, for every model
+        self.rows_at_once = self.args.per_device_train_batch_size
+        self.add_callback(_SaveWhenStopped(self))
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()  # of the run before, in a sweep
+
+    def train(self, resume_from_checkpoint=None):
+        """Tune. resume_from_checkpoint: folder of the Trainer's checkpoint to go on from."""
+        with catch_signals() as self.received:
+            output = super().train(resume_from_checkpoint=resume_from_checkpoint)
+        if self.received:
+            name = signal.Signals(self.received[0]).name
+            raise Stopped(
+                f"{name}: stopped after step {self.state.global_step}, a checkpoint is saved; the same command "
+                "with --resume goes on from there",
+                self.received[0],
+            )
+        return output
+
+    def _get_train_sampler(self, train_dataset=None):
+        rows = self.train_dataset
+        lengths = rows.lengths if isinstance(rows, TokenRows) else [len(row["input_ids"]) for row in rows]
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        group = batch if self.args.train_sampling_strategy == "group_by_length" else None
+        return EpochOrder(lengths, group, self.args.seed, self.state)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of one step. With several processes accelerate fills the last ones of an epoch with rows
+        from its beginning; those do not count."""
+        processes, size, accumulation = (
+            self.args.world_size,
+            self.args.train_batch_size,
+            self.args.gradient_accumulation_steps,
+        )
+        micro_batches = -(-len(self.train_dataset) // (size * processes))  # of each process in one epoch
+        steps = -(-micro_batches // accumulation)
+        first = self.state.global_step % steps * accumulation
+
+        def without_repeated_rows():
+            for number, batch in enumerate(epoch_iterator, start=first):
+                seen = (
+                    number * processes + self.args.process_index
+                ) * size  # rows of the epoch before this micro-batch
+                batch["labels"][max(0, len(self.train_dataset) - seen) :] = -100
+                yield batch
+
+        return super().get_batch_samples(without_repeated_rows(), num_batches, device)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """One micro-batch, in pieces of `rows_at_once` rows. The loss is a sum divided by the tokens of the whole batch, so
+        the pieces add up to the gradient of the whole."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        before = [None if parameter.grad is None else parameter.grad.clone() for parameter in trained]
+        while True:
+            try:
+                pieces = zip(*(tensor.split(self.rows_at_once) for tensor in inputs.values()))
+                steps = [
+                    super(TuningTrainer, self).training_step(model, dict(zip(inputs, piece)), num_items_in_batch)
+                    for piece in pieces
+                ]
+                return sum(steps)
+            except torch.OutOfMemoryError:
+                rows = self.rows_at_once // 2
+                if self.args.world_size > 1 or not rows:  # the other processes wait for this one's gradient
+                    smaller = f"--micro_batch_size {rows}, " if rows else ""
+                    raise InputError(
+                        f"out of memory with {self.rows_at_once} rows in a forward pass; give {smaller}"
+                        "--gradient_checkpointing or --quantization 4bit"
+                    ) from None
+            # outside the except block, whose traceback holds the tensors of the failed pass
+            self.rows_at_once = rows
+            for parameter, gradient in zip(trained, before):
+                parameter.grad = None if gradient is None else gradient.clone()
+            torch.cuda.empty_cache()
+            print(f"out of memory: going on with {rows} rows in a forward pass, the batch stays what it is")
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")[:, 1:]
+        _, head = language_model_parts(self.model)
+        # The outer model runs, so that wrappers, mixed precision and compilation work; its own head sees one position.
+        hidden = model(**inputs, use_cache=False, logits_to_keep=1, output_hidden_states=-1).hidden_states[-1]
+        labelled = labels != -100
+        loss = ChunkedCrossEntropy.apply(hidden[:, :-1][labelled], labels[labelled], head)
+        if num_items_in_batch is None:
+            return loss / labelled.sum()
+        if self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
+        return loss / num_items_in_batch
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        scores = self.scorer.score(self.model, progress="validation")
+        self.validation_seconds += scores.seconds
+        published = two_probabilities_to_score(scores.p_yes, scores.p_no)
+        metrics = {
+            f"{metric_key_prefix}_auc": auc(self.validation_labels, published),
+            f"{metric_key_prefix}_loss": scores.loss,
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def history(self):
+        """[{"step", "eval_auc", "eval_loss"}] of all validations so far."""
+        keys = ("step", "eval_auc", "eval_loss")
+        return [{key: entry[key] for key in keys} for entry in self.state.log_history if "eval_auc" in entry]
+
+    def best_step(self):
+        """The step of the best validation, whose weights the model has once `train` has ended."""
+        return self.state.best_global_step
+
+    def speed(self, seconds):
+        """What a run of `seconds` was worth: tokens per second outside validation, share of padding, peak memory in GB
+        (GPU only)."""
+        tokens, padded = add_up(
+            np.array([self.data_collator.tokens, self.data_collator.padded_tokens], dtype=np.float64)
+        )
+        peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
+        return {
+            "seconds": round(seconds, 1),
+            "seconds_validation": round(self.validation_seconds, 1),
+            "tokens_per_second": round(tokens / (seconds - self.validation_seconds)),
+            "padding_share": round(1 - tokens / max(padded, 1), 4),
+            "rows_at_once": self.rows_at_once,
+            "processes": self.args.world_size,
+            "peak_memory_gb": peak and round(peak, 2),
+        }
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy of targets (n,) given hidden states (n, width), for a frozen output head.
+
+    Logits of a few positions at a time are made, turned into loss and gradient, and forgotten, so [n, vocabulary] is
+    never held. (torch has `linear_cross_entropy` since 2.13; this one also runs on 2.11 and takes heads that rescale.)
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, targets, head):
+        total = hidden.new_zeros((), dtype=torch.float32)
+        gradient = torch.empty_like(hidden)
+        for start in range(0, len(targets), POSITIONS_AT_ONCE):
+            chunk = slice(start, start + POSITIONS_AT_ONCE)
+            with torch.enable_grad():
+                states = hidden[chunk].detach().requires_grad_()
+                loss = cross_entropy(head(states).float(), targets[chunk], reduction="sum")
+            (gradient[chunk],) = torch.autograd.grad(loss, states)
+            total += loss.detach()
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream, None, None
+
+
+class _SaveWhenStopped(TrainerCallback):
+    """Ends training after the step in which a signal came, with a checkpoint. And at once where early stopping had ended
+    it before the process was killed: the Trainer would go on to the next validation."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.had_ended = False
+
+    def on_train_begin(self, args, state, control, **_):
+        stopping = [one for one in self.trainer.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
+        self.had_ended = any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in stopping)
+
+    def on_step_end(self, args, state, control, **_):
+        if self.had_ended:  # the weights of this step are forgotten: the best ones are loaded
+            control.should_evaluate = control.should_save = control.should_log = False
+            control.should_training_stop = True
+        if add_up(np.array([float(len(self.trainer.received))]))[0]:  # whichever process it came to
+            if not self.trainer.received:
+                self.trainer.received.append(signal.SIGTERM)
+            control.should_save = control.should_training_stop = True
