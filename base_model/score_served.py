@@ -18,32 +18,23 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
 
-from tlrec.data.records import check_two_classes, read_records
+from tlrec.data.records import RecordFile
 from tlrec.errors import InputError, one_line_errors
+from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.results import check_evaluation_dir, record_evaluation
 from tlrec.files import read_json
 from tlrec.model.checks import TOKENIZERS
 from tlrec.model.prompts import Frame
+from tlrec.model.scores import Scores
 
 PROMPTS_AT_ONCE = 128  # in one request; the server makes its own batches of them
-
-
-@dataclass
-class ServedScores:
-    """p_yes, p_no: (n,) probabilities of the two first answer tokens among the whole vocabulary. truncated: prompts that
-    were cut. seconds: wall clock."""
-
-    p_yes: np.ndarray
-    p_no: np.ndarray
-    truncated: int
-    seconds: float
 
 
 def parse_arguments():
@@ -102,11 +93,9 @@ def main():
             f"--model_folder {folder}: no prompt_frame.json and tokenizer there; export_model.py writes them"
         )
     prompt_frame = read_json(folder / "prompt_frame.json")
-    records = read_records(args.test_data_path)
-    check_two_classes(records, args.test_data_path)
-    train_records = read_records(args.train_data_path) if args.train_data_path else None
+    test = EvaluationSet(args.test_data_path, RecordFile(args.train_data_path) if args.train_data_path else None)
     if args.output_dir:
-        check_evaluation_dir(args.output_dir, args.test_data_path, args.overwrite)
+        check_evaluation_dir(args.output_dir, test, args.overwrite)
     url = os.environ.get("OPENAI_BASE_URL")
     if not url:
         raise InputError("OPENAI_BASE_URL is not set; for vLLM on this machine it is http://localhost:8000/v1")
@@ -118,7 +107,7 @@ def main():
 
     frame = Frame(**{field.name: prompt_frame[field.name] for field in fields(Frame)})
     encoder = RecordTokenizer(AutoTokenizer.from_pretrained(folder), frame, prompt_frame["cutoff_len"])
-    prompts = encoder.prompts(records)
+    prompts = encoder.prompts(test.records)
 
     # 3. Ask the server
     import openai
@@ -133,10 +122,10 @@ def main():
         log_p = answer_log_probabilities(client, served_name, prompts.input_ids, encoder.answer_ids)
     except openai.OpenAIError as error:
         raise InputError(f"{url}: {str(error).splitlines()[0]}") from None
-    scores = ServedScores(*np.exp(log_p.T), prompts.truncated, time.perf_counter() - started)
+    scores = Scores(*np.exp(log_p.T), prompts.truncated, time.perf_counter() - started)
     print(
-        f"{served_name} at {url}: {len(records)} rows in {scores.seconds:.1f} s "
-        f"({len(records) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {frame.name}"
+        f"{served_name} at {url}: {len(test)} rows in {scores.seconds:.1f} s "
+        f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {frame.name}"
     )
 
     # 4. Numbers, beside their floors
@@ -146,11 +135,8 @@ def main():
         args.output_dir,
         "score_served.py",
         vars(args),
-        args.test_data_path,
-        records,
+        test,
         scores,
-        args.train_data_path,
-        train_records,
         frame=frame.name,
         base_model=args.model_folder,
         served_name=served_name,

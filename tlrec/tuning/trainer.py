@@ -2,6 +2,7 @@
 uses `scoring`, that makes do with the memory there is, and that saves a checkpoint before it is stopped."""
 
 import signal
+import time
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ class TuningTrainer(Trainer):
         super().__init__(data_collator=Collator(), eval_dataset=scorer.rows, **arguments)
         self.scorer = scorer
         self.validation_labels = validation_labels
-        self.validation_seconds = 0.0
+        self.seconds = self.validation_seconds = 0.0
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole batch, for every model
         self.rows_at_once = self.args.per_device_train_batch_size
         self.add_callback(_SaveWhenStopped(self))
@@ -99,8 +100,10 @@ class TuningTrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None):
         """Tune. resume_from_checkpoint: folder of the Trainer's checkpoint to go on from."""
+        started = time.perf_counter()
         with catch_signals() as self.received:
             output = super().train(resume_from_checkpoint=resume_from_checkpoint)
+        self.seconds = time.perf_counter() - started
         if self.received:
             name = signal.Signals(self.received[0]).name
             raise Stopped(
@@ -201,17 +204,16 @@ class TuningTrainer(Trainer):
         """The step of the best validation, whose weights the model has once `train` has ended."""
         return self.state.best_global_step
 
-    def speed(self, seconds):
-        """What a run of `seconds` was worth: tokens per second outside validation, share of padding, peak memory in GB
-        (GPU only)."""
+    def speed(self):
+        """What tuning took: seconds, tokens per second outside validation, share of padding, peak memory in GB (GPU only)."""
         tokens, padded = add_up(
             np.array([self.data_collator.tokens, self.data_collator.padded_tokens], dtype=np.float64)
         )
         peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
         return {
-            "seconds": round(seconds, 1),
+            "seconds": round(self.seconds, 1),
             "seconds_validation": round(self.validation_seconds, 1),
-            "tokens_per_second": round(tokens / (seconds - self.validation_seconds)),
+            "tokens_per_second": round(tokens / (self.seconds - self.validation_seconds)),
             "padding_share": round(1 - tokens / max(padded, 1), 4),
             "rows_at_once": self.rows_at_once,
             "processes": self.args.world_size,
