@@ -47,7 +47,7 @@ def main():
     args = parse_arguments()
 
     # 1. Check everything that can be checked before torch is imported
-    check_base_model(args.base_model)
+    check_base_model(args.base_model, args.cutoff_len)
     for adapter in args.lora_weights:
         check_adapter(adapter, "--lora_weights")
     records = read_records(args.test_data_path)
@@ -68,7 +68,6 @@ def main():
 
     # 2. Import the heavy libraries
     from accelerate import PartialState
-    from peft import LoraConfig
 
     from tlrec.evaluation.results import results_table
     from tlrec.model import (
@@ -89,10 +88,7 @@ def main():
 
     # 4. Base model, once for all adapters, which are checked tensor by tensor before it is loaded
     for adapter in args.lora_weights:
-        expected = adapters.expected_adapter(
-            args.base_model, LoraConfig.from_pretrained(adapter), args.trust_remote_code
-        )
-        adapters.check_adapter_fits(adapters.read_adapter(adapter), expected, adapter)
+        adapters.check_adapter_on(args.base_model, adapter, args.trust_remote_code)
     model = base_models.load_base_model(
         args.base_model, device, dtype, args.quantization, trust_remote_code=args.trust_remote_code
     )

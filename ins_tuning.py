@@ -86,7 +86,7 @@ def main():
         raise InputError(
             f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}"
         )
-    check_base_model(args.base_model)
+    check_base_model(args.base_model, args.cutoff_len)
     train_records = RecordFile(args.train_data_path, labelled=False)
     if args.max_train_samples == 0 or args.max_train_samples < -1 or args.max_train_samples > len(train_records):
         raise InputError(f"--max_train_samples {args.max_train_samples}: 1 to {len(train_records)} rows, or -1 for all")

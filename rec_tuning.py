@@ -92,7 +92,7 @@ def main():
         raise InputError(
             f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}"
         )
-    check_base_model(args.base_model)
+    check_base_model(args.base_model, args.cutoff_len)
     train_records = RecordFile(args.train_data_path)
     for shots in args.sample:
         if shots == 0 or shots < -1 or shots > len(train_records):

@@ -64,7 +64,7 @@ def dequantized(model):
     for path, module in list(model.named_modules()):
         if isinstance(module, Linear4bit):
             weight = dequantize_4bit(module.weight.data, module.weight.quant_state).to(torch.float32)
-            assert weight.unique().numel() > 16  # sixteen levels in each block
+            assert weight.unique().numel() >= 16
             plain = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
             plain.weight = torch.nn.Parameter(weight, requires_grad=False)
             model.set_submodule(path, plain)
