@@ -3,7 +3,7 @@
     python tests/support/killed.py SEED KILLS MOST COMMANDS.json
 
 COMMANDS.json: a list of command lines, ["ins_tuning.py", "--flag", ...], one after the other, all of which write below
-the folder of that file. A process dies a few milliseconds after it has touched files there for the n-th time; n is drawn
+the folder of that file. Each is killed KILLS times: a process dies a few milliseconds after it has touched files there for the n-th time; n is drawn
 from 1 to MOST, anew for each process. So the moments are those at which something can be lost, on a machine of any
 speed. Prints how many processes of each command were killed. Forking after torch is imported makes a start cost a
 fraction of a second.
@@ -71,9 +71,9 @@ def main():
     draw, commands = random.Random(seed), json.loads(path.read_text())
     killed = [0] * len(commands)
     for number, command in enumerate(commands):
-        while True:
+        while True:  # until it ends
             moment, seconds = draw.randint(1, most), draw.uniform(1e-6, 0.02)
-            to_kill = sum(killed) < kills
+            to_kill = killed[number] < kills
             child = run(command, lambda: to_kill and die_at(str(path.parent), moment, seconds))
             _, status = os.waitpid(child, 0)
             if os.WIFSIGNALED(status):
