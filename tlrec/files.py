@@ -16,7 +16,7 @@ def read_json(path, required=()):
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:  # nested too deeply
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: damaged: {error}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found a {type(value).__name__}")
