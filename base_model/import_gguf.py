@@ -3,7 +3,8 @@
     python base_model/import_gguf.py SmolLM2-135M-Instruct.Q4_1.gguf --output_dir base_model/smollm2-135m
 
 Reads  one GGUF file of any causal language model that transformers reads from GGUF (Llama, Mistral, Qwen 2, 3 and 3.5,
-       Gemma 2 and 3, Phi-3, GPT-2 and more), quantised or not. Takes four bytes of memory for each weight, and a little more.
+       Gemma 2 and 3, Phi-3, GPT-2 and more), quantised or not. Takes a little more than four bytes of memory for
+       each weight.
 Writes --output_dir, whole or not at all: config.json, model.safetensors, the tokenizer with its special tokens and chat
        template, generation_config.json, README.md (origin, licence, what quantisation has cost) and run.json.
 Checks every token id against the file's vocabulary, that every number of the file is in the model, and that the folder,
@@ -39,15 +40,22 @@ def parse_arguments():
     add = parser.add_argument
     add("file", help="the GGUF file")
     add("--output_dir", required=True, help="folder of the model")
-    add("--dtype", choices=list(BYTES), default="float32",
+    add(
+        "--dtype",
+        choices=list(BYTES),
+        default="float32",
         help="of the weights on the disk; float32 holds every quantised weight exactly, bfloat16 takes half the room "
-        "and rounds to 8 bits (default: %(default)s)")  # fmt: skip
+        "and rounds to 8 bits (default: %(default)s)",
+    )
     add("--sha256", help="digest that the file must have")
     add("--origin", help="where the file is from, for the README (default: what the file says)")
     add("--license", help="licence of the weights, for the README (default: what the file says)")
-    add("--check_only", action="store_true",
-        help="only say whether --output_dir holds the import of the file with this --sha256 (exit status 0), is still to "
-        f"be made ({STILL_TO_DO}) or cannot be (2); FILE need not be there")  # fmt: skip
+    add(
+        "--check_only",
+        action="store_true",
+        help="only say whether --output_dir holds the import of the file with this --sha256 (exit status 0), is still "
+        f"to be made ({STILL_TO_DO}) or cannot be (2); FILE need not be there",
+    )
     add("--overwrite", action="store_true", help="replace another import that --output_dir holds")
     args = parser.parse_args()
     if args.check_only and not args.sha256:
@@ -82,12 +90,16 @@ def check_room(folder, numbers, dtype):
         raise InputError(f"--output_dir {folder}: cannot be made: {error.strerror}") from None
     size = numbers * BYTES[dtype] + 50e6  # and the tokenizer
     if size > free:
-        raise InputError(f"--output_dir {folder}: the model takes {size / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free")
+        raise InputError(
+            f"--output_dir {folder}: the model takes {size / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free"
+        )
 
 
 def write_readme(path, args, gguf, digest, cost):
     """README.md of the folder. cost: {"text_tokens", "file", "stored", "rounded_again", "relative_error"}."""
-    general = {key.removeprefix("general."): value for key, value in gguf.metadata.items() if key.startswith("general.")}
+    general = {
+        key.removeprefix("general."): value for key, value in gguf.metadata.items() if key.startswith("general.")
+    }
     name = general.get("name", gguf.path.stem)
     origin = args.origin or ", ".join(
         str(general[key])
@@ -96,26 +108,36 @@ def write_readme(path, args, gguf, digest, cost):
     )
     total = sum(numbers for _, numbers in gguf.tensors.values())
     lines = [
-        f"# {name}", "",
+        f"# {name}",
+        "",
         f"- Origin: {origin or 'the file does not say'}",
         f"- Licence of the weights: {args.license or general.get('license') or 'the file does not say'}",
         f"- Made from `{gguf.path.name}`, {gguf.path.stat().st_size:,} bytes, SHA-256 `{digest}`",
-        f"- Architecture {gguf.architecture}, weights written as {args.dtype}", "",
-        "## What quantisation has cost", "",
-        f"The file spends {8 * gguf.path.stat().st_size / total:.2f} bits on a weight, vocabulary included:", "",
-        "| type in the file | tensors | weights |", "|---|---:|---:|",
-        *(f"| {kind} | {tensors} | {numbers:,} |" for kind, (tensors, numbers) in gguf.types().items()), "",
-        "The original weights are unknown, so the loss is an estimate: rounding once more, as coarsely as the file does "
-        f"(an error of {cost['relative_error']:.2%} of the weights, root of mean squares), and looking at the cross-entropy of "
-        f"{cost['text_tokens']} tokens of English:", "",
-        "| weights | nats a token |", "|---|---:|",
+        f"- Architecture {gguf.architecture}, weights written as {args.dtype}",
+        "",
+        "## What quantisation has cost",
+        "",
+        f"The file spends {8 * gguf.path.stat().st_size / total:.2f} bits on a weight, vocabulary included:",
+        "",
+        "| type in the file | tensors | weights |",
+        "|---|---:|---:|",
+        *(f"| {kind} | {tensors} | {numbers:,} |" for kind, (tensors, numbers) in gguf.types().items()),
+        "",
+        "The original weights are unknown, so the loss is an estimate: rounding once more, as coarsely as the file "
+        f"does (an error of {cost['relative_error']:.2%} of the weights, root of mean squares), and looking at the "
+        f"cross-entropy of {cost['text_tokens']} tokens of English:",
+        "",
+        "| weights | nats a token |",
+        "|---|---:|",
         f"| as in the file, float32 | {cost['file']:.4f} |",
         f"| as in this folder, {args.dtype} | {cost['stored']:.4f} |",
-        f"| rounded once more | {cost['rounded_again']:.4f} |", "",
-        f"By this estimate quantisation has cost {cost['rounded_again'] - cost['stored']:+.4f} nats a token, and writing "
-        f"{args.dtype} {cost['stored'] - cost['file']:+.4f}. The tokenizer, its special tokens and the chat template are the "
-        "file's.", "",
-    ]  # fmt: skip
+        f"| rounded once more | {cost['rounded_again']:.4f} |",
+        "",
+        f"By this estimate quantisation has cost {cost['rounded_again'] - cost['stored']:+.4f} nats a token, and "
+        f"writing {args.dtype} {cost['stored'] - cost['file']:+.4f}. The tokenizer, its special tokens and the chat "
+        "template are the file's.",
+        "",
+    ]
     with whole_file(path) as file:
         file.write("\n".join(lines))
 
@@ -125,7 +147,7 @@ def main():
 
     # 1. Is it there already?
     if args.check_only:
-        sys.exit(0 if is_there(args.output_dir, args.sha256, args.dtype, args.overwrite) else STILL_TO_DO)
+        sys.exit(0 if is_there(args.output_dir, args.sha256.lower(), args.dtype, args.overwrite) else STILL_TO_DO)
     if not Path(args.file).is_file():
         raise InputError(f"{args.file}: no such file")
     digest = sha256(args.file)
@@ -174,8 +196,10 @@ def main():
             logits = gguf_models.logits(model, ids)
             difference = float((logits - expected).abs().max())
             if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-                raise InputError(f"{args.file}: logits of the written model differ from the file's by up to {difference:.2g}; "
-                                 "nothing was written")  # fmt: skip
+                raise InputError(
+                    f"{args.file}: logits of the written model differ from the file's by up to {difference:.2g}; "
+                    "nothing was written"
+                )
 
             # 7. What quantisation has cost, and last what made it
             cost["stored"] = gguf_models.loss(logits, ids)
@@ -188,7 +212,12 @@ def main():
                 arguments=vars(args),
                 data={},
                 results={"largest_difference": difference, "parameters": parameters, **cost},
-                gguf={"file": gguf.path.name, "sha256": digest, "architecture": gguf.architecture, "types": gguf.types()},
+                gguf={
+                    "file": gguf.path.name,
+                    "sha256": digest,
+                    "architecture": gguf.architecture,
+                    "types": gguf.types(),
+                },
                 dtype=args.dtype,
             )
     except InputError:
@@ -197,10 +226,14 @@ def main():
         if "No space left" in str(error) or "File too large" in str(error):
             raise InputError(f"--output_dir {args.output_dir}: the disk is full; nothing was written") from None
         raise
-    print(f"{args.output_dir}: {gguf.architecture}, {parameters:,} parameters as {args.dtype}, {len(reread)} tokens; "
-          f"BOS {reread.bos_token!r}, EOS {reread.eos_token!r}, chat template: {'yes' if reread.chat_template else 'no'}")  # fmt: skip
-    print(f"largest difference of a logit to the loaded file: {difference:.2g}; cross-entropy {cost['stored']:.4f} nats a "
-          f"token, rounded once more {cost['rounded_again']:.4f}")  # fmt: skip
+    print(
+        f"{args.output_dir}: {gguf.architecture}, {parameters:,} parameters as {args.dtype}, {len(reread)} tokens; "
+        f"BOS {reread.bos_token!r}, EOS {reread.eos_token!r}, chat template: {'yes' if reread.chat_template else 'no'}"
+    )
+    print(
+        f"largest difference of a logit to the loaded file: {difference:.2g}; cross-entropy {cost['stored']:.4f} nats "
+        f"a token, rounded once more {cost['rounded_again']:.4f}"
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class GgufFile:
 
 
 def read_gguf(path):
-    """The header of a GGUF file that transformers can read as a causal language model; InputError for any other file."""
+    """The header of a GGUF file that transformers reads as a causal language model; InputError for any other file."""
     path = Path(path)
     try:
         with open(path, "rb") as file:
@@ -56,15 +56,19 @@ def read_gguf(path):
         metadata = {name: field.contents() for name, field in reader.fields.items()}
         tensors = {each.name: (each.tensor_type.name, int(each.n_elements)) for each in reader.tensors}
     except Exception as error:  # the reader meets the end of a file in many ways
-        raise InputError(f"{path}: a damaged or incomplete GGUF file ({_first_line(error)}); get it anew") from None
+        raise InputError(f"{path}: a damaged or incomplete GGUF file ({first_line(error)}); get it anew") from None
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str):
         raise InputError(f"{path}: the file does not name its architecture (general.architecture)")
     if architecture not in readable_architectures():
-        raise InputError(f"{path}: transformers reads no causal language model of architecture {architecture!r} from GGUF; "
-                         f"it reads {', '.join(readable_architectures())}")  # fmt: skip
+        raise InputError(
+            f"{path}: transformers reads no causal language model of architecture {architecture!r} from GGUF; "
+            f"it reads {', '.join(readable_architectures())}"
+        )
     if metadata.get("split.count", 1) > 1:
-        raise InputError(f"{path}: one of {metadata['split.count']} parts of a model; join them with llama-gguf-split --merge")
+        raise InputError(
+            f"{path}: one of {metadata['split.count']} parts of a model; join them with llama-gguf-split --merge"
+        )
     if not isinstance(metadata.get("tokenizer.ggml.tokens"), list):
         raise InputError(f"{path}: holds no vocabulary (tokenizer.ggml.tokens)")
     return GgufFile(path, architecture, metadata, tensors)
@@ -93,5 +97,6 @@ def count_numbers(gguf, tied):
     )
 
 
-def _first_line(error):
+def first_line(error):
+    """The first line of an exception's message, else its name."""
     return str(error).strip().split("\n")[0] or type(error).__name__

@@ -4,11 +4,12 @@ transformers does the reading. What it leaves out and this room adds: pre-tokeni
 rotary embeddings, the width of heads, and the question whether every number of the file has found its place.
 """
 
+import json
 import math
 
 import torch
 from gguf import TokenType
-from tokenizers import decoders, pre_tokenizers
+from tokenizers import Tokenizer, decoders, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
@@ -16,20 +17,23 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from transformers.pytorch_utils import Conv1D
 
 from tlrec.errors import InputError
-from tlrec.gguf_files import ROPE_FREQUENCIES, count_numbers
+from tlrec.gguf_files import ROPE_FREQUENCIES, count_numbers, first_line
 
-# Names that llama.cpp gives to ways of splitting a text before byte-level BPE, as far as transformers does not know them.
+# llama.cpp's names of ways to split a text before byte-level BPE, as far as transformers does not know them.
 SPLITS_OF_GPT2 = ("default", "gpt-2", "phi-2", "olmo", "mpt", "jina-en", "jina-es", "jina-de", "bloom", "gpt3-finnish")
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
 ENDS_OF_TURN = ("eos", "eot", "eom")  # ids in the file, each of which ends an answer
 BLOCK = 32  # weights that share one scale in most quantised types
-TEXT = """The library at the corner of the old market opens at nine in the morning. On Saturdays it fills with families who
-look for something to read together, and the woman at the desk knows most of them by name. "If you liked the book about the
-lighthouse," she tells a boy of ten, "you will like this one, too: it has a storm, a map, and a dog that finds the way home."
-His sister, who is older, shakes her head. She has read nothing but stories about space since 1997, she says, and she wants
-number 12 of the series. It is on loan until next week. So they take the dog, and on the way home their father asks which of
-the three films that they saw this year was the best. Neither of them can decide, and they talk about it until dinner.
-"""
+TEXT = (
+    "The library at the corner of the old market opens at nine in the morning. On Saturdays it fills with "
+    "families who\nlook for something to read together, and the woman at the desk knows most of them by name. "
+    '"If you liked the book about the\nlighthouse," she tells a boy of ten, "you will like this one, too: it '
+    'has a storm, a map, and a dog that finds the way home."\nHis sister, who is older, shakes her head. She '
+    "has read nothing but stories about space since 1997, she says, and she wants\nnumber 12 of the series. It "
+    "is on loan until next week. So they take the dog, and on the way home their father asks which of\nthe "
+    "three films that they saw this year was the best. Neither of them can decide, and they talk about it "
+    "until dinner.\n"
+)
 
 # ---------------------------------------------------------------------------------------------------------- tokenizer
 
@@ -43,7 +47,8 @@ def build_tokenizer(gguf):
         architecture, vocabulary, settings = get_gguf_tokenizer(str(gguf.path))
         backend, _ = convert_gguf_tokenizer(architecture, vocabulary)
     except Exception as error:  # every kind of vocabulary has its own
-        raise InputError(f"{gguf.path}: its vocabulary cannot be read: {_first_line(error)}") from None
+        raise InputError(f"{gguf.path}: its vocabulary cannot be read: {first_line(error)}") from None
+    backend = _only_tokens_of_the_file(gguf, backend)
     _split_as_llama_cpp(gguf, backend)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -56,21 +61,35 @@ def build_tokenizer(gguf):
     return tokenizer
 
 
+def _only_tokens_of_the_file(gguf, backend):
+    """Without the special tokens that transformers' classes bring along, such as GPT-2's <|endoftext|>: they stand
+    behind the file's and have no row in the embedding."""
+    content = json.loads(backend.to_str())
+    size = len(gguf.metadata["tokenizer.ggml.tokens"])
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < size]
+    if content["model"].get("unk_token") not in content["model"]["vocab"]:
+        content["model"]["unk_token"] = None
+    return Tokenizer.from_str(json.dumps(content))
+
+
 def _split_as_llama_cpp(gguf, backend):
     """Set the pre-tokenizer where transformers would leave that of another family."""
     kind, split = gguf.metadata.get("tokenizer.ggml.model"), gguf.metadata.get("tokenizer.ggml.pre", "default")
     if kind == "llama" and not gguf.architecture.startswith("gemma"):
         if not gguf.metadata.get("tokenizer.ggml.add_space_prefix", True):
             backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=False)
-            backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+            parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+            backend.decoder = decoders.Sequence(parts)
     elif kind == "gpt2" and split in SINGLE_DIGITS:
         # "  1994" is two spaces and four digits, not a space and " 1994"
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
     elif kind == "gpt2" and split not in (*GGUF_PRE_TOKENIZER_SPLITS, *SPLITS_OF_GPT2):
-        raise InputError(f"{gguf.path}: splits text as {split!r} (tokenizer.ggml.pre), which transformers does not know; "
-                         "token ids would differ from those it was trained with")  # fmt: skip
+        raise InputError(
+            f"{gguf.path}: splits text as {split!r} (tokenizer.ggml.pre), which transformers does not know; "
+            "token ids would differ from those it was trained with"
+        )
 
 
 def check_tokenizer(gguf, tokenizer):
@@ -82,7 +101,9 @@ def check_tokenizer(gguf, tokenizer):
     for number, (token, mine) in enumerate(zip(tokens, found)):
         as_bytes = "".join(spelling[byte] for byte in token.encode())
         if mine not in (token, as_bytes, token.replace(" ", "▁")):
-            raise InputError(f"{gguf.path}: token {number} is {token!r} in the file and {mine!r} as transformers reads it")
+            raise InputError(
+                f"{gguf.path}: token {number} is {token!r} in the file and {mine!r} as transformers reads it"
+            )
     if len(tokenizer) != len(tokens):
         raise InputError(f"{gguf.path}: {len(tokens)} tokens in the file, {len(tokenizer)} as transformers reads it")
 
@@ -103,8 +124,10 @@ def check_tokenizer(gguf, tokenizer):
     ids = tokenizer.encode(TEXT, add_special_tokens=False)
     if tokenizer.unk_token_id not in ids and (text := tokenizer.decode(ids)) != TEXT:
         place = next(place for place, pair in enumerate(zip(text + "\0", TEXT)) if pair[0] != pair[1])
-        raise InputError(f"{gguf.path}: {TEXT[place : place + 20]!r} comes back from its token ids as "
-                         f"{text[place : place + 20]!r}; transformers reads this vocabulary wrongly")  # fmt: skip
+        raise InputError(
+            f"{gguf.path}: {TEXT[place : place + 20]!r} comes back from its token ids as "
+            f"{text[place : place + 20]!r}; transformers reads this vocabulary wrongly"
+        )
 
 
 def generation_config(gguf, tokenizer):
@@ -136,19 +159,24 @@ def load_model(gguf):
     except InputError:
         raise
     except Exception as error:  # every architecture has its own
-        raise InputError(f"{gguf.path}: transformers cannot load it: {_first_line(error)}") from None
+        raise InputError(f"{gguf.path}: transformers cannot load it: {first_line(error)}") from None
     if missing := sorted(loading["missing_keys"]):  # transformers leaves them random
         raise InputError(f"{gguf.path}: the file lacks {len(missing)} weights, such as {missing[0]}")
     there = {tensor.data_ptr(): tensor.numel() for tensor in model.state_dict().values()}
     expected = count_numbers(gguf, config.tie_word_embeddings)
     if sum(there.values()) != expected:
-        raise InputError(f"{gguf.path}: transformers takes {sum(there.values()):,} of the file's {expected:,} numbers into "
-                         f"{type(model).__name__}; the model would not be the file's")  # fmt: skip
+        raise InputError(
+            f"{gguf.path}: transformers takes {sum(there.values()):,} of the file's {expected:,} numbers into "
+            f"{type(model).__name__}; the model would not be the file's"
+        )
     return model.eval().requires_grad_(False)
 
 
 def complete_config(gguf, config):
-    """Add to transformers' configuration of the file what it has not taken from there: width of heads, rotary scaling."""
+    """Add to transformers' configuration of the file what it has not taken from there: width of heads, rotary scaling,
+    and that a special token is absent, for which it gives the family's, perhaps beyond the vocabulary."""
+    for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
+        setattr(config, f"{name}_token_id", gguf.metadata.get(f"tokenizer.ggml.{key}_token_id"))
     if (width := gguf.get("attention.key_length")) and gguf.architecture in ("llama", "qwen2", "qwen3", "qwen3moe"):
         config.head_dim = width
     scaling = _rope_scaling(gguf, config)
@@ -175,7 +203,9 @@ def _rope_scaling(gguf, config):
         return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
     if gguf.architecture in ("gpt-oss", "qwen35", "qwen35moe"):  # transformers reads these itself
         return {}
-    raise InputError(f"{gguf.path}: scales rotary embeddings as {kind!r} (rope.scaling.type), which cannot be taken over")
+    raise InputError(
+        f"{gguf.path}: scales rotary embeddings as {kind!r} (rope.scaling.type), which cannot be taken over"
+    )
 
 
 def _llama3_scaling(gguf, config):
@@ -190,9 +220,16 @@ def _llama3_scaling(gguf, config):
     smooth = ((turns - low) / (high - low)).clamp(0, 1)
     rule = 1 / ((1 - smooth) / factor + smooth)
     if not torch.allclose(divisors, rule, rtol=1e-3):
-        raise InputError(f"{gguf.path}: {ROPE_FREQUENCIES} does not follow the rule of Llama 3, and transformers knows no other")
-    return {"rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
-            "original_max_position_embeddings": length}  # fmt: skip
+        raise InputError(
+            f"{gguf.path}: {ROPE_FREQUENCIES} does not follow the rule of Llama 3, and transformers knows no other"
+        )
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": low,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": length,
+    }
 
 
 @torch.no_grad()
@@ -235,8 +272,8 @@ def round_once_more(model, seed=0):
     the weights (root of mean squares).
 
     The distance of neighbouring levels is the smallest difference within a block of 32 weights of a row; rounding to
-    the nearest level errs uniformly by up to half of that. The original weights are unknown, but to second order an error
-    of the same size costs, on average, what the first has cost.
+    the nearest level errs uniformly by up to half of that. The original weights are unknown, but to second order an
+    error of the same size costs, on average, what the first has cost.
     """
     generator = torch.Generator().manual_seed(seed)
     error = size = 0.0
@@ -246,7 +283,9 @@ def round_once_more(model, seed=0):
         for part in rows[:, :whole].split(max(1, (1 << 22) // rows.shape[1])):
             blocks = part.reshape(-1, BLOCK)
             gaps = blocks.sort(dim=1).values.diff(dim=1)
-            step = gaps.masked_fill(gaps <= 1e-6 * blocks.abs().amax(dim=1, keepdim=True), math.inf).amin(dim=1, keepdim=True)
+            step = gaps.masked_fill(gaps <= 1e-6 * blocks.abs().amax(dim=1, keepdim=True), math.inf).amin(
+                dim=1, keepdim=True
+            )
             step = step.masked_fill(step.isinf(), 0)  # all weights of the block are equal
             noise = (torch.rand(blocks.shape, generator=generator) - 0.5) * step
             error += float(noise.square().sum())
@@ -261,7 +300,3 @@ def _matrices(model):
     for weight in model.parameters():
         if weight.ndim >= 2:
             yield weight.data.T if id(weight) in turned else weight.data
-
-
-def _first_line(error):
-    return str(error).strip().split("\n")[0] or type(error).__name__
