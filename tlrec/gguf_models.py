@@ -20,7 +20,7 @@ from tlrec.errors import InputError
 from tlrec.gguf_files import ROPE_FREQUENCIES, count_numbers, first_line
 
 # llama.cpp's names of ways to split a text before byte-level BPE, as far as transformers does not know them.
-SPLITS_OF_GPT2 = ("default", "gpt-2", "phi-2", "olmo", "mpt", "jina-en", "jina-es", "jina-de", "bloom", "gpt3-finnish")
+SPLITS_OF_GPT2 = ("default", "gpt-2", "phi-2", "olmo", "mpt", "jina-en", "jina-es", "jina-de")
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
 ENDS_OF_TURN = ("eos", "eot", "eom")  # ids in the file, each of which ends an answer
 BLOCK = 32  # weights that share one scale in most quantised types
