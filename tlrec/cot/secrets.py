@@ -23,7 +23,9 @@ class Secrets:
 
     def __init__(self, secrets):
         forms = [form for secret in secrets if secret for form in (secret, _base64(secret))]
-        self._plain = sorted({"".join(_characters(form)[0]) for form in forms} - {""}, key=len, reverse=True)
+        # A key that holds an escape of its own ("%41") is met as it is, and read once more.
+        forms = {"".join(_characters(form)[0]) for form in forms} | {_plain(form) for form in forms}
+        self._plain = sorted(forms - {""}, key=lambda form: (-len(form), form))
         self._parts = {secret[at : at + PART] for secret in self._plain for at in range(len(secret) - PART + 1)}
 
     def hide(self, text):
@@ -73,8 +75,7 @@ def secrets_of_url(url):
 def _characters(text):
     """(the characters that a text stands for, in lower case; where each begins in the text, and where the last ends)."""
     if not re.search(r"[\\%&]", text):
-        characters = [character.lower()[:1] for character in text]
-        return characters, range(len(text) + 1)
+        return _plain(text), range(len(text) + 1)
     characters, starts = [], []
     for match in _CHARACTER.finditer(text):
         code = match["u"] or match["x"] or match["url"] or match["hex"]
@@ -84,10 +85,15 @@ def _characters(text):
             character = _NAMES[match["name"].lower()]
         else:
             character = match[0] if match["plain"] is None else match["plain"]
-        if character:
-            characters.append(character.lower()[:1])
+        if character := _plain(character):
+            characters.append(character)
             starts.append(match.start())
     return characters, [*starts, len(text)]
+
+
+def _plain(text):
+    """In lower case, a character for each, but without backslashes, of which there may be any number."""
+    return "".join(character.lower()[:1] for character in text if character != "\\")
 
 
 def _base64(text):
