@@ -51,7 +51,7 @@ def main():
     args = parse_arguments()
 
     # 1. Check everything that can be checked before torch is imported
-    check_base_model(args.base_model)
+    check_base_model(args.base_model, args.cutoff_len)
     for adapter in args.lora_weights:
         check_adapter(adapter, "--lora_weights")
     train = RecordFile(args.train_data_path) if args.train_data_path else None

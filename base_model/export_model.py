@@ -127,7 +127,7 @@ def main():
     args = parse_arguments()
 
     # 1. Check everything that can be checked before torch is imported
-    check_base_model(args.base_model)
+    check_base_model(args.base_model, args.cutoff_len)
     check_adapter(args.lora_weights, "--lora_weights")
     check_not_quantized(args.base_model, args.lora_weights)
     check_output_dir(args.output_dir, args.overwrite)
@@ -137,7 +137,6 @@ def main():
         records = made_up_records(MADE_UP_RECORDS)
 
     # 2. Import the heavy libraries
-    from peft import LoraConfig
     from transformers import AutoTokenizer, GenerationConfig
 
     from tlrec.model import (
@@ -159,8 +158,7 @@ def main():
     scorer = Scorer(tokenizer, records, frame, args.cutoff_len)
 
     # 4. Scores of base and adapter as they were tuned, side by side
-    expected = adapters.expected_adapter(args.base_model, LoraConfig.from_pretrained(args.lora_weights))
-    adapters.check_adapter_fits(adapters.read_adapter(args.lora_weights), expected, args.lora_weights)
+    adapters.check_adapter_on(args.base_model, args.lora_weights)
     model = base_models.load_base_model(args.base_model, device, dtype)
     if getattr(model.config, "quantization_config", None):  # of a hub name, whose folder could not be looked at
         raise InputError(f"--base_model {args.base_model}: is quantised; give the model it was quantised from")

@@ -253,7 +253,9 @@ def test_a_launcher_called_again_resumes_the_stage_that_was_stopped(launch, work
             time.sleep(0.05)
         os.killpg(first.pid, signal.SIGTERM)  # as a cluster does before it kills
         assert first.wait() != 0
+        until = time.monotonic() + 120
         while not (stopped := re.search(r"SIGTERM: stopped after step (\d+), a checkpoint is saved", log.read_text())):
+            assert time.monotonic() < until, log.read_text()
             time.sleep(0.05)  # the script ends after the launcher
     assert not (adapter / "adapter_config.json").exists()
     second = launch("zero_shot.sh", "cpu", "movie", "netflix", *quick, STAGES="source")

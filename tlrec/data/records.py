@@ -92,9 +92,21 @@ def check_record(row, where, labelled):
             raise InputError(f"{where}: the field {field!r} is missing")
         if not isinstance(row[field], str):
             raise InputError(f"{where}: the field {field!r} must be a string, not {type(row[field]).__name__}")
+        if lone := _lone_surrogate(row[field]):
+            raise InputError(f"{where}: the field {field!r} holds {lone}, half a character; write both halves or none")
     if labelled and row["output"] not in LABELS:
         shown = row["output"] if len(row["output"]) < 60 else row["output"][:57] + "..."
         raise InputError(f"{where}: 'output' must be 'Yes.' or 'No.', not {shown!r}")
+
+
+def _lone_surrogate(text):
+    """The escape of the first surrogate without its other half, which no tokenizer and no file takes; None if all is
+    well."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"\\u{ord(text[error.start]):04x}"
+    return None
 
 
 def write_records(path, records):

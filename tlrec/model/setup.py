@@ -4,7 +4,6 @@ from functools import cached_property
 
 import torch
 from accelerate import PartialState
-from peft import LoraConfig
 
 from tlrec.model import adapters, base_models
 from tlrec.model.processes import models_are_spread, only_the_first_speaks
@@ -53,11 +52,7 @@ class ModelSetup:
     def check_adapter(self, path, config=None):
         """Raise InputError unless every tensor of the adapter at `path` fits on the base, which is not loaded for it;
         return the tensors. config: the LoraConfig that it has to fit, by default its own."""
-        config = config or LoraConfig.from_pretrained(path)
-        expected = adapters.expected_adapter(self.base_model, config, self.trust_remote_code)
-        tensors = adapters.read_adapter(path)
-        adapters.check_adapter_fits(tensors, expected, path)
-        return tensors
+        return adapters.check_adapter_on(self.base_model, path, self.trust_remote_code, config)
 
     def attach(self, adapter):
         """The base with the adapter of this folder on it, for scoring, and no other; the base alone for None."""

@@ -14,7 +14,7 @@ def check_flags(args):
         raise InputError(
             f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}"
         )
-    check_base_model(args.base_model)
+    check_base_model(args.base_model, args.cutoff_len)
     if start := args.resume_from_checkpoint:
         flag = "--resume_from_checkpoint"
         config = check_adapter(start, flag)
