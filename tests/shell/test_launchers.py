@@ -24,7 +24,7 @@ from accelerate.commands.launch import launch_command_parser
 from tests.conftest import REPOSITORY
 from tlrec.data.records import write_records
 from tlrec.files import sha256
-from tlrec.runs import last_checkpoint
+from tlrec.same_run import last_checkpoint
 
 ZERO, FEW = ("zero_shot.sh", "cpu", "movie", "netflix"), ("few_shot.sh", "cpu", "0", "movie")
 

@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY
 from tlrec.errors import InputError
 from tlrec.files import sha256
 from tlrec.model.processes import share_batch
-from tlrec.runs import last_checkpoint, remove_checkpoints
+from tlrec.same_run import last_checkpoint, remove_checkpoints
 from tlrec.tuning.trainer import Collator, TuningTrainer
 
 QUICK = ["--batch_size", 8, "--micro_batch_size", 4, "--warmup_steps", 0, "--learning_rate", 1e-2, "--device", "cpu"]

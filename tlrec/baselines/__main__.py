@@ -21,7 +21,8 @@ from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.results import record_evaluation
 from tlrec.files import read_json
 from tlrec.model.scores import Scores
-from tlrec.runs import describe_records, same_run
+from tlrec.runs import describe_records
+from tlrec.same_run import describe, differences
 
 NAMES = {"popularity": "popularity", "item-knn": "item-kNN", "sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser"}
 
@@ -71,8 +72,12 @@ def main():
                 folder = Path(args.output_dir) / method / f"{seed}_{shots}"
                 arguments = {**vars(args), "method": method, "sample": shots, "seed": seed, "output_dir": folder}
                 if (folder / "metrics.json").exists() and not args.overwrite:
-                    if not same_run(read_json(folder / "metrics.json", required=("run",))["run"], arguments, data):
-                        raise InputError(f"{folder}: holds other results; give --overwrite or another --output_dir")
+                    found = read_json(folder / "metrics.json", required=("run",))["run"]
+                    if other := differences(found, describe(arguments, data)):
+                        raise InputError(
+                            f"{folder}: holds the results of other {', '.join(other)}; give --overwrite or another "
+                            "--output_dir"
+                        )
                     print(f"complete already: {folder}")
                     continue
                 runs.append((method, shots, seed, folder, arguments))

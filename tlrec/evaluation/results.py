@@ -212,15 +212,18 @@ def _interval_text(bounds, sign=""):
 
 
 def check_evaluation_dir(folder, test, overwrite):
-    """Raise InputError if `folder` holds the evaluation of other data than the EvaluationSet `test` (unless `overwrite`)."""
+    """Whether `folder` holds an evaluation on the EvaluationSet `test`; InputError if it holds one on other data (unless
+    `overwrite`)."""
     path = Path(folder) / "metrics.json"
-    if overwrite or not path.exists():
-        return
+    if not path.exists():
+        return False
     before = read_json(path).get("run", {}).get("data", {}).get("test", {})
-    if before.get("sha256") != test.sha256:
+    same = before.get("sha256") == test.sha256
+    if not same and not overwrite:
         raise InputError(
             f"{path}: is the evaluation on other data ({before.get('path')}); give --output_dir or --overwrite"
         )
+    return same
 
 
 def record_evaluation(folder, script, arguments, test, scores, adapter=None, valid=None, **facts):
