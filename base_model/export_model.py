@@ -12,11 +12,9 @@ base_model/score_served.py asks the folder's model once vLLM serves it.
 """
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from tlrec.data.preferences import build_record
 from tlrec.data.records import read_records
 from tlrec.demo.world import DOMAINS, make_catalogue, make_examples
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import read_json, write_json
+from tlrec.files import read_json, whole_folder, write_json
 from tlrec.model.checks import check_adapter, check_base_model
 from tlrec.model.prompts import ANSWERS, FRAME_NAMES, load_frame
 
@@ -100,27 +98,6 @@ def made_up_records(count):
     catalogue = make_catalogue(np.random.default_rng([0, 0]), domain, items_per_theme=12)
     examples = make_examples(np.random.default_rng([0, 1]), domain, catalogue, count)
     return [build_record(example.preference, example.liked) for example in examples]
-
-
-@contextmanager
-def whole_folder(path):
-    """A folder to write into, beside `path`; it takes the place of `path` when the block ends without error."""
-    path = Path(path).absolute()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.iterdir():
-            file.chmod(0o644)  # safetensors writes for the owner only; labs share their models
-        if path.exists():
-            before = path.with_name(f".{path.name}.{os.getpid()}.old")
-            path.rename(before)
-            temporary.rename(path)
-            shutil.rmtree(before)
-        else:
-            temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def main():

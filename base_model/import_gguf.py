@@ -20,12 +20,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
 
-from tlrec import provenance
+from tlrec import runs
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import sha256, whole_file
-from tlrec.folders import check_base_model
-from tlrec.gguf_files import read_gguf
-from tlrec.whole_folders import whole_folder
+from tlrec.files import sha256, whole_file, whole_folder
+from tlrec.model.checks import check_base_model
+from tlrec.model.gguf_files import read_gguf
 
 SCRIPT = "import_gguf.py"
 STILL_TO_DO = 1  # exit status of --check_only
@@ -68,7 +67,7 @@ def is_there(folder, digest, dtype, overwrite):
     folder = Path(folder)
     if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
         return False
-    if not (folder / "run.json").exists() or (run := provenance.read_run(folder)).get("script") != SCRIPT:
+    if not (folder / "run.json").exists() or (run := runs.read_run(folder)).get("script") != SCRIPT:
         raise InputError(f"--output_dir {folder}: holds what this script did not write; give another folder")
     if overwrite:
         return False
@@ -162,10 +161,10 @@ def main():
     check_room(args.output_dir, sum(numbers for _, numbers in gguf.tensors.values()), args.dtype)
 
     # 3. Import the heavy libraries
-    from tlrec import modeling  # before the others: it quiets their warnings
     import torch
     from transformers import AutoTokenizer
-    from tlrec import gguf_models
+
+    from tlrec.model import base_models, gguf_models
 
     dtype = getattr(torch, args.dtype)
 
@@ -192,7 +191,7 @@ def main():
             if reread.encode(gguf_models.TEXT) != ids or reread.chat_template != tokenizer.chat_template:
                 raise InputError(f"{args.file}: its tokenizer cannot be written so that AutoTokenizer reads the same")
             del model  # one at a time in memory
-            model = modeling.load_base_model(folder, torch.device("cpu"), torch.float32)
+            model = base_models.load_base_model(folder, torch.device("cpu"), torch.float32)
             logits = gguf_models.logits(model, ids)
             difference = float((logits - expected).abs().max())
             if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
@@ -206,7 +205,7 @@ def main():
             cost["relative_error"] = gguf_models.round_once_more(model)
             cost["rounded_again"] = gguf_models.loss(gguf_models.logits(model, ids), ids)
             write_readme(folder / "README.md", args, gguf, digest, cost)
-            provenance.write_run(
+            runs.write_run(
                 folder,
                 script=SCRIPT,
                 arguments=vars(args),

@@ -35,12 +35,12 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import REPOSITORY
-from tests.models import CHATML, GROUPED, bpe, corpus, like_gemma, like_llama3, like_qwen, sentencepiece_model
+from tests.support.models import CHATML, GROUPED, bpe, corpus, like_gemma, like_llama3, like_qwen, sentencepiece_model
 from tests.test_bad_input import RUNNER, snapshot
-from tlrec import modeling
 from tlrec.files import sha256
-from tlrec.gguf_files import read_gguf
-from tlrec.gguf_models import round_once_more
+from tlrec.model import base_models
+from tlrec.model.gguf_files import read_gguf
+from tlrec.model.gguf_models import round_once_more
 
 SCRIPT = "base_model/import_gguf.py"
 ODD = [
@@ -299,7 +299,7 @@ def test_weights_and_logits_are_those_of_the_model(importing, family, quantise, 
     ids = list(range(3, 60))  # longer than Gemma's window
     assert same_logits(tmp_path / "out", model, ids) < 1e-4
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
-    modeling.load_base_model(tmp_path / "out", torch.device("cpu"), torch.float32)
+    base_models.load_base_model(tmp_path / "out", torch.device("cpu"), torch.float32)
 
 
 def test_bfloat16_rounds_every_weight_once(importing, llama, tmp_path):
@@ -815,7 +815,7 @@ def test_the_real_smollm2(repository):
         [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
     )
     assert chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
-    model = modeling.load_base_model(folder, torch.device("cpu"), torch.float32)
+    model = base_models.load_base_model(folder, torch.device("cpu"), torch.float32)
     assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.no_grad():
