@@ -181,8 +181,8 @@ def test_a_stopped_run_with_other_flags_is_not_resumed(stage, tmp_path, monkeypa
     status, _, err = stage(tmp_path, "--resume", "--learning_rate", 1e-3)
     assert status == 2
     assert err == (
-        f"error: --output_dir {tmp_path}: a run with other --learning_rate was stopped there; give what it had, or "
-        "--overwrite to begin anew\n"
+        f"error: --output_dir {tmp_path}: a run with other --learning_rate (0.01, not 0.001) was stopped there; give "
+        "what it had, or --overwrite to begin anew\n"
     )
     assert last_checkpoint(tmp_path / "checkpoints")  # nothing is lost by asking
     status, out, _ = stage(tmp_path, "--resume", "--overwrite", "--learning_rate", 1e-3, "--check_only")
