@@ -5,8 +5,10 @@ from functools import cached_property
 import torch
 from accelerate import PartialState
 
-from tlrec.model import adapters, base_models
+from tlrec.model import adapters, base_models, memory
 from tlrec.model.processes import models_are_spread, only_the_first_speaks
+
+ROW = 512  # tokens, the default of --cutoff_len
 
 
 class ModelSetup:
@@ -39,7 +41,11 @@ class ModelSetup:
         return self.load_base()
 
     def load_base(self):
-        """A base model, frozen. FSDP and ZeRO-3 share it out from main memory."""
+        """A base model, frozen. FSDP and ZeRO-3 share it out from main memory. Raises InputError, before it is loaded, if
+        the CPU's memory does not hold it and one row."""
+        if self.device.type == "cpu":
+            skeleton = base_models.skeleton_of(self.base_model, self.trust_remote_code)
+            memory.tokens_that_fit(skeleton, ROW, ROW, self.dtype, self.quantization, self.memory)
         return base_models.load_base_model(
             self.base_model,
             torch.device("cpu") if models_are_spread() else self.device,
@@ -65,5 +71,10 @@ class ModelSetup:
         if self._carried is not None:
             self.base = self._carried.unload()
         self._carried = None
+
+    @cached_property
+    def memory(self):
+        """Bytes of main memory that this process may use, as they were when first asked for."""
+        return memory.memory_at_hand() // self.processes
 
     _carried = None  # the PeftModel around the base

@@ -14,12 +14,11 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from tlrec.errors import InputError, Stopped
 from tlrec.evaluation.metrics import auc, two_probabilities_to_score
+from tlrec.model.memory import POSITIONS_AT_ONCE
 from tlrec.model.parts import language_model_parts
 from tlrec.model.processes import add_up, catch_signals
 from tlrec.tuning.learning import ChecksFirstStep, check_changed, fingerprints
 from tlrec.tuning.token_cache import TokenRows
-
-POSITIONS_AT_ONCE = 256  # whose logits [positions, vocabulary] exist at the same time; so few fit the caches of a CPU
 
 
 class Collator:
@@ -55,6 +54,11 @@ def check_trackers(names):
                 f"--report_to {name}: no such tracker is installed here (found: "
                 f"{', '.join(installed) or 'none'}); pip install {name}"
             )
+
+
+def lengths_of(rows):
+    """Tokens of each training row, without reading those that lie on disk."""
+    return rows.lengths if isinstance(rows, TokenRows) else [len(row["input_ids"]) for row in rows]
 
 
 class EpochOrder(Sampler):
@@ -123,8 +127,7 @@ class TuningTrainer(Trainer):
         return output
 
     def _get_train_sampler(self, train_dataset=None):
-        rows = self.train_dataset
-        lengths = rows.lengths if isinstance(rows, TokenRows) else [len(row["input_ids"]) for row in rows]
+        lengths = lengths_of(self.train_dataset)
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
         group = batch if self.args.train_sampling_strategy == "group_by_length" else None
         return EpochOrder(lengths, group, self.args.seed, self.state)
