@@ -82,9 +82,10 @@ def score_candidates(model, tokenizer, requests, frame, cutoff_len=512, token_bu
         disable=progress is None or ranker.engine.process > 0,
         leave=False,
     )
-    with for_inference(model, merge), bar:
+    with bar:
         for group in ranker.groups(requests):
-            with without_gradients(model):  # not while the caller has the scores
+            # merged anew for each group, so that the model is the caller's own while the caller has the scores
+            with for_inference(model, merge), without_gradients(model):
                 ranker.score(group)
             bar.update(sum(len(history.suffixes) for history in group))
             yield from ranker.finished(group)
@@ -137,7 +138,7 @@ class _Ranker:
         """Lists of histories that go through the model together: as many as fit a pass, until their items fill one."""
         group = []
         for history in chain.from_iterable(map(self._histories, requests)):
-            taken = sum(len(other.ids) for other in group) + len(history.ids)
+            taken = (len(group) + 1) * max(len(other.ids) for other in [*group, history])
             filled = sum(other.own_tokens for other in group)
             if group and (taken > self.engine.token_budget or filled >= self.engine.token_budget):
                 yield group
@@ -178,15 +179,15 @@ class _Ranker:
         if not group:
             return
         longest = max(group, key=lambda history: history.longest)
-        if longest.longest > self.checked:
-            self._choose_way(longest)
-            self.checked = longest.longest
         try:
+            if longest.longest > self.checked:
+                self._choose_way(longest)
+                self.checked = longest.longest
             for together in [group] if self.way == PACKED else [[history] for history in group]:
                 self._score(together)
         except torch.OutOfMemoryError:  # over the histories; `in_parts` sees to their items
             if len(group) == 1:
-                raise InputError("out of memory over the history of one user; give --quantization 4bit") from None
+                raise InputError("out of memory with one user's prompts; give --quantization 4bit") from None
             self.engine.token_budget //= 2
             self.score(group[: len(group) // 2])
             self.score(group[len(group) // 2 :])
