@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from tlrec.errors import InputError
 from tlrec.model import base_models, memory
-from tlrec.model.memory import rows_that_fit, shape_of, tokens_that_fit
+from tlrec.model.memory import check_scoring_fits, rows_that_fit, shape_of, tokens_in_a_pass
 
 
 def meta(config):
@@ -57,12 +57,16 @@ def test_rows():
         rows_that_fit(*fixed, 1e6)
 
 
-def test_tokens():
-    fixed = (meta(LLAMA), 100, 4096, torch.float32, "none")
-    assert tokens_that_fit(*fixed, 1e9) == 4096
-    assert 100 < tokens_that_fit(*fixed, 4e6) < 4096
+def test_tokens(monkeypatch):
+    check_scoring_fits(meta(LLAMA), 100, torch.float32, "none", 4e6)
     with pytest.raises(InputError, match="the base model and one row of 100 tokens take about"):
-        tokens_that_fit(*fixed, 0.5e6)
+        check_scoring_fits(meta(LLAMA), 100, torch.float32, "none", 0.5e6)
+    model = AutoModelForCausalLM.from_config(LLAMA)
+    tokens = []
+    for size in (1e9, 4e6, 10):
+        monkeypatch.setattr(memory, "memory_at_hand", lambda size=size: size)
+        tokens.append(tokens_in_a_pass(model, 2048))
+    assert tokens[0] == 2048 and 100 < tokens[1] < 2048 and tokens[2] == 1
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tlrec.data.preferences import Item, Preference, build_record
 from tlrec.data.records import labels_of, read_records
 from tlrec.errors import InputError
 from tlrec.evaluation.metrics import auc, two_probabilities_to_score
-from tlrec.model import scoring
+from tlrec.model import engine
 from tlrec.model.adapters import attach_adapter, merged
 from tlrec.model.base_models import load_base_model, load_tokenizer
 from tlrec.model.prompts import load_frame
@@ -140,7 +140,7 @@ def test_truncated_rows(model, tokenizer, records):
 @pytest.mark.parametrize("at_once", [1 << 25, 640 * 7])
 @pytest.mark.parametrize("train_on_inputs", [True, False])
 def test_loss_is_the_models_own(model, tokenizer, records, monkeypatch, at_once, train_on_inputs):
-    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(engine, "LOGITS_AT_ONCE", at_once)
     total, count = 0.0, 0
     with torch.no_grad():
         for row in RecordTokenizer(tokenizer, FRAME, 512).examples(records, train_on_inputs).rows:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from peft import PeftModel
 from transformers.pytorch_utils import Conv1D
 
 from tlrec.errors import InputError
@@ -203,9 +204,8 @@ def rows_that_fit(skeleton, lora, longest, most, dtype, quantization, checkpoint
     return rows
 
 
-def tokens_that_fit(skeleton, longest, most, dtype, quantization, memory):
-    """How many tokens a scoring pass on the CPU may have in one batch, at least one row of `longest`, at most `most`.
-    Raises InputError if that row does not fit; see `rows_that_fit`."""
+def check_scoring_fits(skeleton, longest, dtype, quantization, memory):
+    """Raise InputError unless the base model, loaded, and the scoring of one row of `longest` tokens fit into `memory`."""
     shape, weights = shape_of(skeleton)
     number = torch.finfo(dtype).bits // 8
     free = memory - base_weights(weights, dtype, quantization) - scoring(shape, longest, number)
@@ -214,4 +214,10 @@ def tokens_that_fit(skeleton, longest, most, dtype, quantization, memory):
             f"the base model and one row of {longest} tokens take about {(memory - free) / 1e9:.1f} GB, and "
             f"{memory / 1e9:.1f} GB of memory may be used here; give --dtype bfloat16 or --quantization 4bit"
         )
-    return int(min(most, longest + free // (scoring(shape, 1000, number) / 1000)))
+
+
+def tokens_in_a_pass(model, most):
+    """How many tokens one scoring pass of a model on the CPU may have, at most `most`, with the memory that is left."""
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    shape, _ = shape_of(causal)
+    return max(1, min(most, int(memory_at_hand() / (scoring(shape, 1000, model.dtype.itemsize) / 1000))))

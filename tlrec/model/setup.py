@@ -45,7 +45,7 @@ class ModelSetup:
         the CPU's memory does not hold it and one row."""
         if self.device.type == "cpu":
             skeleton = base_models.skeleton_of(self.base_model, self.trust_remote_code)
-            memory.tokens_that_fit(skeleton, ROW, ROW, self.dtype, self.quantization, self.memory)
+            memory.check_scoring_fits(skeleton, ROW, self.dtype, self.quantization, self.memory)
         return base_models.load_base_model(
             self.base_model,
             torch.device("cpu") if models_are_spread() else self.device,
