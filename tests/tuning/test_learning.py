@@ -60,7 +60,9 @@ def cut_below_second_layer(causal):
 
 def cut_at_one_projection(causal):
     """As a kernel without gradients in this layer alone: those below get theirs by way of the residual stream."""
-    causal.model.layers[1].self_attn.register_forward_hook(lambda module, inputs, output: (output[0].detach(), *output[1:]))
+    causal.model.layers[1].self_attn.register_forward_hook(
+        lambda module, inputs, output: (output[0].detach(), *output[1:])
+    )
 
 
 def spoil_gradients(causal):
@@ -75,7 +77,10 @@ DAMAGES = [
     (cut, "no LoRA layer has a gradient"),
     (cut_below_second_layer, "2 of 4 LoRA layers, such as model.layers.0.self_attn.q_proj, have no gradient"),
     (cut_at_one_projection, "2 of 4 LoRA layers, such as model.layers.1.self_attn.q_proj, have no gradient"),
-    (spoil_gradients, "4 of 4 LoRA layers, such as model.layers.0.self_attn.q_proj, have a gradient that is not finite"),
+    (
+        spoil_gradients,
+        "4 of 4 LoRA layers, such as model.layers.0.self_attn.q_proj, have a gradient that is not finite",
+    ),
 ]
 
 
@@ -165,7 +170,9 @@ def test_half_a_layer_without_gradient(tiny_llama, tiny_adapter, half, gradient)
     assert check_gradients(model)
     (place,) = (name for name in parameters if f"layers.1.self_attn.v_proj.{half}" in name)
     parameters[place].grad = gradient if gradient is None else gradient.expand_as(parameters[place]).clone()
-    with pytest.raises(InputError, match="^1 of 4 LoRA layers, such as model.layers.1.self_attn.v_proj, have no gradient"):
+    with pytest.raises(
+        InputError, match="^1 of 4 LoRA layers, such as model.layers.1.self_attn.v_proj, have no gradient"
+    ):
         check_gradients(model)
 
 
@@ -174,7 +181,9 @@ def test_a_layer_whose_halves_are_both_zero_can_never_learn(model):
         if "lora_" in name and "layers.0" in name:
             torch.nn.init.zeros_(parameter)
     backward(model)
-    with pytest.raises(InputError, match="^1 of 3 LoRA layers, such as model.layers.0.self_attn.q_proj, have no gradient"):
+    with pytest.raises(
+        InputError, match="^1 of 3 LoRA layers, such as model.layers.0.self_attn.q_proj, have no gradient"
+    ):
         check_gradients(model)
 
 
@@ -217,7 +226,9 @@ def test_a_best_checkpoint_that_is_the_start(instruct, tiny_adapter, tmp_path, m
     worse = iter(range(10, 0, -1))
     monkeypatch.setattr("tlrec.tuning.trainer.auc", lambda labels, scores: next(worse) / 10)
     flags = ["--warmup_steps", 5] + ([] if fresh else ["--resume_from_checkpoint", tiny_adapter])
-    message = "nothing was learnt in 4 steps: the adapter of step 1, the best by validation, is the one that tuning began "
+    message = (
+        "nothing was learnt in 4 steps: the adapter of step 1, the best by validation, is the one that tuning began "
+    )
     message += "with (the first step of --warmup_steps has a learning rate of 0)"
     refused(instruct(tmp_path / "out", *flags), message, tmp_path / "out")
     # its checkpoints are those of a run that has ended; going on from them comes to the same
@@ -228,7 +239,9 @@ def test_the_end_is_compared_with_the_start_of_the_whole_run(model):
     state = SimpleNamespace(best_global_step=20, global_step=30, max_steps=30)
     arguments = SimpleNamespace(learning_rate=1e-4, get_warmup_steps=lambda steps: 20)
     start = fingerprints(model)
-    with pytest.raises(InputError, match="learnt in 30 steps: the adapter of step 20, .* began with .no step has changed"):
+    with pytest.raises(
+        InputError, match="learnt in 30 steps: the adapter of step 20, .* began with .no step has changed"
+    ):
         check_changed(model, start, state, arguments)
     (b,) = (each for name, each in model.named_parameters() if "layers.1.self_attn.q_proj.lora_B" in name)
     with torch.no_grad():
@@ -236,7 +249,9 @@ def test_the_end_is_compared_with_the_start_of_the_whole_run(model):
     check_changed(model, start, state, arguments)
     with torch.no_grad():
         b[0, 0] = torch.nan
-    with pytest.raises(InputError, match="the adapter of step 20 is spoilt: .*q_proj.lora_B.weight is not finite; give a"):
+    with pytest.raises(
+        InputError, match="the adapter of step 20 is spoilt: .*q_proj.lora_B.weight is not finite; give a"
+    ):
         check_changed(model, start, state, arguments)
 
 
