@@ -36,9 +36,8 @@ class ChecksFirstStep(TrainerCallback):
             )
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
-        if (
-            self.done or self.accelerator.distributed_type == DistributedType.DEEPSPEED
-        ):  # whose gradients are gone by now
+        gradients_are_gone = self.accelerator.distributed_type == DistributedType.DEEPSPEED  # which steps in backward
+        if self.done or gradients_are_gone:
             return
         scaler = self.accelerator.scaler
         overflow_is_usual = scaler is not None and scaler.get_scale() > 1  # float16 answers it with a smaller scale
