@@ -18,6 +18,8 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
 
+import tlrec  # noqa: F401 - first: it quiets the libraries
+
 
 from tlrec.model.memory import Shape, activations, lora_and_optimizer  # noqa: E402
 
@@ -82,7 +84,7 @@ def measured(shape, rows, length, quantization, checkpointing, dtype="bfloat16",
     from torch.utils._pytree import tree_leaves
     from transformers import AutoModelForCausalLM, LlamaConfig, PrinterCallback, TrainingArguments
 
-    from tlrec.model import base_models  # before the others: it quiets their warnings
+    from tlrec.model import base_models
     from tlrec.tuning.trainer import TuningTrainer
 
     class LiveTensors(TorchDispatchMode):

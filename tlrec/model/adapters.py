@@ -68,13 +68,13 @@ def expected_adapter(base_model, lora_config, trust_remote_code=False, adapter=N
     """
     skeleton = skeleton_of(base_model, trust_remote_code)
     asked = f"{adapter}: the adapter" if adapter else "--lora_target_modules: LoRA"
-    does_not_fit = f"{asked} does not fit on --base_model {base_model}, a {type(skeleton).__name__}"
+    does_not_fit = f"{asked} does not fit on --base_model {base_model}"
     if not isinstance(
         targets := lora_config.target_modules, (str, NoneType)
     ):  # a name that PEFT finds no use for is lost
         paths = [f".{path}" for path, _ in skeleton.named_modules()]
         if missing := [name for name in sorted(targets) if not any(path.endswith(f".{name}") for path in paths)]:
-            raise InputError(f"{does_not_fit} without modules of the name {' '.join(missing)}")
+            raise InputError(f"{does_not_fit}: {type(skeleton).__name__} has no modules named {' '.join(missing)}")
     with torch.device("meta"):
         try:
             model = get_peft_model(skeleton, lora_config)
