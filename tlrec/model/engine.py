@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tlrec.errors import InputError
+from tlrec.model import memory
 from tlrec.model.adapters import merged
 from tlrec.model.parts import KEYS_AND_VALUES, language_model_parts
 from tlrec.model.processes import is_spread
@@ -65,7 +66,7 @@ class Engine:
         self.spread = is_spread(model)
         self.device = model.device
         self.config, self.dtype = model.config, model.dtype
-        self.token_budget = token_budget or TOKEN_BUDGET["cuda" if self.device.type == "cuda" else "cpu"]
+        self.token_budget = token_budget or _default_budget(model)
         self.answer_ids = list(answer_ids)
         self.positions_at_once = max(1, LOGITS_AT_ONCE // self.config.get_text_config().vocab_size)
         self.processes, self.process = PartialState().num_processes, PartialState().process_index
@@ -124,6 +125,13 @@ class Engine:
             some = targets[start : start + self.positions_at_once]
             total += torch.nn.functional.cross_entropy(logits, some, reduction="sum")
         return total
+
+
+def _default_budget(model):
+    """By device; and on the CPU, which does not say when memory runs out, no more than memory holds."""
+    if model.device.type == "cuda":
+        return TOKEN_BUDGET["cuda"]
+    return memory.tokens_in_a_pass(model, TOKEN_BUDGET["cpu"])
 
 
 class LentLayer(DynamicLayer):
