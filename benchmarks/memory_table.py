@@ -18,8 +18,6 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
 
-import tlrec  # noqa: F401 - first: it quiets the libraries
-
 
 from tlrec.model.memory import Shape, activations, lora_and_optimizer  # noqa: E402
 
