@@ -77,14 +77,17 @@ class Journal:
 
     def __init__(self, path, parameters):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.repairs = []
         self.failures = Counter()  # of this start, by kind
         self.tokens = Counter()  # prompt, completion, and each of them in batches
         self.n_answers = 0  # paid for, those included that a damaged line has made useless
         self._answers = {}  # pid -> {stage: Answer}
         self._failed = {}  # pid -> kind, of this start
-        self._file = open(self.path, "ab", buffering=0)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "ab", buffering=0)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written: {error.strerror}") from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -175,10 +178,10 @@ class Journal:
                 try:
                     entry = json.loads(line)
                     if number == 1:
-                        head = entry["journal"], entry["id"], entry["parameters"]
+                        head = entry["journal"], entry["id"], dict(entry["parameters"])
                     elif "failure" not in entry:
                         self._keep(Answer(**entry))
-                except (ValueError, TypeError, KeyError):
+                except (ValueError, TypeError, KeyError, RecursionError):
                     if number == 1:
                         raise InputError(
                             f"{self.path}: row 1: no journal; move it away, or give another folder"
@@ -194,6 +197,7 @@ class Journal:
         differing = [key for key in {**head[2], **parameters} if head[2].get(key) != parameters.get(key)]
         if differing:
             told = "; ".join(f"{key} {head[2].get(key)!r}, now {parameters.get(key)!r}" for key in differing)
+            told = " ".join(told.split())  # a damaged key may hold line breaks
             raise InputError(
                 f"{self.path}: was made with other parameters ({told}); give those, or another --output_path"
             )
