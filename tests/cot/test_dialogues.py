@@ -30,7 +30,7 @@ import pytest
 
 from tests.support.teaching import MODEL, teaching
 from tlrec.cot import batches, dialogues
-from tlrec.cot.client import ServiceError, api_key, open_client
+from tlrec.cot.client import Service, ServiceError, api_key
 from tlrec.cot.dialogues import Budget, Stopped
 from tlrec.cot.journal import Answer, Journal, read_completion
 from tlrec.errors import InputError
@@ -71,10 +71,10 @@ def ask(
     """Run the dialogues; the journal, closed."""
     journal = Journal(path, PARAMETERS)
     budget = Budget(journal, 10.0, 30.0, max_cost, 512)
-    client = open_client("AsyncOpenAI", url, timeout, attempts)
+    service = Service(url, timeout, attempts)
     try:
         dialogues.run_dialogues(
-            client, REQUEST, pids, prompt, journal, budget, concurrency, report or (lambda pids: None)
+            service, REQUEST, pids, prompt, journal, budget, concurrency, report or (lambda pids: None)
         )
     finally:
         journal.close()
@@ -84,10 +84,10 @@ def ask(
 def ask_batches(url, path, pids=range(1, 21), max_cost=None):
     journal = Journal(path, PARAMETERS)
     budget = Budget(journal, 10.0, 30.0, max_cost, 512)
-    client = open_client("OpenAI", url, 5.0, 4)
+    service = Service(url, 5.0, 4)
     state = path.with_name("batches.json")
     try:
-        batches.run_batches(client, REQUEST, pids, question, journal, budget, state, 0.02, lambda pids, text: None)
+        batches.run_batches(service, REQUEST, pids, question, journal, budget, state, 0.02, lambda pids, text: None)
     finally:
         journal.close()
     return journal, json.loads(state.read_text())["parts"]
@@ -410,12 +410,12 @@ def test_a_batch_that_was_made_but_not_noted_is_found_again(path, monkeypatch):
 
 
 def test_a_batch_that_was_not_made_is_forgotten(path, monkeypatch):
-    def fail(*arguments, **options):
+    async def fail(*arguments, **options):
         raise KeyboardInterrupt
 
     with teaching() as teacher:
         with monkeypatch.context() as patch:
-            patch.setattr("openai.resources.batches.Batches.create", fail)
+            patch.setattr(Service, "post", fail)
             with pytest.raises(Stopped, match="interrupted") as stopped:
                 ask_batches(teacher.url, path)
             assert stopped.value.interrupted
