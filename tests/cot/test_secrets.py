@@ -14,7 +14,7 @@ import pytest
 
 from tlrec.cot.secrets import Secrets, secrets_of_url
 
-KEY = 'sk-Proj/7"9\\x+&Zq%21<T>\'w_QR4=~'
+KEY = "sk-Proj/7\"9\\x+&Zq%21<T>'w_QR4=~"
 
 SPELLINGS = {
     "as it is": KEY,
@@ -58,7 +58,9 @@ def test_spellings(spelling):
             assert len(hidden) < len(before + after) + 40
 
 
-@pytest.mark.parametrize("text", ["", "plain", 'quotes "in" it', "50% \\u00e9 &amp; %41 \\\\", "ÄİŐ\u2028\ud800 \\ \\", "%", "\\u00"])
+@pytest.mark.parametrize(
+    "text", ["", "plain", 'quotes "in" it', "50% \\u00e9 &amp; %41 \\\\", "ÄİŐ\u2028\ud800 \\ \\", "%", "\\u00"]
+)
 def test_other_text_stays(text):
     secrets = Secrets([KEY, ""])
     assert secrets.hide(text) == secrets.hide_in_data(text) == text

@@ -9,7 +9,23 @@ from hypothesis import strategies as st
 
 from tlrec.cot.answers import Titles, is_hit, parse_list, parse_recommendations
 
-SIGNS = ("1. ", "2) ", "- ", " - ", "\n", "\u2028", '"', "**", "(1999)", " by ", " written by ", ", The", ":", "|", "->")
+SIGNS = (
+    "1. ",
+    "2) ",
+    "- ",
+    " - ",
+    "\n",
+    "\u2028",
+    '"',
+    "**",
+    "(1999)",
+    " by ",
+    " written by ",
+    ", The",
+    ":",
+    "|",
+    "->",
+)
 pieces = st.lists(st.one_of(st.sampled_from(SIGNS), st.text(max_size=6)), max_size=12).map("".join)
 plain_words = st.text("abcdefghijklmnopqrstuvwxyzäéß卧虎", min_size=1, max_size=8)
 plain_titles = st.builds(
@@ -37,7 +53,9 @@ def test_what_was_asked_for_is_read_back(listed, data):
     assume(all(known.find(title) == title for title in listed))  # no two of them are one title to a reader
     cut = data.draw(st.integers(1, len(listed) - 1))
     history, candidates = listed[:cut], listed[cut:]
-    pairs = data.draw(st.lists(st.tuples(st.sampled_from(history), st.sampled_from(candidates)), min_size=1, max_size=10))
+    pairs = data.draw(
+        st.lists(st.tuples(st.sampled_from(history), st.sampled_from(candidates)), min_size=1, max_size=10)
+    )
     answer = "\n".join(f"{number}. {liked} - {candidate}" for number, (liked, candidate) in enumerate(pairs, start=1))
     found = parse_recommendations(answer, history, candidates)
     assert [(each.liked, each.candidate) for each in found] == pairs

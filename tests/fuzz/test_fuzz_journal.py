@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.damage import damaged, said
-from tests.fuzz.test_fuzz_records import as_json, values
+from tests.fuzz.damage import as_json, damaged, said, values
 from tlrec.cot.journal import Answer, Journal, read_completion
 
 PARAMETERS = {"model": "m", "temperature": 0.2, "data": "0f" * 32}
@@ -143,7 +142,9 @@ def test_any_value_in_an_answer(path, answer, value, key):
         st.one_of(st.none(), st.integers(), st.text(), st.text(st.characters(codec=None), max_size=3), st.booleans()),
         lambda inner: st.one_of(
             st.lists(inner, max_size=2),
-            st.dictionaries(st.sampled_from(["choices", "message", "content", "usage", "prompt_tokens", "model"]), inner),
+            st.dictionaries(
+                st.sampled_from(["choices", "message", "content", "usage", "prompt_tokens", "model"]), inner
+            ),
         ),
         max_leaves=10,
     )

@@ -23,7 +23,9 @@ from tlrec.errors import InputError
 
 cells = st.one_of(
     st.text(max_size=6),
-    st.sampled_from(['"', ",", "\n", "\r", "NA", "nan", "inf", "1e999", "-0", "2024-05-31", "0", "1", "5", "\x00", "\ufeff"]),
+    st.sampled_from(
+        ['"', ",", "\n", "\r", "NA", "nan", "inf", "1e999", "-0", "2024-05-31", "0", "1", "5", "\x00", "\ufeff"]
+    ),
 )
 names = st.text(st.characters(codec="utf-8"), max_size=8)
 
@@ -74,7 +76,9 @@ own_ratings = st.lists(
 )
 
 
-@given(own_ratings, st.lists(names, min_size=3, max_size=3), st.one_of(st.none(), st.lists(names, min_size=3, max_size=3)))
+@given(
+    own_ratings, st.lists(names, min_size=3, max_size=3), st.one_of(st.none(), st.lists(names, min_size=3, max_size=3))
+)
 def test_own_tables(folder, ratings, titles, creators):
     header = ["item", "title", *(["creator"] if creators else [])]
     items = [[*row] for row in zip("abc", titles, *([creators] if creators else []), strict=True)]

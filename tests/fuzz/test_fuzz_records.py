@@ -12,26 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.damage import damaged, said
+from tests.fuzz.damage import as_json, damaged, said, values
 from tlrec.data import json_stream
 from tlrec.data.preferences import read_checked
 from tlrec.data.records import FIELDS, RecordFile, check_two_classes, read_records, write_records
 
-texts = st.one_of(st.text(), st.text(st.characters(codec=None), max_size=5), st.sampled_from(["Yes.", "No.", "\ud83c"]))
 records = st.fixed_dictionaries(
     {"instruction": st.text(), "input": st.text(), "output": st.sampled_from(["Yes.", "No."])},
-)
-
-
-class Digits(int):
-    """A whole number of so many digits, which json.dumps would refuse as json.loads does."""
-
-
-numbers = st.one_of(st.integers(), st.floats(), st.sampled_from([4300, 5000]).map(Digits))
-values = st.recursive(
-    st.one_of(st.none(), st.booleans(), numbers, texts),
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)),
-    max_leaves=12,
 )
 odd_rows = st.one_of(
     records,
@@ -44,17 +31,6 @@ odd_rows = st.one_of(
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz") / "records.json"
-
-
-def as_json(value):
-    """JSON text of a value."""
-    if isinstance(value, Digits):
-        return "9" * value
-    if isinstance(value, list):
-        return "[" + ", ".join(map(as_json, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)}: {as_json(item)}" for key, item in value.items()) + "}"
-    return json.dumps(value)
 
 
 def read_all_ways(path):

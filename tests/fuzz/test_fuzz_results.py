@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.damage import damaged, said
-from tests.fuzz.test_fuzz_records import as_json, values
-from tests.support.synthetic import evaluate, make_data, score, tune
-from tlrec.data.records import read_records
+from tests.fuzz.damage import as_json, damaged, values
+from tests.support.synthetic import evaluate, make_records, score, tune
+from tlrec.data.records import read_records, write_records
 from tlrec.errors import InputError
 from tlrec.evaluation.results import read_evaluation, results_table
 from tlrec.report import cells, checks, collect, tables
@@ -26,7 +25,9 @@ FILES = ("run.json", "metrics.json", "predictions.jsonl")
 def workspace(tmp_path_factory):
     """A run of two stages and its evaluation, and another one that stays as it is; with the contents of the files."""
     root = tmp_path_factory.mktemp("fuzz results")
-    paths = make_data(root)
+    paths = {name: root / f"{name}.json" for name in ("source", "train", "valid", "test")}
+    for seed, path in enumerate(paths.values()):
+        write_records(path, make_records(users=3, seed=seed, windows=4))
     test, train = read_records(paths["test"]), read_records(paths["train"])
     source = tune(root / "source", paths, "source", history=[(10, 0.6), (20, 0.66)], source="netflix")
     run = tune(root / "run", paths, "few-shot", source, 16, 0, history=[(10, 0.6), (20, 0.66)])

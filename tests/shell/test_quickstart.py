@@ -14,7 +14,12 @@ def test_a_teacher_that_dies_ends_the_quickstart(tmp_path):
         '[ "$2" = tlrec.demo.workspace ] || { echo "went on: $*" >&2; exit 4; }\n'
     )
     python.chmod(0o755)
-    environment = {**os.environ, "PYTHON": str(python), "ROOT_PATH": str(tmp_path / "workspace"), "STAGES": "cot source"}
+    environment = {
+        **os.environ,
+        "PYTHON": str(python),
+        "ROOT_PATH": str(tmp_path / "workspace"),
+        "STAGES": "cot source",
+    }
     command = ["bash", REPOSITORY / "shell" / "quickstart.sh"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
     assert done.returncode == 1
