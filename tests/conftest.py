@@ -22,7 +22,7 @@ settings.register_profile(
     "normal", max_examples=50, derandomize=True, deadline=None, database=None, suppress_health_check=SLOW
 )
 settings.register_profile(
-    "long", max_examples=5000, deadline=None, database=None, suppress_health_check=SLOW, print_blob=True
+    "long", max_examples=1000, deadline=None, database=None, suppress_health_check=SLOW, print_blob=True
 )
 settings.load_profile("normal")
 

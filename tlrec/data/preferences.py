@@ -96,11 +96,7 @@ def ambiguous_names(preference):
     """
     items, target = (*preference.history, preference.target), preference.target
     names = [(name, before + name) for item in items for before, name in (('"', item.title), ("", item.creator))]
-    found = [
-        name
-        for name, written in names
-        if name.count('"') % 2 or ', "' in name or _WRITTEN_BY.search(written)
-    ]
+    found = [name for name, written in names if name.count('"') % 2 or ', "' in name or _WRITTEN_BY.search(written)]
     if target.title.startswith('"') and target.creator.endswith('"') and target.title not in found:
         found.append(target.title)
     return found
