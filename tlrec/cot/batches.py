@@ -264,7 +264,7 @@ def _text(value, key):
 
 
 def _done(batch):
-    """ ", 3 of 20 calls" of a batch that is running, where the service tells."""
+    """", 3 of 20 calls" of a batch that is running, where the service tells."""
     counts = batch.get("request_counts")
     try:
         return f", {counts['completed'] + counts['failed']} of {counts['total']} calls"

@@ -38,9 +38,8 @@ def api_key(default=None):
     if not key:
         raise InputError("OPENAI_API_KEY is not set; export it (for an offline test see tlrec/demo/teacher.py)")
     if not (key.isascii() and key.isprintable()):
-        raise InputError(
-            "OPENAI_API_KEY holds a line break, another control character or a letter that is not ASCII; copy it again"
-        )
+        raise InputError("OPENAI_API_KEY holds a line break, another control character or a letter that is not ASCII; "
+                         "copy it again")
     return key
 
 
@@ -159,9 +158,7 @@ def _without_login(base_url):
         if parts.scheme not in ("http", "https") or not parts.hostname or (parts.port or 1) < 1:
             raise ValueError
     except ValueError:
-        raise InputError(
-            "--base_url or OPENAI_BASE_URL is no address; expected one like http://localhost:8000/v1"
-        ) from None
+        raise InputError("--base_url or OPENAI_BASE_URL is no address; expected one like http://localhost:8000/v1") from None
     userinfo, _, host = parts.netloc.rpartition("@")
     name, _, password = userinfo.partition(":")
     return parts._replace(netloc=host).geturl(), (unquote(name), unquote(password)) if userinfo else None
