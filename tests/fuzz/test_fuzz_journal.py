@@ -108,6 +108,13 @@ def test_damaged_anywhere(path, history, failed, damage):
     assert read(path)[0] == found  # once mended, it stays as it is
 
 
+def test_a_torn_journal_that_is_refused_stays_torn(path):
+    write(path, [])
+    path.write_bytes(content := path.read_bytes() + b'{"pid": 1')
+    _, message = said(path, lambda: Journal(path, PARAMETERS | {"model": "another"}))
+    assert "other parameters" in message and path.read_bytes() == content
+
+
 @given(st.lists(st.one_of(values, st.dictionaries(st.sampled_from(list(Answer.__slots__)), values)), max_size=4))
 def test_any_json_on_its_lines(path, entries):
     write(path, [])

@@ -189,12 +189,11 @@ class Journal:
 
     def _read(self, parameters):
         """Fill the memory from the file and return the journal's name."""
-        head = None
+        head, torn = None, 0
         with open(self.path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):
-                    self.repairs.append(f"{self.path}: the last line was torn, {len(line)} bytes are taken away")
-                    self._file.truncate(self._end)
+                    torn = len(line)
                     break
                 self._end += len(line)
                 try:
@@ -210,10 +209,19 @@ class Journal:
                         ) from None
                     self.repairs.append(f"{self.path}: row {number} is damaged; an answer in it is asked for again")
         self._drop_orphans()
-        if head is None:
-            name = uuid.uuid4().hex
-            self._append([{"journal": JOURNAL_VERSION, "id": name, "parameters": parameters}])
-            return name
+        if head is not None:
+            self._check_head(head, parameters)
+        if torn:
+            self.repairs.append(f"{self.path}: the last line was torn, {torn} bytes are taken away")
+            self._file.truncate(self._end)
+        if head is not None:
+            return head[1]
+        name = uuid.uuid4().hex
+        self._append([{"journal": JOURNAL_VERSION, "id": name, "parameters": parameters}])
+        return name
+
+    def _check_head(self, head, parameters):
+        """Raise InputError unless the journal, (version, id, parameters), was made with these parameters."""
         if head[0] != JOURNAL_VERSION:
             raise InputError(f"{self.path}: journal version {head[0]}, this program reads {JOURNAL_VERSION}")
         differing = [key for key in {**head[2], **parameters} if head[2].get(key) != parameters.get(key)]
@@ -223,7 +231,6 @@ class Journal:
             raise InputError(
                 f"{self.path}: was made with other parameters ({told}); give those, or another --output_path"
             )
-        return head[1]
 
     def _drop_orphans(self):
         """Forget answers behind a missing one: their prompts held an answer that a damaged line has lost."""
