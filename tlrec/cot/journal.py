@@ -223,7 +223,7 @@ class Journal:
     def _check_head(self, head, parameters):
         """Raise InputError unless the journal, (version, id, parameters), was made with these parameters."""
         if head[0] != JOURNAL_VERSION:
-            raise InputError(f"{self.path}: journal version {head[0]}, this program reads {JOURNAL_VERSION}")
+            raise InputError(f"{self.path}: journal version {head[0]!r}, this program reads {JOURNAL_VERSION}")
         differing = [key for key in {**head[2], **parameters} if head[2].get(key) != parameters.get(key)]
         if differing:
             told = "; ".join(f"{key} {head[2].get(key)!r}, now {parameters.get(key)!r}" for key in differing)
