@@ -12,11 +12,9 @@ base_model/score_served.py asks the folder's model once vLLM serves it.
 """
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from tlrec.data.preferences import build_record
 from tlrec.data.records import read_records
 from tlrec.demo.world import DOMAINS, make_catalogue, make_examples
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import read_json, write_json
+from tlrec.files import read_json, whole_folder, write_json
 from tlrec.model.checks import check_adapter, check_base_model
 from tlrec.model.prompts import ANSWERS, FRAME_NAMES, load_frame
 
@@ -102,32 +100,11 @@ def made_up_records(count):
     return [build_record(example.preference, example.liked) for example in examples]
 
 
-@contextmanager
-def whole_folder(path):
-    """A folder to write into, beside `path`; it takes the place of `path` when the block ends without error."""
-    path = Path(path).absolute()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.iterdir():
-            file.chmod(0o644)  # safetensors writes for the owner only; labs share their models
-        if path.exists():
-            before = path.with_name(f".{path.name}.{os.getpid()}.old")
-            path.rename(before)
-            temporary.rename(path)
-            shutil.rmtree(before)
-        else:
-            temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def main():
     args = parse_arguments()
 
     # 1. Check everything that can be checked before torch is imported
-    check_base_model(args.base_model)
+    check_base_model(args.base_model, args.cutoff_len)
     check_adapter(args.lora_weights, "--lora_weights")
     check_not_quantized(args.base_model, args.lora_weights)
     check_output_dir(args.output_dir, args.overwrite)
@@ -137,7 +114,6 @@ def main():
         records = made_up_records(MADE_UP_RECORDS)
 
     # 2. Import the heavy libraries
-    from peft import LoraConfig
     from transformers import AutoTokenizer, GenerationConfig
 
     from tlrec.model import (
@@ -159,8 +135,7 @@ def main():
     scorer = Scorer(tokenizer, records, frame, args.cutoff_len)
 
     # 4. Scores of base and adapter as they were tuned, side by side
-    expected = adapters.expected_adapter(args.base_model, LoraConfig.from_pretrained(args.lora_weights))
-    adapters.check_adapter_fits(adapters.read_adapter(args.lora_weights), expected, args.lora_weights)
+    adapters.check_adapter_on(args.base_model, args.lora_weights)
     model = base_models.load_base_model(args.base_model, device, dtype)
     if getattr(model.config, "quantization_config", None):  # of a hub name, whose folder could not be looked at
         raise InputError(f"--base_model {args.base_model}: is quantised; give the model it was quantised from")

@@ -15,35 +15,29 @@ because the interface demands one, and is thrown away.
 """
 
 import argparse
+import asyncio
 import os
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
 
-from tlrec.data.records import check_two_classes, read_records
+from tlrec.cot.client import Service, api_key
+from tlrec.data.records import RecordFile
 from tlrec.errors import InputError, one_line_errors
+from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.results import check_evaluation_dir, record_evaluation
 from tlrec.files import read_json
 from tlrec.model.checks import TOKENIZERS
 from tlrec.model.prompts import Frame
+from tlrec.model.scores import Scores
 
 PROMPTS_AT_ONCE = 128  # in one request; the server makes its own batches of them
-
-
-@dataclass
-class ServedScores:
-    """p_yes, p_no: (n,) probabilities of the two first answer tokens among the whole vocabulary. truncated: prompts that
-    were cut. seconds: wall clock."""
-
-    p_yes: np.ndarray
-    p_no: np.ndarray
-    truncated: int
-    seconds: float
+SECONDS, ATTEMPTS = 600.0, 3  # for one request
 
 
 def parse_arguments():
@@ -61,35 +55,84 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def answer_log_probabilities(client, served_name, prompts, answer_ids):
+async def ask_server(service, served_name, prompts, answer_ids):
+    """(name of the model, (n, 2) log-probabilities) from a server; InputError if it does not answer as it should.
+
+    service: `tlrec.cot.client.Service`, closed at the end. The rest as in `answer_log_probabilities`, but for the name,
+    which may be None where the server has one model only.
+    """
+    import openai
+
+    url = service.url.rstrip("/")
+    try:
+        served = read_names(await service.get("/models"))
+        if len(served) != 1 and served_name is None:
+            raise ValueError(f"serves {', '.join(served) or 'no model'}; give --served_name")
+        served_name = served_name or served[0]
+        return served_name, await answer_log_probabilities(service, served_name, prompts, answer_ids)
+    except (openai.OpenAIError, ValueError) as error:
+        raise InputError(f"{url}: {service.hide(error)}") from None
+    finally:
+        await service.close()
+
+
+async def answer_log_probabilities(service, served_name, prompts, answer_ids):
     """(n, 2) natural logarithms of the probabilities of the two answer tokens behind each prompt.
 
-    client: openai.OpenAI; prompts: lists of token ids; answer_ids: ids of Yes and No. Raises InputError for a server that
-    does not return both, or returns something else than log-probabilities.
+    prompts: lists of token ids; answer_ids: ids of Yes and No. Raises ValueError for a server that does not return both
+    for every prompt, or returns something else than log-probabilities.
     """
     log_p = []
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-        completion = client.completions.create(
-            model=served_name,
-            prompt=prompts[start : start + PROMPTS_AT_ONCE],
-            max_tokens=1,
-            temperature=0,
-            logprobs=0,  # a number is needed, its size is not: logprob_token_ids takes precedence
-            extra_body={"logprob_token_ids": list(answer_ids), "return_tokens_as_token_ids": True},
-        )
-        for choice in sorted(completion.choices, key=lambda choice: choice.index):
-            found = choice.logprobs.top_logprobs[0] if choice.logprobs else {}
-            try:
-                log_p.append([found[f"token_id:{token}"] for token in answer_ids])
-            except KeyError as missing:
-                raise InputError(
-                    f"{client.base_url}: the server does not return the log-probability of {missing.args[0]}; "
-                    "logprob_token_ids is needed, which vLLM has since 0.26"
-                ) from None
-    log_p = np.array(log_p)
-    if (np.exp(log_p).sum(axis=1) > 1.001).any():
-        raise InputError(f"{client.base_url}: these are no log-probabilities; start vLLM without --logprobs-mode")
+        batch = prompts[start : start + PROMPTS_AT_ONCE]
+        body = {
+            "model": served_name,
+            "prompt": batch,
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": 0,  # a number is needed, its size is not: logprob_token_ids takes precedence
+            "logprob_token_ids": list(answer_ids),
+            "return_tokens_as_token_ids": True,
+        }
+        completion, _ = await service.post("/completions", body)
+        log_p += read_log_probabilities(completion, len(batch), answer_ids)
+    log_p = np.array(log_p, dtype=float)
+    if (log_p > 0.001).any() or (np.exp(log_p).sum(axis=1) > 1.001).any():
+        raise ValueError("these are no log-probabilities; start vLLM without --logprobs-mode")
     return log_p
+
+
+def read_names(models):
+    """Names of the models in the answer of /models; ValueError if it is another one."""
+    try:
+        names = [model["id"] for model in models["data"]]
+    except (TypeError, KeyError):
+        names = [None]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("/models does not answer with a list of models; is this the address of vLLM, with /v1?")
+    return names
+
+
+def read_log_probabilities(completion, n, answer_ids):
+    """n pairs of log-probabilities, in the order of the prompts, from the answer of /completions; ValueError if it does
+    not have the form of vLLM's."""
+    try:
+        by_index = {choice["index"]: choice for choice in completion["choices"]}
+        if len(completion["choices"]) != n or set(by_index) != set(range(n)):
+            raise ValueError(f"/completions does not answer with one choice for each of {n} prompts")
+        found = [((by_index[index].get("logprobs") or {}).get("top_logprobs") or [{}])[0] or {} for index in range(n)]
+        pairs = [[probabilities.get(f"token_id:{token}") for token in answer_ids] for probabilities in found]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"/completions does not answer in the form of vLLM: {error!r}") from None
+    for value, token in ((value, token) for pair in pairs for value, token in zip(pair, answer_ids, strict=True)):
+        if value is None:
+            raise ValueError(
+                f"the server does not return the log-probability of token_id:{token}; "
+                "logprob_token_ids is needed, which vLLM has since 0.26"
+            )
+        if type(value) not in (int, float) or not abs(value) < 1e300:
+            raise ValueError(f"the log-probability of token_id:{token} is {value!r:.40}, not a number")
+    return pairs
 
 
 def main():
@@ -102,14 +145,12 @@ def main():
             f"--model_folder {folder}: no prompt_frame.json and tokenizer there; export_model.py writes them"
         )
     prompt_frame = read_json(folder / "prompt_frame.json")
-    records = read_records(args.test_data_path)
-    check_two_classes(records, args.test_data_path)
-    train_records = read_records(args.train_data_path) if args.train_data_path else None
+    test = EvaluationSet(args.test_data_path, RecordFile(args.train_data_path) if args.train_data_path else None)
     if args.output_dir:
-        check_evaluation_dir(args.output_dir, args.test_data_path, args.overwrite)
-    url = os.environ.get("OPENAI_BASE_URL")
-    if not url:
+        check_evaluation_dir(args.output_dir, test, args.overwrite)
+    if not os.environ.get("OPENAI_BASE_URL"):
         raise InputError("OPENAI_BASE_URL is not set; for vLLM on this machine it is http://localhost:8000/v1")
+    service = Service(None, SECONDS, ATTEMPTS, key=api_key(default="none"))  # vLLM needs no key
 
     # 2. Records to token ids, as in the tuning
     from transformers import AutoTokenizer
@@ -118,25 +159,15 @@ def main():
 
     frame = Frame(**{field.name: prompt_frame[field.name] for field in fields(Frame)})
     encoder = RecordTokenizer(AutoTokenizer.from_pretrained(folder), frame, prompt_frame["cutoff_len"])
-    prompts = encoder.prompts(records)
+    prompts = encoder.prompts(test.records)
 
     # 3. Ask the server
-    import openai
-
-    client = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY") or "none")  # vLLM needs no key
     started = time.perf_counter()
-    try:
-        served = [model.id for model in client.models.list()]
-        if len(served) != 1 and args.served_name is None:
-            raise InputError(f"{url}: serves {', '.join(served) or 'no model'}; give --served_name")
-        served_name = args.served_name or served[0]
-        log_p = answer_log_probabilities(client, served_name, prompts.input_ids, encoder.answer_ids)
-    except openai.OpenAIError as error:
-        raise InputError(f"{url}: {str(error).splitlines()[0]}") from None
-    scores = ServedScores(*np.exp(log_p.T), prompts.truncated, time.perf_counter() - started)
+    served_name, log_p = asyncio.run(ask_server(service, args.served_name, prompts.input_ids, encoder.answer_ids))
+    scores = Scores(*np.exp(log_p.T), prompts.truncated, time.perf_counter() - started)
     print(
-        f"{served_name} at {url}: {len(records)} rows in {scores.seconds:.1f} s "
-        f"({len(records) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {frame.name}"
+        f"{served_name} at {service.url.rstrip('/')}: {len(test)} rows in {scores.seconds:.1f} s "
+        f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {frame.name}"
     )
 
     # 4. Numbers, beside their floors
@@ -146,11 +177,8 @@ def main():
         args.output_dir,
         "score_served.py",
         vars(args),
-        args.test_data_path,
-        records,
+        test,
         scores,
-        args.train_data_path,
-        train_records,
         frame=frame.name,
         base_model=args.model_folder,
         served_name=served_name,

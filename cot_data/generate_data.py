@@ -171,7 +171,7 @@ def main():
     # 1. Check flags and key before anything else
     check_arguments(args)
     from tlrec.cot import dialogues
-    from tlrec.cot.client import ServiceError, api_key, open_client
+    from tlrec.cot.client import Service, ServiceError, api_key
     from tlrec.cot.journal import Journal
 
     if not args.dry_run:
@@ -268,7 +268,7 @@ def main():
         return
 
     # 6. Ask what the journal does not hold yet
-    client = open_client("OpenAI" if args.batch else "AsyncOpenAI", args.base_url, args.timeout, args.attempts)
+    service = Service(args.base_url, args.timeout, args.attempts)
     journal = Journal(
         journal_path,
         parameters={
@@ -294,7 +294,7 @@ def main():
             from tlrec.cot.batches import run_batches
 
             run_batches(
-                client,
+                service,
                 request,
                 by_pid,
                 next_prompt,
@@ -306,7 +306,7 @@ def main():
             )
         else:
             dialogues.run_dialogues(
-                client, request, by_pid, next_prompt, journal, budget, args.concurrency, progress.show
+                service, request, by_pid, next_prompt, journal, budget, args.concurrency, progress.show
             )
     except (ServiceError, dialogues.Stopped) as error:
         end = error

@@ -20,23 +20,24 @@ sys.path.insert(0, str(REPOSITORY))  # tlrec, wherever this is called from
 
 from tlrec.cot.answers import ASKED_FOR, parse_list, parse_recommendations
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import sha256, write_json
+from tlrec.files import read_json, sha256, write_json
 from tlrec.model.prompts import FRAME_NAMES, load_frame
 
 FEATURED = 5  # history items that step 2 asks for at most
-FIELDS = (
-    "PID",
-    "Input_1",
-    "Input_2",
-    "Input_3",
-    "Predictions_1",
-    "Predictions_2",
-    "Predictions",
-    "Hit",
-    "History",
-    "Candidates",
-    "Models",
-)
+COUNT, TEXT, TEXTS = "a whole number", "a text", "a list of texts"
+FIELDS = {
+    "PID": COUNT,
+    "Input_1": TEXT,
+    "Input_2": TEXT,
+    "Input_3": TEXT,
+    "Predictions_1": TEXT,
+    "Predictions_2": TEXT,
+    "Predictions": TEXT,
+    "Hit": COUNT,
+    "History": TEXTS,
+    "Candidates": TEXTS,
+    "Models": TEXTS,
+}
 OUTPUTS = {
     "stage1": ("Input_1", "Predictions_1"),
     "stage12": ("Input_2", "Predictions_2"),
@@ -66,15 +67,27 @@ def read_samples(path):
         rows = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; bash shell/generate_cot_data.sh makes it") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from None
     if not isinstance(rows, list):
         raise InputError(f"{path}: expected a JSON array, found a {type(rows).__name__}")
     for number, row in enumerate(rows, start=1):
-        missing = [field for field in FIELDS if not isinstance(row, dict) or field not in row]
-        if missing:
-            raise InputError(f"{path}: row {number}: the field {missing[0]!r} is missing; generate_data.py writes it")
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: row {number}: expected an object, found {json.dumps(row):.40}")
+        for field, form in FIELDS.items():
+            if field not in row:
+                raise InputError(f"{path}: row {number}: the field {field!r} is missing; generate_data.py writes it")
+            if not has_form(row[field], form):
+                raise InputError(f"{path}: row {number}: {field!r} must be {form}, found {json.dumps(row[field]):.40}")
     return rows
+
+
+def has_form(value, form):
+    """Whether a field is what FIELDS says. Half a character (a lone surrogate) is no text: no tokenizer takes it."""
+    if form == COUNT:
+        return type(value) is int
+    texts = value if form == TEXTS and isinstance(value, list) else [value] if form == TEXT else [None]
+    return all(isinstance(text, str) and text.encode(errors="replace").decode() == text for text in texts)
 
 
 def format_break(sample):
@@ -183,7 +196,8 @@ def main():
 
 def refuse_to_lose(outputs, run_file, overwrite):
     """Raise InputError if an output exists that no earlier run of this script has written."""
-    written = json.loads(run_file.read_text(encoding="utf-8"))["outputs"] if run_file.exists() else {}
+    written = read_json(run_file).get("outputs") if run_file.exists() and not overwrite else None
+    written = written if isinstance(written, dict) else {}
     for path in outputs.values():
         if path.exists() and not overwrite and written.get(path.name) != sha256(path):
             raise InputError(

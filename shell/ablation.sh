@@ -21,6 +21,12 @@ gpu="$1" target="$2" source_domain="$3"
 shift 3
 use_gpu "$gpu"
 export PYTHON
+[ -z "${EXP_NAME:-}" ] || fail "EXP_NAME '$EXP_NAME': it names one experiment, and an ablation is many; unset EXP_NAME"
+SHOTS="$(numbers SHOTS "$SHOTS" -1)"
+SEEDS="$(numbers SEEDS "$SEEDS")"
+refuse_flags "--base_model BASE_MODEL" "--train_data_path ROOT_PATH" "--val_data_path ROOT_PATH" "--test_data_path ROOT_PATH" \
+  "--output_dir ROOT_PATH" "--resume_from_checkpoint GENERAL_ADAPTER" "--device GPU" "--stage CURRICULA" "--sample SHOTS" \
+  "--seed SEEDS" "--source SOURCE" "--target TARGET" -- "$@"
 
 # 1. Everything the runs need is there
 data="$ROOT_PATH/rec_data/$target"
@@ -32,7 +38,7 @@ need_general_adapter
 IFS=, read -ra listed <<<"$CURRICULA"
 curricula=()
 for stages in "${listed[@]}"; do
-  stages="$(echo $stages)" # without the spaces around it
+  stages="$(words "$stages")"
   curricula+=("$stages")
   [ "$stages" = base ] && continue
   adapter_name "$stages" >/dev/null
@@ -49,8 +55,8 @@ for general in "${generals[@]}"; do
   for stages in "${curricula[@]}"; do
     echo "==== $stages, general adapter: ${general:-none}"
     if [ "$stages" != base ]; then
-      EXP_NAME="" STAGES="$stages" bash "$repository/shell/zero_shot.sh" "$gpu" "$target" "$source_domain" "$@"
-      EXP_NAME="" STAGES="$stages" INSTRUCTION_ADAPTER="" bash "$repository/shell/few_shot.sh" "$gpu" 0 "$target" "$@"
+      STAGES="$stages" bash "$repository/shell/zero_shot.sh" "$gpu" "$target" "$source_domain" "$@"
+      STAGES="$stages" INSTRUCTION_ADAPTER="" bash "$repository/shell/few_shot.sh" "$gpu" 0 "$target" "$@"
       continue
     fi
     adapter=none name=base weights=()

@@ -11,7 +11,8 @@ BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # or base_model/pock
 STAGES="${STAGES:-cot source}"                              # of the instruction adapter, as given to zero_shot.sh
 GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                      # of it, too
 INSTRUCTION_ADAPTER="${INSTRUCTION_ADAPTER:-}"              # its folder, by default the one that zero_shot.sh made; or none
-EXP_NAME="${EXP_NAME:-}"                                    # output_model/TARGET/EXP_NAME, by default the adapter's name
+EXP_NAME="${EXP_NAME:-}"                                    # name of the experiment, as given to zero_shot.sh: of the
+                                                            # instruction adapter and of output_model/TARGET/EXP_NAME
 SHOTS="${SHOTS:-16 64 256}"
 SEEDS="${SEEDS:-}"                                          # several seeds; instead of SEED
 
@@ -20,11 +21,17 @@ source "$repository/shell/launch.sh"
 gpu="$1" seeds="${SEEDS:-$2}" target="$3"
 shift 3
 use_gpu "$gpu"
+STAGES="$(words "$STAGES")"
+seeds="$(numbers SEED "$seeds")"
+SHOTS="$(numbers SHOTS "$SHOTS" -1)"
+refuse_flags "--base_model BASE_MODEL" "--train_data_path ROOT_PATH" "--val_data_path ROOT_PATH" "--test_data_path ROOT_PATH" \
+  "--output_dir ROOT_PATH and EXP_NAME" "--resume_from_checkpoint INSTRUCTION_ADAPTER" "--device GPU" "--sample SHOTS" \
+  "--seed SEED or SEEDS" "--target TARGET" -- "$@"
 
 # 1. Everything the run needs is there
 data="$ROOT_PATH/rec_data/$target"
 name="$(adapter_name "$STAGES")"
-adapter="${INSTRUCTION_ADAPTER:-$ROOT_PATH/instruction_model/$target/$name}"
+adapter="${INSTRUCTION_ADAPTER:-$ROOT_PATH/instruction_model/$target/${EXP_NAME:-$name}}"
 output="$ROOT_PATH/output_model/$target/${EXP_NAME:-$(basename "$adapter")}"
 need "base model" "$BASE_MODEL" "base_model/README.md tells how to place one"
 for split in train valid test; do
@@ -33,7 +40,8 @@ done
 start=()
 if [ "$adapter" != none ]; then
   start=(--resume_from_checkpoint "$adapter")
-  need "instruction adapter" "$adapter/adapter_config.json" "STAGES='$STAGES' bash shell/zero_shot.sh $gpu $target SOURCE makes it"
+  need "instruction adapter" "$adapter/adapter_config.json" \
+    "${EXP_NAME:+EXP_NAME='$EXP_NAME' }STAGES='$STAGES' bash shell/zero_shot.sh $gpu $target SOURCE makes it (or name another: INSTRUCTION_ADAPTER)"
 fi
 
 # One run alone gets its <seed>_<shots> folder here; of several, rec_tuning.py makes one each

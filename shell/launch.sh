@@ -13,6 +13,36 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: no such program; bash shell/setup.sh makes one"
 
+# words TEXT: its words with one space between them, so that names and folders depend on the words alone.
+words() {
+  local word all=""
+  for word in $1; do all="$all $word"; done
+  echo "${all# }"
+}
+
+# numbers NAME TEXT [LEAST]: the whole numbers in TEXT, each once, in their order; stop if there is none, or something else.
+numbers() {
+  local word all=""
+  for word in $2; do
+    [[ "$word" =~ ^-?[0-9]+$ ]] && [ "$word" -ge "${3:-0}" ] || fail "$1 '$2': give whole numbers of ${3:-0} or more, such as '16 64'"
+    case " $all " in *" $word "*) ;; *) all="$all $word" ;; esac
+  done
+  [ -n "$all" ] || fail "$1 '$2': give at least one number"
+  echo "${all# }"
+}
+
+# refuse_flags "FLAG INSTEAD" ... -- "$@": stop if the arguments hold a flag that the launcher sets itself.
+refuse_flags() {
+  local own=() flag argument
+  while [ "$1" != -- ]; do own+=("$1"); shift; done
+  shift
+  for argument in "$@"; do
+    for flag in "${own[@]}"; do
+      [ "${argument%%=*}" != "${flag%% *}" ] || fail "${flag%% *}: this launcher sets it; give ${flag#* } instead"
+    done
+  done
+}
+
 # need WHAT PATH HOW: stop unless PATH exists, saying what is missing, where it was looked for, and what makes it.
 need() {
   [ -e "$2" ] || fail "no $1 at $2; $3"
@@ -54,6 +84,7 @@ run() {
 # with the name of GENERAL_ADAPTER, or with fresh where that is none.
 adapter_name() {
   local name=alpaca stage
+  [ -n "$1" ] || fail "STAGES is empty: give at least one of cot and source"
   [ -z "$GENERAL_ADAPTER" ] || name="$(basename "$GENERAL_ADAPTER")"
   [ "$GENERAL_ADAPTER" != none ] || name=fresh
   for stage in $1; do

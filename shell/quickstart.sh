@@ -29,8 +29,12 @@ cd "$repository"
 case " $STAGES " in *" cot "*)
   url_file="$(mktemp -d)/url"
   "$PYTHON" -m tlrec.demo.teacher --url_file "$url_file" &
-  trap "kill $! 2>/dev/null" EXIT
-  until [ -s "$url_file" ]; do sleep 0.1; done
+  teacher=$!
+  trap "kill $teacher 2>/dev/null" EXIT
+  until [ -s "$url_file" ]; do
+    kill -0 "$teacher" 2>/dev/null || { echo "error: the offline teacher ended before it could be asked" >&2; exit 1; }
+    sleep 0.1
+  done
   OPENAI_API_KEY=none-needed OPENAI_BASE_URL="$(cat "$url_file")" bash shell/generate_cot_data.sh --model tlrec-offline-teacher
   ;;
 esac

@@ -11,14 +11,20 @@ BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # or base_model/pock
 STAGES="${STAGES:-cot source}"                              # also: source, cot, "source cot", "stage1 stage12 cot source"
 GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                      # folder to start from, none: a fresh LoRA; by default
                                                             # instruction_model/TARGET/alpaca if there is one
-EXP_NAME="${EXP_NAME:-}"                                    # name of the last adapter's folder, by default from STAGES
+EXP_NAME="${EXP_NAME:-}"                                    # name of the experiment: of the last adapter's folder, from
+                                                            # which few_shot.sh starts; by default made from STAGES
 VALID="${VALID:-target}"                                    # select checkpoints on target or on source validation data
+EVALUATE_ARGS="${EVALUATE_ARGS:-}"                          # more arguments of evaluate.py, such as "--token_budget 2048"
 
 source "$repository/shell/launch.sh"
 [ $# -ge 3 ] || fail "usage: bash shell/zero_shot.sh GPU TARGET SOURCE [arguments of ins_tuning.py], such as 1 movie netflix"
 gpu="$1" target="$2" source_domain="$3"
 shift 3
 use_gpu "$gpu"
+STAGES="$(words "$STAGES")"
+refuse_flags "--base_model BASE_MODEL" "--train_data_path ROOT_PATH and STAGES" "--val_data_path ROOT_PATH and VALID" \
+  "--output_dir ROOT_PATH and EXP_NAME" "--resume_from_checkpoint GENERAL_ADAPTER" "--device GPU" "--stage STAGES" \
+  "--source SOURCE" "--target TARGET" -- "$@"
 
 # 1. Everything the run needs is there
 test="$ROOT_PATH/rec_data/$target/test.json"
@@ -45,9 +51,9 @@ elif [ -z "$GENERAL_ADAPTER" ]; then
 fi
 done_stages=""
 for stage in $STAGES; do
-  done_stages="$done_stages $stage"
+  done_stages="$(words "$done_stages $stage")"
   output="$adapters/$(adapter_name "$done_stages")"
-  [ -n "$EXP_NAME" ] && [ "${done_stages# }" = "$STAGES" ] && output="$adapters/$EXP_NAME"
+  [ -n "$EXP_NAME" ] && [ "$done_stages" = "$STAGES" ] && output="$adapters/$EXP_NAME"
   echo "== stage $stage: $output"
   run ins_tuning.py \
     --base_model "$BASE_MODEL" --train_data_path "$(train_data "$stage")" --val_data_path "$valid" --output_dir "$output" \
@@ -55,10 +61,12 @@ for stage in $STAGES; do
   start=(--resume_from_checkpoint "$output")
 done
 
-# 3. Zero-shot AUC on the target's test set
+# 3. Zero-shot AUC on the target's test set, scored as the adapter was tuned: its run.json says how
 echo "== zero-shot: $output"
 floors=() # those that know the items need the target's train split
 [ -e "$ROOT_PATH/rec_data/$target/train.json" ] && floors=(--train_data_path "$ROOT_PATH/rec_data/$target/train.json")
+trust=() # a choice of the user's, which no file makes for them
+for argument in "$@"; do [ "$argument" != --trust_remote_code ] || trust=(--trust_remote_code); done
 run evaluate.py \
   --base_model "$BASE_MODEL" --lora_weights "$output" --test_data_path "$test" ${floors[@]+"${floors[@]}"} \
-  --device "$DEVICE" --target "$target"
+  --device "$DEVICE" --target "$target" ${trust[@]+"${trust[@]}"} $EVALUATE_ARGS

@@ -126,7 +126,8 @@ TUNER_FLAGS = {
 }
 SAMPLES = {
     "ins_tuning.py": {
-        f"--max_train_samples {n}": f"--max_train_samples {n}: 1 to 16 rows, or -1 for all" for n in (0, 17, -2)
+        f"--max_train_samples {n}": f"--max_train_samples {n}: {{train}} has 1 to 16 rows, or -1 for all"
+        for n in (0, 17, -2)
     },
     "rec_tuning.py": {f"--sample {n}": f"--sample {n}: {{train}} has 1 to 40 rows, or -1 for all" for n in (0, 41, -2)}
     | {"--sample 4 16 41": "--sample 41: {train} has 1 to 40 rows, or -1 for all"},

@@ -56,7 +56,7 @@ def test_content(tmp_path, train, monkeypatch):
     }
     assert run["results"] == {"auc": None}
     assert run["started"] == started.isoformat(timespec="seconds") and run["started"].endswith("+00:00")
-    assert 90 <= run["seconds"] < 150
+    assert 90 <= run["seconds"] <= round((datetime.now(UTC) - started).total_seconds(), 1)
     assert run["versions"]["numpy"] == np.__version__ and run["versions"]["peft"] == metadata.version("peft")
     assert run["git"] is None or set(run["git"]) == {"revision", "dirty"}
     assert "sk-never-written" not in (tmp_path / "run.json").read_text()

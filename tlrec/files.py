@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all, JSON that is checked when it is read, and the digests by which runs recognise
-their data."""
+"""Files and folders that appear whole or not at all, JSON that is checked when it is read, and the digests by which runs
+recognise their data."""
 
 import hashlib
 import json
 import math
 import os
+import shutil
 import stat
 from contextlib import contextmanager
 from functools import cache
@@ -113,6 +114,28 @@ def whole_file(path, mode="w"):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path):
+    """A folder to write into, beside `path`; it takes the place of `path` when the block ends without error."""
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            file.chmod(0o644)  # safetensors writes for the owner only; labs share their models
+        if path.exists():
+            before = path.with_name(f".{path.name}.{os.getpid()}.old")
+            path.rename(before)
+            temporary.rename(path)
+            shutil.rmtree(before)
+        else:
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path, value, indent=2):

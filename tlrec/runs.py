@@ -130,6 +130,11 @@ def describe_data(path, rows=None, digest=None):
     return {"path": str(path), "sha256": digest or sha256(path), "rows": rows}
 
 
+def describe_records(file):
+    """What `describe_data` returns, of a RecordFile or EvaluationSet, which has counted and hashed its file already."""
+    return {"path": str(file.path), "sha256": file.sha256, "rows": len(file)}
+
+
 def read_run(folder):
     """The content of `folder/run.json`. Raises InputError if it is missing, damaged, or not the file of a run."""
     from tlrec.run_format import Run  # with pydantic, and so not at the top: --help is quick

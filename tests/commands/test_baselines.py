@@ -296,14 +296,14 @@ def test_mistakes_are_one_line(monkeypatch, capsys, paths, tmp_path):
     row = build_record(preference("a", "b", "c"), True)
     write_records(one_class, [row, row])
     write_records(free, [{**row, "output": "Because."}])
-    write_records(broken, [row, {**row, "input": "User Preference: a"}])
+    write_records(broken, [row, {**row, "input": "User Preference: a", "output": "No."}])
     file = tmp_path / "file"
     file.write_text("")
     for changes, words, message in (
         ({}, ["--sample", "601"], f"--sample 601: {paths['train']} has 1 to 600 rows, or -1 for all"),
         ({}, ["--patience", "0"], "--patience 0: give 1 or more"),
         ({}, ["--seed", "-1"], "--seed -1: give 0 or more"),
-        ({"train": free}, [], f"{free}: row 1: 'output' must be 'Yes.' or 'No.'; a baseline needs preference records"),
+        ({"train": free}, [], f"{free}: row 1: 'output' must be 'Yes.' or 'No.', not 'Because.'"),
         (
             {"valid": broken},
             [],

@@ -30,7 +30,7 @@ import pytest
 
 from tests.support.teaching import MODEL, teaching
 from tlrec.cot import batches, dialogues
-from tlrec.cot.client import ServiceError, api_key, open_client
+from tlrec.cot.client import Service, ServiceError, api_key
 from tlrec.cot.dialogues import Budget, Stopped
 from tlrec.cot.journal import Answer, Journal, read_completion
 from tlrec.errors import InputError
@@ -66,15 +66,15 @@ def quick_retries(monkeypatch):
 
 
 def ask(
-    url, path, pids=range(1, 21), concurrency=8, max_cost=None, attempts=8, timeout=1.0, prompt=question, report=None
+    url, path, pids=range(1, 21), concurrency=8, max_cost=None, attempts=8, timeout=30.0, prompt=question, report=None
 ):
     """Run the dialogues; the journal, closed."""
     journal = Journal(path, PARAMETERS)
     budget = Budget(journal, 10.0, 30.0, max_cost, 512)
-    client = open_client("AsyncOpenAI", url, timeout, attempts)
+    service = Service(url, timeout, attempts)
     try:
         dialogues.run_dialogues(
-            client, REQUEST, pids, prompt, journal, budget, concurrency, report or (lambda pids: None)
+            service, REQUEST, pids, prompt, journal, budget, concurrency, report or (lambda pids: None)
         )
     finally:
         journal.close()
@@ -84,10 +84,10 @@ def ask(
 def ask_batches(url, path, pids=range(1, 21), max_cost=None):
     journal = Journal(path, PARAMETERS)
     budget = Budget(journal, 10.0, 30.0, max_cost, 512)
-    client = open_client("OpenAI", url, 5.0, 4)
+    service = Service(url, 5.0, 4)
     state = path.with_name("batches.json")
     try:
-        batches.run_batches(client, REQUEST, pids, question, journal, budget, state, 0.02, lambda pids, text: None)
+        batches.run_batches(service, REQUEST, pids, question, journal, budget, state, 0.02, lambda pids, text: None)
     finally:
         journal.close()
     return journal, json.loads(state.read_text())["parts"]
@@ -216,12 +216,11 @@ def test_stages_in_order_with_at_most_so_many_in_flight(path):
 
     def prompt(pid, texts):
         if texts:
-            on_disk.append(
-                sum(json.loads(line).get("pid") == pid for line in path.read_text().splitlines()) == len(texts)
-            )
+            whole = path.read_bytes().rpartition(b"\n")[0].split(b"\n")  # another answer may be half written behind
+            on_disk.append([entry["text"] for entry in map(json.loads, whole) if entry.get("pid") == pid] == texts)
         return question(pid, texts)
 
-    with teaching("--delay", 0.02) as teacher:
+    with teaching(together=5) as teacher:
         journal = ask(teacher.url, path, concurrency=5, prompt=prompt)
         assert teacher.most_in_flight == 5
         assert len(teacher.answered_prompts()) == 60
@@ -246,11 +245,11 @@ def test_stages_in_order_with_at_most_so_many_in_flight(path):
 
 
 def test_mixed_failures_are_tried_again_and_nothing_is_answered_twice(path):
-    faults = "--rate_limited 0.1 --retry_after 0.02 --server_error 0.08 --dropped 0.07 --timed_out 0.03 --garbled 0.02"
+    faults = "--rate_limited 0.1 --retry_after 0.02 --server_error 0.08 --dropped 0.07 --timed_out 0.02 --garbled 0.02"
     starts = 0
-    with teaching(*faults.split(), "--hang", 1) as teacher:
+    with teaching(*faults.split()) as teacher:
         while True:
-            journal = ask(teacher.url, path, range(1, 41), timeout=0.4)
+            journal = ask(teacher.url, path, range(1, 41), timeout=2.5)  # what a healthy answer takes on no machine
             starts += 1
             missing = [pid for pid in range(1, 41) if len(journal.texts(pid)) < 3]
             if not missing:
@@ -269,7 +268,7 @@ def test_retry_after_is_kept_and_attempts_are_bounded(path):
     with teaching("--rate_limited", 1, "--retry_after", 0.3) as teacher:
         start = time.perf_counter()
         journal = ask(teacher.url, path, [1], attempts=3)
-        assert 0.6 <= time.perf_counter() - start < 5
+        assert 0.6 <= time.perf_counter() - start
         assert len(teacher.fates) == 3
     assert journal.failures == {"rate limit": 1} and journal.failure(1) == "rate limit"
     failure = json.loads(path.read_text().splitlines()[-1])
@@ -278,8 +277,8 @@ def test_retry_after_is_kept_and_attempts_are_bounded(path):
 
 @pytest.mark.parametrize("kind", ["server_error", "dropped", "timed_out"])
 def test_kinds_of_failure(path, kind):
-    with teaching(f"--{kind}", 1, "--hang", 0.3) as teacher:
-        journal = ask(teacher.url, path, [1, 2], attempts=2, timeout=0.15)
+    with teaching(f"--{kind}", 1) as teacher:
+        journal = ask(teacher.url, path, [1, 2], attempts=2, timeout=0.3 if kind == "timed_out" else 30.0)
         assert len(teacher.fates) == 4
     told = {"server_error": "server error", "dropped": "connection", "timed_out": "time-out"}[kind]
     assert journal.failures == {told: 2}
@@ -411,12 +410,12 @@ def test_a_batch_that_was_made_but_not_noted_is_found_again(path, monkeypatch):
 
 
 def test_a_batch_that_was_not_made_is_forgotten(path, monkeypatch):
-    def fail(*arguments, **options):
+    async def fail(*arguments, **options):
         raise KeyboardInterrupt
 
     with teaching() as teacher:
         with monkeypatch.context() as patch:
-            patch.setattr("openai.resources.batches.Batches.create", fail)
+            patch.setattr(Service, "post", fail)
             with pytest.raises(Stopped, match="interrupted") as stopped:
                 ask_batches(teacher.url, path)
             assert stopped.value.interrupted

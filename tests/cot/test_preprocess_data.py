@@ -169,6 +169,15 @@ def test_what_it_was_made_of(preprocess, tmp_path):
         ("{}", "expected a JSON array"),
         (json.dumps([sample(1), {"PID": 2}]), "row 2: the field 'Input_1' is missing"),
         (json.dumps([sample(1, Hit=0)]), "no sample is left to learn from"),
+        (json.dumps([sample(1), None]), "row 2: expected an object, found null"),
+        (json.dumps([sample(1), sample(2, Predictions=None)]), "row 2: 'Predictions' must be a text, found null"),
+        (json.dumps([sample(1, Predictions_2=["a"])]), "row 1: 'Predictions_2' must be a text, found [\"a\"]"),
+        (json.dumps([sample(1, Predictions="\ud800")]), "row 1: 'Predictions' must be a text, found \"\\ud800\""),
+        (json.dumps([sample(1, PID="1")]), "row 1: 'PID' must be a whole number, found \"1\""),
+        (json.dumps([sample(1, Models=[None])]), "row 1: 'Models' must be a list of texts, found [null]"),
+        (json.dumps([sample(1, History="x")]), "row 1: 'History' must be a list of texts, found \"x\""),
+        ("[" * 100_000, "not JSON"),
+        ("9" * 5_000, "not JSON"),
     ],
 )
 def test_mistakes(preprocess, tmp_path, content, told):
@@ -178,6 +187,18 @@ def test_mistakes(preprocess, tmp_path, content, told):
     status, _, err = preprocess()
     assert status == 2 and told in err and len(err.splitlines()) == 1
     assert not (tmp_path / "cot_data" / "stage123.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"outputs": null}', '{"outputs": []}'])
+def test_damaged_note_of_an_earlier_run(preprocess, tmp_path, content):
+    write_samples(tmp_path, "netflix", [sample(1)])
+    assert preprocess()[0] == 0
+    before = (tmp_path / "cot_data" / "stage123.json").read_bytes()
+    (tmp_path / "cot_data" / "stage123.run.json").write_text(content)
+    status, _, err = preprocess()
+    assert status == 2 and len(err.splitlines()) == 1 and "stage123" in err
+    assert (tmp_path / "cot_data" / "stage123.json").read_bytes() == before
+    assert preprocess("--overwrite")[0] == 0
 
 
 def test_unknown_names_and_models(preprocess, tmp_path):

@@ -24,7 +24,7 @@ TRICKY = [
     {"instruction": "i", "input": 'brackets ]}, [{ and "quotes", \\ and /', "output": "Yes."},
     {"output": "No.", "more": {"nested": [[], {}, [{"}": "]"}]]}, "input": "\n\t\u0000\u2028", "instruction": ""},
     {"instruction": "Fäden 日本語 \U0001f3ac \x7f", "input": "Ã?Â¼", "output": "Yes."},
-    {"instruction": "i", "input": "lone \ud83c surrogate", "output": "Yes."},
+    {"instruction": "i", "input": "half elsewhere", "output": "Yes.", "more": "lone \ud83c surrogate"},
     {"instruction": "\\", "input": '\\"', "output": "No.", "numbers": [-1.5e-300, 0, 12345678901234567890, 1e400]},
     *({"instruction": "i", "input": f"plain {number}", "output": "Yes."} for number in range(7)),
 ]

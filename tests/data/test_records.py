@@ -103,6 +103,7 @@ def test_author_lists_with_both_kinds_of_quotes():
         ('User Preference: "A"\nWhether the user will like the target movie "B"?', "on three lines"),
         ('User Preference: A\nUser Unpreference: \nWhether the user will like the target movie "B"?', "closing quote"),
         ("User Preference: \nUser Unpreference: \nWhether the user will like the target movie B?", "with a quote: B"),
+        ("User Preference: \nUser Unpreference: B\n\nC\nWhether the user will like the target movie B?", ": B C"),
         ('User Preference: \nUser Unpreference: "A\nWhether the user will like the target movie "B"?', "closing quote"),
     ],
 )
@@ -172,6 +173,13 @@ GOOD = {"instruction": "i", "input": "x", "output": "Yes."}
         ([{**GOOD, "input": 5}], ": row 1: the field 'input' must be a string, not int"),
         ([{**GOOD, "output": None}], ": row 1: the field 'output' must be a string, not NoneType"),
         ([GOOD, GOOD, {**GOOD, "output": "yes"}], ": row 3: 'output' must be 'Yes.' or 'No.', not 'yes'"),
+        (
+            [GOOD, {**GOOD, "input": "half \ud83c"}],
+            ": row 2: the field 'input' holds \\ud83c, half a character; write both halves or none",
+        ),
+        (b"[1" + b"0" * 5000 + b"]", ": not JSON: A number of more than 4300 digits: line 1 column 2 (char 1)"),
+        (b"[" * 100_000 + b"]" * 100_000, ": not JSON: Nested too deeply: line 1 column 2 (char 1)"),
+        (b'[\n{"a": ' * 100_000, ": not JSON: Nested too deeply: line 2 column 1 (char 2)"),
         ([{**GOOD, "output": "x" * 99}], f": row 1: 'output' must be 'Yes.' or 'No.', not '{'x' * 57}...'"),
     ],
 )

@@ -105,9 +105,9 @@ def test_no_rows_and_empty_histories():
 
 def test_ten_thousand_rows_in_seconds():
     preferences, answers, users = crowd(n_users=100, n_ratings=110)
-    start = time.perf_counter()
+    start = time.process_time()  # whatever else the machine does
     found = infer_users(preferences, answers)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert same_partition(found, users)
 
 

@@ -278,7 +278,7 @@ def test_item_floor_and_users_on_the_published_movie_rows(shared_data):
     preferences = [parse_input(record["input"]) for record in records]
     labels = labels_of(records)
     constant = np.full(len(records), 0.4)
-    metrics = summarise(labels, constant, constant, preferences, train, resamples=200)
+    metrics = summarise(labels, constant, constant, preferences, floor_scores(preferences, train), resamples=200)
     assert round(metrics["floors"]["history + item"]["auc"], 4) == 0.7623
     assert metrics["users"] == {"n": 16, "source": "inferred from overlapping windows"}
     assert metrics["auc"] == 0.5  # ties count half

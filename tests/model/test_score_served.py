@@ -9,6 +9,7 @@ The server here answers /v1/models and /v1/completions in the form of vLLM 0.32 
 5. Several served models, an unknown one, a server that is down or refuses, an incomplete folder: one line each.
 """
 
+import asyncio
 import importlib.util
 import json
 import shutil
@@ -19,10 +20,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
-from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
 from tests.conftest import REPOSITORY
+from tlrec.cot.client import Service
 from tlrec.data.records import read_records
 from tlrec.evaluation.results import read_evaluation
 from tlrec.model.prompts import load_frame
@@ -206,7 +207,8 @@ def test_many_prompts_and_their_order(serve, exported):
     spec.loader.exec_module(script)
     server = serve()
     prompts = [[1, 300 + number % 300, 7][: 2 + number % 2] for number in range(140)]
-    log_p = script.answer_log_probabilities(OpenAI(base_url=server.url, api_key="none"), "movie", prompts, (5, 630))
+    service = Service(server.url, timeout=60, attempts=1, key="none")
+    log_p = asyncio.run(script.answer_log_probabilities(service, "movie", prompts, (5, 630)))
     assert [len(body["prompt"]) for body in server.bodies] == [128, 12]
     assert sum((body["prompt"] for body in server.bodies), []) == prompts
     with torch.no_grad():

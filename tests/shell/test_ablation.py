@@ -139,7 +139,7 @@ def test_with_a_general_adapter(ablation, workspace):
     general = workspace / "instruction_model" / "movie" / "alpaca"
     general.mkdir(parents=True)
     (general / "adapter_config.json").write_text("{}")
-    process, commands = ablation("1", "movie", "netflix", SHOTS="8", SEEDS="4 5", EXP_NAME="mine", STAGES="source")
+    process, commands = ablation("1", "movie", "netflix", SHOTS="8", SEEDS="4 5", STAGES="source")
     assert (process.returncode, process.stderr) == (0, "")
     with_it = expected("alpaca", "instruction/alpaca")
     assert list(steps(commands, workspace)) == [*expected("fresh"), *with_it, "tlrec.report"]
@@ -188,6 +188,12 @@ def test_a_mistake_inside_stops_everything(ablation, workspace):
             None,
             "no general adapter at /no/adapter/adapter_config.json; GENERAL_ADAPTER=none goes without one",
         ),
+        (
+            {"EXP_NAME": "mine"},
+            None,
+            "EXP_NAME 'mine': it names one experiment, and an ablation is many; unset EXP_NAME",
+        ),
+        ({"SHOTS": "few"}, None, "SHOTS 'few': give whole numbers of -1 or more"),
         ({"CURRICULA": "base, sauce"}, None, "STAGES 'sauce': stages are cot and source, and stage1 and stage12 of "),
     ],
     ids=str,
@@ -199,6 +205,12 @@ def test_what_is_missing_is_one_line(ablation, workspace, environment, missing, 
     assert (process.returncode, process.stdout, commands) == (2, "", [])
     assert process.stderr.startswith("error: " + message.format(root=workspace))
     assert process.stderr.count("\n") == 1
+
+
+def test_flags_of_the_launcher_are_refused_before_any_run(ablation):
+    process, commands = ablation("cpu", "movie", "netflix", "--seed", "3")
+    assert (process.returncode, commands) == (2, [])
+    assert process.stderr == "error: --seed: this launcher sets it; give SEEDS instead\n"
 
 
 def test_usage(ablation):

@@ -26,6 +26,8 @@ from tlrec.data.records import write_records
 from tlrec.files import sha256
 from tlrec.runs import last_checkpoint
 
+ZERO, FEW = ("zero_shot.sh", "cpu", "movie", "netflix"), ("few_shot.sh", "cpu", "0", "movie")
+
 # Stands for Python: notes its arguments and makes the adapter that was asked for.
 STUB = """#!/usr/bin/env bash
 printf '%s\\0' "GPU=${CUDA_VISIBLE_DEVICES-none}" "$@" "--END--" >> "$LAUNCH_LOG"
@@ -251,7 +253,9 @@ def test_a_launcher_called_again_resumes_the_stage_that_was_stopped(launch, work
             time.sleep(0.05)
         os.killpg(first.pid, signal.SIGTERM)  # as a cluster does before it kills
         assert first.wait() != 0
+        until = time.monotonic() + 120
         while not (stopped := re.search(r"SIGTERM: stopped after step (\d+), a checkpoint is saved", log.read_text())):
+            assert time.monotonic() < until, log.read_text()
             time.sleep(0.05)  # the script ends after the launcher
     assert not (adapter / "adapter_config.json").exists()
     second = launch("zero_shot.sh", "cpu", "movie", "netflix", *quick, STAGES="source")
@@ -283,6 +287,57 @@ def test_names_and_models_from_the_environment(started, workspace, tiny_llama):
     assert last.test_data_path == str(workspace / "rec_data" / "book" / "test.json")
 
 
+def test_an_exported_name_means_one_experiment_everywhere(started, workspace, tiny_adapter):
+    """The name is that of zero_shot.sh's adapter, of the one few_shot.sh starts from, and of its results."""
+    zero = started("zero_shot.sh", "cpu", "movie", "netflix", EXP_NAME="mine", STAGES="source ")
+    instruction = str(workspace / "instruction_model" / "movie" / "mine")
+    assert [parsed(*command[:2]).output_dir for command in zero[:-1]] == [instruction]
+    assert parsed(*zero[-1][:2]).lora_weights == [instruction]
+    output = str(workspace / "output_model" / "movie" / "mine")
+    for extra, start in (({}, instruction), ({"INSTRUCTION_ADAPTER": str(tiny_adapter)}, str(tiny_adapter))):
+        ((path, flags, _),) = started("few_shot.sh", "cpu", "0", "movie", EXP_NAME="mine", **extra)
+        arguments = parsed(path, flags)
+        assert (arguments.resume_from_checkpoint, arguments.output_dir) == (start, output)
+
+
+def test_arguments_of_the_evaluation(started):
+    """EVALUATE_ARGS go to evaluate.py alone; that code of the model may run is passed on, since no file says so."""
+    zero = started(
+        "zero_shot.sh",
+        "cpu",
+        "movie",
+        "netflix",
+        "--trust_remote_code",
+        EVALUATE_ARGS="--token_budget 512",
+        STAGES="cot",
+    )
+    tuner, evaluation = (parsed(*command[:2]) for command in zero)
+    assert (evaluation.token_budget, evaluation.trust_remote_code) == (512, True)
+    assert tuner.trust_remote_code
+    assert not parsed(*started("zero_shot.sh", "cpu", "movie", "netflix", STAGES="cot")[-1][:2]).trust_remote_code
+
+
+@pytest.mark.parametrize(
+    "command, flag, instead",
+    [
+        (ZERO, "--output_dir", "ROOT_PATH and EXP_NAME"),
+        (ZERO, "--stage", "STAGES"),
+        (ZERO, "--base_model", "BASE_MODEL"),
+        (FEW, "--seed", "SEED or SEEDS"),
+        (FEW, "--sample", "SHOTS"),
+        (FEW, "--resume_from_checkpoint", "INSTRUCTION_ADAPTER"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("equals", [False, True])
+def test_flags_of_the_launcher_are_refused(launch, workspace, command, flag, instead, equals):
+    before = snapshot(workspace)
+    process = launch(*command, "--num_epochs", "1", *([f"{flag}=1"] if equals else [flag, "1"]))
+    message = f"error: {flag}: this launcher sets it; give {instead} instead\n"
+    assert (process.returncode, process.stdout, process.stderr) == (2, "", message)
+    assert snapshot(workspace) == before
+
+
 @pytest.mark.parametrize(
     "environment, adapter, output, shots, seeds",
     [
@@ -291,7 +346,17 @@ def test_names_and_models_from_the_environment(started, workspace, tiny_llama):
         ({"SHOTS": "16"}, "alpaca_stage123_instrument", "alpaca_stage123_instrument/5_16", [16], [5]),
         ({"SHOTS": "-1"}, "alpaca_stage123_instrument", "alpaca_stage123_instrument/5_-1", [-1], [5]),
         ({"SEEDS": "0 1 2", "SHOTS": "8"}, "alpaca_stage123_instrument", "alpaca_stage123_instrument", [8], [0, 1, 2]),
-        ({"EXP_NAME": "my run", "SEEDS": "7"}, "alpaca_stage123_instrument", "my run", [16, 64, 256], [7]),
+        ({"EXP_NAME": "my run", "SEEDS": "7"}, "my run", "my run", [16, 64, 256], [7]),
+        # folders depend on what runs, not on how it was written
+        ({"SHOTS": "16 "}, "alpaca_stage123_instrument", "alpaca_stage123_instrument/5_16", [16], [5]),
+        (
+            {"SHOTS": " 16  16", "SEEDS": " 5"},
+            "alpaca_stage123_instrument",
+            "alpaca_stage123_instrument/5_16",
+            [16],
+            [5],
+        ),
+        ({"STAGES": " source "}, "alpaca_instrument", "alpaca_instrument", [16, 64, 256], [5]),
     ],
     ids=str,
 )
@@ -330,7 +395,6 @@ def test_the_default_python_is_the_projects_own(launch, workspace, tmp_path):
 
 # ---------------------------------------------------------------------------------------------------- what is missing
 
-ZERO, FEW = ("zero_shot.sh", "cpu", "movie", "netflix"), ("few_shot.sh", "cpu", "0", "movie")
 PLACE, MAKE = "base_model/README.md tells how to place one", "rec_data/README.md tells how to make it"
 
 
@@ -380,6 +444,18 @@ PLACE, MAKE = "base_model/README.md tells how to place one", "rec_data/README.md
             "adapter_config.json; STAGES='source' bash shell/zero_shot.sh cpu movie SOURCE makes it",
         ),
         (ZERO, {"ROOT_PATH": "/no/root"}, None, "no base model at /no/root/base_model/llama-7b/; "),
+        (ZERO, {"STAGES": " "}, None, "STAGES is empty: give at least one of cot and source"),
+        (FEW, {"STAGES": " "}, None, "STAGES is empty: give at least one of cot and source"),
+        (FEW, {"SHOTS": " "}, None, "SHOTS ' ': give at least one number"),
+        (FEW, {"SHOTS": "16,64"}, None, "SHOTS '16,64': give whole numbers of -1 or more, such as '16 64'"),
+        (FEW, {"SEEDS": "0 -1"}, None, "SEED '0 -1': give whole numbers of 0 or more"),
+        (
+            FEW,
+            {"EXP_NAME": "mine"},
+            None,
+            "no instruction adapter at {root}/instruction_model/movie/mine/adapter_config.json; EXP_NAME='mine' "
+            "STAGES='cot source' bash shell/zero_shot.sh cpu movie SOURCE makes it (or name another: INSTRUCTION_ADAPTER)",
+        ),
         (ZERO, {"STAGES": "cot sauce"}, None, "STAGES 'cot sauce': stages are cot and source"),
         (ZERO, {"VALID": "both"}, None, "VALID 'both': give target or source"),
         (ZERO, {"PYTHON": "/no/python"}, None, "PYTHON=/no/python: no such program; bash shell/setup.sh makes one"),

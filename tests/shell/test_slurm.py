@@ -23,7 +23,7 @@ TUNER = """#!/usr/bin/env bash
 trap 'sleep 0.5; echo saved >> "$LOG"; exit 143' TERM
 echo "GPU=$CUDA_VISIBLE_DEVICES $*" >> "$LOG"
 [ -z "${ENDS:-}" ] || exit "$ENDS"
-for _ in $(seq 200); do sleep 0.05; done
+for _ in $(seq 2000); do sleep 0.05; done
 """
 SCONTROL = """#!/usr/bin/env bash
 echo "scontrol $*" >> "$LOG"
@@ -75,7 +75,7 @@ def log(tmp_path):
     """log(lines) waits until so many lines are there, and returns all."""
 
     def lines(count):
-        path, until = tmp_path / "log", time.monotonic() + 20
+        path, until = tmp_path / "log", time.monotonic() + 60
         while (len(path.read_text().splitlines()) if path.exists() else 0) < count and time.monotonic() < until:
             time.sleep(0.02)
         return path.read_text().splitlines()
@@ -101,7 +101,7 @@ def test_without_a_target_it_says_how_it_is_used(submit, log):
 @pytest.mark.parametrize("status", [0, 2])
 def test_a_task_is_one_seed_of_the_launcher(submit, log, status):
     task = submit("movie", "--num_epochs", "10", SHOTS="16 64", ENDS=str(status))
-    assert task.wait(20) == status
+    assert task.wait(60) == status
     (line,) = log(1)
     assert line.startswith(f"GPU=2 {REPOSITORY}/rec_tuning.py --base_model ")
     assert "--sample 16 64 --seed 3 --device cuda " in line and line.endswith("--target movie --num_epochs 10")
@@ -112,5 +112,5 @@ def test_a_task_that_is_stopped_saves_first(submit, log, sent, last):
     task = submit("movie")
     assert len(log(1)) == 1
     task.send_signal(sent)
-    assert task.wait(20) > 128
+    assert task.wait(60) > 128
     assert log(2 + len(last))[1:] == ["saved", *last]

@@ -1,9 +1,12 @@
 """Runs scripts of the project in forked processes, which it kills at random moments and starts again until they end.
 
-    python tests/support/killed.py SEED KILLS MEAN_SECONDS COMMANDS.json
+    python tests/support/killed.py SEED KILLS MOST COMMANDS.json
 
-COMMANDS.json: a list of command lines, ["ins_tuning.py", "--flag", ...], one after the other. Prints how many processes
-were killed. Forking after torch is imported makes a start cost a fraction of a second.
+COMMANDS.json: a list of command lines, ["ins_tuning.py", "--flag", ...], one after the other, all of which write below
+the folder of that file. Each is killed KILLS times: a process dies a few milliseconds after it has touched files there for the n-th time; n is drawn
+from 1 to MOST, anew for each process. So the moments are those at which something can be lost, on a machine of any
+speed. Prints how many processes of each command were killed. Forking after torch is imported makes a start cost a
+fraction of a second.
 """
 
 import importlib.util
@@ -12,7 +15,6 @@ import os
 import random
 import signal
 import sys
-import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -22,9 +24,28 @@ from tlrec.errors import one_line_errors  # noqa: E402
 from tlrec.model import base_models, scoring  # noqa: E402, F401  # imported by all children once
 from tlrec.tuning import trainer  # noqa: E402, F401
 
+TOUCHES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}  # events of sys.addaudithook
 
-def run(command):
-    """The script's main in a new process; returns its number."""
+
+def die_at(folder, moment, seconds):
+    """Let this process die `seconds` after something has happened to files below `folder` for the `moment`-th time.
+
+    The alarm's default action ends the process as SIGKILL does, in the middle of whatever it does.
+    """
+    left = moment
+
+    def look(event, arguments):
+        nonlocal left
+        if event in TOUCHES and folder in str(arguments[0]):
+            left -= 1
+            if left == 0:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    sys.addaudithook(look)
+
+
+def run(command, before):
+    """The script's main in a new process, which calls `before` first; returns its number."""
     if child := os.fork():
         return child
     log = os.open(os.devnull, os.O_WRONLY)
@@ -34,6 +55,7 @@ def run(command):
     sys.argv = command
     status = 1
     try:
+        before()
         spec.loader.exec_module(script)
         with one_line_errors():
             script.main()
@@ -45,22 +67,22 @@ def run(command):
 
 
 def main():
-    seed, kills, mean, commands = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), json.load(open(sys.argv[4]))
-    moments, killed = random.Random(seed), 0
-    for command in commands:
-        while True:
-            child = run(command)
-            if killed < kills:
-                time.sleep(moments.expovariate(1 / mean))
-                os.kill(child, signal.SIGKILL)  # which finds a process that has ended unreaped, and does nothing to it
+    seed, kills, most, path = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    draw, commands = random.Random(seed), json.loads(path.read_text())
+    killed = [0] * len(commands)
+    for number, command in enumerate(commands):
+        while True:  # until it ends
+            moment, seconds = draw.randint(1, most), draw.uniform(1e-6, 0.02)
+            to_kill = killed[number] < kills
+            child = run(command, lambda: to_kill and die_at(str(path.parent), moment, seconds))
             _, status = os.waitpid(child, 0)
             if os.WIFSIGNALED(status):
-                killed += 1
+                killed[number] += 1
                 continue
             if os.WEXITSTATUS(status):
                 sys.exit(f"{command[0]} ended with status {os.WEXITSTATUS(status)}")
             break
-    print(killed)
+    print(*killed)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import numpy as np
 
 from tlrec.data.preferences import Item, Preference, build_record, parse_input
 from tlrec.data.records import labels_of, write_records
+from tlrec.evaluation.metrics import floor_scores
 from tlrec.evaluation.results import predictions_rows, summarise, write_evaluation
 from tlrec.runs import describe_adapter, describe_run, write_run
 
@@ -86,7 +87,8 @@ def evaluate(folder, test_path, records, p_yes, p_no, adapter=None, train_record
     """metrics.json and predictions.jsonl as evaluate.py leaves them."""
     labels = labels_of(records)
     preferences = [parse_input(record["input"]) for record in records]
-    metrics = summarise(labels, p_yes, p_no, preferences, train_records, resamples=200)
+    floors = floor_scores(preferences, train_records)
+    metrics = summarise(labels, p_yes, p_no, preferences, floors, resamples=200)
     metrics["run"] = describe_run(
         "evaluate.py",
         {"cutoff_len": 512, "quantization": "none"},
@@ -97,5 +99,5 @@ def evaluate(folder, test_path, records, p_yes, p_no, adapter=None, train_record
         base_model="base_model/pocket-llama/",
         frame="alpaca",
     )
-    write_evaluation(folder, metrics, predictions_rows(labels, p_yes, p_no, preferences, train_records=train_records))
+    write_evaluation(folder, metrics, predictions_rows(labels, p_yes, p_no, preferences, floors=floors))
     return folder

@@ -245,7 +245,7 @@ def digest(folder):
 
 
 def test_patience(instruct, tmp_path):
-    assert instruct(tmp_path / "a", "--learning_rate", 0, "--patience", 2, "--num_epochs", 4)[0] == 0
+    assert instruct(tmp_path / "a", "--learning_rate", 1e-12, "--patience", 2, "--num_epochs", 4)[0] == 0
     results = run_of(tmp_path / "a")["results"]
     assert [entry["step"] for entry in results["history"]] == [1, 2, 3]  # the first is the best, two without gain
     assert results["best_step"] == 1

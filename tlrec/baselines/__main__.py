@@ -13,13 +13,14 @@ import argparse
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
-from tlrec.data.preferences import parse_input, read_checked
-from tlrec.data.records import check_two_classes, draw_shots, labels_of
+from tlrec.data.preferences import parse_input
+from tlrec.data.records import RecordFile, check_draw, draw_shots, labels_of
 from tlrec.errors import InputError, one_line_errors
+from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.results import read_metrics, record_evaluation
-from tlrec.runs import describe_data, same_run
+from tlrec.model.scores import Scores
+from tlrec.runs import describe_records, same_run
 
 NAMES = {"popularity": "popularity", "item-knn": "item-kNN", "sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser"}
 
@@ -46,14 +47,6 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def read_preferences(path):
-    """Records of a preference file and their Preferences; InputError for instruction records or a single label."""
-    records, preferences = read_checked(path)
-    if preferences is None:
-        raise InputError(f"{path}: row 1: 'output' must be 'Yes.' or 'No.'; a baseline needs preference records")
-    return records, preferences
-
-
 def main():
     args = parse_arguments()
 
@@ -63,21 +56,13 @@ def main():
             raise InputError(f"--{flag} {getattr(args, flag)}: give 1 or more")
     if min(args.seed) < 0:
         raise InputError(f"--seed {min(args.seed)}: give 0 or more")
-    train_records, _ = read_preferences(args.train_data_path)
+    train = RecordFile(args.train_data_path)
     for shots in args.sample:
-        if shots == 0 or shots < -1 or shots > len(train_records):
-            raise InputError(
-                f"--sample {shots}: {args.train_data_path} has 1 to {len(train_records)} rows, or -1 for all"
-            )
-    val_records, val_preferences = read_preferences(args.val_data_path)
-    check_two_classes(val_records, args.val_data_path)
-    test_records, test_preferences = read_preferences(args.test_data_path)
-    check_two_classes(test_records, args.test_data_path)
-    data = {
-        "train": describe_data(args.train_data_path, len(train_records)),
-        "valid": describe_data(args.val_data_path, len(val_records)),
-        "test": describe_data(args.test_data_path, len(test_records)),
-    }
+        check_draw("--sample", shots, train)
+    valid, test = EvaluationSet(args.val_data_path), EvaluationSet(args.test_data_path, train)
+    valid.check_preferences()
+    test.check_preferences()
+    data = {name: describe_records(file) for name, file in {"train": train, "valid": valid, "test": test}.items()}
     runs = []  # (method, shots, seed, folder, arguments)
     for method in args.method:
         for shots in args.sample:
@@ -111,23 +96,23 @@ def main():
     for method, shots, seed, folder, arguments in runs:
         # 3. Draw the shots
         started, clock = datetime.now(UTC), time.perf_counter()
-        drawn = draw_shots(train_records, shots, seed)
+        drawn = list(draw_shots(train, shots, seed))
         preferences, labels = [parse_input(record["input"]) for record in drawn], labels_of(drawn)
 
         # 4. Learn from them and score the test rows
         found = {}
         if method == "popularity":
-            probability = counting.popularity(counting.ratings_of(preferences, labels), test_preferences)
+            probability = counting.popularity(counting.ratings_of(preferences, labels), test.preferences)
         elif method == "item-knn":
-            probability = counting.item_knn(counting.ratings_of(preferences, labels), test_preferences)
+            probability = counting.item_knn(counting.ratings_of(preferences, labels), test.preferences)
         else:
             probability, best_step, log_loss = neural.fit_and_score(
                 networks[method],
                 preferences,
                 labels,
-                val_preferences,
-                labels_of(val_records),
-                test_preferences,
+                valid.preferences,
+                valid.labels,
+                test.preferences,
                 seed,
                 args.num_epochs,
                 args.patience,
@@ -136,17 +121,14 @@ def main():
 
         # 5. The same numbers, floors and files as for a language model
         seconds = time.perf_counter() - clock
-        scores = SimpleNamespace(p_yes=probability, p_no=1 - probability, truncated=0, seconds=seconds)
+        scores = Scores(probability, 1 - probability, truncated=0, seconds=seconds)
         metrics = record_evaluation(
             folder,
             "tlrec.baselines",
             arguments,
-            args.test_data_path,
-            test_records,
+            test,
             scores,
-            args.train_data_path,
-            train_records,
-            val_data_path=args.val_data_path,
+            valid=valid,
             started=started,
             stage="baseline",
             method=NAMES[method],

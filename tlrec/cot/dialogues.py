@@ -10,7 +10,7 @@ import asyncio
 import signal
 import sys
 
-from tlrec.cot.client import ServiceError, describe_failure, service_errors
+from tlrec.cot.client import ServiceError
 from tlrec.cot.journal import read_completion
 
 DRAIN_SECONDS = 30  # what a stopping run waits for the calls in flight: they are paid for
@@ -62,21 +62,21 @@ class Stopped(Exception):
         self.interrupted = interrupted
 
 
-def run_dialogues(client, request, pids, next_prompt, journal, budget, concurrency, report):
+def run_dialogues(service, request, pids, next_prompt, journal, budget, concurrency, report):
     """Ask all that is missing, at most `concurrency` samples at a time.
 
-    client:      AsyncOpenAI from `open_client`.
+    service:     a `Service`; it is closed at the end.
     request:     dict of all fields of a chat request but the messages.
     next_prompt: function of (pid, texts of the answers so far) to the next prompt, or None where the dialogue is over.
     report:      called with a list of pids whenever the journal has grown for them.
     Raises ServiceError or Stopped, once the calls in flight have come in, and what has come in is in the journal.
     """
-    asyncio.run(_Run(client, request, iter(pids), next_prompt, journal, budget, concurrency, report).run())
+    asyncio.run(_Run(service, request, iter(pids), next_prompt, journal, budget, concurrency, report).run())
 
 
 class _Run:
-    def __init__(self, client, request, pids, next_prompt, journal, budget, concurrency, report):
-        self.client, self.request, self.pids, self.next_prompt = client, request, pids, next_prompt
+    def __init__(self, service, request, pids, next_prompt, journal, budget, concurrency, report):
+        self.service, self.request, self.pids, self.next_prompt = service, request, pids, next_prompt
         self.journal, self.budget, self.concurrency, self.report = journal, budget, concurrency, report
         self.in_flight = 0
         self.failed_in_a_row = 0
@@ -101,7 +101,7 @@ class _Run:
             for task in workers | {stopping}:
                 task.cancel()
             await asyncio.gather(*workers, stopping, return_exceptions=True)
-            await self.client.close()
+            await self.service.close()
         if self.end:
             raise self.end
 
@@ -133,18 +133,16 @@ class _Run:
             self.in_flight += 1
             self.budget.reserved += worst
         try:
-            with service_errors(self.client):
-                completion = await self.client.chat.completions.create(
-                    messages=[{"role": "user", "content": prompt}], **self.request
+            with self.service.errors():
+                completion, request_id = await self.service.post(
+                    "/chat/completions", {**self.request, "messages": [{"role": "user", "content": prompt}]}
                 )
-            if isinstance(completion, str):
-                raise ValueError("the answer is no JSON")
-            answer = read_completion(pid, stage, completion.to_dict(), completion._request_id)
+            answer = read_completion(pid, stage, completion, request_id)
         except ServiceError as error:
             self._stop(error)
             return False
         except (openai.OpenAIError, ValueError) as error:
-            kind, message = describe_failure(error, self.client)
+            kind, message = self.service.describe_failure(error)
             await asyncio.to_thread(self.journal.add_failures, [(pid, stage, kind, message)])
             self.failed_in_a_row += 1
             if self.failed_in_a_row >= max(FAILURES_IN_A_ROW, self.concurrency):

@@ -19,6 +19,7 @@ from pathlib import Path
 from tlrec.errors import InputError
 
 JOURNAL_VERSION = 1
+MOST_TOKENS = 10**12  # of one answer; more is no count
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,21 @@ class Answer:
     request_id: str | None
     batch: bool
 
+    def __post_init__(self):
+        """ValueError for what no prompt and no sum can be made of, be it read from a service or from the journal."""
+        for name in ("text", "finish_reason", "refusal", "model", "request_id"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (value is None and name in ("refusal", "request_id")):
+                raise ValueError(f"{name} is a {type(value).__name__}")
+            if value and not value.isascii() and value.encode(errors="replace").decode() != value:
+                raise ValueError(f"{name} holds half a character (a lone surrogate)")
+        for name in ("pid", "stage", "prompt_tokens", "completion_tokens"):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value < MOST_TOKENS:
+                raise ValueError(f"{name} is {value!r:.40}, not a count")
+        if type(self.batch) is not bool:
+            raise ValueError(f"batch is a {type(self.batch).__name__}")
+
     @property
     def flaw(self):
         """Why the answer is not usable: "refused", "cut off", "empty"; None if it is."""
@@ -49,21 +65,27 @@ class Answer:
 
 
 def read_completion(pid, stage, completion, request_id, batch=False):
-    """An Answer from a chat completion in the form of a dict; ValueError if it has another form."""
+    """An Answer from a chat completion, read as JSON; ValueError if it is none. null counts as not given."""
+
+    def given(value, default):
+        return default if value is None else value
+
     try:
-        choice, usage = completion["choices"][0], completion.get("usage") or {}
+        choice, usage = completion["choices"][0], given(completion.get("usage"), {})
         return Answer(
             pid=pid,
             stage=stage,
-            text=choice["message"].get("content") or "",
-            finish_reason=choice.get("finish_reason") or "",
+            text=given(choice["message"].get("content"), ""),
+            finish_reason=given(choice.get("finish_reason"), ""),
             refusal=choice["message"].get("refusal"),
-            model=completion.get("model") or "",
-            prompt_tokens=usage.get("prompt_tokens") or 0,
-            completion_tokens=usage.get("completion_tokens") or 0,
+            model=given(completion.get("model"), ""),
+            prompt_tokens=given(usage.get("prompt_tokens"), 0),
+            completion_tokens=given(usage.get("completion_tokens"), 0),
             request_id=request_id,
             batch=batch,
         )
+    except ValueError as error:
+        raise ValueError(f"not a chat completion: {error}") from None
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"not a chat completion: {error!r}") from None
 

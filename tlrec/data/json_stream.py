@@ -1,13 +1,14 @@
 """A record file read as a stream: the values of a JSON array one after the other, whatever the file's size.
 
 Beside each value stand the bytes where it begins and ends, so that it can be read again alone. What is wrong with a file
-is said in the words of `json.load`.
+is said in the words of `json.load`, where it has any.
 """
 
 import codecs
 import hashlib
 import json
 import re
+import sys
 
 from tlrec.errors import InputError
 
@@ -72,6 +73,10 @@ class RecordStream:
                 message, position = "Expecting value", stop.value
             except json.JSONDecodeError as error:
                 message, position = error.msg, error.pos
+            except ValueError:  # Python reads whole numbers up to a length only
+                raise self._not_json(f"A number of more than {sys.get_int_max_str_digits()} digits", start) from None
+            except RecursionError:
+                raise self._not_json("Nested too deeply", start) from None
             else:
                 if end > len(self._text) - LONGEST_TOKEN and self._more():  # a number might go on
                     continue

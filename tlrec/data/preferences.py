@@ -91,10 +91,15 @@ def build_record(preference, liked, quoted_target=False):
 def ambiguous_names(preference):
     """Titles and creators that hold what also separates items, so that another reading of the record is possible.
 
-    These have an odd number of quotes, or hold `, "` or `" written by`: the cut may have gone through them.
+    These have an odd number of quotes, or hold `, "` or `" written by` (the quote before a title counts): the cut may
+    have gone through them. So may it through a book's quotes at both ends of the target.
     """
-    names = [name for item in (*preference.history, preference.target) for name in (item.title, item.creator)]
-    return [name for name in names if name.count('"') % 2 or ', "' in name or _WRITTEN_BY.search(name)]
+    items, target = (*preference.history, preference.target), preference.target
+    names = [(name, before + name) for item in items for before, name in (('"', item.title), ("", item.creator))]
+    found = [name for name, written in names if name.count('"') % 2 or ', "' in name or _WRITTEN_BY.search(written)]
+    if target.title.startswith('"') and target.creator.endswith('"') and target.title not in found:
+        found.append(target.title)
+    return found
 
 
 def _parse_items(text):
@@ -114,19 +119,24 @@ def _parse_items(text):
     if pending and books and items:
         items[-1] += f", {pending}"
     elif pending:
-        raise ValueError(f"an item without its closing quote or 'written by': {pending[:80]}")
+        raise ValueError(f"an item without its closing quote or 'written by': {_shown(pending)}")
     return tuple(map(_parse_item, items))
 
 
 def _parse_item(text):
     if len(text) < 2 or not text.startswith('"'):
-        raise ValueError(f"an item must begin with a quote: {text[:80]}")
+        raise ValueError(f"an item must begin with a quote: {_shown(text)}")
     by = _WRITTEN_BY.search(text, 1)
     if by:
         return Item(text[1 : by.start()], text[by.end() :])
     if not text.endswith('"'):
-        raise ValueError(f"an item without its closing quote: {text[:80]}")
+        raise ValueError(f"an item without its closing quote: {_shown(text)}")
     return Item(text[1:-1])
+
+
+def _shown(text):
+    """The beginning of a text in one line."""
+    return " ".join(text[:80].split())
 
 
 def read_checked(path):

@@ -26,19 +26,26 @@ def read_records(path, labelled=True):
     Returns a list of dicts with exactly the three string fields. With `labelled`, every `output` must be "Yes." or
     "No.". Raises InputError, naming file and row (counted from 1), for anything else.
     """
+    return read_records_and_digest(path, labelled)[0]
+
+
+def read_records_and_digest(path, labelled=True):
+    """What `read_records` returns, and the hexadecimal SHA-256 of the file, which is read once."""
     stream = RecordStream(path)
     with stream.file:
-        return [_only_fields(row) for row, _, _ in _checked(stream, labelled)]
+        records = [_only_fields(row) for row, _, _ in _checked(stream, labelled)]
+    return records, stream.sha256
 
 
 class RecordFile(Sequence):
     """The records of a file as `read_records` gives them, validated at once but each read only when it is asked for.
 
     Memory holds the two offsets of each row, so that there may be millions. The file stays open and must not change.
-    `sha256` is the digest of the file.
+    `sha256` is the digest of the file, `labelled` what was asked for.
     """
 
     def __init__(self, path, labelled=True):
+        self.path, self.labelled = path, labelled
         stream = RecordStream(path)
         starts, ends = array("q"), array("q")
         for _, start, end in _checked(stream, labelled):
@@ -85,9 +92,21 @@ def check_record(row, where, labelled):
             raise InputError(f"{where}: the field {field!r} is missing")
         if not isinstance(row[field], str):
             raise InputError(f"{where}: the field {field!r} must be a string, not {type(row[field]).__name__}")
+        if lone := _lone_surrogate(row[field]):
+            raise InputError(f"{where}: the field {field!r} holds {lone}, half a character; write both halves or none")
     if labelled and row["output"] not in LABELS:
         shown = row["output"] if len(row["output"]) < 60 else row["output"][:57] + "..."
         raise InputError(f"{where}: 'output' must be 'Yes.' or 'No.', not {shown!r}")
+
+
+def _lone_surrogate(text):
+    """The escape of the first surrogate without its other half, which no tokenizer and no file takes; None if all is
+    well."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"\\u{ord(text[error.start]):04x}"
+    return None
 
 
 def write_records(path, records):
@@ -108,6 +127,12 @@ def check_two_classes(records, path):
         raise InputError(
             f"{path}: all {len(records)} rows are labelled {records[0]['output']!r}; AUC needs both 'Yes.' and 'No.'"
         )
+
+
+def check_draw(flag, shots, records):
+    """Raise InputError, naming the flag, unless `shots` rows can be drawn from a RecordFile, or -1 asks for all."""
+    if shots == 0 or shots < -1 or shots > len(records):
+        raise InputError(f"{flag} {shots}: {records.path} has 1 to {len(records)} rows, or -1 for all")
 
 
 def draw_shots(records, shots, seed):

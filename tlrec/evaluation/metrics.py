@@ -12,7 +12,7 @@ interval over users is the honest one; that over rows stands beside it because i
 import numpy as np
 
 from tlrec.data.preferences import parse_input
-from tlrec.data.records import labels_of
+from tlrec.data.records import LABELS
 from tlrec.errors import InputError
 
 RELIABILITY_BINS = 10
@@ -50,13 +50,13 @@ def item_floor(preferences, train_records):
     a history repeats the same rating up to ten times. Raises InputError for a train record in another form.
     """
     times, liked = {}, {}
-    for row, (record, label) in enumerate(zip(train_records, labels_of(train_records), strict=True), start=1):
+    for row, record in enumerate(train_records, start=1):
         try:
             target = parse_input(record["input"]).target
         except ValueError as error:
             raise InputError(f"training data: row {row}: {error}") from None
         times[target] = times.get(target, 0) + 1
-        liked[target] = liked.get(target, 0) + label
+        liked[target] = liked.get(target, 0) + LABELS[record["output"]]
     targets = [p.target for p in preferences]
     return np.array([(liked.get(t, 0) + ITEM_PRIOR / 2) / (times.get(t, 0) + ITEM_PRIOR) for t in targets])
 

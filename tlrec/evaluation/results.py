@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tlrec.data.preferences import parse_input
-from tlrec.data.records import labels_of
 from tlrec.data.users import infer_users
 from tlrec.errors import InputError
 from tlrec.evaluation.intervals import LEVEL, bootstrap_aucs, interval
@@ -22,26 +20,28 @@ from tlrec.evaluation.metrics import (
     reliability_bins,
     two_probabilities_to_score,
 )
-from tlrec.files import parse_json, plain_json, read_bytes, read_json, sha256, validate, whole_file, write_json
-from tlrec.runs import describe_adapter, describe_run
+from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate, whole_file, write_json
+from tlrec.runs import describe_adapter, describe_records, describe_run
+
+INFERRED = "inferred from overlapping windows"  # where users are from, if nobody said who they are
 
 
-def summarise(labels, p_yes, p_no, preferences=None, train_records=None, users=None, seed=0, resamples=2000):
+def summarise(labels, p_yes, p_no, preferences=None, floors=None, users=None, source="given", seed=0, resamples=2000):
     """Everything that `metrics.json` says about one evaluation, as a dict of plain JSON values.
 
     labels: (n,) of 0 and 1. p_yes, p_no: (n,) probabilities of the two answers. preferences: the rows'
-    `tlrec.data.preferences.Preference`s; without them there are no floors and no slices. train_records: records of the target's
-    train split, for the floors that know the items. users: (n,) ids; by default inferred from overlapping windows.
+    `tlrec.data.preferences.Preference`s; without them there are no slices. floors: {name: (n,) score}, by default those of
+    the preferences alone. users: (n,) ids, and their `source`; by default inferred from overlapping windows.
     Values that are not defined (AUC of one class, the interval over a single user) are None, never 0.5.
     Raises InputError, naming the row, for what are not labels or probabilities.
     """
     from sklearn.metrics import brier_score_loss, log_loss
 
     labels, p_yes, p_no = check_predictions(labels, p_yes, p_no)
-    users, source = known_users(preferences, labels, users)
+    users, source = known_users(preferences, labels, users, source)
     probability = probability_of_yes(p_yes, p_no)
     scores = {"auc": two_probabilities_to_score(p_yes, p_no), "auc_logodds": log_odds(p_yes, p_no)}
-    floors = floor_scores(preferences, train_records)
+    floors = floor_scores(preferences) if floors is None else floors
     scores |= floors
     aucs = {name: auc(labels, score) for name, score in scores.items()}
     column = {name: number for number, name in enumerate(scores)}
@@ -113,21 +113,21 @@ def check_predictions(labels, p_yes, p_no):
     return labels.astype(np.int64), p_yes, p_no
 
 
-def known_users(preferences, labels, users=None):
+def known_users(preferences, labels, users=None, source="given"):
     """(ids, where they are from): those given, else inferred from overlapping windows, else (None, None)."""
     if users is not None:
-        return np.asarray(users), "given"
+        return np.asarray(users), source
     if preferences is not None:
-        return infer_users(preferences, labels), "inferred from overlapping windows"
+        return infer_users(preferences, labels), INFERRED
     return None, None
 
 
-def predictions_rows(labels, p_yes, p_no, preferences=None, users=None, train_records=None):
+def predictions_rows(labels, p_yes, p_no, preferences=None, users=None, floors=None):
     """The lines of `predictions.jsonl`: {"row" (from 1), "label", "score" (published), "p_yes", "p_no", "history_size",
     "user", "floors": {name: score}}; size and user are None and floors is {} where not known."""
     labels, p_yes, p_no = check_predictions(labels, p_yes, p_no)
     users, _ = known_users(preferences, labels, users)
-    floors = floor_scores(preferences, train_records)
+    floors = floor_scores(preferences) if floors is None else floors
     floor_rows = [dict(zip(floors, row, strict=True)) for row in zip(*floors.values(), strict=True)]
     columns = {
         "row": range(1, len(labels) + 1),
@@ -230,48 +230,31 @@ def _interval_text(bounds, sign=""):
     return "-" if bounds is None else f"{bounds[0]:{sign}.4f} {bounds[1]:{sign}.4f}"
 
 
-def check_evaluation_dir(folder, test_data_path, overwrite):
-    """Raise InputError if `folder` holds the evaluation of other test data (unless `overwrite`)."""
+def check_evaluation_dir(folder, test, overwrite):
+    """Raise InputError if `folder` holds the evaluation of other data than the EvaluationSet `test` (unless `overwrite`)."""
     path = Path(folder) / "metrics.json"
     if overwrite or not path.exists():
         return
     before = read_metrics(folder)["run"]["data"]["test"]
-    if before["sha256"] != sha256(test_data_path):
+    if before["sha256"] != test.sha256:
         raise InputError(
             f"{path}: is the evaluation on other data ({before['path']}); give --output_dir or --overwrite"
         )
 
 
-def record_evaluation(
-    folder,
-    script,
-    arguments,
-    test_data_path,
-    records,
-    scores,
-    train_data_path=None,
-    train_records=None,
-    adapter=None,
-    val_data_path=None,
-    **facts,
-):
-    """Summarise `scores` of `records`, write both files into `folder` (None writes nothing), return the metrics.
+def record_evaluation(folder, script, arguments, test, scores, adapter=None, valid=None, **facts):
+    """Summarise `scores` of the EvaluationSet `test`, write both files into `folder` (None writes nothing), return the
+    metrics.
 
-    adapter: the adapter folder, None for the base model alone. val_data_path: where this very run selected on it, as a
-    baseline does; an adapter's run.json says it for a tuned model. Floors need records in the published form and are left
-    out, and so are users, where a row has another.
+    scores: tlrec.model.scores.Scores. adapter: the adapter folder, None for the base model alone. valid: the EvaluationSet
+    that this very run selected on, as a baseline does; an adapter's run.json says it for a tuned model.
     """
-    try:
-        preferences = [parse_input(record["input"]) for record in records]
-    except ValueError:
-        preferences = None
-    labels = labels_of(records)
-    metrics = summarise(labels, scores.p_yes, scores.p_no, preferences, train_records)
-    data = {"test": test_data_path} | ({"train": train_data_path} if train_records else {})
-    data |= {"valid": val_data_path} if val_data_path else {}
+    predictions = (test.labels, scores.p_yes, scores.p_no, test.preferences)
+    metrics = summarise(*predictions, floors=test.floors, users=test.users, source=INFERRED)
+    files = {"test": test, "train": test.train, "valid": valid}
+    data = {name: describe_records(file) for name, file in files.items() if file is not None}
     results = {"truncated": {"test": scores.truncated}, "seconds_scoring": round(scores.seconds, 2)}
     metrics["run"] = describe_run(script, arguments, data, results, adapter=describe_adapter(adapter), **facts)
     if folder is not None:
-        rows = predictions_rows(labels, scores.p_yes, scores.p_no, preferences, train_records=train_records)
-        write_evaluation(folder, metrics, rows)
+        write_evaluation(folder, metrics, predictions_rows(*predictions, users=test.users, floors=test.floors))
     return metrics

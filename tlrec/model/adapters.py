@@ -5,6 +5,7 @@ import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType
 
 import torch
 from accelerate import PartialState
@@ -59,17 +60,26 @@ def query_and_value_modules(base_model, trust_remote_code=False):
     return sorted(targets) if all(places.values()) else sorted(path for path, own in places.items() if own)
 
 
-def expected_adapter(base_model, lora_config, trust_remote_code=False):
+def expected_adapter(base_model, lora_config, trust_remote_code=False, adapter=None):
     """{name: shape} of the tensors an adapter of this configuration has on this base model; loads no weights.
 
-    Raises InputError if there can be none, such as for target modules that the model does not have.
+    adapter: the folder that the configuration comes from; None if it comes from flags. Raises InputError if the base model
+    lacks one of the target modules.
     """
     skeleton = skeleton_of(base_model, trust_remote_code)
+    asked = f"{adapter}: the adapter" if adapter else "--lora_target_modules: LoRA"
+    does_not_fit = f"{asked} does not fit on --base_model {base_model}, a {type(skeleton).__name__}"
+    if not isinstance(
+        targets := lora_config.target_modules, (str, NoneType)
+    ):  # a name that PEFT finds no use for is lost
+        paths = [f".{path}" for path, _ in skeleton.named_modules()]
+        if missing := [name for name in sorted(targets) if not any(path.endswith(f".{name}") for path in paths)]:
+            raise InputError(f"{does_not_fit} without modules of the name {' '.join(missing)}")
     with torch.device("meta"):
         try:
             model = get_peft_model(skeleton, lora_config)
         except ValueError as error:
-            raise InputError(f"--base_model {base_model}: LoRA does not fit on it: {first_line(error)}") from None
+            raise InputError(f"{does_not_fit}: {first_line(error)}") from None
         return {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
 
 
@@ -84,6 +94,16 @@ def read_adapter(folder):
         raise InputError(f"{path}: damaged adapter weights: {first_line(error)}") from None
 
 
+def check_adapter_on(base_model, folder, trust_remote_code=False, config=None):
+    """Raise InputError unless the adapter of `folder` fits on this base model, whose weights are not loaded; return the
+    adapter's tensors, as `read_adapter` does. config: the LoraConfig that it has to fit, by default its own."""
+    adapter = None if config else folder
+    expected = expected_adapter(base_model, config or LoraConfig.from_pretrained(folder), trust_remote_code, adapter)
+    tensors = read_adapter(folder)
+    check_adapter_fits(tensors, expected, folder)
+    return tensors
+
+
 def check_adapter_fits(tensors, expected, path):
     """Raise InputError unless the adapter has exactly the expected tensors in the expected shapes.
 
@@ -91,15 +111,21 @@ def check_adapter_fits(tensors, expected, path):
     """
     if not tensors:
         raise InputError(f"{path}: the adapter holds no tensors")
+    has, needed = (sorted({name.split(".lora_")[0].split(".")[-1] for name in names}) for names in (tensors, expected))
+    if has == needed:
+        cause = "it was made for another base model (--base_model)"
+    else:
+        cause = (
+            f"it was made for the target modules {' '.join(has)}, this run has {' '.join(needed)} "
+            "(--lora_target_modules), or for another base model (--base_model)"
+        )
     if missing := sorted(set(expected) - set(tensors)):
         raise InputError(
-            f"{path}: the adapter lacks {len(missing)} of {len(expected)} tensors, such as {missing[0]}; it was made "
-            "for other target modules (--lora_target_modules) or another base model (--base_model)"
+            f"{path}: the adapter lacks {len(missing)} of {len(expected)} tensors, such as {missing[0]}; {cause}"
         )
     if extra := sorted(set(tensors) - set(expected)):
         raise InputError(
-            f"{path}: the adapter has {len(extra)} tensors that this run has no place for, such as {extra[0]}; it was "
-            "made for other target modules (--lora_target_modules) or another base model (--base_model)"
+            f"{path}: the adapter has {len(extra)} tensors that this run has no place for, such as {extra[0]}; {cause}"
         )
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:

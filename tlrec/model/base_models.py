@@ -110,8 +110,24 @@ def load_base_model(base_model, device, dtype, quantization="none", attention=No
             f"--base_model {base_model}: its weights lack {len(missing)} tensors, such as {missing[0]}; "
             "the folder is incomplete, or its config.json belongs to another model"
         )
+    if is_quantized(model):
+        _never_pack_4bit(model)
     check_parts(model, base_model)
     return model.eval().requires_grad_(False)
+
+
+def _never_pack_4bit(model):
+    """Keep 4-bit weights as they were quantised, whatever the CPU.
+
+    On a CPU with AVX512-BF16 bitsandbytes (0.49 to 0.50.2 at least) packs them in the first forward pass in evaluation
+    mode, for a kernel that computes in bfloat16 and has no gradient: LoRA below it would learn nothing, and scores would
+    be off by several tenths. It also drops the double quantisation and fails on widths that are no multiple of 64 or 32.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def prepare_for_tuning(base, gradient_checkpointing):

@@ -1,6 +1,7 @@
 """What can be said about model and adapter folders before torch is imported: they are there, whole, and fit."""
 
 import re
+import sys
 from pathlib import Path
 
 from tlrec.errors import InputError
@@ -13,11 +14,18 @@ MODEL_WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+# Architectures with a table of positions, which a longer text runs out of, and the length of it in their config.json. The
+# others compute positions (rotary, ALiBi, sinusoids), and go on beyond the length that they were trained on.
+TABLES_OF_POSITIONS = {
+    **dict.fromkeys(("gpt2", "gpt_bigcode", "gptj", "codegen", "openai-gpt", "ctrl"), "n_positions"),
+    **dict.fromkeys(("opt", "gpt_neo", "biogpt"), "max_position_embeddings"),
+}
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
-def check_base_model(path):
-    """Raise InputError unless `path` is a folder with configuration, weights and tokenizer, or a hub name.
+def check_base_model(path, cutoff_len=None):
+    """Raise InputError unless `path` is a folder with configuration, weights and tokenizer, or a hub name, and the model
+    takes `cutoff_len` tokens. One that takes them, but was trained on fewer, is warned of.
 
     A hub name is `owner/name` where no folder `owner` exists here; it is left to transformers to fetch.
     """
@@ -29,7 +37,24 @@ def check_base_model(path):
     for what, names in (("configuration", ("config.json",)), ("weights", MODEL_WEIGHTS), ("tokenizer", TOKENIZERS)):
         if not any((folder / name).exists() for name in names):
             raise InputError(f"--base_model {path}: no {what} in this folder (looked for {', '.join(names)})")
-    read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
+    if cutoff_len is not None:
+        _check_positions(config, path, cutoff_len)
+
+
+def _check_positions(config, path, cutoff_len):
+    table = config.get(TABLES_OF_POSITIONS.get(config.get("model_type")))
+    if isinstance(table, int) and cutoff_len > table:
+        raise InputError(
+            f"--cutoff_len {cutoff_len}: --base_model {path} has {table} positions; give --cutoff_len {table} or less"
+        )
+    trained = config.get("max_position_embeddings")
+    if isinstance(trained, int) and cutoff_len > trained:
+        print(
+            f"warning: --cutoff_len {cutoff_len}: --base_model {path} was trained on texts of {trained} tokens at most; "
+            "what it makes of longer ones is uncertain",
+            file=sys.stderr,
+        )
 
 
 def check_adapter(path, flag):

@@ -16,7 +16,6 @@ With several processes each takes its share of every batch, and all get the scor
 import copy
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,35 +26,11 @@ from tlrec.errors import InputError
 from tlrec.model.adapters import merged
 from tlrec.model.parts import language_model_parts, prefix_states
 from tlrec.model.processes import add_up, is_spread
+from tlrec.model.scores import Scores
 from tlrec.model.tokenization import RecordTokenizer
 
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens in one batch, padding included
 LOGITS_AT_ONCE = 1 << 23  # elements of [positions, vocabulary] held in float32 while the loss is computed; fit caches
-
-
-@dataclass
-class Scores:
-    """What one pass over n records gives.
-
-    log_p_yes, log_p_no: (n,) float64, log-probabilities of the two first answer tokens among the whole vocabulary.
-    loss: mean cross-entropy (nats) over the labelled tokens, by default prompt, answer and EOS, as published; or None.
-    truncated: prompts that were cut. tokens: token positions that went through the model. seconds: wall clock.
-    """
-
-    log_p_yes: np.ndarray
-    log_p_no: np.ndarray
-    loss: float | None
-    truncated: int
-    tokens: int
-    seconds: float
-
-    @property
-    def p_yes(self):
-        return np.exp(self.log_p_yes)
-
-    @property
-    def p_no(self):
-        return np.exp(self.log_p_no)
 
 
 def score_records(model, tokenizer, records, frame, cutoff_len=512, **options):
@@ -70,15 +45,14 @@ class Scorer:
         """with_loss: also compute the loss, for which every record needs its `output`: over prompt and answer, or
         without `train_on_inputs` over the answer alone."""
         encoder = RecordTokenizer(tokenizer, frame, cutoff_len)
-        prompts = encoder.prompts(records)
+        prompts = encoder.prompts(records, with_answers=with_loss)
         self.answer_ids = encoder.answer_ids
         self.truncated = prompts.truncated
         self.rows = prompts.input_ids
-        self.answer_positions = [len(ids) - 1 for ids in self.rows]  # whose output is the first answer token
+        self.answer_positions = prompts.answer_positions
         self.token_budget = None  # that has proved to fit, once memory has run out
         self.with_loss = with_loss
         if with_loss:
-            self.rows = [row["input_ids"] for row in encoder.examples(records).rows]
             # the first token of each row that the loss counts; nothing predicts the very first
             self.first_targets = [1 if train_on_inputs else position + 1 for position in self.answer_positions]
             self.n_targets = sum(map(len, self.rows)) - sum(self.first_targets)
@@ -103,7 +77,8 @@ class Scorer:
         finally:
             model.train(was_training)
         log_p, loss, tokens = result
-        return Scores(log_p[:, 0], log_p[:, 1], loss, self.truncated, tokens, time.perf_counter() - started)
+        p_yes, p_no = np.exp(log_p[:, 0]), np.exp(log_p[:, 1])
+        return Scores(p_yes, p_no, self.truncated, time.perf_counter() - started, loss, tokens)
 
     def _score(self, model, token_budget, prefix_len, progress):
         hidden_states, head = language_model_parts(model)

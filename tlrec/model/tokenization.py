@@ -24,9 +24,11 @@ from tlrec.model.prompts import ANSWERS
 
 @dataclass
 class Prompts:
-    """Token ids up to the answer position, one list a record, and how many of them had to be cut."""
+    """Token ids, one list a record; the answer position of each, whose output is the first answer token; and how many
+    prompts had to be cut."""
 
     input_ids: list[list[int]]
+    answer_positions: list[int]
     truncated: int
 
 
@@ -63,19 +65,23 @@ class RecordTokenizer:
         # tokens that the prompt's constant part has to leave free
         self._reserved = self._changed + max(map(len, self._answer_tails)) + len(self.eos)
 
-    def prompts(self, records):
-        """Token ids of every record up to, and without, the first answer token."""
-        answer, tail = ANSWERS[0], self._answer_tails[0]
-        input_ids, truncated = [], 0
-        texts = [self.frame.prompt(record) + answer for record in records]
-        for record, ids in zip(records, self._encode(texts)):
+    def prompts(self, records, with_answers=False):
+        """Token ids of every record up to, and without, the first answer token; `with_answers` its own answer and EOS
+        behind them, as `examples` gives them, for which every `output` must be one of ANSWERS."""
+        answers = [record["output"] if with_answers else ANSWERS[0] for record in records]
+        texts = [self.frame.prompt(record) + answer for record, answer in zip(records, answers)]
+        prompts = Prompts([], [], 0)
+        for record, answer, ids in zip(records, answers, self._encode(texts)):
+            tail = self._answer_tails[ANSWERS.index(answer)]
             if ids[-len(tail) :] != tail:
                 raise InputError(f"the tokenizer merges the answer into this prompt: ...{record['input'][-60:]!r}")
             boundary = len(ids) - len(tail) - self._changed  # what `examples` finds
             context = self._cut(self.bos + ids[:boundary], record, self.cutoff_len - self._reserved)
-            truncated += len(context) < len(self.bos) + boundary
-            input_ids.append(context + ids[boundary : len(ids) - len(tail)])
-        return Prompts(input_ids, truncated)
+            prompts.truncated += len(context) < len(self.bos) + boundary
+            prompt = context + ids[boundary : len(ids) - len(tail)]
+            prompts.answer_positions.append(len(prompt) - 1)
+            prompts.input_ids.append(prompt + tail + self.eos if with_answers else prompt)
+        return prompts
 
     def examples(self, records, train_on_inputs=True):
         """Training rows: prompt, answer and EOS. Labels cover all of it, or only answer and EOS."""

@@ -2,6 +2,7 @@
 uses `scoring`, that makes do with the memory there is, and that saves a checkpoint before it is stopped."""
 
 import signal
+import time
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from tlrec.errors import InputError, Stopped
 from tlrec.evaluation.metrics import auc, two_probabilities_to_score
 from tlrec.model.parts import language_model_parts
 from tlrec.model.processes import add_up, catch_signals
+from tlrec.tuning.learning import ChecksFirstStep, check_changed, fingerprints
 from tlrec.tuning.token_cache import TokenRows
 
 POSITIONS_AT_ONCE = 256  # whose logits [positions, vocabulary] exist at the same time; so few fit the caches of a CPU
@@ -81,7 +83,8 @@ class TuningTrainer(Trainer):
     Its loss is the usual mean cross-entropy of the labelled tokens, without ever holding all logits. Its `evaluate` is
     the forward pass of `evaluate.py`: "eval_auc" is the published AUC on the validation records, "eval_loss" the mean
     cross-entropy over their prompts and answers. When memory runs out, micro-batches are cut in halves, which leaves the
-    batch and its gradient what they were. On SIGTERM and SIGINT it saves a checkpoint and raises Stopped.
+    batch and its gradient what they were. On SIGTERM and SIGINT it saves a checkpoint and raises Stopped. A tuning that
+    learns nothing is an InputError.
 
     scorer: tlrec.model.scoring.Scorer of the validation records, made `with_loss`; validation_labels: their (n,) labels.
     """
@@ -90,17 +93,25 @@ class TuningTrainer(Trainer):
         super().__init__(data_collator=Collator(), eval_dataset=scorer.rows, **arguments)
         self.scorer = scorer
         self.validation_labels = validation_labels
-        self.validation_seconds = 0.0
+        self.seconds = self.validation_seconds = 0.0
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole batch, for every model
         self.rows_at_once = self.args.per_device_train_batch_size
+        self.add_callback(ChecksFirstStep(self.accelerator))
         self.add_callback(_SaveWhenStopped(self))
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # of the run before, in a sweep
 
     def train(self, resume_from_checkpoint=None):
-        """Tune. resume_from_checkpoint: folder of the Trainer's checkpoint to go on from."""
+        """Tune. resume_from_checkpoint: folder of the Trainer's checkpoint to go on from; the model has the adapter that
+        the run began with, as it has without."""
+        start, clock = fingerprints(self.model), time.perf_counter()
         with catch_signals() as self.received:
-            output = super().train(resume_from_checkpoint=resume_from_checkpoint)
+            try:
+                output = super().train(resume_from_checkpoint=resume_from_checkpoint)
+            except InputError:
+                self.callback_handler.on_train_end(self.args, self.state, self.control)  # progress bars and trackers
+                raise
+        self.seconds = time.perf_counter() - clock
         if self.received:
             name = signal.Signals(self.received[0]).name
             raise Stopped(
@@ -108,6 +119,7 @@ class TuningTrainer(Trainer):
                 "with --resume goes on from there",
                 self.received[0],
             )
+        check_changed(self.model, start, self.state, self.args)
         return output
 
     def _get_train_sampler(self, train_dataset=None):
@@ -172,6 +184,8 @@ class TuningTrainer(Trainer):
         _, head = language_model_parts(self.model)
         # The outer model runs, so that wrappers, mixed precision and compilation work; its own head sees one position.
         hidden = model(**inputs, use_cache=False, logits_to_keep=1, output_hidden_states=-1).hidden_states[-1]
+        if not hidden.requires_grad:
+            raise InputError("no LoRA layer has a gradient: what comes out of the model does not depend on the adapter")
         labelled = labels != -100
         loss = ChunkedCrossEntropy.apply(hidden[:, :-1][labelled], labels[labelled], head)
         if num_items_in_batch is None:
@@ -201,17 +215,16 @@ class TuningTrainer(Trainer):
         """The step of the best validation, whose weights the model has once `train` has ended."""
         return self.state.best_global_step
 
-    def speed(self, seconds):
-        """What a run of `seconds` was worth: tokens per second outside validation, share of padding, peak memory in GB
-        (GPU only)."""
+    def speed(self):
+        """What tuning took: seconds, tokens per second outside validation, share of padding, peak memory in GB (GPU only)."""
         tokens, padded = add_up(
             np.array([self.data_collator.tokens, self.data_collator.padded_tokens], dtype=np.float64)
         )
         peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
         return {
-            "seconds": round(seconds, 1),
+            "seconds": round(self.seconds, 1),
             "seconds_validation": round(self.validation_seconds, 1),
-            "tokens_per_second": round(tokens / (seconds - self.validation_seconds)),
+            "tokens_per_second": round(tokens / (self.seconds - self.validation_seconds)),
             "padding_share": round(1 - tokens / max(padded, 1), 4),
             "rows_at_once": self.rows_at_once,
             "processes": self.args.world_size,

@@ -1,0 +1,162 @@
+"""A validation or test split is read once, and whatever is known of it is computed once: tlrec/evaluation/evaluation_set.py.
+
+1. Labels, preferences, users, floors and digest are those of the functions that compute them.
+2. However many evaluations are recorded: files are opened once, rows parsed once, users inferred once.
+3. A sweep streams its train file once, and reads it once more for the floors; it never holds it.
+4. Records in another form have no users and no floors; one class, or no label, is an InputError.
+5. It imports no torch.
+"""
+
+import builtins
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tlrec.data import preferences as preferences_module
+from tlrec.data import records as records_module
+from tlrec.data.records import RecordFile, labels_of, read_records, write_records
+from tlrec.data.users import infer_users
+from tlrec.errors import InputError
+from tlrec.evaluation import evaluation_set, metrics
+from tlrec.evaluation.evaluation_set import EvaluationSet
+from tlrec.evaluation.metrics import floor_scores
+from tlrec.evaluation.results import record_evaluation, summarise
+from tlrec.files import sha256
+from tlrec.model.scores import Scores
+
+
+@pytest.fixture
+def movie(tiny_workspace):
+    return tiny_workspace / "rec_data" / "movie"
+
+
+def some_scores(n, seed=0):
+    p_yes = np.random.default_rng(seed).uniform(0.1, 0.8, n)
+    return Scores(p_yes, 0.9 - p_yes, truncated=0, seconds=1.0)
+
+
+def test_what_is_known(movie):
+    train, records = RecordFile(movie / "train.json"), read_records(movie / "test.json")
+    test = EvaluationSet(movie / "test.json", train)
+    parsed = [preferences_module.parse_input(record["input"]) for record in records]
+    assert test.records == records and len(test) == 24 and test.sha256 == sha256(movie / "test.json")
+    assert test.labels.tolist() == labels_of(records).tolist()
+    assert test.preferences == parsed
+    assert test.users.tolist() == infer_users(parsed, labels_of(records)).tolist()
+    expected = floor_scores(parsed, read_records(movie / "train.json"))
+    assert list(test.floors) == ["history", "item", "history + item"] == list(expected)
+    assert all(np.array_equal(test.floors[name], expected[name]) for name in expected)
+    assert list(EvaluationSet(movie / "test.json").floors) == ["history"]
+
+
+def test_metrics_are_those_of_summarise(movie, tmp_path):
+    test, scores = EvaluationSet(movie / "test.json", RecordFile(movie / "train.json")), some_scores(24)
+    found = record_evaluation(tmp_path, "x.py", {}, test, scores)
+    run = found.pop("run")
+    assert found == summarise(test.labels, scores.p_yes, scores.p_no, test.preferences, test.floors)
+    assert run["data"] == {
+        "test": {"path": str(movie / "test.json"), "sha256": sha256(movie / "test.json"), "rows": 24},
+        "train": {"path": str(movie / "train.json"), "sha256": sha256(movie / "train.json"), "rows": 40},
+    }
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [row["user"] for row in rows] == test.users.tolist()
+    assert [row["floors"]["item"] for row in rows] == test.floors["item"].tolist()
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Counter of files opened by name, of rows parsed, and of calls of infer_users."""
+    count = Counter()
+
+    def watch(module, name, key):
+        def call(*arguments, original=getattr(module, name), **options):
+            count[key(*arguments)] += 1
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    watch(builtins, "open", lambda path, *_: str(path).rpartition("/")[2])
+    watch(evaluation_set, "parse_input", lambda text: "rows")
+    watch(metrics, "parse_input", lambda text: "train rows")
+    watch(evaluation_set, "infer_users", lambda *_: "users")
+    return count
+
+
+def test_all_of_it_once(movie, tmp_path, counted):
+    test = EvaluationSet(movie / "test.json", RecordFile(movie / "train.json"))
+    assert (counted["rows"], counted["train rows"], counted["users"]) == (0, 0, 0)  # not before they are asked for
+    for seed in range(3):
+        record_evaluation(tmp_path / str(seed), "x.py", {}, test, some_scores(24, seed))
+    assert (counted["rows"], counted["train rows"], counted["users"]) == (24, 40, 1)
+    assert (counted["test.json"], counted["train.json"]) == (1, 1)
+
+
+def test_a_sweep_opens_each_file_once(run_script, tiny_llama, movie, tmp_path, counted, monkeypatch):
+    read = Counter()
+
+    def get(file, place, original=RecordFile.__getitem__):
+        read[place] += 1
+        return original(file, place)
+
+    monkeypatch.setattr(records_module.RecordFile, "__getitem__", get)
+    flags = ["--base_model", tiny_llama, "--output_dir", tmp_path / "sweep", "--device", "cpu", "--num_epochs", 1]
+    for flag, name in (("--train_data_path", "train"), ("--val_data_path", "valid"), ("--test_data_path", "test")):
+        flags += [flag, movie / f"{name}.json"]
+    status, _, err = run_script("rec_tuning.py", *flags, "--sample", 2, "--seed", 0, 1)
+    assert status == 0, err
+    assert (counted["train.json"], counted["valid.json"], counted["test.json"]) == (1, 1, 1)
+    assert counted["train rows"] == 40 and counted["users"] == 1
+    assert sum(read.values()) == (40 + 1) + 2 * (2 + 1)  # the floors and two draws, each up to its IndexError
+
+
+def test_validation_rows_are_tokenised_once(tiny_llama, movie, monkeypatch):
+    from tlrec.model import base_models
+    from tlrec.model.prompts import load_frame
+    from tlrec.model.scoring import Scorer
+    from tlrec.model.tokenization import RecordTokenizer
+
+    tokenized = []
+
+    def encode(encoder, texts, original=RecordTokenizer._encode):
+        tokenized.extend(texts)
+        return original(encoder, texts)
+
+    monkeypatch.setattr(RecordTokenizer, "_encode", encode)
+    tokenizer, records = base_models.load_tokenizer(tiny_llama), read_records(movie / "valid.json")
+    scorer = Scorer(tokenizer, records, load_frame("alpaca"), 512, with_loss=True)
+    assert len(tokenized) == len(records) + 3  # and the probe for the answer ids
+    rows = RecordTokenizer(tokenizer, load_frame("alpaca"), 512).examples(records).rows
+    assert scorer.rows == [row["input_ids"] for row in rows]
+    starts = [
+        row["labels"].count(-100)
+        for row in RecordTokenizer(tokenizer, load_frame("alpaca"), 512).examples(records, False).rows
+    ]
+    assert scorer.answer_positions == [start - 1 for start in starts]
+
+
+def test_records_in_another_form(tmp_path):
+    rows = [{"instruction": "i", "input": f"Night {n}?", "output": "No."} for n in range(4)]
+    write_records(tmp_path / "one.json", rows)
+    with pytest.raises(InputError, match="one.json: all 4 rows are labelled 'No.'; AUC needs both"):
+        EvaluationSet(tmp_path / "one.json")
+    rows[2]["output"] = "Yes."
+    write_records(tmp_path / "own.json", rows)
+    test = EvaluationSet(tmp_path / "own.json")
+    assert (test.preferences, test.users, test.floors) == (None, None, {})
+    with pytest.raises(InputError, match="own.json: row 1: 'input' does not parse: expected 'User Preference: ...'"):
+        test.check_preferences()
+    assert record_evaluation(None, "x.py", {}, test, some_scores(4))["users"] == {"n": None, "source": None}
+    rows[1]["output"] = "Maybe."
+    write_records(tmp_path / "free.json", rows)
+    with pytest.raises(InputError, match="free.json: row 2: 'output' must be 'Yes.' or 'No.', not 'Maybe.'"):
+        EvaluationSet(tmp_path / "free.json")
+
+
+def test_it_imports_no_torch():
+    code = "import sys, tlrec.evaluation.evaluation_set, tlrec.evaluation.results, tlrec.model.scores, tlrec.tuning.run"
+    code += "; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -1,0 +1,61 @@
+"""Labelled records to evaluate on, a validation or a test split: read once, and what is known of them computed once."""
+
+from functools import cached_property
+
+from tlrec.data.preferences import parse_input
+from tlrec.data.records import check_two_classes, labels_of, read_records_and_digest
+from tlrec.data.users import infer_users
+from tlrec.errors import InputError
+from tlrec.evaluation.metrics import floor_scores
+
+
+class EvaluationSet:
+    """The records of a file with both labels; labels, preferences, users and floors are computed when first asked for.
+
+    train: records of the target's train split (a RecordFile), for the floors that know the items. Raises InputError,
+    naming file and row, for what is not a labelled record, and for a file with one label only.
+    """
+
+    def __init__(self, path, train=None):
+        self.path, self.train = path, train
+        self.records, self.sha256 = read_records_and_digest(path)
+        check_two_classes(self.records, path)
+
+    def __len__(self):
+        return len(self.records)
+
+    @cached_property
+    def labels(self):
+        """(n,) int array of 0 and 1."""
+        return labels_of(self.records)
+
+    @cached_property
+    def _parsed(self):
+        """(preferences, "") or, for records in another form, (None, what is wrong with which row)."""
+        preferences = []
+        for number, record in enumerate(self.records, start=1):
+            try:
+                preferences.append(parse_input(record["input"]))
+            except ValueError as error:
+                return None, f"{self.path}: row {number}: 'input' does not parse: {error}"
+        return preferences, ""
+
+    @property
+    def preferences(self):
+        """The rows' Preferences; None where a row is not in the published form. Then there are no users and floors."""
+        return self._parsed[0]
+
+    def check_preferences(self):
+        """Raise InputError, naming the row, unless all rows are in the published form."""
+        if self.preferences is None:
+            raise InputError(self._parsed[1])
+
+    @cached_property
+    def users(self):
+        """(n,) user ids inferred from overlapping windows, or None."""
+        return None if self.preferences is None else infer_users(self.preferences, self.labels)
+
+    @cached_property
+    def floors(self):
+        """{name: (n,) score} of the rules that need no language model; {} where there are no preferences."""
+        return floor_scores(self.preferences, self.train)

@@ -1,0 +1,30 @@
+"""What scoring gives, whoever scored: a language model, a served one, or a classical baseline. Imports no torch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass
+class Scores:
+    """What one pass over n records gives.
+
+    p_yes, p_no: (n,) float64, probabilities of the two first answer tokens among the whole vocabulary.
+    truncated: prompts that were cut. seconds: wall clock. loss: mean cross-entropy (nats) over the labelled tokens, by
+    default prompt, answer and EOS, as published; or None. tokens: token positions that went through the model, or None.
+    """
+
+    p_yes: np.ndarray
+    p_no: np.ndarray
+    truncated: int
+    seconds: float
+    loss: float | None = None
+    tokens: int | None = None
+
+    @property
+    def log_p_yes(self):
+        return np.log(self.p_yes)
+
+    @property
+    def log_p_no(self):
+        return np.log(self.p_no)

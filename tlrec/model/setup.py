@@ -1,0 +1,69 @@
+"""What a script needs to run a language model: device, number type, attention, processes, tokenizer, base model."""
+
+from functools import cached_property
+
+import torch
+from accelerate import PartialState
+
+from tlrec.model import adapters, base_models
+from tlrec.model.processes import models_are_spread, only_the_first_speaks
+
+
+class ModelSetup:
+    """The machine and the base model as a script's flags name them; the base is loaded once, when first asked for.
+
+    device, dtype, quantization, attention: values of the flags of these names; what "auto" stands for is chosen here.
+    first: whether this is the process that writes files; the others' standard output goes nowhere.
+    """
+
+    def __init__(self, base_model, device, dtype, quantization, attention, trust_remote_code):
+        self.base_model, self.quantization, self.trust_remote_code = base_model, quantization, trust_remote_code
+        self.device = base_models.resolve_device(device)
+        self.dtype = base_models.resolve_dtype(dtype, self.device)
+        self.attention = base_models.resolve_attention(attention, self.device, self.dtype)
+        self.processes, self.first = PartialState().num_processes, PartialState().is_main_process
+        only_the_first_speaks()
+
+    @cached_property
+    def tokenizer(self):
+        return base_models.load_tokenizer(self.base_model, self.trust_remote_code)
+
+    @cached_property
+    def hardware(self):
+        """Names of the GPUs in use, None on the CPU."""
+        return base_models.hardware(self.device)
+
+    @cached_property
+    def base(self):
+        """The base model, frozen."""
+        return self.load_base()
+
+    def load_base(self):
+        """A base model, frozen. FSDP and ZeRO-3 share it out from main memory."""
+        return base_models.load_base_model(
+            self.base_model,
+            torch.device("cpu") if models_are_spread() else self.device,
+            self.dtype,
+            self.quantization,
+            self.attention,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+    def check_adapter(self, path, config=None):
+        """Raise InputError unless every tensor of the adapter at `path` fits on the base, which is not loaded for it;
+        return the tensors. config: the LoraConfig that it has to fit, by default its own."""
+        return adapters.check_adapter_on(self.base_model, path, self.trust_remote_code, config)
+
+    def attach(self, adapter):
+        """The base with the adapter of this folder on it, for scoring, and no other; the base alone for None."""
+        self.detach()
+        self._carried = adapters.attach_adapter(self.base, adapter) if adapter else None
+        return self._carried or self.base
+
+    def detach(self):
+        """Take the adapter off the base that it carries, if any."""
+        if self._carried is not None:
+            self.base = self._carried.unload()
+        self._carried = None
+
+    _carried = None  # the PeftModel around the base

@@ -1,0 +1,120 @@
+"""Whether a tuning learns anything: every LoRA layer gets a gradient, and the result is not the adapter it began with.
+
+A part of the graph that is cut, by a library or by a kernel without gradients, leaves a run that ends well and has learnt
+nothing. So the first step is looked at, and the end.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+from accelerate import DistributedType
+from peft import get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+
+from tlrec.errors import InputError
+from tlrec.model.processes import add_up, whole
+
+
+class ChecksFirstStep(TrainerCallback):
+    """Raises InputError before training if no step can change a weight, and at its first step unless every LoRA layer has
+    a gradient. The first step is that of this process: a run that is resumed is looked at again."""
+
+    def __init__(self, accelerator):
+        self.accelerator = accelerator
+        self.done = False
+
+    def on_train_begin(self, args, state, control, **_):
+        if args.learning_rate <= 0:
+            raise InputError(f"--learning_rate {args.learning_rate}: nothing is learnt; give more than 0")
+        if state.max_steps == 1 and args.get_warmup_steps(1):
+            raise InputError(
+                f"one step in all, and --warmup_steps {args.get_warmup_steps(1)} begins at a learning rate of 0, so that "
+                "nothing is learnt; give --warmup_steps 0, or more --num_epochs"
+            )
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        if (
+            self.done or self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        ):  # whose gradients are gone by now
+            return
+        scaler = self.accelerator.scaler
+        overflow_is_usual = scaler is not None and scaler.get_scale() > 1  # float16 answers it with a smaller scale
+        self.done = check_gradients(model, overflow_is_usual)
+
+
+def check_gradients(model, overflow_is_usual=False):
+    """Raise InputError unless A and B of every LoRA layer have a finite gradient that is not zero. With several processes
+    all of them have to call this.
+
+    The gradient of A is a multiple of B and the other way round, so A has none in a fresh LoRA, whose B is zero.
+    overflow_is_usual: return False, instead of raising, if a gradient is not finite. Returns True otherwise.
+    """
+    layers = list(_lora_layers(model))
+    sizes = [_largest(tensor) for _, *pair in layers for tensor in (*(one.grad for one in pair), *pair)]
+    sizes = add_up(torch.stack([size.cpu() for size in sizes]).double().numpy()).reshape(len(layers), 2, 2)
+    gradients, weights = sizes[:, 0], sizes[:, 1]
+    broken = ~np.isfinite(gradients).all(axis=1)
+    if broken.any() and overflow_is_usual:
+        return False
+    unmoved = ~gradients.any(axis=1) | ((gradients == 0) & (weights[:, ::-1] > 0)).any(axis=1)
+    for bad, what, remedy in (
+        (broken, "a gradient that is not finite", "the base model may overflow in this --dtype: give another"),
+        (unmoved, "no gradient", "they would learn nothing: leave them out with --lora_target_modules, or try another "
+         "--quantization, --dtype or --attention"),
+    ):  # fmt: skip
+        if bad.any():
+            name = layers[bad.argmax()][0]
+            raise InputError(f"{bad.sum()} of {len(layers)} LoRA layers, such as {name}, have {what}; {remedy}")
+    return True
+
+
+def _lora_layers(model):
+    """(name, A, B) of every LoRA layer."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer):
+            (adapter,) = layer.active_adapters
+            if adapter in layer.lora_A:
+                pair = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+            else:
+                pair = layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter]
+            yield name.removeprefix("base_model.model."), *pair
+
+
+def _largest(tensor):
+    """The largest absolute value of what this process holds of the tensor, not a number if one of them is none."""
+    if isinstance(tensor, DTensor):
+        tensor = tensor.to_local()
+    return torch.zeros(()) if tensor is None or not tensor.numel() else tensor.detach().abs().max()
+
+
+def fingerprints(model):
+    """{name: SHA-256} of the adapter's tensors. With several processes all of them have to call this."""
+    tensors = {name: whole(tensor).detach().cpu() for name, tensor in get_peft_model_state_dict(model).items()}
+    return {
+        name: hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest()
+        for name, tensor in tensors.items()
+    }
+
+
+def check_changed(model, start, state, args):
+    """Raise InputError if the adapter is still the one whose `fingerprints` were `start`, or holds other than numbers.
+
+    state, args: of the Trainer, whose best checkpoint the model has. With several processes all of them have to call this.
+    """
+    step = state.best_global_step or state.global_step
+    for name, tensor in get_peft_model_state_dict(model).items():
+        if not whole(tensor).isfinite().all():
+            raise InputError(
+                f"the adapter of step {step} is spoilt: {name} is not finite; give a smaller --learning_rate than "
+                f"{args.learning_rate}, or another --dtype"
+            )
+    if fingerprints(model) == start:
+        in_warmup = step == 1 and args.get_warmup_steps(state.max_steps)
+        why = "the first step of --warmup_steps has a learning rate of 0" if in_warmup else "no step has changed it"
+        raise InputError(
+            f"nothing was learnt in {state.global_step} steps: the adapter of step {step}, the best by validation, is the "
+            f"one that tuning began with ({why}); give another --learning_rate than {args.learning_rate}, or other data"
+        )

@@ -1,0 +1,121 @@
+"""One run of a tuner and its folder: is it complete, where does it go on, what does it leave there. Imports no torch."""
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tlrec import runs
+from tlrec.evaluation.results import check_evaluation_dir, record_evaluation
+
+
+class TuningRun:
+    """A run's bookkeeping: from `run.json` and checkpoints before it, to `run.json` and `metrics.json` behind it.
+
+    script: its name. args: its flags, `output_dir`, `seed` and shots being those of this one run. train: the RecordFile
+    and valid: the EvaluationSet that it learns from and is selected on. Raises InputError if its folder holds another
+    run's work (unless `args.overwrite`) or cannot be written to.
+
+    tuned: whether the folder holds this very run's adapter. checkpoint: the Trainer's checkpoint to go on from, or None.
+    """
+
+    def __init__(self, script, args, train, valid):
+        self.script, self.args = script, args
+        self.folder = Path(args.output_dir)
+        self.started = datetime.now(UTC)
+        self.data = {"train": runs.describe_records(train), "valid": runs.describe_records(valid)}
+        this = (self.folder, vars(args), self.data, args.resume_from_checkpoint)
+        self.tuned = not args.overwrite and runs.is_complete(*this)
+        self.checkpoint = None
+        if not self.tuned:
+            runs.check_output_dir(self.folder, args.overwrite)
+            if args.resume and not args.overwrite:
+                self.checkpoint = runs.checkpoint_of(*this)
+
+    @property
+    def checkpoints(self):
+        """The folder of the Trainer's checkpoints."""
+        return self.folder / runs.CHECKPOINTS
+
+    def is_complete(self, test=None):
+        """Whether nothing is left to do, which is said: tuned and, with an EvaluationSet `test`, scored on it.
+
+        Raises InputError if the folder holds the evaluation on other test data (unless `args.overwrite`).
+        """
+        scored = self.tuned and (self.folder / "metrics.json").exists()
+        if scored and test:
+            check_evaluation_dir(self.folder, test, self.args.overwrite)
+        complete = self.tuned and (scored or not test)
+        if complete:
+            print(f"complete already: {self.folder}")
+        return complete
+
+    def begin(self, name):
+        """Say that this run of a sweep begins, and take the time."""
+        print(f"== {name}: {self.folder}")
+        self.started = datetime.now(UTC)
+
+    def train(self, trainer):
+        """Tune with a TuningTrainer, from the checkpoint if there is one; what another stopped run has left goes."""
+        if trainer.is_world_process_zero() and not self.checkpoint:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            runs.write_start(self.folder, vars(self.args), self.data, self.args.resume_from_checkpoint)
+        print(f"resuming: {self.checkpoint}" if self.checkpoint else "starting at step 0")
+        trainer.train(resume_from_checkpoint=self.checkpoint)
+
+    def save(self, trainer, setup, examples, **facts):
+        """Save the adapter whole, and last `run.json`, what made it; then the checkpoints go.
+
+        setup: the TuningSetup that `trainer` ran in; examples: the Examples it learned from; facts: see tlrec.runs.
+        """
+        from tlrec.model import adapters
+
+        adapters.save_adapter(trainer.model, self.folder)
+        speed = trainer.speed()
+        if trainer.is_world_process_zero():
+            runs.write_run(
+                self.folder,
+                self.script,
+                vars(self.args),
+                self.data,
+                results={
+                    "history": trainer.history(),
+                    "best_step": trainer.best_step(),
+                    "truncated": {"train": examples.truncated, "valid": trainer.scorer.truncated},
+                    "dropped": len(examples.dropped),
+                    **speed,
+                },
+                started=self.started,
+                stage=self.args.stage,
+                start_adapter=runs.describe_adapter(self.args.resume_from_checkpoint),
+                seed=self.args.seed,
+                frame=setup.frame.name,
+                base_model=self.args.base_model,
+                target=self.args.target,
+                metric_for_best_model=self.args.metric_for_best_model,
+                hardware=setup.hardware,
+                **facts,
+            )
+            runs.remove_checkpoints(self.folder)
+        best = max(trainer.history(), key=lambda entry: entry["step"] == trainer.best_step())
+        print(
+            f"best step {best['step']} of {trainer.state.max_steps}: validation auc {best['eval_auc']:.4f}, "
+            f"loss {best['eval_loss']:.4f}; {speed['tokens_per_second']} tokens/s, {speed['padding_share']:.1%} padding"
+        )
+        print(f"adapter: {self.folder}")
+
+    def record(self, scores, test, setup):
+        """Write what evaluate.py would for this adapter: `scores` of the EvaluationSet `test`. Prints its AUC."""
+        if setup.first:
+            metrics = record_evaluation(
+                self.folder,
+                self.script,
+                vars(self.args),
+                test,
+                scores,
+                adapter=self.folder,
+                frame=setup.frame.name,
+                base_model=self.args.base_model,
+                target=self.args.target,
+                hardware=setup.hardware,
+            )
+            print(f"===== auc: {metrics['auc']} =====")

@@ -1,0 +1,120 @@
+"""What both tuners load before they tune, once for all runs of a sweep, and the settings of the Trainer that are not the
+recipe's."""
+
+import copy
+import math
+from functools import cached_property
+
+import torch
+from peft import get_peft_model
+from transformers import set_seed
+
+from tlrec import runs
+from tlrec.errors import InputError
+from tlrec.model import adapters, base_models
+from tlrec.model.processes import models_are_spread, share_batch
+from tlrec.model.prompts import load_frame
+from tlrec.model.scoring import Scorer
+from tlrec.model.setup import ModelSetup
+from tlrec.model.tokenization import RecordTokenizer
+from tlrec.tuning.token_cache import training_examples
+from tlrec.tuning.trainer import check_trackers
+
+
+class TuningSetup(ModelSetup):
+    """Tokenizer, frame, base model and start adapter of a tuner's flags `args`.
+
+    micro_batch_size, accumulation: rows of a forward pass and forward passes of a step in each process.
+    """
+
+    def __init__(self, args):
+        super().__init__(
+            args.base_model, args.device, args.dtype, args.quantization, args.attention, args.trust_remote_code
+        )
+        self.args, self.start_adapter = args, args.resume_from_checkpoint or None
+        check_trackers(args.report_to)
+        self.micro_batch_size, self.accumulation = share_batch(args.batch_size, args.micro_batch_size, self.processes)
+        frame = args.prompt_frame or runs.frame_of(self.start_adapter, args.base_model) or "alpaca"
+        self.frame = load_frame(frame, self.tokenizer)
+        self.encoder = RecordTokenizer(self.tokenizer, self.frame, args.cutoff_len)
+        self._tensors = None  # of the start adapter, once it is known to fit
+
+    def examples(self, records):
+        """Examples of a RecordFile, to learn from. Raises InputError if none fits into --cutoff_len."""
+        limit = f"--cutoff_len {self.args.cutoff_len}"
+        examples = training_examples(self.encoder, records, self.args.train_on_inputs)
+        left_out = f", {len(examples.dropped)} left out because the answer exceeds {limit}"
+        known = records.labelled and not examples.dropped  # "Yes." and "No." always fit
+        print(f"train: {len(examples.rows)} rows, {examples.truncated} with a cut prompt{'' if known else left_out}")
+        if not examples.rows:
+            raise InputError(f"{records.path}: no record fits into {limit}")
+        return examples
+
+    def validation_scorer(self, valid):
+        """Scorer of the EvaluationSet `valid`, with the loss over what the tuning's labels cover."""
+        scorer = Scorer(
+            self.tokenizer, valid.records, self.frame, self.args.cutoff_len, True, self.args.train_on_inputs
+        )
+        print(f"validation: {len(valid)} rows, {scorer.truncated} with a cut prompt; frame: {self.frame.name}")
+        return scorer
+
+    def test_scorer(self, test):
+        """Scorer of the EvaluationSet `test`, as evaluate.py has it."""
+        return Scorer(self.tokenizer, test.records, self.frame, self.args.cutoff_len)
+
+    def check_runs(self, count):
+        """Raise InputError if one process cannot make so many runs."""
+        if models_are_spread() and count > 1:
+            raise InputError("with FSDP or ZeRO-3 a process makes one run: give one --sample and one --seed")
+
+    def load_base(self):
+        return base_models.prepare_for_tuning(super().load_base(), self.args.gradient_checkpointing)
+
+    @cached_property
+    def lora_targets(self):
+        """Names of the modules that get LoRA: the user's, else the architecture's query and value projections."""
+        targets = self.args.lora_target_modules
+        targets = targets or adapters.query_and_value_modules(self.base_model, self.trust_remote_code)
+        print(f"LoRA targets: {' '.join(targets)}")
+        return targets
+
+    def model(self, lora, seed):
+        """The base with LoRA of this LoraConfig on it: the start adapter's, compared tensor by tensor, else a fresh one
+        from `seed`. Whatever does not fit is an InputError before the base is loaded."""
+        if self.start_adapter is None:
+            adapters.expected_adapter(self.base_model, lora, self.trust_remote_code)
+        elif self._tensors is None:
+            self._tensors = self.check_adapter(self.start_adapter, lora)
+        self.detach()
+        base = self.base
+        set_seed(seed)
+        self._carried = get_peft_model(base, copy.deepcopy(lora))
+        if self.start_adapter is None:
+            print("start adapter: none, a fresh LoRA")
+        else:
+            adapters.load_adapter(self._carried, self._tensors, self.start_adapter)
+            print(f"start adapter: {self.start_adapter}, {len(self._tensors)} tensors loaded and compared")
+        return self._carried
+
+    def plumbing(self, run, rows, eval_steps):
+        """TrainingArguments that are not the recipe's, for a TuningRun on so many rows: how a batch is divided, numbers
+        and memory of this machine, checkpoints, and trackers."""
+        return {
+            "output_dir": run.checkpoints,
+            "per_device_train_batch_size": min(self.micro_batch_size, math.ceil(rows / self.processes)),
+            "gradient_accumulation_steps": self.accumulation,
+            "bf16": self.dtype == torch.bfloat16,
+            "fp16": self.dtype == torch.float16,
+            "use_cpu": self.device.type == "cpu",
+            "gradient_checkpointing": self.args.gradient_checkpointing,
+            "torch_compile": self.args.torch_compile,
+            "eval_strategy": "steps",
+            "save_strategy": "steps",
+            "save_steps": eval_steps,
+            "save_total_limit": 2,  # the best one and the last
+            "load_best_model_at_end": True,
+            "restore_callback_states_from_checkpoint": True,
+            "logging_steps": eval_steps,
+            "report_to": self.args.report_to,
+            "remove_unused_columns": False,
+        }
