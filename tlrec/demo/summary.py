@@ -41,7 +41,9 @@ def draw(path, target, results, floor, best):
     bounds = [metrics["intervals"]["auc"]["users"] for _, _, metrics in results]
     errors = [[v - low for v, (low, _) in zip(values, bounds)], [high - v for v, (_, high) in zip(values, bounds)]]
     places = range(len(results))
-    axes.errorbar(places, values, yerr=errors, fmt="o-", capsize=4, color="#1f4e8c", label="pocket-llama, 95 % over users")
+    axes.errorbar(
+        places, values, yerr=errors, fmt="o-", capsize=4, color="#1f4e8c", label="pocket-llama, 95 % over users"
+    )
     axes.set_xticks(places, ["zero-shot" if not shots else str(shots) for shots, _, _ in results])
     axes.set_xlabel("shots in the target domain")
     axes.set_ylabel("AUC on the test set")
