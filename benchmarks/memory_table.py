@@ -125,7 +125,7 @@ def measured(shape, rows, length, quantization, checkpointing, dtype="bfloat16",
         trainer = TuningTrainer(
             model=get_peft_model(base, lora),
             train_dataset=[{"input_ids": row, "labels": row} for row in ids],
-            scorer=SimpleNamespace(rows=[]),  # never asked
+            scorer=SimpleNamespace(rows=[], prompt_loss_weight=1.0),  # never asked
             validation_labels=None,
             args=TrainingArguments(
                 output_dir=folder,

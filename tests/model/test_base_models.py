@@ -375,7 +375,7 @@ def test_every_script_looks_at_the_positions(run_script, tiny_workspace, tmp_pat
     assert (status, err) == (2, message)
 
 
-def test_device_and_dtype(monkeypatch):
+def test_device_and_dtype(monkeypatch, tiny_llama):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert base_models.resolve_device("auto") == base_models.resolve_device("cpu") == CPU
     with pytest.raises(InputError, match="--device cuda: torch sees no GPU here; give --device cpu, or check CUDA_VIS"):
@@ -384,6 +384,15 @@ def test_device_and_dtype(monkeypatch):
     assert base_models.resolve_dtype("bfloat16", CPU) == torch.bfloat16
     with pytest.raises(InputError, match="--dtype float16 needs a GPU"):
         base_models.resolve_dtype("float16", CPU)
+    for multiplies, large, expected in (
+        (True, 1, torch.bfloat16),
+        (True, 10**9, torch.float32),
+        (False, 1, torch.float32),
+    ):
+        monkeypatch.setattr(base_models, "multiplies_bfloat16", lambda multiplies=multiplies: multiplies)
+        monkeypatch.setattr(base_models, "LARGE", large)
+        assert base_models.resolve_dtype("auto", CPU, tiny_llama) == expected
+        assert base_models.resolve_dtype("float32", CPU, tiny_llama) == torch.float32
     gpu = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     assert base_models.resolve_dtype("auto", gpu) == torch.float16
