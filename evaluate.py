@@ -108,7 +108,7 @@ def main():
 
     together = {}
     for job in jobs:
-        job.scoring = scoring_here(job.kept, given, args.device)
+        job.scoring = scoring_here(job.kept, given, args.device, args.base_model, args.trust_remote_code)
         how = tuple(job.scoring[name] for name in ("dtype", "quantization", "attention"))
         together.setdefault(how, []).append(job)
     setups = [ModelSetup(args.base_model, args.device, *how, args.trust_remote_code) for how in together]

@@ -123,16 +123,6 @@ TUNER_FLAGS = {
     "--eval_steps -3": "--eval_steps -3: give 1 or more",
     "--patience 0": "--patience 0: give 1 or more",
     "--lora_r 0": "--lora_r 0: give 1 or more",
-    "--cutoff_len 0": "--cutoff_len 0: give 1 or more",
-    "--lora_alpha 0": "--lora_alpha 0: give a number above 0",
-    "--lora_dropout 1": "--lora_dropout 1.0: give a number from 0 to below 1",
-    "--learning_rate nan": "--learning_rate nan: give a number above 0",
-    "--learning_rate inf": "--learning_rate inf: give a number above 0",
-    "--learning_rate -1": "--learning_rate -1.0: give a number above 0",
-    "--learning_rate 0": "--learning_rate 0.0: give a number above 0",
-    "--warmup_steps -1": "--warmup_steps -1: give 0 or more",
-    "--seed -1": "--seed -1: give 0 to 4294967295",
-    "--seed 4294967296": "--seed 4294967296: give 0 to 4294967295",
 }
 SAMPLES = {
     "ins_tuning.py": {
@@ -344,8 +334,8 @@ def test_an_adapter_whose_run_is_damaged(run, script, tiny_adapter, tmp_path):
 def test_target_modules_that_the_base_does_not_have(run, script, tiny_llama):
     status, line = run(script, {}, "--lora_target_modules", "query")
     assert status == 2
-    where = f"--base_model {tiny_llama}, a LlamaForCausalLM without modules of the name query"
-    assert line.startswith(f"error: --lora_target_modules: LoRA does not fit on {where}")
+    reason = "LlamaForCausalLM has no modules named query"
+    assert line == f"error: --lora_target_modules: LoRA does not fit on --base_model {tiny_llama}: {reason}"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -10,8 +10,10 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tlrec.errors import InputError
+from tlrec.model import memory
 from tlrec.model.adapters import merged
 from tlrec.model.parts import KEYS_AND_VALUES, language_model_parts
 from tlrec.model.processes import is_spread
@@ -63,8 +65,8 @@ class Engine:
         self.hidden_states, self.head = language_model_parts(model)
         self.spread = is_spread(model)
         self.device = model.device
-        self.config = model.config
-        self.token_budget = token_budget or TOKEN_BUDGET["cuda" if self.device.type == "cuda" else "cpu"]
+        self.config, self.dtype = model.config, model.dtype
+        self.token_budget = token_budget or _default_budget(model)
         self.answer_ids = list(answer_ids)
         self.positions_at_once = max(1, LOGITS_AT_ONCE // self.config.get_text_config().vocab_size)
         self.processes, self.process = PartialState().num_processes, PartialState().process_index
@@ -95,12 +97,11 @@ class Engine:
 
     def go_on(self, cache, behind, ids, positions, attention_mask=None):
         """Hidden states of `ids` (n, length), row i of which goes on behind row behind[i] of `cache`, which stays as it
-        is; positions: (n, length) or (1, length)."""
+        is; positions: (n, length) or (1, length); attention_mask: (n, 1, length, cached + length), else causal."""
+        rows = torch.tensor(behind, device=self.device)
+        lent = (DynamicLayer,) if attention_mask is None else (DynamicLayer, DynamicSlidingWindowLayer)
         batch = copy.copy(cache)
-        # what is no pair of keys and values is changed in place by the model
-        kept = [copy.copy if type(layer) in KEYS_AND_VALUES else copy.deepcopy for layer in cache.layers]
-        batch.layers = [copied(layer) for copied, layer in zip(kept, cache.layers)]
-        batch.reorder_cache(torch.tensor(behind, device=self.device))
+        batch.layers = [LentLayer(layer, rows) if type(layer) in lent else _own(layer, rows) for layer in cache.layers]
         masks = {} if attention_mask is None else {"attention_mask": attention_mask}
         return self.hidden_states(input_ids=ids, past_key_values=batch, position_ids=positions, use_cache=True, **masks)
 
@@ -124,3 +125,34 @@ class Engine:
             some = targets[start : start + self.positions_at_once]
             total += torch.nn.functional.cross_entropy(logits, some, reduction="sum")
         return total
+
+
+def _default_budget(model):
+    """By device; and on the CPU, which does not say when memory runs out, no more than memory holds."""
+    if model.device.type == "cuda":
+        return TOKEN_BUDGET["cuda"]
+    return memory.tokens_in_a_pass(model, TOKEN_BUDGET["cpu"])
+
+
+class LentLayer(DynamicLayer):
+    """The keys and values of a prefix, for a batch whose row i goes on behind rows[i]. It keeps nothing of the batch, so
+    that only one layer's copies are in memory."""
+
+    def __init__(self, layer, rows):
+        super().__init__()
+        self.keys, self.values, self.is_initialized = layer.keys, layer.values, layer.is_initialized
+        self.rows = rows
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        return self._behind(self.keys, key_states), self._behind(self.values, value_states)
+
+    def _behind(self, prefix, own):
+        prefix = prefix.expand(len(own), -1, -1, -1) if len(prefix) == 1 else prefix.index_select(0, self.rows)
+        return torch.cat([prefix, own], dim=-2)
+
+
+def _own(layer, rows):
+    """A copy of another kind of layer, for the rows; recurrent states are changed in place, so these are copied deep."""
+    layer = copy.copy(layer) if type(layer) in KEYS_AND_VALUES else copy.deepcopy(layer)
+    layer.reorder_cache(rows)
+    return layer

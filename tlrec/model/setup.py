@@ -7,17 +7,17 @@ import torch
 from accelerate import PartialState
 
 from tlrec.errors import InputError
-from tlrec.model import adapters, base_models
+from tlrec.model import adapters, base_models, memory
 from tlrec.model.processes import models_are_spread, only_the_first_speaks
 from tlrec.model.prompts import load_frame
 from tlrec.model.scoring import Scorer
 from tlrec.runs import SCORING
 
 
-def scoring_here(kept, given, device):
+def scoring_here(kept, given, device, base_model, trust_remote_code):
     """What shapes scores on this machine, a dict as `tlrec.runs.scoring_of`, with what stands here for "auto".
 
-    kept: of the adapter; given: by flags, which win. device: value of --device. What is kept and cannot be done here, such
+    kept: of the adapter; given: by flags, which win. device, base_model, trust_remote_code: flags. What is kept and cannot be done here, such
     as float16 on the CPU, is "auto"; what is given and cannot be is an InputError.
     """
     device = base_models.resolve_device(device)
@@ -31,9 +31,12 @@ def scoring_here(kept, given, device):
                 raise
             return choose("auto", device, *arguments)
 
-    dtype = resolve("dtype", base_models.resolve_dtype)
+    dtype = resolve("dtype", base_models.resolve_dtype, base_model, trust_remote_code)
     attention = resolve("attention", base_models.resolve_attention, dtype)
     return wanted | {"dtype": str(dtype).removeprefix("torch."), "attention": attention or "auto"}
+
+
+ROW = 512  # tokens, the default of --cutoff_len
 
 
 class ModelSetup:
@@ -46,7 +49,9 @@ class ModelSetup:
     def __init__(self, base_model, device, dtype, quantization, attention, trust_remote_code):
         self.base_model, self.quantization, self.trust_remote_code = base_model, quantization, trust_remote_code
         self.device = base_models.resolve_device(device)
-        self.dtype = base_models.resolve_dtype(dtype, self.device)
+        self.dtype = base_models.resolve_dtype(dtype, self.device, base_model, trust_remote_code)
+        if dtype == "auto" and self.device.type == "cpu" and self.dtype == torch.bfloat16:
+            print("dtype: bfloat16, which this CPU multiplies itself (--dtype float32 is slower and rounds less)")
         self.attention = base_models.resolve_attention(attention, self.device, self.dtype)
         self.processes, self.first = PartialState().num_processes, PartialState().is_main_process
         self._scorers, self._carried = {}, None  # the latter the PeftModel around the base
@@ -73,7 +78,11 @@ class ModelSetup:
         return self.load_base()
 
     def load_base(self):
-        """A base model, frozen. FSDP and ZeRO-3 share it out from main memory."""
+        """A base model, frozen. FSDP and ZeRO-3 share it out from main memory. Raises InputError, before it is loaded, if
+        the CPU's memory does not hold it and one row."""
+        if self.device.type == "cpu":
+            skeleton = base_models.skeleton_of(self.base_model, self.trust_remote_code)
+            memory.check_scoring_fits(skeleton, ROW, self.dtype, self.quantization, self.memory)
         return base_models.load_base_model(
             self.base_model,
             torch.device("cpu") if models_are_spread() else self.device,
@@ -114,3 +123,8 @@ class ModelSetup:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    @cached_property
+    def memory(self):
+        """Bytes of main memory that this process may use, as they were when first asked for."""
+        return memory.memory_at_hand() // self.processes

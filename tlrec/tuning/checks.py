@@ -27,6 +27,8 @@ def check_flags(args):
     for seed in args.seed if isinstance(args.seed, list) else [args.seed]:
         if not 0 <= seed < SEEDS:
             raise InputError(f"--seed {seed}: give 0 to {SEEDS - 1}")
+    if not 0 <= args.prompt_loss_weight <= 1:
+        raise InputError(f"--prompt_loss_weight {args.prompt_loss_weight}: give 0 to 1")
     if args.batch_size % args.micro_batch_size:
         raise InputError(
             f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}"

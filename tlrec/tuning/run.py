@@ -28,6 +28,7 @@ class TuningRun:
         self.folder = Path(args.output_dir)
         self.started = datetime.now(UTC)
         data = {"train": runs.describe_records(train), "valid": runs.describe_records(valid)}
+        data["valid"]["rows_in_file"] = valid.rows_in_file
         self.base = base_identity(args.base_model)
         self.described = same_run.describe(vars(args), data, args.resume_from_checkpoint, self.base)
         check_unlocked(self.folder)
