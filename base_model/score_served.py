@@ -32,6 +32,7 @@ from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.results import check_evaluation_dir, record_evaluation
 from tlrec.files import read_json
+from tlrec.locks import check_unlocked, locked
 from tlrec.model.checks import TOKENIZERS
 from tlrec.model.prompts import Frame
 from tlrec.model.scores import Scores
@@ -147,6 +148,7 @@ def main():
     prompt_frame = read_json(folder / "prompt_frame.json")
     test = EvaluationSet(args.test_data_path, RecordFile(args.train_data_path) if args.train_data_path else None)
     if args.output_dir:
+        check_unlocked(args.output_dir)
         check_evaluation_dir(args.output_dir, test, args.overwrite)
     if not os.environ.get("OPENAI_BASE_URL"):
         raise InputError("OPENAI_BASE_URL is not set; for vLLM on this machine it is http://localhost:8000/v1")
@@ -173,17 +175,19 @@ def main():
     # 4. Numbers, beside their floors
     from tlrec.evaluation.results import results_table
 
-    metrics = record_evaluation(
-        args.output_dir,
-        "score_served.py",
-        vars(args),
-        test,
-        scores,
-        frame=frame.name,
-        base_model=args.model_folder,
-        served_name=served_name,
-        target=args.target,
-    )
+    with locked([args.output_dir], active=bool(args.output_dir)):
+        metrics = record_evaluation(
+            args.output_dir,
+            "score_served.py",
+            vars(args),
+            test,
+            scores,
+            frame=frame.name,
+            base_model=args.model_folder,
+            scoring={"frame": frame.name, "cutoff_len": prompt_frame["cutoff_len"]},
+            served_name=served_name,
+            target=args.target,
+        )
     print(results_table(metrics))
     print(f"===== auc: {metrics['auc']} =====")
 

@@ -639,3 +639,21 @@ def test_output_that_is_a_file(monkeypatch, workspace, tmp_path):
     with pytest.raises(InputError, match="report: cannot be made: File exists"):
         report(monkeypatch, workspace, "--output_dir", tmp_path / "report")
     assert (tmp_path / "report").read_text() == "mine"
+
+
+def test_cells_that_were_scored_otherwise_are_marked(monkeypatch, tmp_path):
+    paths = make_data(tmp_path)
+    test = read_records(paths["test"])
+    usual = {"frame": "alpaca", "cutoff_len": 512, "dtype": "bfloat16", "quantization": "none", "attention": "sdpa"}
+    for shots, other in ((16, {}), (64, {}), (256, {"cutoff_len": 128, "dtype": "float32"})):
+        folder = tune(tmp_path / str(shots), paths, "few-shot", None, shots, 0)
+        evaluate(folder, paths["test"], test, *score(test, 0.3, shots), folder, scoring=usual | other)
+    evaluate(tmp_path / "old", paths["test"], test, *score(test, 0, 1))  # does not say it
+    report(monkeypatch, tmp_path)
+    (marked,) = [
+        line for line in (tmp_path / "report" / "results.md").read_text().splitlines() if "scored with" in line
+    ]
+    assert "scored with cutoff_len 128 (most: 512), dtype float32 (most: bfloat16)" in marked and "256" in marked
+    (test_set,) = cells.test_sets(collect.collect(tmp_path).evaluations, [], 200)
+    marks = {(cell.method, cell.shots): "‡" in tables.cell_text(cell, test_set) for cell in test_set.cells}
+    assert [shots for (_, shots), mark in marks.items() if mark] == [256] and len(marks) == 4

@@ -7,14 +7,14 @@ from html import escape
 
 from tlrec.files import printable, whole_file
 from tlrec.report.cells import shots_order
-from tlrec.report.checks import shots_name, target_selection
+from tlrec.report.checks import other_scoring, shots_name, target_selection
 from tlrec.report.published import SEQUENTIAL
 
 LEGEND = (
     "AUC as published: rows in order of P(Yes) - P(No), 0.5 is chance. Mean ± standard deviation over seeds, number of "
     "seeds in brackets. ▲ above the best floor, ▼ below it, ≈ not told apart from it; ★ best here, ☆ not told apart "
     "from the best: the paired 95 % bootstrap interval of the difference, over {unit}, holds 0. † checkpoints selected "
-    "on labelled rows of the target. Floors need no language model: history is the share of liked items in the "
+    "on labelled rows of the target. ‡ scored otherwise than most (see Checks). Floors need no language model: history is the share of liked items in the "
     "history, item is the like-rate of the target item in the training split."
 )
 
@@ -109,6 +109,7 @@ def cell_text(cell, test_set):
         words.append("≈" if cell.near_floor else "▲" if cell.over_floor > 0 else "▼")
     words += ["★"] * (cell is test_set.best) + ["☆"] * (cell is not test_set.best and bool(cell.near_best))
     words += ["†"] * (cell.shots == 0 and bool(target_selection(cell, test_set)))
+    words += ["‡"] * bool(other_scoring(cell, test_set))
     return " ".join(words)
 
 
