@@ -137,8 +137,12 @@ def main():
             target=args.target,
             **found,
         )
+        within = "" if metrics["uauc"] is None else f"uauc {metrics['uauc']:.4f}, "
         rows = "all rows" if shots == -1 else f"{shots} shots"
-        print(f"{NAMES[method]}, {rows}, seed {seed}: auc {metrics['auc']:.4f}, {seconds:.1f} s: {folder}", flush=True)
+        print(
+            f"{NAMES[method]}, {rows}, seed {seed}: auc {metrics['auc']:.4f}, {within}{seconds:.1f} s: {folder}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
