@@ -17,8 +17,8 @@ import torch
 
 
 def measure(prepare, args, device):
-    """Run every procedure `args.repeats` times, in turns: {name: {"seconds": [...], "median", "peak_memory_gb"}}, and
-    {name: what its last run returned}.
+    """Run every procedure `args.repeats` times, in turns: {name: {"seconds": [...], "median", "cpu_median" (CPU seconds
+    of all threads), "peak_memory_gb"}}, and {name: what its last run returned}.
 
     prepare: a function of a module; prepare(args) returns {name: function without arguments} and depends on nothing
     else. With fewer `rows` it also serves to warm up. Peak memory is what a procedure takes on top of the model: on a
@@ -27,7 +27,7 @@ def measure(prepare, args, device):
     _warm_up(prepare, args)
     procedures = prepare(args)
     figures = {name: {"seconds": [], "peak_memory_gb": None} for name in procedures}
-    results = {}
+    cpu_seconds, results = {name: [] for name in procedures}, {}
     for _ in range(args.repeats):
         for name, procedure in procedures.items():
             if device.type == "cuda":
@@ -35,14 +35,16 @@ def measure(prepare, args, device):
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
                 before = torch.cuda.memory_allocated()
-            begin = time.perf_counter()
+            begin, cpu_begin = time.perf_counter(), time.process_time()
             results[name] = procedure()
             if device.type == "cuda":
                 torch.cuda.synchronize()
                 figures[name]["peak_memory_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
             figures[name]["seconds"].append(time.perf_counter() - begin)
+            cpu_seconds[name].append(time.process_time() - cpu_begin)
     for name, figure in figures.items():
         figure["median"] = statistics.median(figure["seconds"])
+        figure["cpu_median"] = statistics.median(cpu_seconds[name])
         if device.type == "cpu" and sys.platform == "linux":
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 figure["peak_memory_gb"] = pool.apply(_growth, (prepare, args, name)) / 1e9

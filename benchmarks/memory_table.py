@@ -13,24 +13,13 @@ import argparse
 import sys
 import tempfile
 import weakref
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A LLaMA with as many key as query heads; `width` of the residual stream, `inner` of the feed-forward part."""
-
-    vocabulary: int
-    width: int
-    inner: int
-    layers: int
-    heads: int
-    lora_r: int = 8  # on q and v, as published
-
+from tlrec.model.memory import Shape, activations, lora_and_optimizer  # noqa: E402
 
 SHAPES = {
     "LLaMA-7B": Shape(32_000, 4_096, 11_008, 32, 32),
@@ -41,7 +30,6 @@ SMALL_SHAPES = {  # for --check
     "other": Shape(640, 192, 512, 2, 6),
 }
 QUANTIZATIONS = {"fp16 / bf16": "none", "8bit": "8bit", "4bit": "4bit"}
-POSITIONS_AT_ONCE = 256  # as in tlrec.tuning.trainer: the rows of logits that exist at the same time
 
 
 def weights(shape, quantization):
@@ -57,62 +45,6 @@ def weights(shape, quantization):
         return linear + 4 * outputs + 4 * others  # a scale in float32 for each output of a linear layer
     # NF4 with double quantisation: half a byte; for 64 weights a scale of one byte; for 256 scales a float32
     return linear // 2 + linear // 64 + 4 * linear // (64 * 256) + 4 * others
-
-
-def lora_and_optimizer(shape):
-    """Bytes of A (r, d) and B (d, r) on q and v: float32 weight, gradient, and two moments of AdamW."""
-    return 4 * 4 * shape.layers * 2 * 2 * shape.lora_r * shape.width
-
-
-def layer(shape, tokens, quantization, mask):
-    """Bytes that autograd keeps of one layer for `tokens` positions.
-
-    Frozen linear layers keep no input. Quantised models have float32 norms, and with them a float32 residual stream and
-    float32 outputs of q, k, v, gate and up, which are cast to 16 bits for attention. mask: bytes of a dropout mask's
-    element, 1 on a GPU, 4 on the CPU.
-    """
-    n, d, m = tokens, shape.width, shape.inner
-    size = 2 if quantization == "none" else 4
-    norms = 2 * (4 * n * d + 4 * n)  # both norms' inputs in float32, and 1 / root mean square
-    lora = 2 * (mask * n * d + 2 * n * d + 2 * n * shape.lora_r)  # q and v: mask, what A reads, what B reads
-    attention = 4 * 2 * n * d + 4 * n * shape.heads  # q, k, v, output; float32 log-sum-exp
-    feed_forward = 3 * size * n * m  # gate, silu(gate), up
-    return norms + lora + attention + feed_forward
-
-
-def kept_inputs(shape, tokens):
-    """Bytes of a layer's inputs that bitsandbytes' 8-bit product holds on to, checkpointing or not: those of q, k and v
-    (one tensor), gate and up (one tensor), down, all in float32. That of o is the attention's output."""
-    n, d, m = tokens, shape.width, shape.inner
-    return 4 * n * d + 4 * n * d + 4 * n * m
-
-
-def activations(shape, tokens, quantization, checkpointing, mask=1):
-    """Bytes of activations and temporary tensors of a micro-batch of `tokens` positions, at the highest of three peaks."""
-    n, d, m, vocabulary = tokens, shape.width, shape.inner, shape.vocabulary
-    size = 2 if quantization == "none" else 4
-    one = layer(shape, n, quantization, mask)
-    if checkpointing:
-        kept = shape.layers * size * n * d  # the input of each layer
-        if size == 4:
-            one -= 4 * n * d  # it is the input of the first norm too
-        if quantization == "8bit":
-            kept += shape.layers * (kept_inputs(shape, n) + 2 * n * d)  # that of o is no longer kept by the attention
-    else:
-        kept = shape.layers * one - (4 + 2 * mask) * n * d  # before the first LoRA nothing needs a gradient
-        if quantization == "8bit":
-            kept += shape.layers * kept_inputs(shape, n) - 4 * n * d
-    # The loss: last norm's input; the hidden states in float32, those with a label, their gradient; of 256 positions the
-    # log-probabilities and two gradients. A float32 head is cast to 16 bits.
-    loss = 4 * 4 * n * d + 3 * 4 * min(n, POSITIONS_AT_ONCE) * vocabulary + (2 * vocabulary * d if size == 4 else 0)
-    last_norm = 6 * 4 * n * d  # backward: its input, and five products in float32
-    # Backward of a feed-forward part: gradients of the product and of both its factors, and that of the layer.
-    feed_forward = 3 * size * n * m + size * n * d
-    if size == 4:  # earlier, one factor's gradient beside the weight of `down`, dequantised to 16 and to 32 bits
-        feed_forward = max(feed_forward, size * n * (m + d) + 6 * d * m)
-    if checkpointing:
-        feed_forward += one  # computed again
-    return kept + max(loss, last_norm, feed_forward)
 
 
 def total(shape, tokens, quantization, checkpointing):
@@ -137,10 +69,10 @@ def table(cutoff_len, micro_batches=(32, 8, 1)):
             yield f"| {model}, {name} | " + " | ".join(f"{cell / 1e9:.1f}" for cell in cells) + " |"
 
 
-def measured(shape, rows, length, quantization, checkpointing):
+def measured(shape, rows, length, quantization, checkpointing, dtype="bfloat16", targets=None):
     """Bytes of all tensors at the peak of two tuning steps of a random model on the CPU, its frozen weights left out.
 
-    One micro-batch of `rows` rows of `length` tokens in bfloat16, by the tuners' own trainer. On a GPU the 8-bit product
+    One micro-batch of `rows` rows of `length` tokens, by the tuners' own trainer. targets: LoRA's, by default q and v. On a GPU the 8-bit product
     has another implementation than on the CPU; it runs here too, and is the one that is measured.
     """
     import torch
@@ -150,7 +82,7 @@ def measured(shape, rows, length, quantization, checkpointing):
     from torch.utils._pytree import tree_leaves
     from transformers import AutoModelForCausalLM, LlamaConfig, PrinterCallback, TrainingArguments
 
-    from tlrec.model import base_models  # before the others: it quiets their warnings
+    from tlrec.model import base_models
     from tlrec.tuning.trainer import TuningTrainer
 
     class LiveTensors(TorchDispatchMode):
@@ -182,22 +114,24 @@ def measured(shape, rows, length, quantization, checkpointing):
     )
     product = bitsandbytes_products.MatMul8bitFp
     with tempfile.TemporaryDirectory() as folder:
-        AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-        base = base_models.load_base_model(folder, torch.device("cpu"), torch.bfloat16, quantization)
+        AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder)
+        base = base_models.load_base_model(folder, torch.device("cpu"), getattr(torch, dtype), quantization)
         base = base_models.prepare_for_tuning(base, checkpointing)
         frozen = [tensor.untyped_storage()._cdata for tensor in (*base.parameters(), *base.buffers())]
-        lora = LoraConfig(r=shape.lora_r, lora_alpha=16, lora_dropout=0.05, task_type="CAUSAL_LM")
+        lora = LoraConfig(
+            r=shape.lora_r, lora_alpha=16, lora_dropout=0.05, target_modules=targets, task_type="CAUSAL_LM"
+        )
         ids = torch.randint(shape.vocabulary, (rows, length)).tolist()
         trainer = TuningTrainer(
             model=get_peft_model(base, lora),
             train_dataset=[{"input_ids": row, "labels": row} for row in ids],
-            scorer=SimpleNamespace(rows=[]),  # never asked
+            scorer=SimpleNamespace(rows=[], prompt_loss_weight=1.0),  # never asked
             validation_labels=None,
             args=TrainingArguments(
                 output_dir=folder,
                 per_device_train_batch_size=rows,
                 max_steps=2,
-                bf16=True,
+                bf16=dtype == "bfloat16",
                 use_cpu=True,
                 gradient_checkpointing=checkpointing,
                 save_strategy="no",
@@ -213,7 +147,9 @@ def measured(shape, rows, length, quantization, checkpointing):
                 trainer.train()
         finally:
             bitsandbytes_products.MatMul8bitFp = product
-    weights_of_lora = lora_and_optimizer(shape) // 4  # existed before
+    weights_of_lora = sum(
+        weight.nbytes for weight in trainer.model.parameters() if weight.requires_grad
+    )  # existed before
     return live.peak + weights_of_lora
 
 

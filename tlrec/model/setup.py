@@ -5,8 +5,10 @@ from functools import cached_property
 import torch
 from accelerate import PartialState
 
-from tlrec.model import adapters, base_models
+from tlrec.model import adapters, base_models, memory
 from tlrec.model.processes import models_are_spread, only_the_first_speaks
+
+ROW = 512  # tokens, the default of --cutoff_len
 
 
 class ModelSetup:
@@ -19,7 +21,9 @@ class ModelSetup:
     def __init__(self, base_model, device, dtype, quantization, attention, trust_remote_code):
         self.base_model, self.quantization, self.trust_remote_code = base_model, quantization, trust_remote_code
         self.device = base_models.resolve_device(device)
-        self.dtype = base_models.resolve_dtype(dtype, self.device)
+        self.dtype = base_models.resolve_dtype(dtype, self.device, base_model, trust_remote_code)
+        if dtype == "auto" and self.device.type == "cpu" and self.dtype == torch.bfloat16:
+            print("dtype: bfloat16, which this CPU multiplies itself (--dtype float32 is slower and rounds less)")
         self.attention = base_models.resolve_attention(attention, self.device, self.dtype)
         self.processes, self.first = PartialState().num_processes, PartialState().is_main_process
         only_the_first_speaks()
@@ -39,7 +43,11 @@ class ModelSetup:
         return self.load_base()
 
     def load_base(self):
-        """A base model, frozen. FSDP and ZeRO-3 share it out from main memory."""
+        """A base model, frozen. FSDP and ZeRO-3 share it out from main memory. Raises InputError, before it is loaded, if
+        the CPU's memory does not hold it and one row."""
+        if self.device.type == "cpu":
+            skeleton = base_models.skeleton_of(self.base_model, self.trust_remote_code)
+            memory.check_scoring_fits(skeleton, ROW, self.dtype, self.quantization, self.memory)
         return base_models.load_base_model(
             self.base_model,
             torch.device("cpu") if models_are_spread() else self.device,
@@ -65,5 +73,10 @@ class ModelSetup:
         if self._carried is not None:
             self.base = self._carried.unload()
         self._carried = None
+
+    @cached_property
+    def memory(self):
+        """Bytes of main memory that this process may use, as they were when first asked for."""
+        return memory.memory_at_hand() // self.processes
 
     _carried = None  # the PeftModel around the base

@@ -11,14 +11,14 @@ from transformers import set_seed
 
 from tlrec import runs
 from tlrec.errors import InputError
-from tlrec.model import adapters, base_models
+from tlrec.model import adapters, base_models, memory
 from tlrec.model.processes import models_are_spread, share_batch
 from tlrec.model.prompts import load_frame
 from tlrec.model.scoring import Scorer
 from tlrec.model.setup import ModelSetup
 from tlrec.model.tokenization import RecordTokenizer
 from tlrec.tuning.token_cache import training_examples
-from tlrec.tuning.trainer import check_trackers
+from tlrec.tuning.trainer import check_trackers, lengths_of
 
 
 class TuningSetup(ModelSetup):
@@ -38,14 +38,16 @@ class TuningSetup(ModelSetup):
         self.frame = load_frame(frame, self.tokenizer)
         self.encoder = RecordTokenizer(self.tokenizer, self.frame, args.cutoff_len)
         self._tensors = None  # of the start adapter, once it is known to fit
+        self._longest = None  # row of the run's training data, in tokens
 
     def examples(self, records):
         """Examples of a RecordFile, to learn from. Raises InputError if none fits into --cutoff_len."""
         limit = f"--cutoff_len {self.args.cutoff_len}"
-        examples = training_examples(self.encoder, records, self.args.train_on_inputs)
+        examples = training_examples(self.encoder, records, self.args.prompt_loss_weight == 1)
         left_out = f", {len(examples.dropped)} left out because the answer exceeds {limit}"
         known = records.labelled and not examples.dropped  # "Yes." and "No." always fit
         print(f"train: {len(examples.rows)} rows, {examples.truncated} with a cut prompt{'' if known else left_out}")
+        self._longest = max(lengths_of(examples.rows), default=0)
         if not examples.rows:
             raise InputError(f"{records.path}: no record fits into {limit}")
         return examples
@@ -53,9 +55,10 @@ class TuningSetup(ModelSetup):
     def validation_scorer(self, valid):
         """Scorer of the EvaluationSet `valid`, with the loss over what the tuning's labels cover."""
         scorer = Scorer(
-            self.tokenizer, valid.records, self.frame, self.args.cutoff_len, True, self.args.train_on_inputs
+            self.tokenizer, valid.records, self.frame, self.args.cutoff_len, True, self.args.prompt_loss_weight
         )
-        print(f"validation: {len(valid)} rows, {scorer.truncated} with a cut prompt; frame: {self.frame.name}")
+        of_all = f" of {valid.rows_in_file}" if len(valid) < valid.rows_in_file else ""
+        print(f"validation: {len(valid)}{of_all} rows, {scorer.truncated} with a cut prompt; frame: {self.frame.name}")
         return scorer
 
     def test_scorer(self, test):
@@ -73,8 +76,10 @@ class TuningSetup(ModelSetup):
     @cached_property
     def lora_targets(self):
         """Names of the modules that get LoRA: the user's, else the architecture's query and value projections."""
-        targets = self.args.lora_target_modules
-        targets = targets or adapters.query_and_value_modules(self.base_model, self.trust_remote_code)
+        targets, model = self.args.lora_target_modules, (self.base_model, self.trust_remote_code)
+        if targets == ["all-linear"]:
+            targets = adapters.linear_modules(*model)
+        targets = targets or adapters.query_and_value_modules(*model)
         print(f"LoRA targets: {' '.join(targets)}")
         return targets
 
@@ -85,6 +90,8 @@ class TuningSetup(ModelSetup):
             adapters.expected_adapter(self.base_model, lora, self.trust_remote_code)
         elif self._tensors is None:
             self._tensors = self.check_adapter(self.start_adapter, lora)
+        if self.device.type == "cpu":
+            self.divide_batch(lora)
         self.detach()
         base = self.base
         set_seed(seed)
@@ -95,6 +102,27 @@ class TuningSetup(ModelSetup):
             adapters.load_adapter(self._carried, self._tensors, self.start_adapter)
             print(f"start adapter: {self.start_adapter}, {len(self._tensors)} tensors loaded and compared")
         return self._carried
+
+    def divide_batch(self, lora):
+        """Take as many rows into a forward pass as main memory holds, which changes neither the batch nor its gradient.
+        Raises InputError if it does not hold one."""
+        args = self.args
+        fit = memory.rows_that_fit(
+            base_models.skeleton_of(self.base_model, self.trust_remote_code),
+            lora,
+            self._longest,
+            args.micro_batch_size,
+            self.dtype,
+            self.quantization,
+            args.gradient_checkpointing,
+            self.memory,
+        )
+        self.micro_batch_size, self.accumulation = share_batch(args.batch_size, fit, self.processes)
+        if fit < args.micro_batch_size:
+            print(
+                f"memory: {self.memory / 1e9:.1f} GB may be used here, so {self.micro_batch_size} rows go through the model "
+                f"at once instead of {args.micro_batch_size}; the batch stays {args.batch_size} rows"
+            )
 
     def plumbing(self, run, rows, eval_steps):
         """TrainingArguments that are not the recipe's, for a TuningRun on so many rows: how a batch is divided, numbers

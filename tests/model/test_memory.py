@@ -1,0 +1,167 @@
+"""tlrec/model/memory.py: rows that fit into the CPU's memory; the count itself is held against real steps in
+tests/tuning/test_memory_table.py.
+
+1. The shape is read off the model, LoRA's modules included, for a LLaMA and for a GPT-2.
+2. More memory, more rows; a row that does not fit is an InputError of one line that says what would help.
+3. Control groups limit what may be used, version 1 and 2, with the file cache left out.
+4. A tuner with little memory says so, takes fewer rows at once, and ends with the same adapter but for rounding; with too
+   little it ends before the base model is loaded, and so does evaluate.py.
+"""
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+
+from tlrec.errors import InputError
+from tlrec.model import base_models, memory
+from tlrec.model.memory import check_scoring_fits, rows_that_fit, shape_of, tokens_in_a_pass
+
+
+def meta(config):
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+LLAMA = LlamaConfig(
+    vocab_size=1000,
+    hidden_size=64,
+    intermediate_size=192,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+)
+
+
+def test_shapes():
+    shape, weights = shape_of(meta(LLAMA), LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    assert (shape.vocabulary, shape.width, shape.inner, shape.layers, shape.heads) == (1000, 64, 192, 3, 4)
+    assert (shape.lora_r, shape.lora_inputs) == (4, (64, 192))
+    assert weights == 1000 * 64 + 3 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 192 + 2 * 64) + 64
+    gpt2 = meta(GPT2Config(vocab_size=500, n_embd=48, n_layer=2, n_head=4))
+    shape, _ = shape_of(gpt2, LoraConfig(target_modules=["c_attn"]))
+    assert (shape.vocabulary, shape.width, shape.inner, shape.layers, shape.lora_inputs) == (500, 48, 192, 2, (48,))
+
+
+def test_rows():
+    lora = LoraConfig(target_modules=["q_proj", "v_proj"])
+    fixed = (meta(LLAMA), lora, 100, 32, torch.float32, "none", False)
+    rows = [rows_that_fit(*fixed, memory) for memory in (4e6, 8e6, 16e6, 1e9)]
+    assert rows == sorted(rows) and 0 < rows[0] < rows[2] < rows[3] == 32
+    halved = rows_that_fit(meta(LLAMA), lora, 100, 32, torch.bfloat16, "none", False, 8e6)
+    checkpointed = rows_that_fit(meta(LLAMA), lora, 100, 32, torch.float32, "none", True, 8e6)
+    assert rows[1] < halved and rows[1] < checkpointed
+    with pytest.raises(InputError, match=r"one row of 100 tokens takes about 0\.0 GB, and 0\.0 GB .* --cutoff_len"):
+        rows_that_fit(*fixed, 1e6)
+
+
+def test_tokens(monkeypatch):
+    check_scoring_fits(meta(LLAMA), 100, torch.float32, "none", 4e6)
+    with pytest.raises(InputError, match="the base model and one row of 100 tokens take about"):
+        check_scoring_fits(meta(LLAMA), 100, torch.float32, "none", 0.5e6)
+    model = AutoModelForCausalLM.from_config(LLAMA)
+    tokens = []
+    for size in (1e9, 4e6, 10):
+        monkeypatch.setattr(memory, "memory_at_hand", lambda size=size: size)
+        tokens.append(tokens_in_a_pass(model, 2048))
+    assert tokens[0] == 2048 and 100 < tokens[1] < 2048 and tokens[2] == 1
+
+
+@pytest.mark.parametrize(
+    "groups, files, limits",
+    [
+        (
+            "0::/user/job\n",
+            {"user/job": {"memory.max": "5000", "memory.current": "900", "memory.stat": "anon 500\ninactive_file 400"}},
+            [(5000, 500)],
+        ),
+        (  # in a container: the group is the root of what can be seen
+            "0::/elsewhere/job\n",
+            {"": {"memory.max": "7000", "memory.current": "100", "memory.stat": "inactive_file 0"}},
+            [(7000, 100)],
+        ),
+        ("0::/\n", {"": {"memory.max": "max", "memory.current": "100", "memory.stat": "inactive_file 0"}}, []),
+        (
+            "5:cpu:/a\n4:memory:/a\n0::/\n",
+            {
+                "memory/a": {
+                    "memory.limit_in_bytes": "6000",
+                    "memory.usage_in_bytes": "1000",
+                    "memory.stat": "total_inactive_file 300",
+                }
+            },
+            [(6000, 700)],
+        ),
+    ],
+    ids=["version 2", "container", "no limit", "version 1"],
+)
+def test_control_groups(tmp_path, groups, files, limits):
+    (tmp_path / "own").write_text(groups)
+    for folder, contents in files.items():
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for name, text in contents.items():
+            (tmp_path / folder / name).write_text(text + "\n")
+    assert list(memory._group_limits(tmp_path, tmp_path / "own")) == limits
+
+
+def test_what_may_be_used(monkeypatch):
+    class Machine:
+        total, available = 1000, 900
+
+    monkeypatch.setattr("psutil.virtual_memory", lambda: Machine)
+    monkeypatch.setattr(memory, "_group_limits", lambda: [])
+    assert memory.memory_at_hand() == 700  # a share of all, so that it does not depend on the hour
+    Machine.available = 500
+    assert memory.memory_at_hand() == 450  # but others use the rest
+    monkeypatch.setattr(memory, "_group_limits", lambda: [(400, 100)])
+    assert memory.memory_at_hand() == 270
+
+
+# ------------------------------------------------------------------------------------------------------ the scripts
+
+
+@pytest.fixture
+def tuned(run_script, tiny_llama, tiny_workspace, tmp_path, monkeypatch):
+    """tuned(name, bytes) -> what ins_tuning.py with so much memory returns, and its adapter."""
+
+    def run(name, size):
+        monkeypatch.setattr(memory, "memory_at_hand", lambda: size)
+        data = ["--train_data_path", tiny_workspace / "rec_data" / "movie" / "train.json"]
+        data += ["--val_data_path", tiny_workspace / "rec_data" / "movie" / "valid.json"]
+        flags = ["--batch_size", 16, "--micro_batch_size", 16, "--num_epochs", 2, "--warmup_steps", 0]
+        folder = tmp_path / name
+        result = run_script("ins_tuning.py", "--base_model", tiny_llama, *data, "--output_dir", folder, *flags,
+                            "--lora_dropout", 0)  # fmt: skip
+        return result, folder / "adapter_model.safetensors"
+
+    return run
+
+
+def test_little_memory_changes_no_result(tuned):
+    (status, out, _), whole = tuned("whole", 10e9)
+    assert status == 0 and "rows go through the model" not in out
+    (status, out, err), divided = tuned("divided", 14e6)
+    assert status == 0, err
+    assert (
+        "memory: 0.0 GB may be used here, so 8 rows go through the model at once instead of 16; the batch stays 16 rows"
+        in (out)
+    ), out
+    one, other = load_file(whole), load_file(divided)
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-5)
+
+
+def test_too_little_memory_ends_before_loading(tuned, run_script, tiny_llama, tiny_workspace, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("the base model was loaded")
+
+    monkeypatch.setattr(base_models, "load_base_model", refuse)
+    (status, _, err), _ = tuned("none", 1e5)
+    assert status == 2 and err.count("\n") == 1, err
+    assert err.startswith("error: one row of ") and "GB of memory may be used here" in err
+    test = tiny_workspace / "rec_data" / "movie" / "test.json"
+    status, _, err = run_script("evaluate.py", "--base_model", tiny_llama, "--test_data_path", test)
+    assert status == 2 and err.startswith("error: the base model and one row of 512 tokens take about"), err

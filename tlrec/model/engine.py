@@ -1,0 +1,158 @@
+"""Forward passes for scoring and ranking: within a budget of tokens, behind a prefix that is computed once.
+
+docs/engine.md explains with drawings what is packed, shared and masked.
+"""
+
+import copy
+from contextlib import contextmanager, nullcontext
+
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from tlrec.errors import InputError
+from tlrec.model import memory
+from tlrec.model.adapters import merged
+from tlrec.model.parts import KEYS_AND_VALUES, language_model_parts
+from tlrec.model.processes import is_spread
+
+TOKEN_BUDGET = {"cpu": 2048, "cuda": 32768}  # tokens in one forward pass, padding included
+LOGITS_AT_ONCE = 1 << 23  # elements of [positions, vocabulary] held in float32 at a time; fit caches
+
+
+@contextmanager
+def for_inference(model, merge):
+    """Inside the block the model is in evaluation mode and, with `merge`, has LoRA added into its weights."""
+    was_training = model.training
+    model.eval()
+    try:
+        with merged(model) if merge else nullcontext():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def without_gradients(model):
+    """FSDP gathers weights into buffers that training uses again, which inference mode would forbid."""
+    return torch.no_grad() if is_spread(model) else torch.inference_mode()
+
+
+def shared_prefix(rows, longest):
+    """How many tokens all rows begin with, at most `longest`."""
+    low, high = min(rows), max(rows)  # in lexicographic order these two differ first
+    shared = 0
+    while shared < longest and low[shared] == high[shared]:
+        shared += 1
+    return shared
+
+
+def padded(rows, device):
+    """Rows of token ids as one tensor (n, longest), padded on the right, where causal attention never looks."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+
+
+class Engine:
+    """A model ready for forward passes.
+
+    token_budget: tokens in one pass, None for the default of the device; `token_budget` is halved when memory runs out.
+    answer_ids: the first tokens of Yes and No.
+    """
+
+    def __init__(self, model, token_budget, answer_ids):
+        self.hidden_states, self.head = language_model_parts(model)
+        self.spread = is_spread(model)
+        self.device = model.device
+        self.config, self.dtype = model.config, model.dtype
+        self.token_budget = token_budget or _default_budget(model)
+        self.answer_ids = list(answer_ids)
+        self.positions_at_once = max(1, LOGITS_AT_ONCE // self.config.get_text_config().vocab_size)
+        self.processes, self.process = PartialState().num_processes, PartialState().process_index
+
+    def in_parts(self, rows, row_tokens, forward):
+        """Yield (part, forward(part)) for consecutive parts of `rows` that fit the budget, a row being `row_tokens`."""
+        while rows:
+            part = rows[: max(1, self.token_budget // row_tokens)]
+            try:
+                result = forward(part)
+            except torch.OutOfMemoryError:
+                if len(part) == 1 or self.spread:
+                    raise InputError(
+                        f"out of memory while scoring {len(part)} rows of {row_tokens} tokens at once; "
+                        "give evaluate.py a smaller --token_budget, or --quantization 4bit"
+                    ) from None
+                self.token_budget = row_tokens * (len(part) // 2)
+                torch.cuda.empty_cache()
+                tqdm.write(f"out of memory: going on with {self.token_budget} tokens in a batch")
+                continue
+            yield part, result
+            rows = rows[len(part) :]
+
+    def start(self, ids):
+        """(cache, hidden states) of token ids (n, length), for rows to go on behind them."""
+        cache = DynamicCache(config=self.config)
+        return cache, self.hidden_states(input_ids=ids, past_key_values=cache, use_cache=True)
+
+    def go_on(self, cache, behind, ids, positions, attention_mask=None):
+        """Hidden states of `ids` (n, length), row i of which goes on behind row behind[i] of `cache`, which stays as it
+        is; positions: (n, length) or (1, length); attention_mask: (n, 1, length, cached + length), else causal."""
+        rows = torch.tensor(behind, device=self.device)
+        lent = (DynamicLayer,) if attention_mask is None else (DynamicLayer, DynamicSlidingWindowLayer)
+        batch = copy.copy(cache)
+        batch.layers = [LentLayer(layer, rows) if type(layer) in lent else _own(layer, rows) for layer in cache.layers]
+        masks = {} if attention_mask is None else {"attention_mask": attention_mask}
+        return self.hidden_states(input_ids=ids, past_key_values=batch, position_ids=positions, use_cache=True, **masks)
+
+    def answer_log_p(self, hidden, rows, places):
+        """(n, 2) float64: log-probabilities of Yes and No behind each hidden[rows[i], places[i]]."""
+        at_answer = hidden[torch.tensor(rows, device=self.device), torch.tensor(places, device=self.device)]
+        chosen = [
+            self.head(part).float().log_softmax(-1)[:, self.answer_ids]
+            for part in at_answer.split(self.positions_at_once)
+        ]
+        return torch.cat(chosen).double().cpu().numpy()
+
+    def nll(self, hidden, targets):
+        """Summed cross-entropy of `targets` (n,) given `hidden` (n, width).
+
+        A scalar tensor in float64, so that a GPU is not waited for.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        for start in range(0, len(targets), self.positions_at_once):
+            logits = self.head(hidden[start : start + self.positions_at_once]).float()
+            some = targets[start : start + self.positions_at_once]
+            total += torch.nn.functional.cross_entropy(logits, some, reduction="sum")
+        return total
+
+
+def _default_budget(model):
+    """By device; and on the CPU, which does not say when memory runs out, no more than memory holds."""
+    if model.device.type == "cuda":
+        return TOKEN_BUDGET["cuda"]
+    return memory.tokens_in_a_pass(model, TOKEN_BUDGET["cpu"])
+
+
+class LentLayer(DynamicLayer):
+    """The keys and values of a prefix, for a batch whose row i goes on behind rows[i]. It keeps nothing of the batch, so
+    that only one layer's copies are in memory."""
+
+    def __init__(self, layer, rows):
+        super().__init__()
+        self.keys, self.values, self.is_initialized = layer.keys, layer.values, layer.is_initialized
+        self.rows = rows
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        return self._behind(self.keys, key_states), self._behind(self.values, value_states)
+
+    def _behind(self, prefix, own):
+        prefix = prefix.expand(len(own), -1, -1, -1) if len(prefix) == 1 else prefix.index_select(0, self.rows)
+        return torch.cat([prefix, own], dim=-2)
+
+
+def _own(layer, rows):
+    """A copy of another kind of layer, for the rows; recurrent states are changed in place, so these are copied deep."""
+    layer = copy.copy(layer) if type(layer) in KEYS_AND_VALUES else copy.deepcopy(layer)
+    layer.reorder_cache(rows)
+    return layer

@@ -1,0 +1,326 @@
+"""P(Yes) and P(No) of many items for one user: the history goes through the model once, the items follow as suffixes.
+
+    for scores in score_candidates(model, tokenizer, [(record, items), ...], frame):
+        scores.p_yes                                    # one for each item, in their order
+
+        |<------ history, once ------>| item 1 | item 2 | item 3 |        one row of token ids
+                                        ^ each sees the history and itself; positions restart behind the history
+
+What the prompts of a user's items share is found on their token ids, so every prompt is cut into the very tokens that
+scoring it alone would give. Scores are those of `score_records`, whatever the order, number and company of the items.
+
+Models differ in what they can do, and a wrong mask does not raise errors. So the first pass, and every one with longer
+prompts than any before, is checked on one prompt against the model's plain forward pass, and the best way that holds is
+taken:
+
+    PACKED   as drawn                                           attention that takes a mask and position ids
+    ROWS     one row an item, all behind the cached history     ALiBi, sliding windows shorter than the prompts,
+                                                                FlashAttention, most recurrent states
+    WHOLE    every prompt on its own                            models whose cache cannot be continued
+"""
+
+import heapq
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate, chain
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import DynamicCache
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
+
+from tlrec.data.preferences import with_targets
+from tlrec.errors import InputError
+from tlrec.model.base_models import is_quantized
+from tlrec.model.engine import Engine, for_inference, padded, shared_prefix, without_gradients
+from tlrec.model.processes import add_up
+from tlrec.model.tokenization import RecordTokenizer
+
+PACKED, ROWS, WHOLE = "packed", "rows", "whole"
+LOG = {
+    PACKED: "ranking: candidates packed into rows behind the history",
+    ROWS: "ranking: candidates as separate rows behind the cached history (this model cannot have them packed)",
+    WHOLE: "ranking: every prompt computed whole (this model's cache cannot be continued)",
+}
+ROW_WIDTH = 128  # tokens of a packed row; attention to masked neighbours costs time, copies of the history too
+ITEMS_AT_ONCE = 2048  # prompts of one user tokenised at a time, so that a catalogue of any size fits
+
+
+@dataclass
+class CandidateScores:
+    """log_p_yes, log_p_no: (items,) float64, as in `scoring.Scores`. truncated: prompts that were cut. own_tokens: those
+    behind what the prompts of these items share. way: PACKED, ROWS or WHOLE, how the last of them were computed."""
+
+    log_p_yes: np.ndarray
+    log_p_no: np.ndarray
+    truncated: int
+    own_tokens: int
+    way: str
+
+    @property
+    def p_yes(self):
+        return np.exp(self.log_p_yes)
+
+    @property
+    def p_no(self):
+        return np.exp(self.log_p_no)
+
+
+def score_candidates(model, tokenizer, requests, frame, cutoff_len=512, token_budget=None, merge=True, progress=None):
+    """Yield the CandidateScores of each request, in their order and as soon as they are there.
+
+    requests: (record, items): the record of a user, whose own target counts as little as its output, and a sequence of
+    tlrec.data.preferences.Item. The other arguments are those of `score_records`. Several users share a forward pass;
+    memory depends neither on their number nor on that of the items. Raises ValueError if a record does not parse.
+    """
+    ranker = _Ranker(model, RecordTokenizer(tokenizer, frame, cutoff_len), token_budget)
+    bar = tqdm(
+        total=sum(len(items) for _, items in requests),
+        desc=progress,
+        unit="item",
+        disable=progress is None or ranker.engine.process > 0,
+        leave=False,
+    )
+    with bar:
+        for group in ranker.groups(requests):
+            # merged anew for each group, so that the model is the caller's own while the caller has the scores
+            with for_inference(model, merge), without_gradients(model):
+                ranker.score(group)
+            bar.update(sum(len(history.suffixes) for history in group))
+            yield from ranker.finished(group)
+
+
+@dataclass(eq=False)
+class _Request:
+    """A request under way: log_p (items, 2), and how many of its items are still to be scored."""
+
+    log_p: np.ndarray
+    missing: int
+    truncated: int = 0
+    own_tokens: int = 0
+
+
+@dataclass(eq=False)
+class _History:
+    """Token ids that some prompts of a request begin with, what follows in each, and their places among its items."""
+
+    request: _Request
+    ids: list
+    suffixes: list
+    places: list
+    longest: int = field(init=False)  # tokens of the longest whole prompt
+
+    def __post_init__(self):
+        self.longest = len(self.ids) + max(map(len, self.suffixes))
+        self.own_tokens = sum(map(len, self.suffixes))
+
+
+class _Ranker:
+    def __init__(self, model, encoder, token_budget):
+        self.engine = Engine(model, token_budget, encoder.answer_ids)
+        self.encoder = encoder
+        self.waiting = []  # requests that have not been handed out, in their order
+        self.way, self.said = PACKED, None
+        self.checked = 0  # tokens of the longest prompt whose scores have been compared
+        # how far rounding alone may drive a hidden state off, relative to its length
+        exact = model.dtype == torch.float32 and not is_quantized(model)
+        self.rounding = 1e-4 if exact else 0.1
+        layers = DynamicCache(config=model.config).layers
+        if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer) for layer in layers):
+            self.way = ROWS
+        windows = [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
+        self.window = min(windows, default=None)
+
+    # ------------------------------------------------------------------------------------------- requests to histories
+
+    def groups(self, requests):
+        """Lists of histories that go through the model together: as many as fit a pass, until their items fill one."""
+        group = []
+        for history in chain.from_iterable(map(self._histories, requests)):
+            taken = (len(group) + 1) * max(len(other.ids) for other in [*group, history])
+            filled = sum(other.own_tokens for other in group)
+            if group and (taken > self.engine.token_budget or filled >= self.engine.token_budget):
+                yield group
+                group = []
+            group.append(history)
+        yield group
+
+    def _histories(self, request):
+        record, items = request
+        request = _Request(np.zeros((len(items), 2)), len(items))
+        self.waiting.append(request)
+        for start in range(0, len(items), ITEMS_AT_ONCE):
+            prompts = self.encoder.prompts(with_targets(record, items[start : start + ITEMS_AT_ONCE]))
+            request.truncated += prompts.truncated
+            # Cut prompts have lost as many tokens of history as their item is long, so those of one length share most.
+            kinds = {}
+            for place, ids in enumerate(prompts.input_ids, start):
+                kinds.setdefault(len(ids) if prompts.truncated else 0, []).append((place, ids))
+            for rows in kinds.values():
+                places, rows = zip(*rows)
+                shared = shared_prefix(rows, min(map(len, rows)) - 1)
+                history = _History(request, rows[0][:shared], [ids[shared:] for ids in rows], places)
+                request.own_tokens += history.own_tokens
+                yield history
+
+    def finished(self, group):
+        """CandidateScores of the requests that are complete with this group."""
+        for history in group:
+            history.request.missing -= len(history.suffixes)
+        while self.waiting and not self.waiting[0].missing:
+            done = self.waiting.pop(0)
+            yield CandidateScores(*done.log_p.T, done.truncated, done.own_tokens, self.way)
+
+    # ------------------------------------------------------------------------------------------------- forward passes
+
+    def score(self, group):
+        """Fill in the log-probabilities of a group's items, by the best way that holds for its prompts."""
+        if not group:
+            return
+        longest, cache = max(group, key=lambda history: history.longest), None
+        try:
+            if longest.longest > self.checked:
+                cache = self._choose_way(longest)
+                self.checked = longest.longest
+            for together in [group] if self.way == PACKED else [[history] for history in group]:
+                self._score(together, cache if together == [longest] else None)
+        except torch.OutOfMemoryError:  # over the histories; `in_parts` sees to their items
+            if len(group) == 1:
+                raise InputError("out of memory with one user's prompts; give --quantization 4bit") from None
+            self.engine.token_budget //= 2
+            self.score(group[: len(group) // 2])
+            self.score(group[len(group) // 2 :])
+
+    def _score(self, group, cache):
+        engine = self.engine
+        if self.way != WHOLE and cache is None:
+            cache = self._start(group)
+        rows = [
+            (number, pack)
+            for number, history in enumerate(group)
+            for pack in _packs(history.suffixes, ROW_WIDTH if self.way == PACKED else 0)
+        ]
+        rows.sort(key=lambda row: -self._width(group, row))
+        row_tokens = self._width(group, rows[0])
+        if self.way != PACKED:  # rows that are short beside their history are none the less paid for in memory
+            row_tokens = max(history.longest for history in group)
+        forward = partial(self._hidden, self.way, group, cache)
+        mine = rows if engine.spread else rows[engine.process :: engine.processes]
+        log_p = np.zeros((sum(len(history.suffixes) for history in group), 2))
+        first = np.cumsum([0] + [len(history.suffixes) for history in group])
+        for part, chosen in engine.in_parts(mine, row_tokens, lambda part: engine.answer_log_p(*forward(part))):
+            log_p[[first[number] + suffix for number, pack in part for suffix in pack]] = chosen
+        log_p = log_p if engine.spread else add_up(log_p)
+        for number, history in enumerate(group):
+            history.request.log_p[list(history.places)] = log_p[first[number] : first[number + 1]]
+
+    def _start(self, group):
+        return self.engine.start(padded([history.ids for history in group], self.engine.device))[0]
+
+    @staticmethod
+    def _width(group, row):
+        number, pack = row
+        return sum(len(group[number].suffixes[suffix]) for suffix in pack)
+
+    def _hidden(self, way, group, cache, rows):
+        """Hidden states of rows (number of a history in `group` and `cache`, numbers of its suffixes), and where the
+        answers to the suffixes stand in them: (hidden, rows, places)."""
+        suffixes = [[group[number].suffixes[suffix] for suffix in pack] for number, pack in rows]
+        lengths = [list(map(len, pack)) for pack in suffixes]
+        behind = [number for number, _ in rows]
+        starts = [len(group[number].ids) for number in behind]
+        ids = [list(chain.from_iterable(pack)) for pack in suffixes]
+        answers = [(row, place - 1) for row, pack in enumerate(lengths) for place in accumulate(pack)]
+        if way == WHOLE:
+            ids = padded([[*group[number].ids, *own] for number, own in zip(behind, ids)], self.engine.device)
+            answers = [(row, starts[row] + place) for row, place in answers]
+            hidden = self.engine.hidden_states(input_ids=ids, use_cache=False)
+        elif way == ROWS:
+            ids = padded(ids, self.engine.device)
+            positions = torch.arange(starts[0], starts[0] + ids.shape[1], device=self.engine.device)[None]
+            hidden = self.engine.go_on(cache, behind, ids, positions)
+        else:
+            ids = padded(ids, self.engine.device)
+            positions = [[start + n for length in pack for n in range(length)] for start, pack in zip(starts, lengths)]
+            owners = [[n for n, length in enumerate(pack, 1) for _ in range(length)] for pack in lengths]
+            mask = self._mask(padded(owners, self.engine.device), starts, max(map(len, (h.ids for h in group))))
+            hidden = self.engine.go_on(cache, behind, ids, padded(positions, self.engine.device), mask)
+        return hidden, *zip(*answers)
+
+    def _mask(self, owners, starts, longest_history):
+        """(n, 1, width, longest_history + width): the tokens of the history and, behind them, of the row that each token
+        of the row sees. owners (n, width): the number of the suffix each token belongs to; starts: n history lengths.
+
+        Padding (owner 0) sees what it likes: nobody reads it, but a token that saw nothing would be NaN.
+        """
+        device, width = owners.device, owners.shape[1]
+        history = torch.arange(longest_history, device=device) < torch.tensor(starts, device=device)[:, None]
+        own = (owners[:, :, None] == owners[:, None, :]).tril()
+        seen = torch.cat([history[:, None].expand(-1, width, -1), own], dim=-1)[:, None]
+        if self.engine.config.get_text_config()._attn_implementation == "sdpa":
+            return seen
+        dtype = self.engine.dtype  # eager attention adds its mask
+        return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill(~seen, torch.finfo(dtype).min)
+
+    # ---------------------------------------------------------------------------------------------- which way is right
+
+    def _choose_way(self, history):
+        """Leave the ways that do not give, for an item of `history`, the hidden state of a plain forward pass; returns the
+        cache of the history.
+
+        The item is the last of a full row, where a mask that is ignored, a window that is too short or positions that
+        are not taken from the position ids show. How far rounding alone drives numbers apart is seen from the rows.
+        """
+        if self.way == PACKED and self.window is not None and history.longest > self.window:
+            self.way = ROWS
+        pack = max(_packs(history.suffixes, ROW_WIDTH), key=len)
+        if len(pack) == 1:
+            pack = pack * 3
+        plain, cache = self._at_answer(WHOLE, history, None, pack[-1:]), None
+        if self.way != WHOLE:
+            cache = _attempt(self._start, [history])
+            apart = _distance(_attempt(self._at_answer, ROWS, history, cache, pack[-1:]), plain)
+            if not apart <= self.rounding:
+                self.way = WHOLE
+            elif self.way == PACKED:
+                packed = _distance(_attempt(self._at_answer, PACKED, history, cache, pack), plain)
+                if not packed <= max(4 * apart, self.rounding / 10):
+                    self.way = ROWS
+        if self.way != self.said:
+            self.said = self.way
+            if self.engine.process == 0:
+                tqdm.write(LOG[self.way])
+        return cache
+
+    def _at_answer(self, way, history, cache, pack):
+        """The hidden state that the answer to the last item of a row is read from."""
+        hidden, rows, places = self._hidden(way, [history], cache, [(0, pack)])
+        return hidden[rows[-1], places[-1]].float()
+
+
+def _attempt(function, *arguments):
+    try:
+        return function(*arguments)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # whatever an architecture raises for a cache or a mask that it does not know
+        return None
+
+
+def _distance(hidden, plain):
+    """Length of the difference, as a share of the length of `plain`."""
+    return float("inf") if hidden is None else ((hidden - plain).norm() / plain.norm()).item()
+
+
+def _packs(suffixes, width):
+    """Numbers of the suffixes, in as few lists as `width` tokens each allow, and these about equally long."""
+    lengths = list(map(len, suffixes))
+    packs = [(0, number, []) for number in range(-(-sum(lengths) // max(width, *lengths)))] if width else []
+    if not packs:
+        return [[number] for number in range(len(suffixes))]
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        tokens, place, pack = heapq.heappop(packs)
+        pack.append(number)
+        heapq.heappush(packs, (tokens + lengths[number], place, pack))
+    return [pack for _, _, pack in sorted(packs, key=lambda pack: pack[1]) if pack]
