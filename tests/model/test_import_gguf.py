@@ -613,7 +613,7 @@ def test_bad_files_are_one_line_without_torch(llama, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", RUNNER], input=json.dumps(calls), capture_output=True, text=True, cwd=REPOSITORY
     )
-    for call, (status, out, err, heavy), text in zip(calls, json.loads(done.stdout), said, strict=True):
+    for call, (status, _, err, heavy), text in zip(calls, json.loads(done.stdout), said, strict=True):
         assert status == 2 and text in err and err.startswith("error: ") and err.count("\n") == 1, (call, status, err)
         assert "torch" not in heavy, call
     assert snapshot(tmp_path) == before
