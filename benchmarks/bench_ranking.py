@@ -23,6 +23,7 @@ import torch
 
 from benchmarks import measure, models
 from tlrec.data.preferences import parse_input, with_targets
+from tlrec.data.records import read_records
 from tlrec.errors import one_line_errors
 from tlrec.files import write_json
 from tlrec.model import base_models
@@ -37,7 +38,7 @@ PLAIN, ROWS, RANKING, QUARTER = "plain batch", "rows", "ranking", "ranking, a qu
 
 def requests_of(args, films):
     """(record, items) of each user, `films` items in all."""
-    records, _ = models.load_records(args.data, max(600, args.users))
+    records = read_records(args.data) if args.data.exists() else models.load_records(args.data, 600)[0]
     preferences = [parse_input(record["input"]) for record in records]
     items = list(dict.fromkeys(item for preference in preferences for item in (*preference.history, preference.target)))
     while len(items) < films:  # the test file's own films, and as many editions of them as are asked for

@@ -1,32 +1,7 @@
 """What made a result: `run.json` beside every output, written by the scripts and read by the report.
 
-Format, agreed between the scripts that write and the report that reads (JSON; unknown values are null):
-
-`run.json`, one per output folder, written last by the tuners, so a folder that has it is complete:
-    script      "ins_tuning.py"
-    arguments   all flags with their values, as given
-    started, ended, seconds   UTC, ISO 8601; wall clock
-    git         {"revision", "dirty"}, or null outside a git checkout
-    versions    {"python", "torch", "transformers", "peft", ...}
-    platform    {"system", "cpus"}
-    data        {name: {"path" as given, "sha256", "rows"}}; the names are "train", "valid", "test"
-    results     numbers that the script printed; a tuner gives
-                "history": [{"step", "eval_auc", "eval_loss"}, ...], "best_step",
-                "truncated": {"train": count, "valid": count}
-and the facts of a tuner:
-    stage       what this run taught: "cot", "source", "few-shot", or another name; the report shows it
-    source      name of the source domain, for the stage "source"
-    start_adapter   `describe_adapter` of the adapter it began with, null for a fresh one; so the whole chain is here
-    target, shots, seed, frame, base_model, metric_for_best_model, hardware (GPU names, or null) ...
-
-`metrics.json` and `predictions.jsonl`, written by `evaluate.py` into the adapter folder or its own --output_dir:
-    metrics.json holds what `tlrec.evaluation.results.summarise` returns, plus "run": the same keys as above for the evaluation
-    (`describe_run`), with data "test" (and "train" where floors used it), results {"truncated": {"test": count}} and
-    the facts target, frame, base_model, hardware and "adapter": `describe_adapter`, null for the base model alone.
-A method without a language model (a classical baseline) gives `stage` "baseline", `method` (its name), `shots`, `seed`
-and `target` in metrics.json's "run", and the adapter null.
-
-Arguments are written as given, the environment never; so keys stay out of it as long as no flag takes one.
+Its format stands in tlrec/run_format.py; that of `metrics.json`, which holds the same facts of an evaluation under "run",
+in tlrec/evaluation/formats.py.
 """
 
 import json
@@ -40,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tlrec.errors import InputError
-from tlrec.files import plain_json, read_json, sha256, write_json
+from tlrec.files import plain_json, read_json, sha256, validate, write_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -117,7 +92,7 @@ _STARTED = datetime.now(UTC)  # this room is imported when a script begins
 
 
 def write_run(folder, script, arguments, data, results, started=None, **facts):
-    """Write `run.json` whole into `folder` (see the format above) and return its content.
+    """Write `run.json` whole into `folder` (the format: tlrec/run_format.py) and return its content.
 
     arguments: dict of flag values. data: {name: path of a record file, or what `describe_data` returned when the file
     was read}. results: dict of numbers. started: aware datetime, by default the start of the process.
@@ -162,7 +137,10 @@ def describe_records(file):
 
 def read_run(folder):
     """The content of `folder/run.json`. Raises InputError if it is missing, damaged, or not the file of a run."""
-    return read_json(Path(folder) / "run.json", required=("script", "arguments", "data"))
+    from tlrec.run_format import Run  # with pydantic, and so not at the top: --help is quick
+
+    path = Path(folder) / "run.json"
+    return validate(read_json(path), Run, path)
 
 
 def describe_adapter(folder):

@@ -5,7 +5,8 @@
 3. Tuning: the same loss and gradient norm of a step.
 4. Sweep: the same adapters and predictions, byte by byte, from one process as from one process a step.
 5. The counted operations are those of the products that a tiny model really makes.
-6. Large data: the files are record files, and the tuner really ends after a few steps.
+6. Ranking: packed, as rows behind the shared prefix, and whole, the same log-probabilities.
+7. Large data: the files are record files, and the tuner really ends after a few steps.
 """
 
 import json
@@ -16,7 +17,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bench_large_data, bench_scoring, bench_sweep, bench_tuning, bench_validation, models
+from benchmarks import (
+    bench_large_data,
+    bench_ranking,
+    bench_scoring,
+    bench_sweep,
+    bench_tuning,
+    bench_validation,
+    models,
+)
 from tlrec.data.records import write_records
 from tlrec.model import parts
 
@@ -65,6 +74,16 @@ def test_sweep(tiny_llama):
     flags = ["--shots", "2", "--test_rows", "20", "--repeats", "1", "--num_epochs", "1"]  # the last for rec_tuning.py
     report = bench_sweep.main(["--base_model", str(tiny_llama), *flags])  # asserts byte by byte
     assert set(report["auc"]) == {2}
+
+
+def test_ranking(tiny):
+    report = bench_ranking.main([*tiny, "--rows", "24", "--users", "2", "--plain_rows", "20", "--repeats", "1"])
+    assert max(report["largest_difference"].values()) < 1e-4
+    assert report["own_tokens"] < report["whole_tokens"] / 5
+    shares = report["share_of_the_plain_rate"]
+    assert set(shares) == {"rows", "ranking"} and shares["ranking"] == pytest.approx(
+        report["tokens_per_second"]["ranking"] / report["tokens_per_second"]["plain batch"]
+    )
 
 
 def test_counted_operations(tiny):

@@ -83,7 +83,7 @@ def test_metrics_without_their_test_data(runs, tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     del metrics["run"]["data"]
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(InputError, match="does not name its test data"):
+    with pytest.raises(InputError, match="metrics.json: the key 'run.data' is missing"):
         compare(tmp_path, runs / "weak")
 
 

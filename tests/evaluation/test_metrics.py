@@ -39,6 +39,8 @@ from tlrec.evaluation.metrics import (
 )
 from tlrec.evaluation.results import predictions_rows, read_evaluation, results_table, summarise, write_evaluation
 
+RUN = {"script": "x.py", "arguments": {}, "data": {"test": {"path": "test.json", "sha256": "0", "rows": 200}}}
+
 
 def preference(likes, dislikes, target="T"):
     """A Preference with so many liked and disliked items."""
@@ -329,7 +331,7 @@ def evaluation(tmp_path, scored):
     labels, p_yes, p_no = scored
     preferences = [preference(k % 5 + 1, 2) for k in range(200)]
     metrics = summarise(labels, p_yes, p_no, preferences, resamples=50)
-    write_evaluation(tmp_path, {**metrics, "run": {}}, predictions_rows(labels, p_yes, p_no, preferences))
+    write_evaluation(tmp_path, {**metrics, "run": RUN}, predictions_rows(labels, p_yes, p_no, preferences))
     return tmp_path
 
 
@@ -349,7 +351,7 @@ def test_same_evaluation_same_bytes(evaluation, scored):
     labels, p_yes, p_no = scored
     preferences = [preference(k % 5 + 1, 2) for k in range(200)]
     metrics = summarise(labels, p_yes, p_no, preferences, resamples=50)
-    write_evaluation(evaluation, {**metrics, "run": {}}, predictions_rows(labels, p_yes, p_no, preferences))
+    write_evaluation(evaluation, {**metrics, "run": RUN}, predictions_rows(labels, p_yes, p_no, preferences))
     assert before == [(evaluation / name).read_bytes() for name in ("metrics.json", "predictions.jsonl")]
 
 
@@ -364,7 +366,7 @@ def damage(path, old, new):
     [
         ("predictions.jsonl", '"p_yes": 0.', '"p_yes": NaN, "x": 0.', "row 1: p_yes is nan"),
         ("predictions.jsonl", '"label": 1', '"label": 0', "its AUC is .*, metrics.json says .*evaluate again"),
-        ("predictions.jsonl", '"p_no"', '"p_never"', "a row without 'p_no'"),
+        ("predictions.jsonl", '"p_no"', '"p_never"', "row 1: the key 'p_no' is missing"),
         ("predictions.jsonl", "{", "", "damaged"),
         ("metrics.json", '"auc"', '"area"', "the key 'auc' is missing"),
         ("metrics.json", "{", "[", "damaged"),

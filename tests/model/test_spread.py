@@ -1,13 +1,14 @@
 """A model that is spread over two processes (FSDP2 over gloo, on the CPU) against the same model in one piece.
 
 1. Scores and validation loss are the same, also where a process has no row of its own in a batch.
-2. The training loss and the gradients of the adapter are the same.
+2. The training loss and the gradients of the adapter are the same, and so is what is said of a layer without.
 3. The adapter is saved whole, by the first process.
 """
 
 import os
 import socket
 
+import pytest
 import torch
 from accelerate import PartialState
 from peft import LoraConfig, get_peft_model
@@ -16,10 +17,12 @@ from torch.distributed.fsdp import fully_shard
 from transformers import TrainingArguments
 
 from tlrec.data.records import labels_of, read_records
+from tlrec.errors import InputError
 from tlrec.model import adapters, base_models
 from tlrec.model.processes import is_spread, whole
 from tlrec.model.prompts import load_frame
 from tlrec.model.scoring import Scorer
+from tlrec.tuning.learning import check_gradients, fingerprints
 from tlrec.tuning.trainer import Collator, TuningTrainer
 
 
@@ -49,15 +52,30 @@ def observed(model, base_folder, records, folder):
     rows = [{"input_ids": row, "labels": row} for row in scorer.rows[:4]]
     loss = trainer.compute_loss(model, Collator()(rows))
     loss.backward()
+    assert check_gradients(model)
+    start = fingerprints(model)
     adapters.save_adapter(model, folder)
     gradients = {
         f"gradient of {name}": whole(weight.grad) for name, weight in model.named_parameters() if weight.requires_grad
     }
+    assert refusal(model).startswith(
+        "1 of 4 LoRA layers, such as model.layers.1.self_attn.v_proj, have no gradient and "
+    )
     return {
         "log_p_yes": torch.tensor(scores.log_p_yes),
         "validation": torch.tensor(scores.loss),
         "loss": loss.detach(),
+        "adapter": torch.tensor([int(digest[:12], 16) for _, digest in sorted(start.items())]),
     } | gradients
+
+
+def refusal(model):
+    """What is said of an adapter with a layer that has got no gradient."""
+    (weight,) = (each for name, each in model.named_parameters() if "layers.1.self_attn.v_proj.lora_B" in name)
+    weight.grad = None
+    with pytest.raises(InputError) as error:
+        check_gradients(model)
+    return str(error.value)
 
 
 def process(rank, port, base_folder, data, folder):
@@ -86,7 +104,8 @@ def test_fsdp_on_two_processes(tiny_llama, tiny_workspace, tmp_path):
         port = probe.getsockname()[1]
     multiprocessing.spawn(process, (port, tiny_llama, data, two), nprocs=2)
     found = torch.load(two / "result.pt")
-    assert found.keys() == expected.keys() and len(found) == 3 + 8
+    assert found.keys() == expected.keys() and len(found) == 4 + 8
+    assert torch.equal(found.pop("adapter"), expected.pop("adapter"))  # its fingerprints, put together from the shares
     for name, value in expected.items():
         assert torch.allclose(found[name].to(value.dtype), value, atol=1e-5), name
     saved, wanted = adapters.read_adapter(two), adapters.read_adapter(one)

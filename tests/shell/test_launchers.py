@@ -268,6 +268,22 @@ def test_a_launcher_called_again_resumes_the_stage_that_was_stopped(launch, work
     assert "===== auc:" in second.stdout
 
 
+def test_a_recipe_is_a_file_of_flags(started, workspace):
+    """Its flags come before the user's, which have the last word; the published one adds none."""
+    commands = started("zero_shot.sh", "cpu", "movie", "netflix", "--num_epochs", "2", STAGES="source", RECIPE="small")
+    arguments = parsed(*commands[0][:2])
+    assert (arguments.batch_size, arguments.learning_rate, arguments.num_epochs) == (16, 1e-3, 2)
+    assert (arguments.lora_target_modules, arguments.lora_dropout) == (["all-linear"], 0)
+    assert arguments.prompt_loss_weight == 0
+    adapter = workspace / "instruction_model" / "movie" / "alpaca_instrument"
+    adapter.mkdir(parents=True, exist_ok=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    ((path, flags, _),) = started("few_shot.sh", "cpu", "0", "movie", STAGES="source", RECIPE="small")
+    few = parsed(path, flags)
+    assert (few.batch_size, few.learning_rate, few.num_epochs) == (16, 5e-4, 4)
+    assert (few.lora_target_modules, few.lora_dropout) == (arguments.lora_target_modules, arguments.lora_dropout)
+
+
 def test_a_general_adapter_is_the_start(started, workspace):
     general = workspace / "instruction_model" / "movie" / "alpaca"
     general.mkdir(parents=True)
@@ -448,6 +464,8 @@ PLACE, MAKE = "base_model/README.md tells how to place one", "rec_data/README.md
             "adapter_config.json; STAGES='source' bash shell/zero_shot.sh cpu movie SOURCE makes it",
         ),
         (ZERO, {"ROOT_PATH": "/no/root"}, None, "no base model at /no/root/base_model/llama-7b/; "),
+        (ZERO, {"RECIPE": "big"}, None, "RECIPE 'big': give one of published small"),
+        (FEW, {"RECIPE": "../setup"}, None, "RECIPE '../setup': give one of published small"),
         (ZERO, {"STAGES": " "}, None, "STAGES is empty: give at least one of cot and source"),
         (FEW, {"STAGES": " "}, None, "STAGES is empty: give at least one of cot and source"),
         (FEW, {"SHOTS": " "}, None, "SHOTS ' ': give at least one number"),

@@ -1,7 +1,7 @@
 """Runs that are stopped and go on: what they end with is what an undisturbed run ends with, to the bit.
 
 1. SIGTERM and SIGINT save a checkpoint, say so, and end with 143 and 130; --resume goes on from there.
-2. kill -9 at random moments of a curriculum and a sweep, each start with --resume: the same adapters and validations.
+2. Killed at random moments of a curriculum and a sweep, each start with --resume: the same adapters and validations.
 3. A checkpoint that was not written whole is passed over; one of another run is an error that says what differs.
 4. Early stopping, and rows grouped by length, are taken up where they were.
 5. Running out of memory cuts micro-batches in halves and changes nothing else.
@@ -151,7 +151,6 @@ def test_twenty_kills(tiny_llama, tiny_workspace, tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr
         killed[name] = [int(number) for number in done.stdout.split()]  # of each command
-        print(name, done.stdout)
     assert killed == {"undisturbed": [0, 0], "killed": [10, 10]}
     for folder in ("source", "few/0_4", "few/0_12"):
         one, other = tmp_path / "undisturbed" / folder, tmp_path / "killed" / folder

@@ -18,8 +18,7 @@ from tlrec.data.preferences import parse_input
 from tlrec.data.records import RecordFile, check_draw, draw_shots, labels_of
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
-from tlrec.evaluation.results import record_evaluation
-from tlrec.files import read_json
+from tlrec.evaluation.results import read_metrics, record_evaluation
 from tlrec.model.scores import Scores
 from tlrec.runs import describe_records, same_run
 
@@ -71,7 +70,7 @@ def main():
                 folder = Path(args.output_dir) / method / f"{seed}_{shots}"
                 arguments = {**vars(args), "method": method, "sample": shots, "seed": seed, "output_dir": folder}
                 if (folder / "metrics.json").exists() and not args.overwrite:
-                    if not same_run(read_json(folder / "metrics.json", required=("run",))["run"], arguments, data):
+                    if not same_run(read_metrics(folder)["run"], arguments, data):
                         raise InputError(f"{folder}: holds other results; give --overwrite or another --output_dir")
                     print(f"complete already: {folder}")
                     continue

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from tlrec.errors import InputError, one_line_errors
+from tlrec.evaluation.results import read_metrics
 from tlrec.files import read_json, sha256, whole_file
 
 
@@ -18,10 +19,10 @@ def collect(root, target):
     test = sha256(root / "rec_data" / target / "test.json")
     found = []
     for path in sorted(root.glob(f"*_model/{target}/**/metrics.json")):
-        metrics = read_json(path, required=("auc", "run"))
-        run = (metrics["run"]["adapter"] or {}).get("run")
+        metrics = read_metrics(path.parent)
+        run = (metrics["run"].get("adapter") or {}).get("run")
         if run and metrics["run"]["data"]["test"]["sha256"] == test:
-            found.append((run["shots"] or 0, run["seed"], metrics))
+            found.append((run.get("shots") or 0, run.get("seed") or 0, metrics))
     if not found:
         raise InputError(f"{root}: no evaluated adapter for {target}; bash shell/quickstart.sh makes them")
     return sorted(found, key=lambda run: run[:2])
@@ -41,7 +42,9 @@ def draw(path, target, results, floor, best):
     bounds = [metrics["intervals"]["auc"]["users"] for _, _, metrics in results]
     errors = [[v - low for v, (low, _) in zip(values, bounds)], [high - v for v, (_, high) in zip(values, bounds)]]
     places = range(len(results))
-    axes.errorbar(places, values, yerr=errors, fmt="o-", capsize=4, color="#1f4e8c", label="pocket-llama, 95 % over users")
+    axes.errorbar(
+        places, values, yerr=errors, fmt="o-", capsize=4, color="#1f4e8c", label="pocket-llama, 95 % over users"
+    )
     axes.set_xticks(places, ["zero-shot" if not shots else str(shots) for shots, _, _ in results])
     axes.set_xlabel("shots in the target domain")
     axes.set_ylabel("AUC on the test set")

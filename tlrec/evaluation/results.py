@@ -20,7 +20,7 @@ from tlrec.evaluation.metrics import (
     reliability_bins,
     two_probabilities_to_score,
 )
-from tlrec.files import plain_json, read_json, whole_file, write_json
+from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate, whole_file, write_json
 from tlrec.runs import describe_adapter, describe_records, describe_run
 
 INFERRED = "inferred from overlapping windows"  # where users are from, if nobody said who they are
@@ -149,35 +149,54 @@ def write_evaluation(folder, metrics, predictions):
     write_json(Path(folder) / "metrics.json", plain_json(metrics))
 
 
+def read_metrics(folder):
+    """The content of `folder/metrics.json`. Raises InputError if it is missing, damaged, or not in its format."""
+    from tlrec.evaluation.formats import Metrics  # with pydantic, and so not at the top: --help is quick
+
+    path = Path(folder) / "metrics.json"
+    return validate(read_json(path), Metrics, path)
+
+
 def read_evaluation(folder):
     """What `write_evaluation` wrote: (metrics, predictions), once they are known to belong together.
 
     predictions is a dict of (n,) arrays: label, p_yes, p_no, score, user (None if not known), floors (a dict of them).
-    Raises InputError, naming file and row, if one is missing or damaged, holds what are not labels or probabilities, or
-    if the AUC of metrics.json is not that of predictions.jsonl.
+    Raises InputError, naming file and row, if one is missing, damaged or not in its format, or if the AUC of
+    metrics.json is not that of predictions.jsonl.
     """
-    metrics = read_json(Path(folder) / "metrics.json", required=("auc", "intervals", "floors", "reliability", "run"))
+    metrics = read_metrics(folder)
     path = Path(folder) / "predictions.jsonl"
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        columns = {name: [row[name] for row in rows] for name in ("label", "p_yes", "p_no", "user", "floors")}
-        floors = {name: np.array([row[name] for row in columns["floors"]], float) for name in columns["floors"][0]}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; evaluate.py writes it") from None
-    except KeyError as error:
-        raise InputError(f"{path}: a row without {error}") from None
-    except (OSError, ValueError, TypeError, IndexError) as error:
-        raise InputError(f"{path}: damaged: {error}") from None
+    rows = _read_predictions(path)
+    columns = {name: [row[name] for row in rows] for name in ("label", "p_yes", "p_no", "user")}
     try:
         labels, p_yes, p_no = check_predictions(columns["label"], columns["p_yes"], columns["p_no"])
-    except (InputError, TypeError, ValueError) as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    names = rows[0]["floors"].keys()
+    for number, row in enumerate(rows, start=1):
+        if row["floors"].keys() != names:
+            raise InputError(f"{path}: row {number}: other floors than in row 1; evaluate again")
+    floors = {name: np.array([row["floors"][name] for row in rows], float) for name in names}
     score = two_probabilities_to_score(p_yes, p_no)
-    if (found := auc(labels, score)) != metrics["auc"] and not np.isclose(found or 0, metrics["auc"] or 0, atol=1e-9):
-        raise InputError(f"{path}: its AUC is {found}, metrics.json says {metrics['auc']}; evaluate again")
+    found, said = auc(labels, score), metrics["auc"]
+    if (found is None) != (said is None) or (said is not None and abs(found - said) > 1e-9):
+        raise InputError(f"{path}: its AUC is {found}, metrics.json says {said}; evaluate again")
     users = None if None in columns["user"] else np.asarray(columns["user"])
     predictions = {"label": labels, "p_yes": p_yes, "p_no": p_no, "score": score, "user": users, "floors": floors}
     return metrics, predictions
+
+
+def _read_predictions(path):
+    """The rows of a predictions.jsonl as a list of dicts."""
+    from tlrec.evaluation.formats import Prediction
+
+    lines = read_bytes(path).split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    rows = [parse_json(line, f"{path}: row {number}") for number, line in enumerate(lines, start=1)]
+    for number, row in enumerate(rows, start=1):
+        validate(row, Prediction, f"{path}: row {number}")
+    return rows
 
 
 def results_table(metrics):
@@ -216,10 +235,10 @@ def check_evaluation_dir(folder, test, overwrite):
     path = Path(folder) / "metrics.json"
     if overwrite or not path.exists():
         return
-    before = read_json(path).get("run", {}).get("data", {}).get("test", {})
-    if before.get("sha256") != test.sha256:
+    before = read_metrics(folder)["run"]["data"]["test"]
+    if before["sha256"] != test.sha256:
         raise InputError(
-            f"{path}: is the evaluation on other data ({before.get('path')}); give --output_dir or --overwrite"
+            f"{path}: is the evaluation on other data ({before['path']}); give --output_dir or --overwrite"
         )
 
 

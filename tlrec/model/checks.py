@@ -74,7 +74,7 @@ def check_adapter(path, flag):
 def check_same_lora(config, path, flag, lora_r, lora_alpha, lora_target_modules):
     """Raise InputError unless the start adapter's configuration is the one that the flags of this run ask for.
 
-    `lora_target_modules` None stands for the architecture's own choice, which is compared once it is known.
+    `lora_target_modules` None and ["all-linear"] stand for the architecture's own, which is compared once it is known.
     """
     asked = {"r": ("--lora_r", lora_r), "lora_alpha": ("--lora_alpha", lora_alpha)}
     for key, (name, value) in asked.items():
@@ -84,7 +84,11 @@ def check_same_lora(config, path, flag, lora_r, lora_alpha, lora_target_modules)
                 f"give {name} {config.get(key)} or another start adapter"
             )
     targets = config.get("target_modules")
-    if lora_target_modules and isinstance(targets, list) and set(targets) != set(lora_target_modules):
+    if (
+        lora_target_modules not in (None, ["all-linear"])
+        and isinstance(targets, list)
+        and set(targets) != set(lora_target_modules)
+    ):
         raise InputError(
             f"{flag} {path}: the adapter has target modules {' '.join(sorted(targets))}, this run asks for "
             f"{' '.join(sorted(lora_target_modules))}; give --lora_target_modules {' '.join(sorted(targets))}"

@@ -91,7 +91,7 @@ def score_candidates(model, tokenizer, requests, frame, cutoff_len=512, token_bu
             yield from ranker.finished(group)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Request:
     """A request under way: log_p (items, 2), and how many of its items are still to be scored."""
 
@@ -101,7 +101,7 @@ class _Request:
     own_tokens: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class _History:
     """Token ids that some prompts of a request begin with, what follows in each, and their places among its items."""
 
@@ -178,13 +178,13 @@ class _Ranker:
         """Fill in the log-probabilities of a group's items, by the best way that holds for its prompts."""
         if not group:
             return
-        longest = max(group, key=lambda history: history.longest)
+        longest, cache = max(group, key=lambda history: history.longest), None
         try:
             if longest.longest > self.checked:
-                self._choose_way(longest)
+                cache = self._choose_way(longest)
                 self.checked = longest.longest
             for together in [group] if self.way == PACKED else [[history] for history in group]:
-                self._score(together)
+                self._score(together, cache if together == [longest] else None)
         except torch.OutOfMemoryError:  # over the histories; `in_parts` sees to their items
             if len(group) == 1:
                 raise InputError("out of memory with one user's prompts; give --quantization 4bit") from None
@@ -192,10 +192,10 @@ class _Ranker:
             self.score(group[: len(group) // 2])
             self.score(group[len(group) // 2 :])
 
-    def _score(self, group):
-        engine, cache = self.engine, None
-        if self.way != WHOLE:
-            cache, _ = engine.start(padded([history.ids for history in group], engine.device))
+    def _score(self, group, cache):
+        engine = self.engine
+        if self.way != WHOLE and cache is None:
+            cache = self._start(group)
         rows = [
             (number, pack)
             for number, history in enumerate(group)
@@ -214,6 +214,9 @@ class _Ranker:
         log_p = log_p if engine.spread else add_up(log_p)
         for number, history in enumerate(group):
             history.request.log_p[list(history.places)] = log_p[first[number] : first[number + 1]]
+
+    def _start(self, group):
+        return self.engine.start(padded([history.ids for history in group], self.engine.device))[0]
 
     @staticmethod
     def _width(group, row):
@@ -263,7 +266,8 @@ class _Ranker:
     # ---------------------------------------------------------------------------------------------- which way is right
 
     def _choose_way(self, history):
-        """Leave the ways that do not give, for an item of `history`, the hidden state of a plain forward pass.
+        """Leave the ways that do not give, for an item of `history`, the hidden state of a plain forward pass; returns the
+        cache of the history.
 
         The item is the last of a full row, where a mask that is ignored, a window that is too short or positions that
         are not taken from the position ids show. How far rounding alone drives numbers apart is seen from the rows.
@@ -273,35 +277,40 @@ class _Ranker:
         pack = max(_packs(history.suffixes, ROW_WIDTH), key=len)
         if len(pack) == 1:
             pack = pack * 3
-        with_neighbours, alone = (0, pack), (0, pack[-1:])
-        plain = self._at_answer(WHOLE, history, alone)
+        plain, cache = self._at_answer(WHOLE, history, None, pack[-1:]), None
         if self.way != WHOLE:
-            apart = self._distance(ROWS, history, alone, plain)
+            cache = _attempt(self._start, [history])
+            apart = _distance(_attempt(self._at_answer, ROWS, history, cache, pack[-1:]), plain)
             if not apart <= self.rounding:
                 self.way = WHOLE
-            elif self.way == PACKED and not self._distance(PACKED, history, with_neighbours, plain) <= self.rounding:
-                self.way = ROWS
+            elif self.way == PACKED:
+                packed = _distance(_attempt(self._at_answer, PACKED, history, cache, pack), plain)
+                if not packed <= max(4 * apart, self.rounding / 10):
+                    self.way = ROWS
         if self.way != self.said:
             self.said = self.way
             if self.engine.process == 0:
                 tqdm.write(LOG[self.way])
+        return cache
 
-    def _at_answer(self, way, history, row):
-        """The hidden state that the answer to the row's last item is read from."""
-        cache = None
-        if way != WHOLE:
-            cache, _ = self.engine.start(padded([history.ids], self.engine.device))
-        hidden, rows, places = self._hidden(way, [history], cache, [row])
+    def _at_answer(self, way, history, cache, pack):
+        """The hidden state that the answer to the last item of a row is read from."""
+        hidden, rows, places = self._hidden(way, [history], cache, [(0, pack)])
         return hidden[rows[-1], places[-1]].float()
 
-    def _distance(self, way, history, row, plain):
-        try:
-            hidden = self._at_answer(way, history, row)
-        except (torch.OutOfMemoryError, KeyboardInterrupt):
-            raise
-        except Exception:  # whatever an architecture raises for a cache or a mask that it does not know
-            return float("inf")
-        return ((hidden - plain).norm() / plain.norm()).item()
+
+def _attempt(function, *arguments):
+    try:
+        return function(*arguments)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # whatever an architecture raises for a cache or a mask that it does not know
+        return None
+
+
+def _distance(hidden, plain):
+    """Length of the difference, as a share of the length of `plain`."""
+    return float("inf") if hidden is None else ((hidden - plain).norm() / plain.norm()).item()
 
 
 def _packs(suffixes, width):

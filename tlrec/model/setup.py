@@ -21,7 +21,9 @@ class ModelSetup:
     def __init__(self, base_model, device, dtype, quantization, attention, trust_remote_code):
         self.base_model, self.quantization, self.trust_remote_code = base_model, quantization, trust_remote_code
         self.device = base_models.resolve_device(device)
-        self.dtype = base_models.resolve_dtype(dtype, self.device)
+        self.dtype = base_models.resolve_dtype(dtype, self.device, base_model, trust_remote_code)
+        if dtype == "auto" and self.device.type == "cpu" and self.dtype == torch.bfloat16:
+            print("dtype: bfloat16, which this CPU multiplies itself (--dtype float32 is slower and rounds less)")
         self.attention = base_models.resolve_attention(attention, self.device, self.dtype)
         self.processes, self.first = PartialState().num_processes, PartialState().is_main_process
         only_the_first_speaks()

@@ -1,6 +1,7 @@
 """Leak and sanity checks: what must be known before a number is believed."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -54,9 +55,10 @@ class DataFiles:
         changed, or holds no records."""
         if data["sha256"] not in self.files:
             for path in (Path(data["path"]), self.root / data["path"]):
-                if path.is_file() and sha256(path) == data["sha256"]:
-                    self.files[data["sha256"]] = read_checked(path)
-                    break
+                with suppress(OSError):  # of a file that may not be read, or a name that cannot be one
+                    if path.is_file() and sha256(path) == data["sha256"]:
+                        self.files[data["sha256"]] = read_checked(path)
+                        break
             else:
                 raise InputError(f"{self.shown(data)} is gone or has changed")
         return self.files[data["sha256"]]
@@ -162,10 +164,10 @@ def truncation(test_set, files):
         cut = {}
         for evaluation in cell.evaluations:
             for run in (*evaluation.chain, evaluation.run):
-                for part, count in (run["results"].get("truncated") or {}).items():
+                for part, count in (run.get("results", {}).get("truncated") or {}).items():
                     counted = True
                     if count:
-                        path = files.shown(run["data"][part])
+                        path = files.shown(run["data"][part]) if part in run["data"] else part
                         cut[path] = max(count, cut.get(path, 0))
         if cut:
             text = ", ".join(f"prompts of {count} rows of {path}" for path, count in sorted(cut.items()))
@@ -210,7 +212,7 @@ def environments(test_set):
     if any(run["git"]["dirty"] for run in runs if run.get("git")):
         checks.append(Check("note", f"{test_set.target}: code", "some runs were made from a checkout with changes"))
     for package in ("torch", "transformers", "peft"):
-        versions = {run["versions"][package] for run in runs if run.get("versions", {}).get(package)}
+        versions = {run.get("versions", {}).get(package) for run in runs} - {None}
         if len(versions) > 1:
             text = f"runs with {package} {', '.join(sorted(versions))}"
             checks.append(Check("note", f"{test_set.target}: versions", text))

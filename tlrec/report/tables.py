@@ -1,9 +1,11 @@
 """The report's words and tables: `sections` for results.md and the page, and results.csv."""
 
 import csv
+import re
 from dataclasses import dataclass, field
+from html import escape
 
-from tlrec.files import whole_file
+from tlrec.files import printable, whole_file
 from tlrec.report.cells import shots_order
 from tlrec.report.checks import shots_name, target_selection
 from tlrec.report.published import SEQUENTIAL
@@ -213,16 +215,16 @@ def csv_row(test_set, evaluation):
     row |= {
         "base_model": evaluation.base_model,
         "frame": run.get("frame"),
-        "truncated_test": (run["results"].get("truncated") or {}).get("test"),
+        "truncated_test": (run.get("results", {}).get("truncated") or {}).get("test"),
         "test_path": evaluation.test["path"],
         "test_sha256": evaluation.test["sha256"],
-        "tuning_seconds": sum(stage["seconds"] for stage in evaluation.chain) if evaluation.chain else None,
-        "evaluation_seconds": run["seconds"],
-        "ended": run["ended"],
+        "tuning_seconds": total([stage.get("seconds") for stage in evaluation.chain]),
+        "evaluation_seconds": run.get("seconds"),
+        "ended": run.get("ended"),
         "hardware": hardware(run),
         "revision": revision(run),
     }
-    return row | {name: run["versions"].get(name) for name in ("python", "torch", "transformers", "peft")}
+    return row | {name: run.get("versions", {}).get(name) for name in ("python", "torch", "transformers", "peft")}
 
 
 def spread(name, interval):
@@ -235,14 +237,14 @@ def write_markdown(path, sections, pictures):
     """The sections as Markdown, with links to the figures."""
     lines = ["# TLRec report", ""]
     for section in sections:
-        lines += [f"## {section.heading}", ""]
+        lines += [f"## {markdown_text(section.heading)}", ""]
         for paragraph in section.paragraphs:
-            lines += [paragraph, ""]
+            lines += [markdown_text(paragraph), ""]
         for table in section.tables:
-            lines += [f"**{table.caption}**", "", *markdown_table(table), ""]
+            lines += [f"**{markdown_text(table.caption)}**", "", *markdown_table(table), ""]
         for picture in pictures:
             if picture.section == section.pictures:
-                lines += [f"![{picture.text}]({picture.path.name})", ""]
+                lines += [f"![{markdown_text(picture.text)}]({picture.path.name})", ""]
     with whole_file(path) as file:
         file.write("\n".join(lines).rstrip() + "\n")
 
@@ -250,8 +252,13 @@ def write_markdown(path, sections, pictures):
 def markdown_table(table):
     """Lines of a Markdown table."""
     rules = ["---" if column < table.text_columns else "---:" for column in range(len(table.header))]
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in (table.header, rules, *table.rows)]
-    return [f"| {' | '.join(row)} |" for row in rows]
+    rows = [[markdown_text(cell) for cell in row] for row in (table.header, *table.rows)]
+    return [f"| {' | '.join(row)} |" for row in (rows[0], rules, *rows[1:])]
+
+
+def markdown_text(text):
+    """`text` without a meaning in Markdown or HTML: names come from folders and files, which may be anyone's."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", escape(printable(text), quote=False))
 
 
 def hardware(run):
@@ -259,13 +266,18 @@ def hardware(run):
     known = run.get("hardware")
     if known:
         return ", ".join(map(str, known)) if isinstance(known, list) else str(known)
-    return f"{(run.get('platform') or {}).get('cpus')} CPU cores"
+    return f"{run.get('platform', {}).get('cpus')} CPU cores"
 
 
 def revision(run):
     """The first ten digits of the revision, and whether the checkout had changes."""
     git = run.get("git")
     return f"{git['revision'][:10]}{' + changes' if git['dirty'] else ''}" if git else "-"
+
+
+def total(values):
+    """Sum of numbers, None if one of them is or there are none."""
+    return None if None in values or not values else sum(values)
 
 
 def mean(values):

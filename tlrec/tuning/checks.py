@@ -10,6 +10,8 @@ def check_flags(args):
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise InputError(f"--{flag} {value}: give 1 or more")
+    if not 0 <= args.prompt_loss_weight <= 1:
+        raise InputError(f"--prompt_loss_weight {args.prompt_loss_weight}: give 0 to 1")
     if args.batch_size % args.micro_batch_size:
         raise InputError(
             f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}"

@@ -23,6 +23,7 @@ class TuningRun:
         self.folder = Path(args.output_dir)
         self.started = datetime.now(UTC)
         self.data = {"train": runs.describe_records(train), "valid": runs.describe_records(valid)}
+        self.data["valid"]["rows_in_file"] = valid.rows_in_file
         this = (self.folder, vars(args), self.data, args.resume_from_checkpoint)
         self.tuned = not args.overwrite and runs.is_complete(*this)
         self.checkpoint = None
