@@ -209,6 +209,7 @@ def test_links_are_followed_once(workspace, tmp_path):
 # ------------------------------------------------------------------------------------------------------------- files
 
 
+@pytest.mark.slow
 def test_files_and_the_same_bytes_again(workspace, tmp_path, monkeypatch, capsys):
     for name in ("again", "out"):
         report(monkeypatch, workspace, "--output_dir", tmp_path / name)
