@@ -182,6 +182,7 @@ def make_taste(rows, seed):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.slow
 def test_a_planted_rule_is_learned(network):
     (shots, labels), (valid, valid_labels), (test, test_labels) = (make_taste(200, seed) for seed in (1, 2, 3))
     arguments = (network, shots, labels, valid, valid_labels, test)

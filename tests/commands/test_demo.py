@@ -330,7 +330,9 @@ def evaluated(tmp_path_factory):
     shots = {n: synthetic.tune(root / "output_model" / "movie" / "runs" / f"0_{n}", paths, "few-shot", source, shots=n)
              for n in (16, 256)}  # fmt: skip
     untuned = root / "output_model" / "movie" / "untuned"
-    for skill, (folder, adapter) in enumerate([(untuned, None), (cot, cot), (source, source), *((f, f) for f in shots.values())]):
+    for skill, (folder, adapter) in enumerate(
+        [(untuned, None), (cot, cot), (source, source), *((f, f) for f in shots.values())]
+    ):
         synthetic.evaluate(folder, paths["test"], records, *synthetic.score(records, skill, skill), adapter)
     return root
 

@@ -73,7 +73,9 @@ def counted(monkeypatch):
     count = Counter()
 
     def watch(module, name, key):
-        def call(*arguments, original=getattr(module, name), **options):
+        original = getattr(module, name)
+
+        def call(*arguments, **options):
             count[key(*arguments)] += 1
             return original(*arguments, **options)
 

@@ -378,6 +378,7 @@ def test_scores_from_memory_are_those_from_disk(sweep, run_script, tiny_llama, t
     assert aucs[0] == pytest.approx(aucs[1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_does_the_rest_only(few_shot, sweep, stage, tiny_workspace, tmp_path, monkeypatch):
     whole, flags, saves = sweep[0], sweep_flags(stage, tiny_workspace), []
 

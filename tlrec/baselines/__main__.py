@@ -146,8 +146,10 @@ def main():
                 **found,
             )
             rows = "all rows" if shots == -1 else f"{shots} shots"
+            within = "" if metrics["uauc"] is None else f"uauc {metrics['uauc']:.4f}, "
             print(
-                f"{NAMES[method]}, {rows}, seed {seed}: auc {metrics['auc']:.4f}, {seconds:.1f} s: {folder}", flush=True
+                f"{NAMES[method]}, {rows}, seed {seed}: auc {metrics['auc']:.4f}, {within}{seconds:.1f} s: {folder}",
+                flush=True,
             )
 
 
