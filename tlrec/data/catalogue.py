@@ -1,5 +1,6 @@
 """The items that can be recommended: a table of titles, and titles as people write them found among them."""
 
+import re
 import unicodedata
 from collections import defaultdict
 
@@ -8,6 +9,7 @@ from tlrec.data.preferences import Item, parse_item
 from tlrec.errors import InputError
 
 NEAR = 80  # of 100, the similarity from which on a title may be meant
+YEAR = re.compile(r" \(\d{4}\)$")
 SHORT = 4  # characters; a shorter title is a part of many others by chance
 
 
@@ -34,30 +36,31 @@ class Catalogue:
         return [place for place in places if not (item.creator and names[place]) or names[place] == _key(item.creator)]
 
     def nearest(self, item, limit=5):
-        """Places of the items whose titles (with or without their creators) are most like this one's, the most similar
+        """Places of the items whose titles (with or without year or creator) are most like this one's, the most similar
         first; [] if none is near."""
         from rapidfuzz import fuzz, process, utils
 
         # Order of words, and what stands around the title, count a little. rapidfuzz's own mixture (WRatio) would also
         # take any two titles that share a word, such as "the", and differ in length.
         measures = {fuzz.ratio: 1, fuzz.token_sort_ratio: 0.95, fuzz.token_set_ratio: 0.95, fuzz.partial_ratio: 0.9}
-        texts = {place: item.title for place, item in enumerate(self.items)}
-        texts |= {(place,): f"{item.title} {item.creator}" for place, item in enumerate(self.items) if item.creator}
-        texts = {key: utils.default_process(text) for key, text in texts.items()}
+        texts = [(place, item.title) for place, item in enumerate(self.items)]
+        texts += [(place, YEAR.sub("", title)) for place, title in texts if YEAR.search(title)]
+        texts += [(place, f"{item.title} {item.creator}") for place, item in enumerate(self.items) if item.creator]
+        places, texts = zip(*((place, utils.default_process(text)) for place, text in texts), strict=True)
         wanted, found = utils.default_process(f"{item.title} {item.creator}"), {}
         for measure, weight in measures.items():
-            for text, score, key in process.extract(
+            for text, score, number in process.extract(
                 wanted, texts, scorer=measure, score_cutoff=NEAR / weight, limit=None
             ):
                 if measure is not fuzz.partial_ratio or min(len(text), len(wanted)) >= SHORT:
-                    place = key[0] if isinstance(key, tuple) else key
+                    place = places[number]
                     found[place] = max(score * weight, found.get(place, 0))
         return sorted(found, key=lambda place: (-found[place], place))[:limit]
 
 
 def read_catalogue(path):
-    """The Catalogue of a CSV (UTF-8) or Parquet file with a column `title` and perhaps `creator` and `kind`; others, such
-    as the `item_id` of item_mapping.csv, are not read. Line breaks in titles and creators become spaces.
+    """The Catalogue of a CSV (UTF-8) or Parquet file with a column `title` and perhaps `creator` and `kind`; others,
+    such as the `item_id` of item_mapping.csv, are not read. Line breaks in titles and creators become spaces.
 
     Raises InputError, naming file and line, if there is no title column, no row, a row without a title, or one without
     a creator where others have one: such an item could not be told from the title that follows it in a record.

@@ -59,8 +59,8 @@ def parse_arguments():
     add(
         "--served",
         metavar="URL",
-        help="ask vLLM at this address, such as http://localhost:8000/v1; --base_model is what export_model.py wrote, of "
-        "which the weights are not needed; a key, if it wants one, from OPENAI_API_KEY",
+        help="ask vLLM at this address, such as http://localhost:8000/v1; --base_model is what export_model.py wrote, "
+        "without the weights is enough; a key, if it wants one, from OPENAI_API_KEY",
     )
     add("--served_name", help="name of the model at the server (default: the only one it serves)")
     add = parser.add_argument_group("what shapes a score").add_argument
@@ -147,7 +147,7 @@ def main():
     rows = listing.rows_of(top, scores.p_yes[best], scores.p_no[best], given.preference, without)
 
     # 5. Print and write
-    print(listing.table(rows))
+    print(f"\n{listing.table(rows)}\n")
     if by_row:
         print(listing.place_of_target(given.preference.target, [items[place] for place in order]))
     if args.explain and given.without:
