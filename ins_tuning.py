@@ -18,7 +18,7 @@ from tlrec.errors import one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.model.prompts import FRAME_NAMES
 from tlrec.tuning.checks import check_flags
-from tlrec.tuning.run import TuningRun
+from tlrec.tuning.run import TuningRun, underway
 
 
 def parse_arguments():
@@ -80,7 +80,7 @@ def parse_arguments():
     add("--stage", default="source", help="name of this stage in run.json and the report (default: %(default)s)")
     add("--source", help="name of the source domain in run.json")
     add("--target", help="name of the target domain in run.json")
-    add("--overwrite", action="store_true", help="replace the adapter that --output_dir holds")
+    add("--overwrite", action="store_true", help="replace, once, what another run left in --output_dir")
     return parser.parse_args()
 
 
@@ -150,11 +150,12 @@ def main():
     examples = setup.examples(draw_shots(train, args.max_train_samples, args.seed))
     scorer = setup.validation_scorer(valid)
 
-    # 4. Tune; the best checkpoint by validation is the result
-    trainer = tune(run, setup, examples, scorer, valid)
+    with underway([run], setup.first):
+        # 4. Tune; the best checkpoint by validation is the result
+        trainer = tune(run, setup, examples, scorer, valid)
 
-    # 5. Save the adapter whole, and last what made it
-    run.save(trainer, setup, examples, shots=None, source=args.source)
+        # 5. Save the adapter whole, and last what made it
+        run.save(trainer, setup, examples, shots=None, source=args.source)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tlrec.errors import one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.model.prompts import FRAME_NAMES
 from tlrec.tuning.checks import check_flags
-from tlrec.tuning.run import TuningRun
+from tlrec.tuning.run import TuningRun, underway
 
 
 def parse_arguments():
@@ -82,7 +82,7 @@ def parse_arguments():
     add("--report_to", nargs="+", default=["none"], help="experiment trackers of the Trainer (default: none)")
     add("--stage", default="few-shot", help="name of this stage in run.json and the report (default: %(default)s)")
     add("--target", help="name of the target domain in run.json")
-    add("--overwrite", action="store_true", help="replace the adapters that --output_dir holds")
+    add("--overwrite", action="store_true", help="replace, once, what other runs left in --output_dir")
     return parser.parse_args()
 
 
@@ -161,21 +161,22 @@ def main():
     scorer = setup.validation_scorer(valid)
     test_scorer = setup.test_scorer(test) if test else None
 
-    for run in todo:
-        seed, shots = run.args.seed, run.args.sample
-        run.begin(f"{len(train) if shots == -1 else shots} shots, seed {seed}")
-        if not run.tuned:
-            # 4. Draw the shots, and tune from the start adapter anew; the best checkpoint by validation is the result
-            examples = setup.examples(draw_shots(train, shots, seed))
-            trainer = tune(run, setup, examples, scorer, valid)
+    with underway(todo, setup.first):
+        for run in todo:
+            seed, shots = run.args.seed, run.args.sample
+            run.begin(f"{len(train) if shots == -1 else shots} shots, seed {seed}")
+            if not run.tuned:
+                # 4. Draw the shots, and tune from the start adapter anew; the best checkpoint by validation is the result
+                examples = setup.examples(draw_shots(train, shots, seed))
+                trainer = tune(run, setup, examples, scorer, valid)
 
-            # 5. Save the adapter whole, and last what made it
-            run.save(trainer, setup, examples, shots=shots)
+                # 5. Save the adapter whole, and last what made it
+                run.save(trainer, setup, examples, shots=shots)
 
-        # 6. Score the test set, as evaluate.py does
-        if test:
-            model = setup.attach(run.folder) if run.tuned else trainer.model
-            run.record(test_scorer.score(model, progress="test"), test, setup)
+            # 6. Score the test set, as evaluate.py does
+            if test:
+                model = setup.attach(run.folder) if run.tuned else trainer.model
+                run.record(test_scorer.score(model, progress="test"), test, setup)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from tlrec.data.records import RecordFile
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.results import check_evaluation_dir, record_evaluation
+from tlrec.locks import check_unlocked, locked
 from tlrec.model.scores import Scores
 from tlrec.model.served import ATTEMPTS, SECONDS, ask_server, load_encoder, read_prompt_frame
 
@@ -53,6 +54,7 @@ def main():
     prompt_frame = read_prompt_frame(args.model_folder, "--model_folder")
     test = EvaluationSet(args.test_data_path, RecordFile(args.train_data_path) if args.train_data_path else None)
     if args.output_dir:
+        check_unlocked(args.output_dir)
         check_evaluation_dir(args.output_dir, test, args.overwrite)
     if not os.environ.get("OPENAI_BASE_URL"):
         raise InputError("OPENAI_BASE_URL is not set; for vLLM on this machine it is http://localhost:8000/v1")
@@ -74,17 +76,19 @@ def main():
     # 4. Numbers, beside their floors
     from tlrec.evaluation.results import results_table
 
-    metrics = record_evaluation(
-        args.output_dir,
-        "score_served.py",
-        vars(args),
-        test,
-        scores,
-        frame=encoder.frame.name,
-        base_model=args.model_folder,
-        served_name=served_name,
-        target=args.target,
-    )
+    with locked([args.output_dir], active=bool(args.output_dir)):
+        metrics = record_evaluation(
+            args.output_dir,
+            "score_served.py",
+            vars(args),
+            test,
+            scores,
+            frame=encoder.frame.name,
+            base_model=args.model_folder,
+            scoring={"frame": encoder.frame.name, "cutoff_len": prompt_frame["cutoff_len"]},
+            served_name=served_name,
+            target=args.target,
+        )
     print(results_table(metrics))
     print(f"===== auc: {metrics['auc']} =====")
 

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
 
 
-from tlrec.model.memory import Shape, activations, lora_and_optimizer  # noqa: E402
+from tlrec.model.memory import Shape, activations, lora_and_optimizer
 
 SHAPES = {
     "LLaMA-7B": Shape(32_000, 4_096, 11_008, 32, 32),

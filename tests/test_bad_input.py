@@ -31,10 +31,10 @@ for script, *arguments in json.load(sys.stdin):
             status = stop.code
         except Exception as error:
             status = repr(error)
-    heavy = [name for name in %r if name in sys.modules]
+    heavy = [name for name in HEAVY if name in sys.modules]
     results.append([status, out.getvalue(), err.getvalue(), heavy])
 json.dump(results, sys.stdout)
-""" % (HEAVY,)
+""".replace("HEAVY", repr(HEAVY))
 
 
 def yes_no(n=4):

@@ -99,6 +99,24 @@ def plain_json(value):
     return str(value)
 
 
+FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "file write failed",
+)  # as libraries say it, torch.save the last
+
+
+@contextmanager
+def one_line_if_full(folder):
+    """Inside the block a full disk is an InputError, whichever library meets it."""
+    try:
+        yield
+    except Exception as error:  # every file format has its own
+        if not any(words in str(error) for words in FULL):
+            raise
+        raise InputError(f"{folder}: the disk is full; make room, and give the same command again") from None
+
+
 @contextmanager
 def whole_file(path, mode="w"):
     """Open `path` for writing under a temporary name; rename it into place when the block ends without error."""

@@ -50,6 +50,25 @@ class Adapter(TypedDict):
     run: "Run | None"  # its run.json; None: no script of ours made it
 
 
+class Base(TypedDict):
+    """Identity of a base model, `tlrec.model.identity.base_identity`: digests of what its folder holds."""
+
+    config: str
+    tokenizer: str
+    weights: str
+
+
+class Scoring(TypedDict):
+    """What shapes a score besides record and weights: what was used, also where "auto" was asked for. A tuner's stands in
+    `run.json`, and every evaluation takes it from there; what an evaluation used stands in `metrics.json`."""
+
+    frame: NotRequired[str | None]
+    cutoff_len: NotRequired[Count | None]
+    dtype: NotRequired[str | None]
+    quantization: NotRequired[str | None]
+    attention: NotRequired[str | None]
+
+
 class RunFacts(TypedDict):
     """What `run.json` and the "run" of a `metrics.json` have in common."""
 
@@ -71,6 +90,8 @@ class RunFacts(TypedDict):
     seed: NotRequired[Annotated[int, Field(ge=-(2**53), lt=2**53)] | None]
     frame: NotRequired[str | None]  # the prompt frame
     base_model: NotRequired[str | None]
+    base: NotRequired[Base | None]
+    scoring: NotRequired[Scoring | None]
 
 
 class Run(RunFacts):

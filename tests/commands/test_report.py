@@ -12,7 +12,8 @@
 9.  Checks: shared rows and users, target validation in zero-shot, one-sided labels, cut prompts, silent models.
 10. One-class test data is reported as not defined; an empty folder is one line.
 11. Same workspace, same bytes.
-12. A baseline without a language model stands in the same table.
+12. uAUC stands beside AUC, with its own floors, also where metrics.json is from before it had uAUC.
+13. A baseline without a language model stands in the same table.
 """
 
 import csv
@@ -32,7 +33,8 @@ from tests.support.synthetic import evaluate, make_data, make_records, score, tu
 from tlrec.data.preferences import parse_input
 from tlrec.data.records import labels_of, read_records, write_records
 from tlrec.errors import InputError
-from tlrec.evaluation.intervals import bootstrap_aucs, interval
+from tlrec.evaluation.intervals import bootstrap_aucs, bootstrap_uaucs, interval
+from tlrec.evaluation.metrics import uauc
 from tlrec.evaluation.results import predictions_rows, summarise, write_evaluation
 from tlrec.report import cells, checks, collect, page, published, tables
 from tlrec.report.__main__ import main
@@ -125,6 +127,44 @@ def test_noise_is_the_paired_interval_over_users(workspace):
     assert tables.cell_text(test_set.cell("source netflix", 0), test_set).endswith("†")
 
 
+def test_within_users(workspace, tmp_path):
+    test_set, found = gather(workspace, resamples=300)
+    cell = test_set.cell("source netflix", 16)
+    labels, users = test_set.labels, cell.evaluations[0].predictions["user"]
+    scores = [evaluation.predictions["score"] for evaluation in cell.evaluations]
+    assert cell.uaucs == [uauc(labels, score, users) for score in scores]
+    assert [value[0] for value in cell.uaucs] == [evaluation.metrics["uauc"] for evaluation in cell.evaluations]
+    assert cell.uauc == pytest.approx(statistics.mean(value[0] for value in cell.uaucs))
+    floors = {name: uauc(labels, score, users)[0] for name, score in test_set.floor_scores.items()}
+    assert test_set.uauc_floors == floors and test_set.best_uauc_floor == max(floors, key=floors.get)
+    samples = bootstrap_uaucs(labels, [*scores, test_set.floor_scores[test_set.best_uauc_floor]], users, 300)
+    assert cell.uauc_interval == pytest.approx(interval(samples[:, :3].mean(axis=1), test_set.uauc_users))
+    expected = interval(samples[:, :3].mean(axis=1) - samples[:, 3], test_set.uauc_users)
+    assert cell.uauc_over_floor_interval == pytest.approx(expected)
+    assert cell.uauc_over_floor == pytest.approx(cell.uauc - max(floors.values()))
+
+    sections = tables.sections([test_set], [], found)
+    assert "tells generous users from strict ones, but not what a user likes" in sections[0].paragraphs[1]
+    assert f"Within users it has uAUC {test_set.best.uauc:.4f}, the best floor (" in sections[0].paragraphs[0]
+    rows = {row[0]: row for row in sections[0].tables[1].rows}
+    sign = "≈" if cell.uauc_near_floor else "▲" if cell.uauc_over_floor > 0 else "▼"
+    assert rows["source netflix"][2] == f"{cell.uauc:.4f} (3) {sign}"
+    assert rows["floor: history"][1] == f"{floors['history']:.4f}"
+    details = sections[0].tables[2]
+    column = details.header.index("uAUC")
+    assert {row[column] for row in details.rows} == {f"{cell.uauc:.4f}" for cell in test_set.cells}
+    tables.write_csv(tmp_path / "results.csv", [test_set])
+    with open(tmp_path / "results.csv", newline="") as file:
+        row = {row["folder"]: row for row in csv.DictReader(file)}["deep/run161"]
+    metrics = cell.evaluations[1].metrics
+    assert (float(row["uauc"]), float(row["uauc_weighted"])) == (metrics["uauc"], metrics["uauc_weighted"])
+    assert (int(row["uauc_users"]), float(row["uauc_high"])) == (
+        metrics["uauc_users"],
+        metrics["intervals"]["uauc"]["users"][1],
+    )
+    assert float(row["floor_history_uauc"]) == floors["history"]
+
+
 def test_other_flags_stand_apart_and_repeated_seeds_are_named(copy):
     paths = {name: copy / "rec_data/movie" / f"{name}.json" for name in ("train", "valid", "test")}
     test = read_records(paths["test"])
@@ -169,6 +209,7 @@ def test_links_are_followed_once(workspace, tmp_path):
 # ------------------------------------------------------------------------------------------------------------- files
 
 
+@pytest.mark.slow
 def test_files_and_the_same_bytes_again(workspace, tmp_path, monkeypatch, capsys):
     for name in ("again", "out"):
         report(monkeypatch, workspace, "--output_dir", tmp_path / name)
@@ -549,7 +590,7 @@ def test_a_loss_or_auc_that_is_not_finite_is_no_damage(copy, monkeypatch, capsys
     assert capsys.readouterr().out.startswith("8 evaluations on 1 test sets, 0 damaged")
 
 
-def test_files_without_newer_keys_and_with_unknown_ones(copy):
+def test_files_without_newer_keys_and_with_unknown_ones(copy, workspace):
     kept = ("script", "arguments", "data", "stage", "method", "shots", "seed", "adapter", "start_adapter", "source")
 
     def older(run):
@@ -559,13 +600,23 @@ def test_files_without_newer_keys_and_with_unknown_ones(copy):
                 run[key]["run"] = older(run[key]["run"])
         return run
 
+    def without_uauc(value):
+        for key in [key for key in value if "uauc" in key]:
+            del value[key]
+        for item in value.values():
+            if isinstance(item, dict):
+                without_uauc(item)
+
     for path in copy.rglob("*.json"):
         if path.name == "run.json":
             path.write_text(json.dumps(older(json.loads(path.read_text()))))
         if path.name == "metrics.json":
             content = json.loads(path.read_text())
+            without_uauc(content)
             path.write_text(json.dumps({**content, "run": older(content["run"]), "more": [None]}))
+    before = gather(workspace)[0]
     test_set, found = gather(copy)
+    assert sorted(cell.uauc for cell in test_set.cells) == sorted(cell.uauc for cell in before.cells)
     assert found.problems == [] and len(found.evaluations) == 8 and len(found.tunings) == 6
     assert found.evaluations[0].metrics["more"] == [None]
     assert found.evaluations[0].run["made_by"] == {"someone": [1, {"else": None}]}
@@ -639,3 +690,21 @@ def test_output_that_is_a_file(monkeypatch, workspace, tmp_path):
     with pytest.raises(InputError, match="report: cannot be made: File exists"):
         report(monkeypatch, workspace, "--output_dir", tmp_path / "report")
     assert (tmp_path / "report").read_text() == "mine"
+
+
+def test_cells_that_were_scored_otherwise_are_marked(monkeypatch, tmp_path):
+    paths = make_data(tmp_path)
+    test = read_records(paths["test"])
+    usual = {"frame": "alpaca", "cutoff_len": 512, "dtype": "bfloat16", "quantization": "none", "attention": "sdpa"}
+    for shots, other in ((16, {}), (64, {}), (256, {"cutoff_len": 128, "dtype": "float32"})):
+        folder = tune(tmp_path / str(shots), paths, "few-shot", None, shots, 0)
+        evaluate(folder, paths["test"], test, *score(test, 0.3, shots), folder, scoring=usual | other)
+    evaluate(tmp_path / "old", paths["test"], test, *score(test, 0, 1))  # does not say it
+    report(monkeypatch, tmp_path)
+    (marked,) = [
+        line for line in (tmp_path / "report" / "results.md").read_text().splitlines() if "scored with" in line
+    ]
+    assert "scored with cutoff_len 128 (most: 512), dtype float32 (most: bfloat16)" in marked and "256" in marked
+    (test_set,) = cells.test_sets(collect.collect(tmp_path).evaluations, [], 200)
+    marks = {(cell.method, cell.shots): "‡" in tables.cell_text(cell, test_set) for cell in test_set.cells}
+    assert [shots for (_, shots), mark in marks.items() if mark] == [256] and len(marks) == 4

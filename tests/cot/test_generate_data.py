@@ -314,6 +314,7 @@ script.main()
 """
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_moments(root, generate, run_script):
     make_source(root, rows=250)
     with teaching() as teacher:
@@ -382,6 +383,7 @@ def test_estimate_is_near_what_the_teacher_counts(generate, root):
     assert 0.8 < estimated / counted < 1.6  # its answers are shorter than a real model's
 
 
+@pytest.mark.slow
 def test_leaks_of_netflix(run_script, shared_data):
     status, out, _ = run_script("cot_data/generate_data.py", "--root_path", shared_data, "--dry_run")
     assert status == 0
@@ -519,6 +521,7 @@ def launch(tmp_path, root, *flags, **variables):
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_launcher_makes_both_domains_and_one_file(tmp_path, root):
     make_source(root, "amazon-book")
     with teaching() as teacher:

@@ -313,6 +313,7 @@ def ordinary(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("answer", "kind"), ENDLESS.values(), ids=ENDLESS)
+@pytest.mark.slow
 def test_servers_without_end(root, ordinary, answer, kind):
     zeros()
     with serving(answer) as server:
@@ -323,6 +324,7 @@ def test_servers_without_end(root, ordinary, answer, kind):
 
 
 @pytest.mark.parametrize("how", ["flood", "one line", "drops"])
+@pytest.mark.slow
 def test_a_batch_file_without_end(root, ordinary, how, monkeypatch):
     def answer(handler):
         if handler.path == "/v1/files":
@@ -471,6 +473,7 @@ def test_echoed_secrets_stand_nowhere(generate, root, secret, spelling):
 
 
 @pytest.mark.parametrize("spelling", spellings(KEY).values(), ids=spellings(KEY))
+@pytest.mark.slow
 def test_echoed_keys_in_batches(generate, root, spelling):
     line = " ".join(spelling.split())
     entries = [

@@ -23,7 +23,7 @@ from tests.support.models import make_adapter, make_family, make_llama
 from tlrec.errors import InputError
 from tlrec.model import adapters, base_models
 from tlrec.model.checks import check_adapter, check_base_model, check_same_lora
-from tlrec.runs import check_output_dir
+from tlrec.same_run import check_output_dir
 
 CPU = torch.device("cpu")
 PUBLISHED = dict(r=8, lora_alpha=16, lora_dropout=0.05, bias="none", task_type="CAUSAL_LM")

@@ -10,7 +10,7 @@ import socket
 
 import pytest
 import torch
-from accelerate import PartialState
+from accelerate.state import AcceleratorState, PartialState
 from peft import LoraConfig, get_peft_model
 from torch import multiprocessing
 from torch.distributed.fsdp import fully_shard
@@ -82,6 +82,7 @@ def process(rank, port, base_folder, data, folder):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)  # left by tests in the process that this was forked from
     assert PartialState(cpu=True).num_processes == 2
     model = made(base_folder)
     for layer in model.get_base_model().model.layers:
@@ -94,6 +95,7 @@ def process(rank, port, base_folder, data, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_fsdp_on_two_processes(tiny_llama, tiny_workspace, tmp_path):
     data = tiny_workspace / "rec_data" / "movie" / "test.json"
     one, two = tmp_path / "one", tmp_path / "two"
@@ -102,7 +104,8 @@ def test_fsdp_on_two_processes(tiny_llama, tiny_workspace, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    multiprocessing.spawn(process, (port, tiny_llama, data, two), nprocs=2)
+    # Forked: libraries and fixtures are in memory already
+    multiprocessing.start_processes(process, (port, tiny_llama, data, two), nprocs=2, start_method="fork")
     found = torch.load(two / "result.pt")
     assert found.keys() == expected.keys() and len(found) == 4 + 8
     assert torch.equal(found.pop("adapter"), expected.pop("adapter"))  # its fingerprints, put together from the shares

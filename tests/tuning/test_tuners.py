@@ -231,8 +231,12 @@ def test_a_second_call_is_complete_and_another_run_is_refused(instruct, stage, t
     assert instruct(folder, *facts) == (0, f"complete already: {folder}\n", "")
     status, out, err = instruct(folder, *facts, "--seed", 1)
     assert (status, out) == (2, "")
-    assert err == f"error: --output_dir {folder}: holds another run's adapter; give --overwrite or another folder\n"
-    assert instruct(folder)[0] == 2  # another start adapter: none
+    assert err == (
+        f"error: --output_dir {folder}: holds another run's adapter, made with other --seed (0, not 1); "
+        "give --overwrite or another folder\n"
+    )
+    status, _, err = instruct(folder)
+    assert status == 2 and "made with other --source (netflix, not None), --target (movie, not None), start ad" in err
     assert digest(folder) == before
     (folder / "metrics.json").write_text("{}")
     assert instruct(folder, *facts, "--seed", 1, "--overwrite")[0] == 0
@@ -374,6 +378,7 @@ def test_scores_from_memory_are_those_from_disk(sweep, run_script, tiny_llama, t
     assert aucs[0] == pytest.approx(aucs[1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_does_the_rest_only(few_shot, sweep, stage, tiny_workspace, tmp_path, monkeypatch):
     whole, flags, saves = sweep[0], sweep_flags(stage, tiny_workspace), []
 

@@ -22,12 +22,19 @@ class ByUnit(TypedDict):
     users: NotRequired[Bounds | None]  # only where users are known
 
 
+class WithinUsers(TypedDict):
+    """The interval of a uAUC: whole users are resampled, never their rows."""
+
+    users: NotRequired[Bounds | None]  # only where users are known
+
+
 class Intervals(TypedDict):
     level: Share  # 0.95
     resamples: Count
     seed: int
     auc: ByUnit
     auc_logodds: ByUnit
+    uauc: NotRequired[WithinUsers]
 
 
 class Users(TypedDict):
@@ -36,15 +43,20 @@ class Users(TypedDict):
 
 
 class Difference(TypedDict):
-    """AUC of the model minus that of a floor, with paired intervals."""
+    """AUC and uAUC of the model minus those of a floor, with paired intervals."""
 
     auc: Number | None
     interval: ByUnit
+    uauc: NotRequired[Number | None]
+    uauc_interval: NotRequired[WithinUsers]
 
 
 class Floor(TypedDict):
     auc: Share | None
     interval: ByUnit
+    uauc: NotRequired[Share | None]
+    uauc_weighted: NotRequired[Share | None]
+    uauc_interval: NotRequired[WithinUsers]
     difference: Difference
 
 
@@ -85,6 +97,9 @@ class Metrics(TypedDict):
 
     auc: Share | None  # as published
     auc_logodds: Share | None
+    uauc: NotRequired[Share | None]  # AUC within users: mean over the users with both labels; None without any
+    uauc_weighted: NotRequired[Share | None]  # the same, each user weighted by its rows
+    uauc_users: NotRequired[Count | None]  # how many users have both labels; None where users are not known
     accuracy: Share
     log_loss: Number
     brier: Share
@@ -95,7 +110,8 @@ class Metrics(TypedDict):
     intervals: Intervals
     users: Users
     floors: dict[str, Floor]
-    difference_to_best_floor: BestFloor | None
+    difference_to_best_floor: BestFloor | None  # to the floor of the best AUC
+    uauc_difference_to_best_floor: NotRequired[BestFloor | None]  # to the floor of the best uAUC
     reliability: Annotated[list[Bin], Field(min_length=1)]
     by_history_size: list[Slice] | None
     by_share_of_likes: list[Slice] | None

@@ -1,5 +1,5 @@
-"""What an evaluation found, `metrics.json` and `predictions.jsonl`: computed, written with the run that made it, read back,
-and shown as a table."""
+"""What an evaluation found, `metrics.json` and `predictions.jsonl`: computed, written with the run that made it, read
+back, and shown as a table."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from tlrec.data.users import infer_users
 from tlrec.errors import InputError
-from tlrec.evaluation.intervals import LEVEL, bootstrap_aucs, interval
+from tlrec.evaluation.intervals import LEVEL, bootstrap_aucs, bootstrap_uaucs, interval
 from tlrec.evaluation.metrics import (
     auc,
     by_history_size,
@@ -19,6 +19,7 @@ from tlrec.evaluation.metrics import (
     probability_of_yes,
     reliability_bins,
     two_probabilities_to_score,
+    uauc,
 )
 from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate, whole_file, write_json
 from tlrec.runs import describe_adapter, describe_records, describe_run
@@ -40,36 +41,18 @@ def summarise(labels, p_yes, p_no, preferences=None, floors=None, users=None, so
     labels, p_yes, p_no = check_predictions(labels, p_yes, p_no)
     users, source = known_users(preferences, labels, users, source)
     probability = probability_of_yes(p_yes, p_no)
-    scores = {"auc": two_probabilities_to_score(p_yes, p_no), "auc_logodds": log_odds(p_yes, p_no)}
+    model = {"auc": two_probabilities_to_score(p_yes, p_no), "auc_logodds": log_odds(p_yes, p_no)}
     floors = floor_scores(preferences) if floors is None else floors
-    scores |= floors
-    aucs = {name: auc(labels, score) for name, score in scores.items()}
-    column = {name: number for number, name in enumerate(scores)}
-    samples = {"rows": bootstrap_aucs(labels, list(scores.values()), None, resamples, seed)}
-    units = {"rows": len(labels)}
-    if users is not None:
-        samples["users"] = bootstrap_aucs(labels, list(scores.values()), users, resamples, seed)
-        units["users"] = len(np.unique(users))
-
-    def intervals(name):
-        return {unit: interval(sample[:, column[name]], units[unit]) for unit, sample in samples.items()}
-
-    def difference_to(floor):
-        paired = {unit: sample[:, column["auc"]] - sample[:, column[floor]] for unit, sample in samples.items()}
-        return {
-            "auc": None if aucs["auc"] is None else aucs["auc"] - aucs[floor],
-            "interval": {unit: interval(sample, units[unit]) for unit, sample in paired.items()},
-        }
-
-    floors = {
-        name: {"auc": aucs[name], "interval": intervals(name), "difference": difference_to(name)} for name in floors
-    }
-    best = max((name for name in floors if aucs[name] is not None), key=aucs.get, default=None)
+    aucs = Aucs(labels, model | floors, users, resamples, seed)
+    floors = {name: aucs.floor(name) for name in floors}
     reliability = reliability_bins(labels, probability)
     return plain_json(
         {
-            "auc": aucs["auc"],
-            "auc_logodds": aucs["auc_logodds"],
+            "auc": aucs.auc["auc"],
+            "auc_logodds": aucs.auc["auc_logodds"],
+            "uauc": aucs.uauc["auc"],
+            "uauc_weighted": aucs.uauc_weighted["auc"],
+            "uauc_users": aucs.uauc_users,
             "accuracy": ((probability > 0.5) == labels).mean(),
             "log_loss": log_loss(labels, probability, labels=[0, 1]),
             "brier": brier_score_loss(labels, probability, labels=[0, 1]),
@@ -81,17 +64,81 @@ def summarise(labels, p_yes, p_no, preferences=None, floors=None, users=None, so
                 "level": LEVEL,
                 "resamples": resamples,
                 "seed": seed,
-                "auc": intervals("auc"),
-                "auc_logodds": intervals("auc_logodds"),
+                "auc": aucs.intervals("auc"),
+                "auc_logodds": aucs.intervals("auc_logodds"),
+                "uauc": aucs.intervals("auc", within=True),
             },
-            "users": {"n": units.get("users"), "source": source},
+            "users": {"n": aucs.units.get("users"), "source": source},
             "floors": floors,
-            "difference_to_best_floor": {"floor": best, **floors[best]["difference"]} if best else None,
+            "difference_to_best_floor": to_best_floor(floors, "auc"),
+            "uauc_difference_to_best_floor": to_best_floor(floors, "uauc"),
             "reliability": reliability,
-            "by_history_size": by_history_size(labels, scores["auc"], preferences),
-            "by_share_of_likes": by_share_of_likes(labels, scores["auc"], preferences),
+            "by_history_size": by_history_size(labels, model["auc"], preferences),
+            "by_share_of_likes": by_share_of_likes(labels, model["auc"], preferences),
         }
     )
+
+
+class Aucs:
+    """AUC and uAUC of several scores of the same rows, {name: value}, with intervals on the same bootstrap resamples.
+
+    labels: (n,). scores: {name: (n,)}, of which "auc" is the model's own. users: (n,) ids; without them no uAUC.
+    units: how many rows and users are resampled; uauc_users: how many users have both labels.
+    """
+
+    def __init__(self, labels, scores, users, resamples, seed):
+        columns = list(scores.values())
+        self.auc = {name: auc(labels, score) for name, score in scores.items()}
+        self.units = {"rows": len(labels)}
+        samples = {"rows": bootstrap_aucs(labels, columns, None, resamples, seed)}
+        self.uauc = self.uauc_weighted = dict.fromkeys(scores)
+        self.uauc_users, within = None, {}
+        if users is not None:
+            self.units["users"] = len(np.unique(users))
+            samples["users"] = bootstrap_aucs(labels, columns, users, resamples, seed)
+            found = {name: uauc(labels, score, users) for name, score in scores.items()}
+            self.uauc, self.uauc_weighted = ({name: found[name][place] for name in found} for place in (0, 1))
+            self.uauc_users = found["auc"][2]
+            within = {"users": bootstrap_uaucs(labels, columns, users, resamples, seed)}
+        self._column = {name: column for column, name in enumerate(scores)}
+        self._samples, self._within = samples, within
+
+    def intervals(self, name, minus=None, within=False):
+        """{"rows", "users"}: the interval of a score's AUC, or of its difference to another's. within: of its uAUC, and
+        then over users only. "users" is there only where users are known."""
+        result = {}
+        for unit, samples in (self._within if within else self._samples).items():
+            sample = samples[:, self._column[name]]
+            sample = sample if minus is None else sample - samples[:, self._column[minus]]
+            result[unit] = interval(sample, self.uauc_users if within else self.units[unit])
+        return result
+
+    def floor(self, name):
+        """What metrics.json says of a floor: its AUC and uAUC, and by how much the model's are above them."""
+
+        def difference(values):
+            return None if None in (values["auc"], values[name]) else values["auc"] - values[name]
+
+        return {
+            "auc": self.auc[name],
+            "interval": self.intervals(name),
+            "uauc": self.uauc[name],
+            "uauc_weighted": self.uauc_weighted[name],
+            "uauc_interval": self.intervals(name, within=True),
+            "difference": {
+                "auc": difference(self.auc),
+                "interval": self.intervals("auc", minus=name),
+                "uauc": difference(self.uauc),
+                "uauc_interval": self.intervals("auc", minus=name, within=True),
+            },
+        }
+
+
+def to_best_floor(floors, metric):
+    """{"floor": name, ...} and the difference to the floor that is best in `metric`; None where there is none."""
+    defined = [name for name in floors if floors[name][metric] is not None]
+    best = max(defined, key=lambda name: floors[name][metric], default=None)
+    return best and {"floor": best, **floors[best]["difference"]}
 
 
 def check_predictions(labels, p_yes, p_no):
@@ -200,7 +247,8 @@ def _read_predictions(path):
 
 
 def results_table(metrics):
-    """A small plain-text table of `summarise`'s dict: AUC, floors and difference with intervals, then the rest."""
+    """A small plain-text table of `summarise`'s dict: AUC, floors and difference with intervals, the same
+    within users, then the rest."""
     n, users = metrics["n"], metrics["users"]
     level = f"{metrics['intervals']['level']:.0%}"
     known = f", {users['n']} users ({users['source']})" if users["n"] else ""
@@ -217,6 +265,13 @@ def results_table(metrics):
         line(f"floor: {name}", floor["auc"], floor["interval"])
     if best := metrics["difference_to_best_floor"]:
         line(f"AUC - {best['floor']}", best["auc"], best["interval"], "+")
+    if metrics.get("uauc_users"):
+        line(f"uAUC ({metrics['uauc_users']} users)", metrics["uauc"], metrics["intervals"]["uauc"])
+        line("uAUC, weighted by rows", metrics["uauc_weighted"], {})
+        for name, floor in metrics["floors"].items():
+            line(f"floor uAUC: {name}", floor["uauc"], floor["uauc_interval"])
+        if best := metrics["uauc_difference_to_best_floor"]:
+            line(f"uAUC - {best['floor']}", best["uauc"], best["uauc_interval"], "+")
     others = ("accuracy", "log_loss", "brier", "ece", "answer_mass")
     lines.append("  ".join(f"{name} {_number_text(metrics[name])}" for name in others))
     return "\n".join(lines)
@@ -231,15 +286,18 @@ def _interval_text(bounds, sign=""):
 
 
 def check_evaluation_dir(folder, test, overwrite):
-    """Raise InputError if `folder` holds the evaluation of other data than the EvaluationSet `test` (unless `overwrite`)."""
+    """Whether `folder` holds an evaluation on the EvaluationSet `test`; InputError if it holds one on other data (unless
+    `overwrite`)."""
     path = Path(folder) / "metrics.json"
-    if overwrite or not path.exists():
-        return
+    if not path.exists():
+        return False
     before = read_metrics(folder)["run"]["data"]["test"]
-    if before["sha256"] != test.sha256:
+    same = before["sha256"] == test.sha256
+    if not same and not overwrite:
         raise InputError(
             f"{path}: is the evaluation on other data ({before['path']}); give --output_dir or --overwrite"
         )
+    return same
 
 
 def record_evaluation(folder, script, arguments, test, scores, adapter=None, valid=None, **facts):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tlrec.errors import InputError
 from tlrec.files import read_json
-from tlrec.runs import ADAPTER_CONFIG, adapter_weights
+from tlrec.runs import ADAPTER_CONFIG, adapter_weights, other_parts, read_run
 
 MODEL_WEIGHTS = (
     "model.safetensors",
@@ -69,6 +69,24 @@ def check_adapter(path, flag):
     if config.get("peft_type") != "LORA":
         raise InputError(f"{flag} {path}: a LoRA adapter is needed, this is {config.get('peft_type')!r}")
     return config
+
+
+def tuned_on_another(adapter, base_model, identity):
+    """What is wrong, if the adapter's run.json says that it was tuned on another base model than this one; else None.
+
+    identity: `base_identity` of the base model. An old run.json that does not say it is told of, and nothing is wrong.
+    """
+    if not (Path(adapter) / "run.json").exists():
+        return None  # somebody else's
+    run = read_run(adapter)
+    if run.get("base") is None:
+        print(f"{adapter}: does not say on which base model it was tuned; taken to be {base_model}")
+    if parts := other_parts(run.get("base"), identity):
+        then = run.get("base_model")
+        return (
+            f"{adapter}: was tuned on another base model (then {then}) than {base_model} is: other {', '.join(parts)}"
+        )
+    return None
 
 
 def check_same_lora(config, path, flag, lora_r, lora_alpha, lora_target_modules):

@@ -1,6 +1,7 @@
 """Leak and sanity checks: what must be known before a number is believed."""
 
 import os
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
@@ -34,6 +35,7 @@ def check(test_sets, root):
         checks += shared_rows(test_set, files)
         checks += selection(test_set, files)
         checks += label_share(test_set)
+        checks += scoring(test_set)
         checks += truncation(test_set, files)
         checks += answer_mass(test_set)
         checks += seeds(test_set)
@@ -136,6 +138,21 @@ def selection(test_set, files):
             )
             found.append((cell, "note", text))
     return merged(test_set, found)
+
+
+def scoring(test_set):
+    """Which cells were scored otherwise than most: their differences to others are not the method's alone."""
+    found = [(cell, other_scoring(cell, test_set)) for cell in test_set.cells]
+    return merged(test_set, [(cell, "warning", f"scored with {', '.join(other)}") for cell, other in found if other])
+
+
+def other_scoring(cell, test_set):
+    """What shaped scores of this cell, and is not what it was for most evaluations of the test set: a list of words."""
+    known = [evaluation.run["scoring"] for evaluation in test_set.evaluations if evaluation.run.get("scoring")]
+    names = dict.fromkeys(name for one in known for name in one)
+    usual = {name: Counter(str(one[name]) for one in known if name in one).most_common(1)[0][0] for name in names}
+    here = [item for evaluation in cell.evaluations for item in (evaluation.run.get("scoring") or {}).items()]
+    return [f"{name} {value} (most: {usual[name]})" for name, value in dict.fromkeys(here) if str(value) != usual[name]]
 
 
 def target_selection(cell, test_set):

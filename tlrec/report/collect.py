@@ -157,7 +157,8 @@ def method_of(evaluation, adapter, chain):
 def settings_of(evaluation, chain):
     """{name: value} of what another run of the same method, shots and seed might have otherwise: flags, frame, data."""
     settings = {"frame": evaluation.get("frame")}
-    settings |= {f"{name} in evaluation": evaluation["arguments"].get(name) for name in ("quantization", "cutoff_len")}
+    scoring = evaluation.get("scoring") or evaluation["arguments"]
+    settings |= {f"{name} in evaluation": scoring.get(name) for name in ("quantization", "cutoff_len")}
     runs = {f"stage {position} ": run for position, run in enumerate(chain[:-1], start=1)}
     runs[""] = chain[-1] if chain else evaluation
     for prefix, run in runs.items():

@@ -7,15 +7,20 @@ from html import escape
 
 from tlrec.files import printable, whole_file
 from tlrec.report.cells import shots_order
-from tlrec.report.checks import shots_name, target_selection
+from tlrec.report.checks import other_scoring, shots_name, target_selection
 from tlrec.report.published import SEQUENTIAL
 
 LEGEND = (
     "AUC as published: rows in order of P(Yes) - P(No), 0.5 is chance. Mean ± standard deviation over seeds, number of "
     "seeds in brackets. ▲ above the best floor, ▼ below it, ≈ not told apart from it; ★ best here, ☆ not told apart "
     "from the best: the paired 95 % bootstrap interval of the difference, over {unit}, holds 0. † checkpoints selected "
-    "on labelled rows of the target. Floors need no language model: history is the share of liked items in the "
+    "on labelled rows of the target. ‡ scored otherwise than most (see Checks). Floors need no language model: history is the share of liked items in the "
     "history, item is the like-rate of the target item in the training split."
+)
+WITHIN_USERS = (
+    "AUC ranks the rows of all users together, uAUC those of each user apart, averaged over the {users} users with "
+    "both labels: a method with a high AUC and a uAUC near 0.5 tells generous users from strict ones, but not what a "
+    "user likes."
 )
 
 
@@ -45,6 +50,9 @@ def sections(test_sets, findings, workspace):
     for test_set in test_sets:
         tables = [main_table(test_set), detail_table(test_set)]
         paragraphs = [headline(test_set), LEGEND.format(unit=test_set.unit)]
+        if test_set.uauc_users:
+            tables.insert(1, uauc_table(test_set))
+            paragraphs.insert(1, WITHIN_USERS.format(users=test_set.uauc_users))
         if test_set.published:
             other = "" if test_set.published[0].same_rows else " They were measured on other rows: do not compare."
             paragraphs.append(f"Published numbers are of LLaMA-7B.{other} {SEQUENTIAL}")
@@ -83,6 +91,10 @@ def headline(test_set):
             low, high = best.over_floor_interval
             verdict = "not told apart from" if best.near_floor else "above" if best.over_floor > 0 else "below"
             words.append(f"It is {verdict} {floor}: {best.over_floor:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}.")
+    if best.uauc is not None:
+        floors = f", the best floor ({test_set.best_uauc_floor})" if test_set.best_uauc_floor else ""
+        floors += f" {number(test_set.uauc_floors.get(test_set.best_uauc_floor), '')}" if floors else ""
+        words.append(f"Within users it has uAUC {number(best.uauc)}{floors}.")
     return " ".join(words)
 
 
@@ -93,6 +105,21 @@ def main_table(test_set):
     rows += [[f"floor: {name}", *[number(value)] * len(shots)] for name, value in test_set.floors.items()]
     rows += [[entry.label, *(number(entry.aucs.get(s), "") for s in shots)] for entry in test_set.published]
     return Table("AUC by method and shots", ["Method", *map(shots_name, shots)], rows)
+
+
+def uauc_table(test_set):
+    """Method x shots, then floors: uAUC."""
+
+    def text(cell):
+        if cell is None:
+            return ""
+        sign = {None: "", True: " ≈", False: " ▲" if (cell.uauc_over_floor or 0) > 0 else " ▼"}[cell.uauc_near_floor]
+        return f"{number(cell.uauc)} ({len(cell.evaluations)}){sign}"
+
+    rows = [[method, *(text(test_set.cell(method, s)) for s in test_set.shots)] for method in test_set.methods]
+    rows += [[f"floor: {name}", *[number(value)] * len(test_set.shots)] for name, value in test_set.uauc_floors.items()]
+    caption = f"uAUC by method and shots, mean over {test_set.uauc_users} users, against the best floor's uAUC"
+    return Table(caption, ["Method", *map(shots_name, test_set.shots)], rows)
 
 
 def cell_text(cell, test_set):
@@ -109,6 +136,7 @@ def cell_text(cell, test_set):
         words.append("≈" if cell.near_floor else "▲" if cell.over_floor > 0 else "▼")
     words += ["★"] * (cell is test_set.best) + ["☆"] * (cell is not test_set.best and bool(cell.near_best))
     words += ["†"] * (cell.shots == 0 and bool(target_selection(cell, test_set)))
+    words += ["‡"] * bool(other_scoring(cell, test_set))
     return " ".join(words)
 
 
@@ -121,6 +149,8 @@ def detail_table(test_set):
         "AUC",
         "sd",
         f"95 % ({test_set.unit})",
+        "uAUC",
+        "95 % (users)",
         "Log-odds",
         "- best floor",
         f"95 % ({test_set.unit})",
@@ -138,6 +168,8 @@ def detail_table(test_set):
                 number(cell.mean, "not defined"),
                 number(cell.sd),
                 bounds(cell.interval),
+                number(cell.uauc),
+                bounds(cell.uauc_interval),
                 number(mean([m["auc_logodds"] for m in metrics]), "not defined"),
                 number(cell.over_floor, sign="+"),
                 bounds(cell.over_floor_interval, "+"),
@@ -183,10 +215,11 @@ def write_csv(path, test_sets):
 def csv_row(test_set, evaluation):
     """{column: value} of one evaluation."""
     metrics, run = evaluation.metrics, evaluation.run
+    cell = next(cell for cell in test_set.cells if evaluation in cell.evaluations)
     row = {
         "folder": evaluation.folder,
         "target": test_set.target,
-        "method": next(cell.method for cell in test_set.cells if evaluation in cell.evaluations),
+        "method": cell.method,
         "shots": evaluation.shots,
         "seed": evaluation.seed,
     }
@@ -206,8 +239,12 @@ def csv_row(test_set, evaluation):
     }
     for unit in ("rows", "users"):
         row |= spread(f"auc_{unit}", metrics["intervals"]["auc"].get(unit))
+    within = cell.uaucs[cell.evaluations.index(evaluation)] if cell.uaucs else (None, None, None)
+    row |= dict(zip(("uauc", "uauc_weighted", "uauc_users"), within, strict=True))
+    row |= spread("uauc", metrics["intervals"].get("uauc", {}).get("users"))
     row |= {"users": metrics["users"]["n"], "users_source": metrics["users"]["source"]}
     row |= {f"floor_{name.replace(' + ', '_')}": floor["auc"] for name, floor in metrics["floors"].items()}
+    row |= {f"floor_{name.replace(' + ', '_')}_uauc": value for name, value in test_set.uauc_floors.items()}
     best = metrics["difference_to_best_floor"] or {"floor": None, "auc": None, "interval": {}}
     row |= {"best_floor": best["floor"], "over_best_floor": best["auc"]}
     for unit in ("rows", "users"):

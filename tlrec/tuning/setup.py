@@ -40,6 +40,11 @@ class TuningSetup(ModelSetup):
         self._tensors = None  # of the start adapter, once it is known to fit
         self._longest = None  # row of the run's training data, in tokens
 
+    @property
+    def scoring(self):
+        """What shapes a score, as run.json keeps it."""
+        return {"frame": self.frame.name, "cutoff_len": self.args.cutoff_len, **self.machine_scoring}
+
     def examples(self, records):
         """Examples of a RecordFile, to learn from. Raises InputError if none fits into --cutoff_len."""
         limit = f"--cutoff_len {self.args.cutoff_len}"

@@ -3,6 +3,7 @@ uses `scoring`, that makes do with the memory there is, and that saves a checkpo
 
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from tlrec.evaluation.metrics import auc, two_probabilities_to_score
 from tlrec.model.memory import POSITIONS_AT_ONCE
 from tlrec.model.parts import language_model_parts
 from tlrec.model.processes import add_up, catch_signals
-from tlrec.tuning.learning import ChecksFirstStep, check_changed, fingerprints
+from tlrec.tuning.learning import ChecksFirstStep, check_changed, fingerprint, fingerprints
 from tlrec.tuning.token_cache import TokenRows
 
 
@@ -110,6 +111,7 @@ class TuningTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole batch, for every model
         self.rows_at_once = self.args.per_device_train_batch_size
         self.add_callback(ChecksFirstStep(self.accelerator))
+        self.add_callback(_KeepsTheBest())
         self.add_callback(_SaveWhenStopped(self))
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # of the run before, in a sweep
@@ -132,8 +134,19 @@ class TuningTrainer(Trainer):
                 "with --resume goes on from there",
                 self.received[0],
             )
+        self._check_best()
         check_changed(self.model, start, self.state, self.args)
         return output
+
+    def _check_best(self):
+        """Raise InputError unless the model has the weights of the best validation."""
+        best = [entry for entry in self.state.log_history if "eval_auc" in entry and entry["step"] == self.best_step()]
+        then = best[-1].get("adapter") if best else None  # not in the checkpoints of older versions
+        if then and then != fingerprint(self.model):
+            raise InputError(
+                f"{self.args.output_dir}: the weights of step {self.best_step()}, the best validation, are not what they "
+                "were then; nothing is saved; remove that folder to begin anew"
+            )
 
     def _get_train_sampler(self, train_dataset=None):
         lengths = lengths_of(self.train_dataset)
@@ -223,6 +236,8 @@ class TuningTrainer(Trainer):
             f"{metric_key_prefix}_loss": scores.loss,
         }
         self.log(metrics)
+        # beside this validation's numbers, so that it comes back with the checkpoint
+        self.state.log_history[-1]["adapter"] = fingerprint(self.model)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -280,6 +295,20 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx, upstream):
         (gradient,) = ctx.saved_tensors
         return gradient * upstream, None, None, None
+
+
+class _KeepsTheBest(TrainerCallback):
+    """Finds the best checkpoint of a run that is resumed. The Trainer would pass over one that is gone, and over all in a
+    workspace that has moved since, and end with the last weights."""
+
+    def on_train_begin(self, args, state, control, **_):
+        if state.best_global_step:
+            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            if not best.is_dir():
+                raise InputError(
+                    f"{best}: the checkpoint of the best validation is gone; remove {best.parent} to begin anew"
+                )
+            state.best_model_checkpoint = str(best)
 
 
 class _SaveWhenStopped(TrainerCallback):
