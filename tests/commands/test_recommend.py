@@ -173,10 +173,25 @@ def test_the_frame_of_the_adapters_tuning(recommend, own_scores, tiny_adapter, t
     assert max(abs(a[key][0] / b[key][0] - 1) for key in a) > 0.01
 
 
-def test_prompts_that_are_too_long_are_told_of(recommend):
-    status, out, err = recommend("--liked", *LIKED, "--cutoff_len", 130, "--top", 1)
-    assert status == 0, err
-    assert " of 9 prompts were too long and have lost the oldest of the history\n" in out
+def test_what_the_adapter_keeps_of_its_tuning(recommend, tiny_adapter, tmp_path):
+    cut = " of 9 prompts were too long and have lost the oldest of the history\n"
+    flags = ["--liked", *LIKED, "--top", 1]
+    status, out, err = recommend(*flags, "--cutoff_len", 130)
+    assert status == 0 and cut in out, err
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    run = {"script": "rec_tuning.py", "arguments": {}, "data": {}, "results": {}, "scoring": {"cutoff_len": 130}}
+    (adapter / "run.json").write_text(json.dumps(run))
+    status, out, err = recommend(*flags, adapter=adapter)
+    assert status == 0 and cut in out, err
+    assert "scored with cutoff_len 130, dtype float32, quantization none, attention " in out
+    status, out, err = recommend(*flags, "--cutoff_len", 200, adapter=adapter)
+    assert status == 0 and cut not in out and "; tuned with cutoff_len 130\n" in out, err
+    run["base"] = dict.fromkeys(("config", "tokenizer", "weights"), "another")
+    (adapter / "run.json").write_text(json.dumps(run))
+    status, out, err = recommend(*flags, adapter=adapter)
+    assert status == 2 and err.startswith(f"error: --lora_weights {adapter}: was tuned on another base model")
+    status, out, err = recommend(*flags, "--other_base", adapter=adapter)
+    assert status == 0 and err.startswith(f"warning: --lora_weights {adapter}: was tuned on another base model")
 
 
 # ------------------------------------------------------------------------------------------------ catalogue and history

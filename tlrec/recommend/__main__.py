@@ -17,12 +17,11 @@ import os
 from pathlib import Path
 
 from tlrec.errors import InputError, one_line_errors
-from tlrec.model.checks import check_adapter, check_base_model
 from tlrec.model.prompts import FRAME_NAMES
 
 # Flags that say how a model is run here; a served one is run elsewhere
-RUN_HERE = ("lora_weights", "prompt_frame", "cutoff_len", "dtype", "quantization", "device", "token_budget")
-RUN_HERE += ("trust_remote_code",)
+RUN_HERE = ("lora_weights", "other_base", "prompt_frame", "cutoff_len", "dtype", "quantization", "attention")
+RUN_HERE += ("device", "token_budget", "trust_remote_code")
 
 
 def parse_arguments():
@@ -63,11 +62,14 @@ def parse_arguments():
         "without the weights is enough; a key, if it wants one, from OPENAI_API_KEY",
     )
     add("--served_name", help="name of the model at the server (default: the only one it serves)")
-    add = parser.add_argument_group("what shapes a score").add_argument
+    add("--other_base", action="store_true", help="take an adapter that was tuned on another base model")
+    add = parser.add_argument_group("what shapes a score, by default as at the adapter's tuning").add_argument
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the adapter's, else alpaca)")
-    add("--cutoff_len", type=int, help="tokens of a prompt (default: 512)")
-    add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="(default: auto)")
-    add("--quantization", choices=["none", "8bit", "4bit"], help="of the base (default: none)")
+    add("--cutoff_len", type=int, help="tokens of a prompt (default: the adapter's, else 512)")
+    add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="(default: the adapter's, else auto)")
+    add("--quantization", choices=["none", "8bit", "4bit"], help="of the base (default: the adapter's, else none)")
+    attention = ["auto", "sdpa", "eager", "flash_attention_2"]
+    add("--attention", choices=attention, help="(default: the adapter's, else auto)")
     add = parser.add_argument_group("machine").add_argument
     add("--device", choices=["auto", "cpu", "cuda"], help="(default: auto)")
     add("--token_budget", type=int, help="tokens in one forward pass (default: by device)")
@@ -114,18 +116,15 @@ def main():
     if args.served:
         prompt_frame = read_prompt_frame(args.base_model, "--base_model")
     else:
-        check_base_model(args.base_model, scorers.cutoff_len(args))
-        if args.lora_weights:
-            check_adapter(args.lora_weights, "--lora_weights")
-        scorers.frame_name(args)
+        kept, given = scorers.check_local(args)
 
     # 2. Catalogue and history; what has been rated is no candidate
     catalogue = read_catalogue(args.items)
     if catalogue.repeated:
         print(f"{args.items}: {catalogue.repeated} rows repeat an earlier item and are left out")
     by_row = args.record is not None
-    given = user.read_row(args.record, args.row, catalogue) if by_row else user.read_titles(args, catalogue)
-    rated = {place for item in given.preference.history for place in catalogue.find(item)}
+    asked = user.read_row(args.record, args.row, catalogue) if by_row else user.read_titles(args, catalogue)
+    rated = {place for item in asked.preference.history for place in catalogue.find(item)}
     items = [item for place, item in enumerate(catalogue.items) if place not in rated]
     if not items:
         raise InputError(f"{args.items}: the user has rated all {len(rated)} items, and none is left to recommend")
@@ -134,8 +133,8 @@ def main():
         print(f"--top {args.top}: there are {len(items)}, and all are listed")
 
     # 3. P(Yes) of all of them, in one order
-    score = scorers.served_scorer(args, prompt_frame) if args.served else scorers.local_scorer(args)
-    (scores,) = score([(given.record, items)])
+    score = scorers.served_scorer(args, prompt_frame) if args.served else scorers.local_scorer(args, kept, given)
+    (scores,) = score([(asked.record, items)])
     if scores.truncated:
         print(f"{scores.truncated} of {len(items)} prompts were too long and have lost the oldest of the history")
     order = listing.ranked(scores.p_yes)
@@ -143,14 +142,14 @@ def main():
     # 4. The best of them, and what they would be without each item of the history
     best = order[: args.top]
     top = [items[place] for place in best]
-    without = score([(record, top) for record in given.without]) if args.explain else None
-    rows = listing.rows_of(top, scores.p_yes[best], scores.p_no[best], given.preference, without)
+    without = score([(record, top) for record in asked.without]) if args.explain else None
+    rows = listing.rows_of(top, scores.p_yes[best], scores.p_no[best], asked.preference, without)
 
     # 5. Print and write
     print(f"\n{listing.table(rows)}\n")
     if by_row:
-        print(listing.place_of_target(given.preference.target, [items[place] for place in order]))
-    if args.explain and given.without:
+        print(listing.place_of_target(asked.preference.target, [items[place] for place in order]))
+    if args.explain and asked.without:
         print(listing.explanation(rows))
     if args.output:
         listing.write(args.output, rows)

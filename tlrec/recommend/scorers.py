@@ -4,46 +4,49 @@ import asyncio
 
 import numpy as np
 
-from tlrec import runs
 from tlrec.data.preferences import with_targets
+from tlrec.model.checks import check_base_model, check_lora_weights
+from tlrec.model.identity import base_identity
 from tlrec.model.prompts import load_frame
 from tlrec.model.scores import Scores
 from tlrec.model.served import ATTEMPTS, SECONDS, ask_server, load_encoder
+from tlrec.runs import SCORING, scoring_of, scoring_said
 
 
-def local_scorer(args):
-    """A function from requests, as `score_candidates` takes them, to the list of their scores."""
+def check_local(args):
+    """Raise InputError for a base model or an adapter that cannot be used; returns what shapes scores: that which the
+    adapter keeps from its tuning, and that which flags give."""
+    check_base_model(args.base_model)
+    if args.lora_weights:
+        check_lora_weights(args.lora_weights, args.base_model, base_identity(args.base_model), args.other_base)
+    flags = {"frame": args.prompt_frame} | {name: getattr(args, name) for name in SCORING if name != "frame"}
+    given = {name: value for name, value in flags.items() if value is not None}
+    kept = scoring_of(args.lora_weights, args.base_model)
+    check_base_model(args.base_model, (SCORING | kept | given)["cutoff_len"])
+    return kept, given
+
+
+def local_scorer(args, kept, given):
+    """A function from requests, as `score_candidates` takes them, to the list of their scores; kept, given: what
+    `check_local` returned."""
     from tlrec.model.ranking import score_candidates
-    from tlrec.model.setup import ModelSetup
+    from tlrec.model.setup import ModelSetup, scoring_here
 
-    setup = ModelSetup(
-        args.base_model,
-        args.device or "auto",
-        args.dtype or "auto",
-        args.quantization or "none",
-        None,
-        args.trust_remote_code,
-    )
-    frame = load_frame(frame_name(args), setup.tokenizer)
+    device = args.device or "auto"
+    scoring = scoring_here(kept, given, device, args.base_model, args.trust_remote_code)
+    how = [scoring[name] for name in ("dtype", "quantization", "attention")]
+    setup = ModelSetup(args.base_model, device, *how, args.trust_remote_code)
+    frame = load_frame(scoring["frame"], setup.tokenizer)
     if args.lora_weights:
         setup.check_adapter(args.lora_weights)
     model = setup.attach(args.lora_weights)
+    print(scoring_said(scoring | setup.machine_scoring, kept))
 
     def score(requests):
-        options = {"cutoff_len": cutoff_len(args), "token_budget": args.token_budget, "progress": "scoring"}
+        options = {"cutoff_len": scoring["cutoff_len"], "token_budget": args.token_budget, "progress": "scoring"}
         return list(score_candidates(model, setup.tokenizer, requests, frame, **options))
 
     return score
-
-
-def frame_name(args):
-    """Name of the prompt frame: the flag's, else the one of the adapter's tuning."""
-    return args.prompt_frame or runs.frame_of(args.lora_weights, args.base_model) or "alpaca"
-
-
-def cutoff_len(args):
-    """Tokens of a prompt."""
-    return 512 if args.cutoff_len is None else args.cutoff_len
 
 
 def served_scorer(args, prompt_frame):
