@@ -166,7 +166,7 @@ def _without_login(base_url):
             raise ValueError
     except ValueError:
         raise InputError(
-            "--base_url or OPENAI_BASE_URL is no address; expected one like http://localhost:8000/v1"
+            "--base_url, --served or OPENAI_BASE_URL is no address; expected one like http://localhost:8000/v1"
         ) from None
     userinfo, _, host = parts.netloc.rpartition("@")
     name, _, password = userinfo.partition(":")

@@ -1,9 +1,9 @@
 """A served language model: the log-probabilities of both answers from a server that speaks vLLM's interface.
 
-Prompts are sent as token ids, so BOS, tokenisation and truncation are those of the tuning, and `logprob_token_ids` makes
-the server return both answers however unlikely they are; the usual `logprobs: k` leaves out what is not among the k
-most probable tokens. That field is vLLM's own, in /v1/completions since 0.26. Nothing is sampled: one token is asked for
-because the interface demands one, and is thrown away.
+Prompts are sent as token ids, so BOS, tokenisation and truncation are those of the tuning, and `logprob_token_ids`
+makes the server return both answers however unlikely they are; the usual `logprobs: k` leaves out what is not among
+the k most probable tokens. That field is vLLM's own, in /v1/completions since 0.26. Nothing is sampled: one token is
+asked for because the interface demands one, and is thrown away.
 
 Of the folder that export_model.py wrote, prompt_frame.json and the tokenizer are read, not the weights.
 """
