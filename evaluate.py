@@ -1,4 +1,4 @@
-"""P(Yes) for every row of a test set -> AUC, its interval, and the floors it has to be compared with.
+"""P(Yes) for every row of a test set -> AUC, its interval, and the floors to compare it with.
 
     python evaluate.py --base_model base_model/llama-7b/ --test_data_path rec_data/movie/test.json \
         --lora_weights instruction_model/movie/alpaca_stage123_instrument
@@ -9,7 +9,6 @@ Prints a table and the line `===== auc: <value> =====` for each adapter.
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
 
 from tlrec.data.records import RecordFile
@@ -17,7 +16,7 @@ from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.results import check_evaluation_dir, record_evaluation, results_table
 from tlrec.locks import check_unlocked, locked
-from tlrec.model.checks import check_adapter, check_base_model, tuned_on_another
+from tlrec.model.checks import check_base_model, check_lora_weights
 from tlrec.model.identity import base_identity
 from tlrec.model.prompts import FRAME_NAMES
 from tlrec.runs import SCORING, scoring_of, scoring_said
@@ -67,17 +66,6 @@ class Job:
     scoring: dict  # what shapes them here
 
 
-def check_lora(adapter, args, base):
-    """Raise InputError unless `--lora_weights` has an adapter there, and one that was tuned on this base model."""
-    check_adapter(adapter, "--lora_weights")
-    if other := tuned_on_another(adapter, args.base_model, base):
-        if not args.other_base:
-            raise InputError(
-                f"--lora_weights {other}; give its own base model, or --other_base to score it on this one"
-            )
-        print(f"warning: --lora_weights {other}", file=sys.stderr)
-
-
 def main():
     args = parse_arguments()
 
@@ -85,7 +73,7 @@ def main():
     check_base_model(args.base_model)
     base = base_identity(args.base_model)
     for adapter in args.lora_weights:
-        check_lora(adapter, args, base)
+        check_lora_weights(adapter, args.base_model, base, args.other_base)
     test = EvaluationSet(args.test_data_path, RecordFile(args.train_data_path) if args.train_data_path else None)
     if args.output_dir and len(args.lora_weights) > 1:
         raise InputError("--output_dir takes one adapter; without it each adapter's results go into its own folder")

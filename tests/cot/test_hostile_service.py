@@ -447,7 +447,7 @@ def assert_nowhere(secret, root, *streams):
 
 
 @pytest.mark.parametrize("spelling", spellings(KEY))
-@pytest.mark.parametrize("secret", [KEY, PASSWORD], ids=["key", "password"])
+@pytest.mark.parametrize("secret", [KEY, pytest.param(PASSWORD, marks=pytest.mark.slow)], ids=["key", "password"])
 def test_echoed_secrets_stand_nowhere(generate, root, secret, spelling):
     echo = spellings(secret)[spelling]
     told = list(places(echo))
@@ -541,7 +541,11 @@ def test_passwords_in_addresses_are_not_told(generate, root, address, monkeypatc
 )
 def test_addresses_that_are_none(generate, root, address):
     status, out, err = generate(address.format("Pa55-w0rd+17"))
-    assert status == 2 and err.startswith("error: --base_url or OPENAI_BASE_URL is no address") and err.count("\n") == 1
+    assert (
+        status == 2
+        and err.startswith("error: --base_url, --served or OPENAI_BASE_URL is no address")
+        and err.count("\n") == 1
+    )
     assert_nowhere("Pa55-w0rd+17", root, out, err)
 
 

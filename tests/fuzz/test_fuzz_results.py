@@ -75,6 +75,7 @@ def check(root, contents, name, content):
 
 @pytest.mark.parametrize("name", ["run.json", "metrics.json"])
 @given(st.data())
+@pytest.mark.slow
 def test_any_value_changed(workspace, name, data):
     root, contents = workspace
     check(root, contents, name, data.draw(changed_json(contents[name])))
@@ -91,6 +92,7 @@ def test_any_value_of_a_prediction_changed(workspace, data):
 
 @pytest.mark.parametrize("name", FILES)
 @given(damaged())
+@pytest.mark.slow
 def test_any_bytes_changed(workspace, name, damage):
     root, contents = workspace
     check(root, contents, name, damage(contents[name]))
@@ -98,6 +100,7 @@ def test_any_bytes_changed(workspace, name, damage):
 
 @pytest.mark.parametrize("name", FILES)
 @given(values, st.integers(1, 200_000))
+@pytest.mark.slow
 def test_any_json_and_any_depth(workspace, name, value, depth):
     root, contents = workspace
     check(root, contents, name, as_json(value).encode() + b"\n")

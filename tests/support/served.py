@@ -1,4 +1,4 @@
-"""A loopback server that answers /v1/models and /v1/completions in the form of vLLM 0.32, with a small model's numbers."""
+"""A loopback server that answers /v1/models and /v1/completions in the form of vLLM 0.32, by a small model."""
 
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,7 +55,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.bodies.append(body)
         self.server.keys.add(self.headers["Authorization"])
         if body["model"] not in self.server.served:
-            return self.reply(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
+            self.reply(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
+            return
         choices = [self.server.answer(prompt, body, index) for index, prompt in enumerate(body["prompt"])]
         self.reply(
             200,

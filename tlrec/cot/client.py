@@ -1,4 +1,4 @@
-"""A service that speaks OpenAI's interface: its key and address, what it answers, and what its errors mean.
+"""A service with OpenAI's interface: its key and address, what it answers, and what its errors mean.
 
 All that a service says passes through here: bounded in bytes and time, read as JSON, without the key and passwords.
 Only this module of tlrec reads the environment, for OPENAI_API_KEY and OPENAI_BASE_URL.
@@ -166,7 +166,7 @@ def _without_login(base_url):
             raise ValueError
     except ValueError:
         raise InputError(
-            "--base_url or OPENAI_BASE_URL is no address; expected one like http://localhost:8000/v1"
+            "--base_url, --served or OPENAI_BASE_URL is no address; expected one like http://localhost:8000/v1"
         ) from None
     userinfo, _, host = parts.netloc.rpartition("@")
     name, _, password = userinfo.partition(":")

@@ -19,7 +19,7 @@ def read_own_ratings(ratings_path, items_path, kind):
     White space in titles and creators, line breaks among it, becomes single spaces: a record is told in lines.
     Returns a Source; raises InputError with file and line for anything amiss.
     """
-    items = _read(items_path, ["item", "title"], optional=["creator", "kind"])
+    items = raw.read_csv_or_parquet(items_path, ["item", "title"], optional=["creator", "kind"])
     for column in items.columns.intersection(["title", "creator"]):
         items[column] = items[column].str.split().str.join(" ")
     raw.require_filled(items, items.columns, items_path)
@@ -30,19 +30,13 @@ def read_own_ratings(ratings_path, items_path, kind):
         line = several_words.idxmax()
         raise InputError(f"{raw.where(items_path, line)}: kind {items.at[line, 'kind']!r} is not a word such as 'game'")
 
-    ratings = _read(ratings_path, ["user", "item", "rating", "timestamp"])
+    ratings = raw.read_csv_or_parquet(ratings_path, ["user", "item", "rating", "timestamp"])
     raw.require_filled(ratings, ratings.columns, ratings_path)
     ratings["rating"] = raw.numbers(ratings, "rating", ratings_path)
     ratings["timestamp"] = _times(ratings, ratings_path)
     raw.require_known(ratings, "item", items["item"], ratings_path, items_path)
     raw.require_unique(ratings, ["user", "item"], ratings_path, "a second rating of the same item by the same user")
     return Source(ratings, items.set_index("item"), skipped={}, files=[Path(ratings_path), Path(items_path)])
-
-
-def _read(path, columns, optional=()):
-    if Path(path).suffix == ".parquet":
-        return raw.read_parquet(path, columns, optional)
-    return raw.read_table(path, columns, optional=optional)
 
 
 def _times(ratings, path):

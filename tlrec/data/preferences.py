@@ -61,7 +61,7 @@ def parse_input(text):
     return Preference(
         likes=_parse_items(match["likes"]),
         dislikes=_parse_items(match["dislikes"]),
-        target=_parse_item(target),
+        target=parse_item(target),
         kind=match["kind"],
     )
 
@@ -105,6 +105,20 @@ def with_targets(record, items):
     ]
 
 
+def without_item(record, place):
+    """The record without the item at `place` of its history, liked ones first as in `Preference.history`; all else
+    stays.
+
+    Raises ValueError if the input has another form.
+    """
+    match = _INPUT.fullmatch(record["input"])
+    likes, dislikes = _split_items(match["likes"]), _split_items(match["dislikes"])
+    name, items, place = ("likes", likes, place) if place < len(likes) else ("dislikes", dislikes, place - len(likes))
+    start, end = match.span(name)
+    kept = ", ".join(items[:place] + items[place + 1 :])
+    return record | {"input": record["input"][:start] + kept + record["input"][end:]}
+
+
 def ambiguous_names(preference):
     """Titles and creators that hold what also separates items, so that another reading of the record is possible.
 
@@ -125,9 +139,14 @@ def _is_quoted(target):
 
 
 def _parse_items(text):
+    return tuple(map(parse_item, _split_items(text)))
+
+
+def _split_items(text):
+    """The texts of the items of a list; with ", " between them they are the text again."""
     text = text.strip()
     if not text:
-        return ()
+        return []
     books = bool(_WRITTEN_BY.search(text))
     items, pending = [], ""
     for piece in re.split(r', (?=")', text):
@@ -142,10 +161,11 @@ def _parse_items(text):
         items[-1] += f", {pending}"
     elif pending:
         raise ValueError(f"an item without its closing quote or 'written by': {_shown(pending)}")
-    return tuple(map(_parse_item, items))
+    return items
 
 
-def _parse_item(text):
+def parse_item(text):
+    """The Item of `"Title"` or `"Title" written by Author`; ValueError for a text of another form."""
     if len(text) < 2 or not text.startswith('"'):
         raise ValueError(f"an item must begin with a quote: {_shown(text)}")
     by = _WRITTEN_BY.search(text, 1)

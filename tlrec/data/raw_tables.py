@@ -73,6 +73,12 @@ def read_parquet(path, columns, optional=()):
     return table
 
 
+def read_csv_or_parquet(path, columns, optional=()):
+    """`read_parquet` for a path that ends in .parquet, else `read_table` with its defaults."""
+    read = read_parquet if Path(path).suffix == ".parquet" else read_table
+    return read(path, columns, optional=optional)
+
+
 @contextmanager
 def open_text(path, encoding):
     """Open a text file for the csv module; what cannot be read there ends in an InputError."""

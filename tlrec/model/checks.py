@@ -89,6 +89,18 @@ def tuned_on_another(adapter, base_model, identity):
     return None
 
 
+def check_lora_weights(adapter, base_model, identity, other_base):
+    """Raise InputError unless `--lora_weights` has an adapter there, and one that was tuned on this base model; with
+    `other_base` the latter is a warning. identity: `base_identity` of the base model."""
+    check_adapter(adapter, "--lora_weights")
+    if other := tuned_on_another(adapter, base_model, identity):
+        if not other_base:
+            raise InputError(
+                f"--lora_weights {other}; give its own base model, or --other_base to score it on this one"
+            )
+        print(f"warning: --lora_weights {other}", file=sys.stderr)
+
+
 def check_same_lora(config, path, flag, lora_r, lora_alpha, lora_target_modules):
     """Raise InputError unless the start adapter's configuration is the one that the flags of this run ask for.
 

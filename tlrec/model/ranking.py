@@ -203,7 +203,7 @@ class _Ranker:
         ]
         rows.sort(key=lambda row: -self._width(group, row))
         row_tokens = self._width(group, rows[0])
-        if self.way != PACKED:  # rows that are short beside their history are none the less paid for in memory
+        if self.way != PACKED:  # short rows behind a long history still cost the history's memory
             row_tokens = max(history.longest for history in group)
         forward = partial(self._hidden, self.way, group, cache)
         mine = rows if engine.spread else rows[engine.process :: engine.processes]
@@ -252,7 +252,7 @@ class _Ranker:
         """(n, 1, width, longest_history + width): the tokens of the history and, behind them, of the row that each token
         of the row sees. owners (n, width): the number of the suffix each token belongs to; starts: n history lengths.
 
-        Padding (owner 0) sees what it likes: nobody reads it, but a token that saw nothing would be NaN.
+        Padding (owner 0) is never read, so it may see anything; a token that saw nothing would be NaN.
         """
         device, width = owners.device, owners.shape[1]
         history = torch.arange(longest_history, device=device) < torch.tensor(starts, device=device)[:, None]

@@ -88,7 +88,7 @@ def _lora_layers(model):
 
 
 def _largest(tensor):
-    """The largest absolute value of what this process holds of the tensor, not a number if one of them is none."""
+    """The largest absolute value of what this process holds of the tensor, NaN if one of them is NaN."""
     if isinstance(tensor, DTensor):
         tensor = tensor.to_local()
     return torch.zeros(()) if tensor is None or not tensor.numel() else tensor.detach().abs().max()

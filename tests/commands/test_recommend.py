@@ -1,0 +1,553 @@
+"""The top of a catalogue for one user: python -m tlrec.recommend.
+
+1. Each item's log-probabilities are those of `score_records` on its record, within 1e-4, also for titles that hold Yes,
+   No, quotes and one another's beginnings, with the adapter's own prompt frame; the list is in their order.
+2. Ties stay in the order of the catalogue; the same command writes the same bytes; the order of the catalogue changes
+   nothing else.
+3. What the user has rated is left out, however it is spelt in the catalogue; a repeated item counts once.
+4. A row of a record file gives what its titles give; unlabelled rows too.
+5. --explain: the scores of the records that lack one item of the history each.
+6. Titles in another spelling: an error of one line that lists the nearest, a question on a terminal, --as_written;
+   what is near nothing is taken as it is, and said.
+7. Books are known by title and creator; a title of several books is asked about.
+8. A served model gives what base and adapter give.
+9. JSON and CSV hold the same; Parquet is read as CSV is.
+10. Mistakes are one line before torch is imported, --help is there without numpy, and what existed is kept.
+"""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tests.conftest import REPOSITORY
+from tests.support.served import Server
+from tlrec.data.catalogue import Catalogue, read_catalogue, typed_item
+from tlrec.data.preferences import Item, Preference, build_record, parse_input, with_targets, without_item
+from tlrec.data.records import write_records
+from tlrec.errors import InputError
+from tlrec.model.adapters import attach_adapter
+from tlrec.model.base_models import load_base_model, load_tokenizer
+from tlrec.model.prompts import load_frame
+from tlrec.model.scoring import score_records
+from tlrec.recommend.listing import ranked
+from tlrec.recommend.user import item_meant
+
+SCRIPT = "tlrec/recommend/__main__.py"
+TITLES = [
+    "No Safe Place (2101)",
+    "Yes",
+    "No",
+    'Say "Yes." or "No."',
+    "Harbor",
+    "Harbor of the Night",
+    "Harbor (2101)",
+    "Lighthouse, The (2102)",
+    "Éa, or the {input}",
+    "Night of the Harbor, and of the Night behind it",
+    "Quiet Golden Secret (2150)",
+]
+ITEMS = [Item(title) for title in TITLES]
+LIKED, DISLIKED = [TITLES[7], TITLES[4]], [TITLES[8]]
+CANDIDATES = [item for item in ITEMS if item.title not in LIKED + DISLIKED]
+BOOKS = [("Emma", "Ada Norwick"), ("Emma", "Ben Zell"), ("The Reef", "Ada Norwick"), ("Snow, Ice", 'Ben "B." Zell')]
+
+
+def write_catalogue(path, rows, columns=("title",)):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])
+    return path
+
+
+@pytest.fixture
+def catalogue(tmp_path):
+    return write_catalogue(tmp_path / "items.csv", [[title] for title in TITLES])
+
+
+@pytest.fixture
+def recommend(run_script, tiny_llama, tiny_adapter, catalogue):
+    """recommend("--flag", value, ...) with the tiny model, its adapter and the catalogue; each may be replaced."""
+
+    def run(*flags, base=tiny_llama, adapter=tiny_adapter, items=catalogue):
+        model = ["--base_model", base, "--device", "cpu", "--dtype", "float32"]
+        model += ["--lora_weights", adapter] if adapter else []
+        return run_script(SCRIPT, *model, "--items", items, *flags)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def own_scores(tiny_llama, tiny_adapter):
+    """own_scores(records, frame): (n, 2) of score_records, with the adapter."""
+    model = attach_adapter(load_base_model(tiny_llama, torch.device("cpu"), torch.float32), tiny_adapter)
+
+    def score(records, frame="alpaca"):
+        scores = score_records(model, load_tokenizer(tiny_llama), records, load_frame(frame))
+        return np.stack([scores.p_yes, scores.p_no], axis=1)
+
+    return score
+
+
+def record(likes, dislikes, target, kind="movie", quoted=False):
+    histories = (
+        tuple(Item(title) if isinstance(title, str) else title for title in side) for side in (likes, dislikes)
+    )
+    return build_record(Preference(*histories, target, kind), True, quoted)
+
+
+def by_item(rows):
+    return {(row["title"], row["creator"]): (row["p_yes"], row["p_no"]) for row in rows}
+
+
+def assert_equal_logs(found, expected):
+    np.testing.assert_allclose(np.log(found), np.log(expected), atol=1e-4)
+
+
+def assert_scores(rows, items, scores):
+    found = by_item(rows)
+    assert set(found) == {(item.title, item.creator) for item in items} and len(rows) == len(items)
+    assert_equal_logs([found[item.title, item.creator] for item in items], scores)
+    assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
+    p_yes = [row["p_yes"] for row in rows]
+    assert p_yes == sorted(p_yes, reverse=True) and p_yes[0] > 1.05 * p_yes[-1]
+
+
+# ----------------------------------------------------------------------------------------------- scores and their order
+
+
+def test_scores_order_and_files(recommend, own_scores, tmp_path):
+    history = ["--liked", *LIKED, "--disliked", *DISLIKED]
+    status, out, err = recommend(*history, "--top", 99, "--output", tmp_path / "new" / "all.json")
+    assert status == 0, err
+    rows = json.loads((tmp_path / "new" / "all.json").read_text())
+    assert list(rows[0]) == ["rank", "title", "creator", "p_yes", "p_no"]
+    assert_scores(rows, CANDIDATES, own_scores([record(LIKED, DISLIKED, item) for item in CANDIDATES]))
+    lines = out.splitlines()
+    assert lines[0] == "8 candidates; 3 items that the user has rated are left out"
+    assert lines[1] == "--top 99: there are 8, and all are listed"
+    printed = [line for line in lines if line.strip()][-9:]
+    assert printed[0].split() == ["rank", "title", "P(Yes)", "P(No)"]
+    for line, row in zip(printed[1:], rows, strict=True):
+        assert line.split() == [str(row["rank"]), *row["title"].split(), f"{row['p_yes']:.4f}", f"{row['p_no']:.4f}"]
+
+    first = (tmp_path / "new" / "all.json").read_bytes()
+    assert recommend(*history, "--top", 99, "--output", tmp_path / "again.json")[0] == 0
+    assert (tmp_path / "again.json").read_bytes() == first
+
+    assert recommend(*history, "--top", 3, "--output", tmp_path / "top.csv")[0] == 0
+    with open(tmp_path / "top.csv", newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [{**row, "rank": int(row["rank"])} for row in table] == [
+        {name: str(value) if name.startswith("p_") else value for name, value in row.items()} for row in rows[:3]
+    ]
+
+    backwards = write_catalogue(tmp_path / "backwards.csv", [[title] for title in TITLES[::-1]])
+    assert recommend(*history, "--top", 99, "--output", tmp_path / "b.json", items=backwards)[0] == 0
+    found = by_item(json.loads((tmp_path / "b.json").read_text()))
+    assert {key: pytest.approx(value, rel=1e-4) for key, value in by_item(rows).items()} == found
+
+
+def test_ties_stay_in_the_order_of_the_catalogue():
+    assert ranked(np.array([0.2, 0.5, 0.2, 0.5, 0.9, 0.2])) == [4, 1, 3, 0, 2, 5]
+
+
+def test_the_frame_of_the_adapters_tuning(recommend, own_scores, tiny_adapter, tmp_path):
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    run = {"script": "rec_tuning.py", "arguments": {}, "data": {}, "results": {}, "frame": "tallrec"}
+    (adapter / "run.json").write_text(json.dumps(run))
+    records = [record(LIKED, [], item) for item in ITEMS if item.title not in LIKED]
+    items = [parse_input(each["input"]).target for each in records]
+    for flags, frame in ([], "tallrec"), (["--prompt_frame", "alpaca"], "alpaca"):
+        output = tmp_path / f"{frame}.json"
+        assert recommend("--liked", *LIKED, "--top", 99, "--output", output, *flags, adapter=adapter)[0] == 0
+        assert_scores(json.loads(output.read_text()), items, own_scores(records, frame))
+    a, b = (by_item(json.loads((tmp_path / f"{frame}.json").read_text())) for frame in ("tallrec", "alpaca"))
+    assert max(abs(a[key][0] / b[key][0] - 1) for key in a) > 0.01
+
+
+def test_what_the_adapter_keeps_of_its_tuning(recommend, tiny_adapter, tmp_path):
+    cut = " of 9 prompts were too long and have lost the oldest of the history\n"
+    flags = ["--liked", *LIKED, "--top", 1]
+    status, out, err = recommend(*flags, "--cutoff_len", 130)
+    assert status == 0 and cut in out, err
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    run = {"script": "rec_tuning.py", "arguments": {}, "data": {}, "results": {}, "scoring": {"cutoff_len": 130}}
+    (adapter / "run.json").write_text(json.dumps(run))
+    status, out, err = recommend(*flags, adapter=adapter)
+    assert status == 0 and cut in out, err
+    assert "scored with cutoff_len 130, dtype float32, quantization none, attention " in out
+    status, out, err = recommend(*flags, "--cutoff_len", 200, adapter=adapter)
+    assert status == 0 and cut not in out and "; tuned with cutoff_len 130\n" in out, err
+    run["base"] = dict.fromkeys(("config", "tokenizer", "weights"), "another")
+    (adapter / "run.json").write_text(json.dumps(run))
+    status, out, err = recommend(*flags, adapter=adapter)
+    assert status == 2 and err.startswith(f"error: --lora_weights {adapter}: was tuned on another base model")
+    status, out, err = recommend(*flags, "--other_base", adapter=adapter)
+    assert status == 0 and err.startswith(f"warning: --lora_weights {adapter}: was tuned on another base model")
+
+
+# ------------------------------------------------------------------------------------------------ catalogue and history
+
+
+def test_what_has_been_rated_is_left_out(recommend, tmp_path):
+    rows = [
+        ["HARBOR  of the night"],
+        ["Harbor"],
+        ["Lighthouse, The (2102)"],
+        ["Harbor"],
+        ["E\u0301a"],
+        ["Yes"],
+        ["Yes"],
+    ]
+    items = write_catalogue(tmp_path / "spelt.csv", rows)
+    output = tmp_path / "list.json"
+    flags = ["--liked", "Harbor of the Night", "--disliked", "Éa", "--output", output]
+    status, out, err = recommend(*flags, items=items)
+    assert status == 0, err
+    assert {row["title"] for row in json.loads(output.read_text())} == {"Harbor", "Lighthouse, The (2102)", "Yes"}
+    assert out.splitlines()[:2] == [
+        f"{items}: 2 rows repeat an earlier item and are left out",
+        "3 candidates; 2 items that the user has rated are left out",
+    ]
+
+
+def test_a_catalogue_of_one_item(recommend, own_scores, tmp_path):
+    items = write_catalogue(tmp_path / "one.csv", [["Harbor"]])
+    status, out, err = recommend("--liked", "Zorblax", "--output", tmp_path / "list.json", items=items)
+    assert status == 0, err
+    assert out.startswith("--liked 'Zorblax': not in the catalogue; taken as it is\n1 candidates; 0 items ")
+    (row,) = json.loads((tmp_path / "list.json").read_text())
+    (expected,) = own_scores([record(["Zorblax"], [], Item("Harbor"))])
+    assert (row["rank"], row["title"]) == (1, "Harbor")
+    assert_equal_logs((row["p_yes"], row["p_no"]), expected)
+
+
+def test_a_row_gives_what_its_titles_give(recommend, tmp_path):
+    other = record(["Yes"], ["No"], Item("Harbor"))
+    asked = record(LIKED, [*DISLIKED, "Out of Print"], Item("Harbor (2101)")) | {"output": ""}
+    write_records(tmp_path / "rows.json", [other, asked])
+    row = ["--record", tmp_path / "rows.json", "--row", 2, "--top", 99, "--output", tmp_path / "row.json"]
+    status, out, err = recommend(*row)
+    assert status == 0, err
+    titles = ["--liked", *LIKED, "--disliked", *DISLIKED, "Out of Print", "--as_written", "--top", 99]
+    assert recommend(*titles, "--output", tmp_path / "titles.json")[0] == 0
+    assert (tmp_path / "row.json").read_bytes() == (tmp_path / "titles.json").read_bytes()
+    assert out.startswith('not in the catalogue are 1 of 4 items of the history: "Out of Print"\n')
+    ranks = {row["title"]: row["rank"] for row in json.loads((tmp_path / "row.json").read_text())}
+    assert f'the row\'s own target, "Harbor (2101)", is at rank {ranks["Harbor (2101)"]} of 8\n' in out
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_explain(recommend, own_scores, tmp_path, by_row):
+    flags = ["--liked", *LIKED, "--disliked", *DISLIKED]
+    if by_row:
+        write_records(tmp_path / "rows.json", [record(LIKED, DISLIKED, ITEMS[0])])
+        flags = ["--record", tmp_path / "rows.json", "--row", 1]
+    status, out, err = recommend(*flags, "--top", 3, "--explain", "--output", tmp_path / "list.json")
+    assert status == 0, err
+    rows = json.loads((tmp_path / "list.json").read_text())
+    top = [Item(row["title"]) for row in rows]
+    without = [(LIKED[1:], DISLIKED), (LIKED[:1], DISLIKED), (LIKED, [])]
+    for place, (likes, dislikes) in enumerate(without):
+        found = [row["without"][place] for row in rows]
+        expected = own_scores([record(likes, dislikes, item) for item in top])
+        assert_equal_logs([(each["p_yes"], each["p_no"]) for each in found], expected)
+        assert {(each["title"], each["liked"]) for each in found} == {((LIKED + DISLIKED)[place], place < 2)}
+    assert max(abs(row["without"][0]["p_yes"] / row["p_yes"] - 1) for row in rows) > 0.01
+    line = next(line for line in out.splitlines() if line.startswith(f"without disliked {DISLIKED[0]}"))
+    assert line.split()[-3:] == [f"{row['without'][2]['p_yes']:.4f}" for row in rows]
+
+    assert recommend(*flags, "--top", 3, "--explain", "--output", tmp_path / "list.csv")[0] == 0
+    table = pd.read_csv(tmp_path / "list.csv")
+    assert list(table)[5:] == [f'p_yes without "{title}"' for title in LIKED + DISLIKED]
+    assert table.iloc[:, 6].tolist() == pytest.approx([row["without"][1]["p_yes"] for row in rows], abs=1e-12)
+
+
+def test_without_item_leaves_all_else():
+    text = (
+        'User Preference: "A"written by B, C, "No, "D"" written by E\nUser Unpreference: "F" written by  G\n'
+        'Whether the user will like the target book ""H"written by I"?'
+    )
+    assert len(parse_input(text).history) == 3
+    cut = [without_item({"input": text, "output": ""}, place)["input"] for place in range(3)]
+    assert cut == [
+        text.replace('"A"written by B, C, ', ""),
+        text.replace(', "No, "D"" written by E', ""),
+        text.replace('"F" written by  G', ""),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- spelling
+
+
+def test_another_spelling_without_a_terminal(recommend, catalogue, own_scores, tmp_path):
+    spelt = "the lighthouse 2102"
+    status, out, err = recommend("--liked", "Yes", spelt)
+    assert (status, out) == (2, "")
+    assert err == (
+        f"error: --liked '{spelt}': not in the catalogue {catalogue}; the nearest: \"Lighthouse, The (2102)\"; give one of "
+        "these, or --as_written\n"
+    )
+    output = tmp_path / "list.json"
+    status, out, err = recommend("--liked", "Yes", spelt, "--as_written", "--top", 99, "--output", output)
+    assert status == 0, err
+    assert out.startswith(f"--liked '{spelt}': not in the catalogue; taken as it is\n10 candidates; 1 items ")
+    items = [item for item in ITEMS if item.title != "Yes"]
+    assert_scores(
+        json.loads(output.read_text()), items, own_scores([record(["Yes", spelt], [], item) for item in items])
+    )
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant", "questions"),
+    [
+        ("\n", "Harbor", 1),
+        ("2\n", "Harbor (2101)", 1),
+        ("x\n-1\n9\n 2 \n", "Harbor (2101)", 4),
+        ("0\n", "The Harbor", 1),
+        ("7", None, 2),
+        ("", None, 1),
+    ],
+)
+def test_a_question_on_a_terminal(monkeypatch, typed, meant, questions):
+    catalogue = Catalogue("items.csv", [Item(title) for title in ("Night", "Harbor", "Harbor (2101)")], [])
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdin", Terminal(typed))
+    monkeypatch.setattr(sys, "stderr", screen)
+    if meant is None:
+        with pytest.raises(InputError, match="no answer"):
+            item_meant("--liked", "The Harbor", catalogue, False)
+    else:
+        assert item_meant("--liked", "The Harbor", catalogue, False) == Item(meant)
+    lines = screen.getvalue().splitlines()
+    assert lines[:4] == [
+        "--liked 'The Harbor': not in the catalogue. The nearest:",
+        '  1  "Harbor"',
+        '  2  "Harbor (2101)"',
+        "  0  none of them: take the title as it is",
+    ]
+    assert screen.getvalue().count("which one, 0 to 2? [1] ") == questions
+
+
+def test_nearest_titles():
+    titles = [
+        "Godfather, The (1972)",
+        "Godfather: Part II, The (1974)",
+        "Right Stuff, The (1983)",
+        "2001: A Space Odyssey (1968)",
+        "It",
+        "Star Wars (1977)",
+        "Pity the Fool",
+    ]
+    catalogue = Catalogue("items.csv", [Item(title) for title in titles], [])
+
+    def nearest(text):
+        return [titles[place] for place in catalogue.nearest(typed_item(text, "--liked"))]
+
+    assert nearest("The Godfather 1972") == titles[:1]
+    assert nearest("godfathr") == titles[:2] == nearest("Godfather")
+    assert nearest("2001 space odyssey") == [titles[3]]
+    assert nearest("star  WARS") == [titles[5]]
+    assert nearest("the Matrix (1999)") == nearest("Zorblax") == nearest("...") == []
+    assert nearest("it!") == ["It"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- books
+
+
+def test_books(recommend, own_scores, tmp_path):
+    items = write_catalogue(tmp_path / "books.csv", [[*row, "book"] for row in BOOKS], ["title", "creator", "kind"])
+    emma, other, reef, snow = (Item(*row) for row in BOOKS)
+    output = tmp_path / "list.json"
+    liked = ['"Emma" written by Ben Zell', "the reef"]
+    status, out, err = recommend("--liked", *liked, "--output", output, items=items)
+    assert status == 0, err
+    records = [record([other, reef], [], item, "book", quoted=True) for item in (emma, snow)]
+    assert_scores(json.loads(output.read_text()), [emma, snow], own_scores(records))
+    assert [line.split()[:2] for line in out.splitlines() if "creator" in line] == [["rank", "title"]]
+
+    status, out, err = recommend("--liked", "Emma", items=items)
+    assert (status, out) == (2, "")
+    assert err == (
+        f"error: --liked 'Emma': the title of several items {items}; the nearest: \"Emma\" written by Ada Norwick; "
+        '"Emma" written by Ben Zell; give one of these\n'
+    )
+    status, out, err = recommend("--liked", '"Emma" written by Ada Norwik', items=items)
+    assert status == 2 and 'the nearest: "Emma" written by Ada Norwick; ' in err
+
+
+def test_parquet_is_read_as_csv_is(tmp_path):
+    pytest.importorskip("pyarrow")
+    frame = pd.DataFrame(BOOKS, columns=["title", "creator"])
+    frame.assign(item_id=range(4), kind="book").to_parquet(tmp_path / "books.parquet")
+    catalogue = read_catalogue(tmp_path / "books.parquet")
+    assert catalogue.items == [Item(*row) for row in BOOKS] and catalogue.kinds == ["book"]
+    assert catalogue.items == read_catalogue(write_catalogue(tmp_path / "b.csv", BOOKS, ["title", "creator"])).items
+
+
+# -------------------------------------------------------------------------------------------------------- served models
+
+
+@pytest.fixture(scope="module")
+def exported(run_script, tiny_llama, tiny_adapter, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exports") / "movie"
+    flags = ["--base_model", tiny_llama, "--lora_weights", tiny_adapter, "--output_dir", folder, "--device", "cpu"]
+    assert run_script("base_model/export_model.py", *flags, "--dtype", "float32")[0] == 0
+    return folder
+
+
+def test_a_served_model(recommend, run_script, exported, catalogue, tmp_path, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    server = Server(AutoModelForCausalLM.from_pretrained(exported).eval())
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    client = tmp_path / "client"
+    shutil.copytree(exported, client, ignore=shutil.ignore_patterns("model*", "generation_config.json", "run.json"))
+    flags = ["--liked", *LIKED, "--disliked", *DISLIKED, "--top", 5, "--explain", "--output"]
+    try:
+        served = ["--base_model", client, "--served", server.url, "--items", catalogue]
+        status, out, err = run_script(SCRIPT, *served, *flags, tmp_path / "served.json")
+        assert status == 0, err
+        assert sum(len(body["prompt"]) for body in server.bodies) == 8 + 3 * 5
+        status, out, err = run_script(SCRIPT, *served, "--liked", "Yes", "--served_name", "x")
+        assert status == 2 and err.startswith(f"error: {server.url}: ") and "does not exist" in err
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert recommend(*flags, tmp_path / "local.json")[0] == 0
+    served, local = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("served", "local"))
+    assert [row["title"] for row in served] == [row["title"] for row in local]
+    for theirs, ours in zip(served, local, strict=True):
+        assert theirs["p_yes"] == pytest.approx(ours["p_yes"], rel=1e-4)
+        assert [each["p_yes"] for each in theirs["without"]] == pytest.approx(
+            [each["p_yes"] for each in ours["without"]], rel=1e-4
+        )
+    assert server.keys == {"Bearer sk-secret"} and "sk-secret" not in (tmp_path / "served.json").read_text()
+
+
+# ------------------------------------------------------------------------------------------------------------- mistakes
+
+# Runs [[argument, ...], ...] one after the other in one process; prints [[status, out, err, heavy modules]].
+RUNNER = """
+import contextlib, io, json, runpy, sys
+results = []
+for arguments in json.load(sys.stdin):
+    sys.argv, out, err, status = ["recommend", *arguments], io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_path("tlrec/recommend/__main__.py", run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code
+        except BaseException as error:
+            status = repr(error)
+    heavy = [name for name in ("torch", "transformers", "openai", "numpy", "pandas") if name in sys.modules]
+    results.append([status, out.getvalue(), err.getvalue(), heavy])
+json.dump(results, sys.stdout)
+"""
+
+
+def test_mistakes(tiny_llama, tiny_adapter, catalogue, tmp_path):
+    files = {
+        "empty.csv": "",
+        "header.csv": "title\n",
+        "other.csv": "item_id,name\n1,Harbor\n",
+        "hole.csv": "title,kind\nHarbor,movie\n,movie\n",
+        "authors.csv": "title,creator\nHarbor,Ada\nNight,\n",
+        "kinds.csv": "title,kind\nHarbor,movie\nNight,book\n",
+        "words.csv": "title,kind\nHarbor,board game\n",
+        "latin.csv": "title\nÉa\n".encode("latin-1"),
+        "broken.parquet": "title",
+        "old.json": "kept",
+        "free.json": json.dumps([{"instruction": "i", "input": "free text", "output": "o"}]),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    write_records(tmp_path / "rows.json", [record(["Harbor"], [], Item("Night"))])
+    (tmp_path / "folder.json").mkdir()
+    user, rows = ["--liked", "Harbor"], ["--record", f"{tmp_path}/rows.json"]
+    model = ["--base_model", str(tiny_llama)]
+    everything = ["--liked", *TITLES[:6], "--disliked", *TITLES[6:]]
+    cases = [
+        ([], "no history: give --liked and --disliked titles, or --record FILE --row N"),
+        ([*user, *rows, "--row", "1"], "--record names history and kind itself"),
+        ([*rows, "--row", "1", "--kind", "game"], "--record names history and kind itself"),
+        ([*rows], "--record and --row go together"),
+        ([*user, "--row", "1"], "--record and --row go together"),
+        ([*rows, "--row", "0"], f"--row 0: {tmp_path}/rows.json has rows 1 to 1"),
+        ([*rows, "--row", "2"], f"--row 2: {tmp_path}/rows.json has rows 1 to 1"),
+        (["--record", f"{tmp_path}/free.json", "--row", "1"], f"{tmp_path}/free.json: row 1: 'input' does not parse"),
+        (["--record", f"{tmp_path}/absent.json", "--row", "1"], f"{tmp_path}/absent.json: no such file"),
+        ([*user, "--top", "0"], "--top 0: give 1 or more"),
+        ([*user, "--cutoff_len", "0"], "--cutoff_len 0: give 1 or more"),
+        ([*user, "--disliked", "harbor"], '"Harbor": given twice as liked or disliked'),
+        (["--liked", " "], "--liked ' ': an empty title"),
+        (["--liked", "a\udcffb"], "--liked 'a\\\\xffb': a title that is not UTF-8"),
+        (everything, f"{catalogue}: the user has rated all 11 items, and none is left to recommend"),
+        ([*user, "--kind", "board game"], "--kind: kind 'board game' is not a word"),
+        ([*user, "--output", f"{tmp_path}/a.txt"], f"--output {tmp_path}/a.txt: the name must end in .json or .csv"),
+        ([*user, "--output", f"{tmp_path}/old.json"], f"--output {tmp_path}/old.json: exists; give another name"),
+        ([*user, "--overwrite", "--output", f"{tmp_path}/folder.json"], f"--output {tmp_path}/folder.json: exists"),
+        (
+            [*user, "--output", f"{tmp_path}/old.json/a.csv"],
+            f"--output {tmp_path}/old.json/a.csv: {tmp_path}/old.json c",
+        ),
+        ([*user, "--served_name", "x"], "--served_name needs --served"),
+        ([*user, "--served", "http://x/v1", "--dtype", "float32"], "--dtype says how a model is run here, and with"),
+        ([*user, "--served", "http://x/v1"], f"--base_model {tiny_llama}: no prompt_frame.json and tokenizer there"),
+        ([*user, "--base_model", f"{tmp_path}/none"], f"--base_model {tmp_path}/none: no such folder"),
+        ([*user, "--lora_weights", str(tmp_path)], f"--lora_weights {tmp_path}: no adapter_config.json in this folder"),
+    ]
+    for name, message in {
+        "absent.csv": "no such file",
+        "empty.csv": "line 1 is empty",
+        "header.csv": "a header, but no rows",
+        "other.csv": "line 1: no column 'title'; found 'item_id', 'name'",
+        "hole.csv": "line 3: 'title' is missing",
+        "authors.csv": "line 3: 'creator' is missing",
+        "kinds.csv": "items of several kinds (movie, book); give --kind",
+        "words.csv": "kind 'board game' is not a word such as 'movie'",
+        "latin.csv": "line 2: not utf-8",
+        "broken.parquet": "not a Parquet file",
+    }.items():
+        cases.append((["--liked", "Zorblax", "--items", f"{tmp_path}/{name}"], f"{tmp_path}/{name}: {message}"))
+    commands = [["--help"]]
+    commands += [[*model, "--items", str(catalogue), *flags] for flags, _ in cases]
+    runner = [sys.executable, "-c", RUNNER]
+    done = subprocess.run(
+        runner, input=json.dumps(commands), capture_output=True, text=True, cwd=REPOSITORY, check=True
+    )
+    shown, *results = json.loads(done.stdout)
+    assert shown[0] == 0 and "--explain" in shown[1] and shown[3] == []
+    for (flags, message), (status, _, err, heavy) in zip(cases, results, strict=True):
+        assert (status, err.count("\n")) == (2, 1), (flags, status, err)
+        assert err.startswith(f"error: {message}"), (flags, err)
+        assert not {"torch", "transformers"} & set(heavy), flags
+    assert (tmp_path / "old.json").read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, "rows.json", "folder.json", "items.csv"])
+
+
+def test_overwrite(recommend, tmp_path):
+    (tmp_path / "list.csv").write_text("old")
+    status, _, err = recommend("--liked", "Harbor", "--top", 1, "--output", tmp_path / "list.csv", "--overwrite")
+    assert status == 0, err
+    assert (tmp_path / "list.csv").read_text().startswith("rank,title,creator,p_yes,p_no\n1,")
+
+
+def test_every_target_of_a_record_is_scored_alike(own_scores):
+    """The records that the lists are held against are those that the engine makes."""
+    base = record(LIKED, DISLIKED, ITEMS[0])
+    assert with_targets(base, CANDIDATES) == [record(LIKED, DISLIKED, item) for item in CANDIDATES]

@@ -1,0 +1,1 @@
+"""`python -m tlrec.recommend`: the items of a catalogue that a user is most likely to like."""
