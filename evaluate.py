@@ -9,14 +9,18 @@ Prints a table and the line `===== auc: <value> =====` for each adapter.
 """
 
 import argparse
+import sys
+from dataclasses import dataclass
 
-from tlrec import runs
 from tlrec.data.records import RecordFile
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.results import check_evaluation_dir, record_evaluation, results_table
-from tlrec.model.checks import check_adapter, check_base_model
-from tlrec.model.prompts import FRAME_NAMES, load_frame
+from tlrec.locks import check_unlocked, locked
+from tlrec.model.checks import check_adapter, check_base_model, tuned_on_another
+from tlrec.model.identity import base_identity
+from tlrec.model.prompts import FRAME_NAMES
+from tlrec.runs import SCORING, scoring_of, scoring_said
 
 
 def parse_arguments():
@@ -31,11 +35,16 @@ def parse_arguments():
     add(
         "--output_dir", help="folder of the results (default: the adapter's; for the base model alone they are printed)"
     )
-    add = parser.add_argument_group("what shapes a score").add_argument
+    add = parser.add_argument_group("what shapes a score, by default as at the adapter's tuning").add_argument
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the adapter's, else alpaca)")
-    add("--cutoff_len", type=int, default=512, help="tokens of a record (default: %(default)s)")
-    add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="(default: %(default)s)")
-    add("--quantization", choices=["none", "8bit", "4bit"], default="none", help="of the base (default: %(default)s)")
+    add("--cutoff_len", type=int, help="tokens of a record (default: the adapter's, else 512)")
+    add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="(default: the adapter's, else auto)")
+    add("--quantization", choices=["none", "8bit", "4bit"], help="of the base (default: the adapter's, else none)")
+    add(
+        "--attention",
+        choices=["auto", "sdpa", "eager", "flash_attention_2"],
+        help="(default: the adapter's, else auto)",
+    )
     add = parser.add_argument_group("machine").add_argument
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
     add("--token_budget", type=int, help="tokens in one forward pass (default: by device)")
@@ -43,61 +52,108 @@ def parse_arguments():
     add = parser.add_argument_group("bookkeeping").add_argument
     add("--target", help="name of the target domain in metrics.json")
     add("--check_only", action="store_true", help="check flags, data and adapters, and stop before anything is loaded")
+    add("--other_base", action="store_true", help="also score adapters that were tuned on another base model")
     add("--overwrite", action="store_true", help="replace an evaluation on other test data")
     return parser.parse_args()
+
+
+@dataclass
+class Job:
+    """One adapter to score (None: the base model alone), and the folder of its results (None: they are printed)."""
+
+    adapter: str | None
+    folder: str | None
+    kept: dict  # what shaped the adapter's scores at its tuning
+    scoring: dict  # what shapes them here
+
+
+def check_lora(adapter, args, base):
+    """Raise InputError unless `--lora_weights` has an adapter there, and one that was tuned on this base model."""
+    check_adapter(adapter, "--lora_weights")
+    if other := tuned_on_another(adapter, args.base_model, base):
+        if not args.other_base:
+            raise InputError(
+                f"--lora_weights {other}; give its own base model, or --other_base to score it on this one"
+            )
+        print(f"warning: --lora_weights {other}", file=sys.stderr)
 
 
 def main():
     args = parse_arguments()
 
     # 1. Check everything that can be checked before torch is imported
-    check_base_model(args.base_model, args.cutoff_len)
+    check_base_model(args.base_model)
+    base = base_identity(args.base_model)
     for adapter in args.lora_weights:
-        check_adapter(adapter, "--lora_weights")
-    train = RecordFile(args.train_data_path) if args.train_data_path else None
-    test = EvaluationSet(args.test_data_path, train)
+        check_lora(adapter, args, base)
+    test = EvaluationSet(args.test_data_path, RecordFile(args.train_data_path) if args.train_data_path else None)
     if args.output_dir and len(args.lora_weights) > 1:
         raise InputError("--output_dir takes one adapter; without it each adapter's results go into its own folder")
-    jobs = []  # (adapter, folder of its results, frame it was tuned with)
+    flags = {"frame": args.prompt_frame} | {name: getattr(args, name) for name in SCORING if name != "frame"}
+    given = {name: value for name, value in flags.items() if value is not None}
+    jobs = []
     for adapter in args.lora_weights or [None]:
-        folder = args.output_dir or adapter
-        if folder:
-            check_evaluation_dir(folder, test, args.overwrite)
-        frame = args.prompt_frame or runs.frame_of(adapter, args.base_model) or "alpaca"
-        jobs.append((adapter, folder, frame))
+        kept = scoring_of(adapter, args.base_model)
+        jobs.append(Job(adapter, args.output_dir or adapter, kept, SCORING | kept | given))
+        check_base_model(args.base_model, jobs[-1].scoring["cutoff_len"])
+        if jobs[-1].folder:
+            check_unlocked(jobs[-1].folder)
+            check_evaluation_dir(jobs[-1].folder, test, args.overwrite)
     if args.check_only:
         print(f"checked: {len(jobs)} evaluations of {len(test)} rows")
         return
 
-    # 2. Import the heavy libraries; find the machine's means
-    from tlrec.model.scoring import Scorer
-    from tlrec.model.setup import ModelSetup
+    # 2. Import the heavy libraries; adapters that want the same numbers of it share one base model
+    from tlrec.model.setup import ModelSetup, scoring_here
 
-    setup = ModelSetup(args.base_model, args.device, args.dtype, args.quantization, None, args.trust_remote_code)
+    together = {}
+    for job in jobs:
+        job.scoring = scoring_here(job.kept, given, args.device, args.base_model, args.trust_remote_code)
+        how = tuple(job.scoring[name] for name in ("dtype", "quantization", "attention"))
+        together.setdefault(how, []).append(job)
+    setups = [ModelSetup(args.base_model, args.device, *how, args.trust_remote_code) for how in together]
 
-    # 3. Records to token ids, once for each frame
-    scorers = {}
-    for frame in dict.fromkeys(frame for *_, frame in jobs):
-        scorers[frame] = Scorer(setup.tokenizer, test.records, load_frame(frame, setup.tokenizer), args.cutoff_len)
-
-    # 4. Base model, once for all adapters, which are checked tensor by tensor before it is loaded
+    # 3. Adapters are checked tensor by tensor before a base model is loaded
     for adapter in args.lora_weights:
-        setup.check_adapter(adapter)
+        setups[0].check_adapter(adapter)
 
-    for adapter, folder, frame in jobs:
-        # 5. One forward pass over all rows
-        scores = scorers[frame].score(setup.attach(adapter), args.token_budget, progress="scoring")
-        print(
-            f"{adapter or 'base model alone'}: {len(test)} rows in {scores.seconds:.1f} s "
-            f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {frame}"
+    with locked([job.folder for job in jobs if job.folder], setups[0].first):
+        for setup, its_jobs in zip(setups, together.values()):
+            for job in its_jobs:
+                evaluate(job, setup, test, args, base)
+            setup.forget()
+
+
+def evaluate(job, setup, test, args, base):
+    """Score one job's adapter on `test`, and record and print the numbers."""
+    # 4. Records to token ids, and one forward pass over all of them
+    scorer = setup.scorer(test.records, job.scoring["frame"], job.scoring["cutoff_len"])
+    scores = scorer.score(setup.attach(job.adapter), args.token_budget, progress="scoring")
+    print(
+        f"{job.adapter or 'base model alone'}: {len(test)} rows in {scores.seconds:.1f} s "
+        f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {job.scoring['frame']}"
+    )
+    scoring = job.scoring | setup.machine_scoring
+    print(scoring_said(scoring, job.kept))
+
+    # 5. Numbers, beside their floors
+    if setup.first:
+        metrics = record_evaluation(
+            job.folder,
+            "evaluate.py",
+            vars(args),
+            test,
+            scores,
+            job.adapter,
+            frame=scoring["frame"],
+            base_model=args.base_model,
+            base=base or base_identity(args.base_model),
+            scoring=scoring,
+            target=args.target,
+            hardware=setup.hardware,
         )
-
-        # 6. Numbers, beside their floors
-        if setup.first:
-            facts = {"frame": frame, "base_model": args.base_model, "target": args.target, "hardware": setup.hardware}
-            metrics = record_evaluation(folder, "evaluate.py", vars(args), test, scores, adapter, **facts)
-            print(results_table(metrics))
-            print(f"===== auc: {metrics['auc']} =====")
+        print(results_table(metrics))
+        print(f"===== auc: {metrics['auc']} =====")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tlrec.errors import one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.model.prompts import FRAME_NAMES
 from tlrec.tuning.checks import check_flags
-from tlrec.tuning.run import TuningRun
+from tlrec.tuning.run import TuningRun, underway
 
 
 def parse_arguments():
@@ -31,7 +31,15 @@ def parse_arguments():
     add("--warmup_steps", type=int, default=20, help="(default: %(default)s)")
     add("--batch_size", type=int, default=128, help="rows in one optimiser step (default: %(default)s)")
     add("--group_by_length", action=argparse.BooleanOptionalAction, default=False, help="batches of like length")
-    add("--train_on_inputs", action=argparse.BooleanOptionalAction, default=True, help="labels cover the prompt too")
+    add("--prompt_loss_weight", type=float, default=1.0, help="of a prompt's token; an answer's has 1 (default: 1.0)")
+    add("--train_on_inputs", dest="prompt_loss_weight", action="store_const", const=1.0, help="--prompt_loss_weight 1")
+    add(
+        "--no-train_on_inputs",
+        dest="prompt_loss_weight",
+        action="store_const",
+        const=0.0,
+        help="--prompt_loss_weight 0",
+    )
     add("--cutoff_len", type=int, default=512, help="tokens of a record; answers are never cut (default: %(default)s)")
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the start adapter's, else alpaca)")
     add("--seed", type=int, default=0, help="of LoRA's start, the order of rows and dropout (default: %(default)s)")
@@ -39,10 +47,15 @@ def parse_arguments():
     add("--lora_r", type=int, default=8, help="(default: %(default)s)")
     add("--lora_alpha", type=int, default=16, help="(default: %(default)s)")
     add("--lora_dropout", type=float, default=0.05, help="(default: %(default)s)")
-    add("--lora_target_modules", nargs="+", help="(default: the architecture's query and value projections)")
+    add(
+        "--lora_target_modules",
+        nargs="+",
+        help="or all-linear (default: the architecture's query and value projections)",
+    )
     add = parser.add_argument_group("selection of the best checkpoint").add_argument
     add("--metric_for_best_model", choices=["auc", "loss"], default="auc", help="(default: %(default)s)")
     add("--eval_steps", type=int, default=10, help="validate every so many steps (default: %(default)s)")
+    add("--max_val_samples", type=int, default=-1, help="validate on a seeded draw of so many rows (default: -1, all)")
     add("--patience", type=int, default=10, help="stop after so many validations without gain (default: %(default)s)")
     add = parser.add_argument_group("model and data").add_argument
     add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
@@ -67,7 +80,7 @@ def parse_arguments():
     add("--stage", default="source", help="name of this stage in run.json and the report (default: %(default)s)")
     add("--source", help="name of the source domain in run.json")
     add("--target", help="name of the target domain in run.json")
-    add("--overwrite", action="store_true", help="replace the adapter that --output_dir holds")
+    add("--overwrite", action="store_true", help="replace, once, what another run left in --output_dir")
     return parser.parse_args()
 
 
@@ -120,7 +133,7 @@ def main():
     check_flags(args)
     train = RecordFile(args.train_data_path, labelled=False)
     check_draw("--max_train_samples", args.max_train_samples, train)
-    valid = EvaluationSet(args.val_data_path)
+    valid = EvaluationSet(args.val_data_path, draw=args.max_val_samples)
     run = TuningRun("ins_tuning.py", args, train, valid)
     if run.is_complete():
         return
@@ -137,11 +150,12 @@ def main():
     examples = setup.examples(draw_shots(train, args.max_train_samples, args.seed))
     scorer = setup.validation_scorer(valid)
 
-    # 4. Tune; the best checkpoint by validation is the result
-    trainer = tune(run, setup, examples, scorer, valid)
+    with underway([run], setup.first):
+        # 4. Tune; the best checkpoint by validation is the result
+        trainer = tune(run, setup, examples, scorer, valid)
 
-    # 5. Save the adapter whole, and last what made it
-    run.save(trainer, setup, examples, shots=None, source=args.source)
+        # 5. Save the adapter whole, and last what made it
+        run.save(trainer, setup, examples, shots=None, source=args.source)
 
 
 if __name__ == "__main__":

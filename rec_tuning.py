@@ -20,7 +20,7 @@ from tlrec.errors import one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.model.prompts import FRAME_NAMES
 from tlrec.tuning.checks import check_flags
-from tlrec.tuning.run import TuningRun
+from tlrec.tuning.run import TuningRun, underway
 
 
 def parse_arguments():
@@ -33,7 +33,15 @@ def parse_arguments():
     add("--warmup_steps", type=int, default=20, help="(default: %(default)s)")
     add("--batch_size", type=int, default=128, help="rows in one optimiser step (default: %(default)s)")
     add("--group_by_length", action=argparse.BooleanOptionalAction, default=True, help="batches of like length")
-    add("--train_on_inputs", action=argparse.BooleanOptionalAction, default=True, help="labels cover the prompt too")
+    add("--prompt_loss_weight", type=float, default=1.0, help="of a prompt's token; an answer's has 1 (default: 1.0)")
+    add("--train_on_inputs", dest="prompt_loss_weight", action="store_const", const=1.0, help="--prompt_loss_weight 1")
+    add(
+        "--no-train_on_inputs",
+        dest="prompt_loss_weight",
+        action="store_const",
+        const=0.0,
+        help="--prompt_loss_weight 0",
+    )
     add("--cutoff_len", type=int, default=512, help="tokens of a record; answers are never cut (default: %(default)s)")
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the start adapter's, else alpaca)")
     add("--sample", type=int, nargs="+", default=[16], help="shots; several make a sweep; -1: all rows (default: 16)")
@@ -42,10 +50,15 @@ def parse_arguments():
     add("--lora_r", type=int, default=8, help="(default: %(default)s)")
     add("--lora_alpha", type=int, default=16, help="(default: %(default)s)")
     add("--lora_dropout", type=float, default=0.05, help="(default: %(default)s)")
-    add("--lora_target_modules", nargs="+", help="(default: the architecture's query and value projections)")
+    add(
+        "--lora_target_modules",
+        nargs="+",
+        help="or all-linear (default: the architecture's query and value projections)",
+    )
     add = parser.add_argument_group("selection of the best checkpoint").add_argument
     add("--metric_for_best_model", choices=["auc", "loss"], default="loss", help="(default: %(default)s)")
     add("--eval_steps", type=int, help="validate every so many steps (default: 10; above 128 shots, shots / 128 * 5)")
+    add("--max_val_samples", type=int, default=-1, help="validate on a seeded draw of so many rows (default: -1, all)")
     add("--patience", type=int, default=10, help="stop after so many validations without gain (default: %(default)s)")
     add = parser.add_argument_group("model and data").add_argument
     add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
@@ -69,7 +82,7 @@ def parse_arguments():
     add("--report_to", nargs="+", default=["none"], help="experiment trackers of the Trainer (default: none)")
     add("--stage", default="few-shot", help="name of this stage in run.json and the report (default: %(default)s)")
     add("--target", help="name of the target domain in run.json")
-    add("--overwrite", action="store_true", help="replace the adapters that --output_dir holds")
+    add("--overwrite", action="store_true", help="replace, once, what other runs left in --output_dir")
     return parser.parse_args()
 
 
@@ -123,7 +136,7 @@ def main():
     train = RecordFile(args.train_data_path)
     for shots in args.sample:
         check_draw("--sample", shots, train)
-    valid = EvaluationSet(args.val_data_path)
+    valid = EvaluationSet(args.val_data_path, draw=args.max_val_samples)
     test = EvaluationSet(args.test_data_path, train) if args.test_data_path else None
     sweep = len(args.seed) * len(args.sample) > 1
     runs = []
@@ -148,21 +161,22 @@ def main():
     scorer = setup.validation_scorer(valid)
     test_scorer = setup.test_scorer(test) if test else None
 
-    for run in todo:
-        seed, shots = run.args.seed, run.args.sample
-        run.begin(f"{len(train) if shots == -1 else shots} shots, seed {seed}")
-        if not run.tuned:
-            # 4. Draw the shots, and tune from the start adapter anew; the best checkpoint by validation is the result
-            examples = setup.examples(draw_shots(train, shots, seed))
-            trainer = tune(run, setup, examples, scorer, valid)
+    with underway(todo, setup.first):
+        for run in todo:
+            seed, shots = run.args.seed, run.args.sample
+            run.begin(f"{len(train) if shots == -1 else shots} shots, seed {seed}")
+            if not run.tuned:
+                # 4. Draw the shots, and tune from the start adapter anew; the best checkpoint by validation is the result
+                examples = setup.examples(draw_shots(train, shots, seed))
+                trainer = tune(run, setup, examples, scorer, valid)
 
-            # 5. Save the adapter whole, and last what made it
-            run.save(trainer, setup, examples, shots=shots)
+                # 5. Save the adapter whole, and last what made it
+                run.save(trainer, setup, examples, shots=shots)
 
-        # 6. Score the test set, as evaluate.py does
-        if test:
-            model = setup.attach(run.folder) if run.tuned else trainer.model
-            run.record(test_scorer.score(model, progress="test"), test, setup)
+            # 6. Score the test set, as evaluate.py does
+            if test:
+                model = setup.attach(run.folder) if run.tuned else trainer.model
+                run.record(test_scorer.score(model, progress="test"), test, setup)
 
 
 if __name__ == "__main__":

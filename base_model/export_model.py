@@ -28,7 +28,8 @@ from tlrec.data.records import read_records
 from tlrec.demo.world import DOMAINS, make_catalogue, make_examples
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import read_json, whole_folder, write_json
-from tlrec.model.checks import check_adapter, check_base_model
+from tlrec.model.checks import check_adapter, check_base_model, tuned_on_another
+from tlrec.model.identity import base_identity
 from tlrec.model.prompts import ANSWERS, FRAME_NAMES, load_frame
 
 MADE_UP_RECORDS = 32
@@ -47,13 +48,12 @@ def parse_arguments():
     add("--output_dir", required=True, help="folder of the merged model")
     add("--check_data_path", help=f"records to compare scores on (default: {MADE_UP_RECORDS} made-up ones)")
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the adapter's, else alpaca)")
-    add("--cutoff_len", type=int, default=512, help="tokens of a record (default: %(default)s)")
+    add("--cutoff_len", type=int, help="tokens of a record (default: the adapter's, else 512)")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
     add(
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],
-        default="auto",
-        help="of the merged weights (default: auto, as evaluate.py scores on this device)",
+        help="of the merged weights (default: the adapter's, else auto; as evaluate.py scores on this device)",
     )
     add("--overwrite", action="store_true", help="replace the exported model that --output_dir holds")
     return parser.parse_args()
@@ -104,14 +104,19 @@ def main():
     args = parse_arguments()
 
     # 1. Check everything that can be checked before torch is imported
-    check_base_model(args.base_model, args.cutoff_len)
+    flags = {"frame": args.prompt_frame, "cutoff_len": args.cutoff_len, "dtype": args.dtype}
+    given = {name: value for name, value in flags.items() if value is not None}
     check_adapter(args.lora_weights, "--lora_weights")
+    kept = runs.scoring_of(args.lora_weights, args.base_model)
+    check_base_model(args.base_model, (runs.SCORING | kept | given)["cutoff_len"])
     check_not_quantized(args.base_model, args.lora_weights)
     check_output_dir(args.output_dir, args.overwrite)
     if args.check_data_path:
         records = read_records(args.check_data_path, labelled=False)
     else:
         records = made_up_records(MADE_UP_RECORDS)
+    if other := tuned_on_another(args.lora_weights, args.base_model, base_identity(args.base_model)):
+        raise InputError(f"--lora_weights {other}; give its own base model")
 
     # 2. Import the heavy libraries
     from transformers import AutoTokenizer, GenerationConfig
@@ -121,18 +126,19 @@ def main():
         base_models,  # before the others: it quiets their warnings
     )
     from tlrec.model.scoring import Scorer
+    from tlrec.model.setup import scoring_here
     from tlrec.model.tokenization import RecordTokenizer
 
     device = base_models.resolve_device(args.device)
-    dtype = base_models.resolve_dtype(args.dtype, device)
-    dtype_name = str(dtype).removeprefix("torch.")
+    scoring = scoring_here(kept, given, args.device, args.base_model, trust_remote_code=False)
+    dtype_name, cutoff_len = scoring["dtype"], scoring["cutoff_len"]
+    dtype = base_models.resolve_dtype(dtype_name, device)
 
     # 3. Records to token ids
     tokenizer = base_models.load_tokenizer(args.base_model)
-    frame = args.prompt_frame or runs.frame_of(args.lora_weights, args.base_model) or "alpaca"
-    frame = load_frame(frame, tokenizer)
-    encoder = RecordTokenizer(tokenizer, frame, args.cutoff_len)
-    scorer = Scorer(tokenizer, records, frame, args.cutoff_len)
+    frame = load_frame(scoring["frame"], tokenizer)
+    encoder = RecordTokenizer(tokenizer, frame, cutoff_len)
+    scorer = Scorer(tokenizer, records, frame, cutoff_len)
 
     # 4. Scores of base and adapter as they were tuned, side by side
     adapters.check_adapter_on(args.base_model, args.lora_weights)
@@ -166,7 +172,7 @@ def main():
             folder / "prompt_frame.json",
             {
                 **asdict(frame),
-                "cutoff_len": args.cutoff_len,
+                "cutoff_len": cutoff_len,
                 "bos_ids": encoder.bos,
                 "answers": ANSWERS,
                 "answer_ids": encoder.answer_ids,
@@ -175,7 +181,7 @@ def main():
 
         # 6. Read the folder back: the same token ids, the same scores
         reread = AutoTokenizer.from_pretrained(folder)
-        again = Scorer(reread, records, frame, args.cutoff_len)
+        again = Scorer(reread, records, frame, cutoff_len)
         special = [(each.bos_token_id, each.eos_token_id) for each in (tokenizer, reread)]
         if (again.rows, again.answer_ids) != (scorer.rows, scorer.answer_ids) or special[0] != special[1]:
             raise InputError(
@@ -205,6 +211,7 @@ def main():
             base_model=args.base_model,
             frame=frame.name,
             dtype=dtype_name,
+            scoring={"frame": frame.name, "cutoff_len": cutoff_len, "dtype": dtype_name},
             text_prompts=as_text,
             hardware=base_models.hardware(device),
         )

@@ -19,14 +19,11 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # tlrec and benchmarks, wherever this is called from
 
-from benchmarks import measure  # noqa: E402
-from tlrec.demo.workspace import FILES, make_workspace  # noqa: E402
-from tlrec.errors import InputError, one_line_errors  # noqa: E402
-from tlrec.files import (
-    read_json,  # noqa: E402
-    write_json,  # noqa: E402
-)
-from tlrec.model import base_models  # noqa: E402
+from benchmarks import measure
+from tlrec.demo.workspace import FILES, make_workspace
+from tlrec.errors import InputError, one_line_errors
+from tlrec.files import read_json, write_json
+from tlrec.model import base_models
 
 
 def run(gpu, root, args):

@@ -24,6 +24,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # tlrec and benchmarks, wherever this is called from
 
+import tlrec  # noqa: F401 - first: it quiets the libraries
+
+# isort: split
 import torch
 from peft import LoraConfig, get_peft_model
 

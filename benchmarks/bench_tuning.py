@@ -18,6 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
 
+import tlrec  # noqa: F401 - first: it quiets the libraries
+
+# isort: split
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
 
 
-from tlrec.model.memory import Shape, activations, lora_and_optimizer  # noqa: E402
+from tlrec.model.memory import Shape, activations, lora_and_optimizer
 
 SHAPES = {
     "LLaMA-7B": Shape(32_000, 4_096, 11_008, 32, 32),
@@ -82,7 +82,7 @@ def measured(shape, rows, length, quantization, checkpointing, dtype="bfloat16",
     from torch.utils._pytree import tree_leaves
     from transformers import AutoModelForCausalLM, LlamaConfig, PrinterCallback, TrainingArguments
 
-    from tlrec.model import base_models  # before the others: it quiets their warnings
+    from tlrec.model import base_models
     from tlrec.tuning.trainer import TuningTrainer
 
     class LiveTensors(TorchDispatchMode):
@@ -125,7 +125,7 @@ def measured(shape, rows, length, quantization, checkpointing, dtype="bfloat16",
         trainer = TuningTrainer(
             model=get_peft_model(base, lora),
             train_dataset=[{"input_ids": row, "labels": row} for row in ids],
-            scorer=SimpleNamespace(rows=[]),  # never asked
+            scorer=SimpleNamespace(rows=[], prompt_loss_weight=1.0),  # never asked
             validation_labels=None,
             args=TrainingArguments(
                 output_dir=folder,

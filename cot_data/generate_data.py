@@ -11,25 +11,20 @@ Ends with status 0 when every sample is answered, 1 while some are missing, 2 fo
 """
 
 import argparse
-import json
 import math
 import random
-import re
 import sys
 from collections import Counter
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # tlrec, wherever this is called from
 
+from tlrec.cot.samples import STAGES, Sample, estimate_tokens, fill, item_text
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import sha256, whole_file
+from tlrec.files import sha256
 
 PROMPTS = Path(__file__).resolve().parent / "prompts"
-STAGES = ("stage1", "stage2", "stage3")
-RECOMMENDATIONS = 10
 
 
 def parse_arguments():
@@ -101,80 +96,14 @@ def below(root, path):
     return root / path.lstrip("/")
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A liked record whose target is a candidate. Items are texts: `Title (Year)` or `Title written by Author`."""
-
-    pid: int  # row of the record file, from 1
-    kind: str
-    history: list[str]
-    candidates: list[str]
-    target: str
-
-
-@cache
-def item_text(item):
-    """An item in a prompt; always one line."""
-    return " ".join(f"{item.title} written by {item.creator}".split() if item.creator else item.title.split())
-
-
-def make_samples(rows, candidates, args):
-    """Samples of the rows whose target is among the candidates, in the order of the record file."""
-    samples = []
-    for (pid, kind, history, target), best in zip(rows, candidates, strict=True):
-        if target in best:
-            best = list(best)
-            random.Random(f"{args.seed} {pid}").shuffle(best)
-            samples.append(Sample(pid, kind, history[::-1][-args.sequence_length :], best, target))
-    return samples
-
-
-def fill(template, sample, answers):
-    """A prompt. All slots are filled in one pass, so braces in titles and answers stay what they are."""
-    slots = {
-        "kind": sample.kind,
-        "kinds": f"{sample.kind}s",
-        "history": "\n".join(sample.history),
-        "candidates": "\n".join(sample.candidates),
-        "number": str(min(RECOMMENDATIONS, len(sample.candidates))),
-        **{f"answer_{stage}": answer for stage, answer in enumerate(answers, start=1)},
-    }
-    return re.sub(r"\{(\w+)\}", lambda slot: slots.get(slot[1], slot[0]), template)
-
-
-def estimate_tokens(samples, templates, max_tokens):
-    """Tokens of a sample's three stages on average: (prompt, likely answer, answer at most).
-
-    No tokenizer of OpenAI works offline, so a token counts as four bytes of UTF-8. Answers: a hundred tokens for the
-    preferences, then the titles that are asked for, at the mean length of this sample's.
-    """
-    prompt = answer = 0.0
-    for sample in samples:
-        of_history, of_candidates = (
-            sum(len(item.encode()) for item in items) / len(items) / 4 for items in (sample.history, sample.candidates)
-        )
-        answers = [
-            100,
-            5 * (of_history + 3),
-            min(RECOMMENDATIONS, len(sample.candidates)) * (of_history + of_candidates + 5),
-        ]
-        answers = [min(tokens, max_tokens) for tokens in answers]
-        for stage, template in enumerate(templates):
-            prompt += len(fill(template, sample, ["", ""]).encode()) / 4 + 8 + sum(answers[:stage])
-        answer += sum(answers)
-    return prompt / len(samples), answer / len(samples), len(templates) * max_tokens
-
-
 def main():
     args = parse_arguments()
 
     # 1. Check flags and key before anything else
     check_arguments(args)
-    from tlrec.cot import dialogues
-    from tlrec.cot.client import Service, ServiceError, api_key
-    from tlrec.cot.journal import Journal
-
     if not args.dry_run:
+        from tlrec.cot.client import api_key
+
         api_key()
     input_file = below(args.root_path, args.input_path) / args.data_name / "train.json"
     folder = below(args.root_path, args.output_path) / args.data_name
@@ -183,8 +112,48 @@ def main():
         raise InputError(f"{result_path}: is there without its journal; move it away, or give another --output_path")
 
     # 2. Records answered Yes
+    rows, users, n_records = read_liked(input_file)
+    print(f"{input_file}: {len(rows)} liked rows of {len(set(users.tolist()))} users (inferred), {n_records} rows")
+
+    # 3. Candidates by user filtering, and how much they owe to other windows of the same user
+    candidates = find_candidates(rows, users, args)
+
+    # 4. Samples and prompts
+    samples = make_samples(rows, candidates, args)
+    if not samples:
+        raise InputError(f"{input_file}: no target is among its candidates, so there is nothing to ask")
+    if args.max_samples is not None:
+        chosen = random.Random(args.seed).sample(samples, len(samples))[: args.max_samples]
+        samples = sorted(chosen, key=lambda sample: sample.pid)
+    templates = [(PROMPTS / f"{stage}.txt").read_text(encoding="utf-8").rstrip("\n") for stage in STAGES]
+    by_pid = {sample.pid: sample for sample in samples}
+
+    def next_prompt(pid, answers):
+        return fill(templates[len(answers)], by_pid[pid], answers) if len(answers) < len(templates) else None
+
+    # 5. What it will cost
+    print_cost(samples, templates, args)
+    if args.dry_run:
+        for stage, _ in enumerate(templates):
+            answers = [f"<answer {earlier}>" for earlier in range(1, stage + 1)]
+            print(f"\n----- prompt {stage + 1} of sample {samples[0].pid}\n{next_prompt(samples[0].pid, answers)}")
+        return
+
+    # 6. Ask what the journal does not hold yet
+    journal, budget, end = ask(samples, next_prompt, input_file, journal_path, args)
+
+    # 7. The whole result, and what came of every sample
+    from tlrec.cot.three_stages import write_three_stages
+
+    complete = write_three_stages(result_path, samples, journal, next_prompt)
+    tell(result_path, complete, samples, journal, budget, end)
+
+
+def read_liked(input_file):
+    """(liked rows with a history, as (pid, kind, history, target); an array of their users; number of records)."""
     from tlrec.data.preferences import parse_input
     from tlrec.data.records import labels_of, read_records
+    from tlrec.data.users import infer_users
 
     if not input_file.exists():
         raise InputError(f"{input_file}: no such file; instruction_data/README.md tells how to make it")
@@ -203,14 +172,15 @@ def main():
     ]
     if not rows:
         raise InputError(f"{input_file}: no row is answered 'Yes.' and has a history")
+    return rows, infer_users(preferences, liked)[[pid - 1 for pid, *_ in rows]], len(records)
 
-    # 3. Candidates by user filtering, and how much they owe to other windows of the same user
+
+def find_candidates(rows, users, args):
+    """The candidates of each row, best first. Prints how they change without rows of the same user."""
     import numpy as np
 
     from tlrec.cot.candidates import nearest_rows, rank_candidates
-    from tlrec.data.users import infer_users
 
-    users = infer_users(preferences, liked)[[pid - 1 for pid, *_ in rows]]
     histories = [history for _, _, history, _ in rows]
     candidates, hits = {}, {}
     for excluded in (False, True):
@@ -220,7 +190,6 @@ def main():
         if not excluded:
             present, itself = nearest >= 0, nearest == np.arange(len(rows))[:, None]
             same_user = ((users[nearest] == users[:, None]) & present & ~itself).sum()
-    print(f"{input_file}: {len(rows)} liked rows of {len(set(users.tolist()))} users (inferred), {len(records)} rows")
     print(
         f"neighbours: {present.sum()}, of them {itself.sum()} the row itself and {same_user} "
         f"({same_user / present.sum():.1%}) other windows of the same user"
@@ -229,25 +198,22 @@ def main():
         f"target among the candidates: {hits[False]} of {len(rows)} ({hits[False] / len(rows):.1%}), without rows of "
         f"the same user {hits[True]} ({hits[True] / len(rows):.1%})"
     )
+    return candidates[args.exclude_same_user]
 
-    # 4. Samples and prompts
-    samples = make_samples(rows, candidates[args.exclude_same_user], args)
-    if not samples:
-        raise InputError(f"{input_file}: no target is among its candidates, so there is nothing to ask")
-    if args.max_samples is not None:
-        chosen = random.Random(args.seed).sample(samples, len(samples))[: args.max_samples]
-        samples = sorted(chosen, key=lambda sample: sample.pid)
-    templates = [(PROMPTS / f"{stage}.txt").read_text(encoding="utf-8").rstrip("\n") for stage in STAGES]
-    by_pid = {sample.pid: sample for sample in samples}
 
-    def next_prompt(pid, answers):
-        return fill(templates[len(answers)], by_pid[pid], answers) if len(answers) < len(templates) else None
+def make_samples(rows, candidates, args):
+    """Samples of the rows whose target is among the candidates, in the order of the record file."""
+    samples = []
+    for (pid, kind, history, target), best in zip(rows, candidates, strict=True):
+        if target in best:
+            best = list(best)
+            random.Random(f"{args.seed} {pid}").shuffle(best)
+            samples.append(Sample(pid, kind, history[::-1][-args.sequence_length :], best, target))
+    return samples
 
-    request = {"model": args.model, "temperature": args.temperature, "top_p": args.top_p, "max_tokens": args.max_tokens}
-    if args.reasoning_model:
-        request = {"model": args.model, "max_completion_tokens": args.max_tokens}
 
-    # 5. What it will cost
+def print_cost(samples, templates, args):
+    """Numbers of calls and tokens, and where prices are given what they come to."""
     prompt_tokens, answer_tokens, most_tokens = estimate_tokens(samples, templates, args.max_tokens)
     n = len(samples)
     print(f"samples: {n}, calls: {n * len(templates)} of {args.model}{' in batches' if args.batch else ''}")
@@ -261,63 +227,59 @@ def main():
             for tokens in (answer_tokens, most_tokens)
         )
         print(f"cost, estimated: {likely:,.2f} USD (with the longest answers {most:,.2f})")
-    if args.dry_run:
-        for stage, _ in enumerate(templates):
-            answers = [f"<answer {earlier}>" for earlier in range(1, stage + 1)]
-            print(f"\n----- prompt {stage + 1} of sample {samples[0].pid}\n{next_prompt(samples[0].pid, answers)}")
-        return
 
-    # 6. Ask what the journal does not hold yet
+
+def ask(samples, next_prompt, input_file, journal_path, args):
+    """(journal, budget, what ended the run early or None); all that came in is in the journal."""
+    from tlrec.cot import dialogues
+    from tlrec.cot.client import Service, ServiceError
+    from tlrec.cot.journal import Journal
+    from tlrec.cot.progress import Progress
+
+    request = {"model": args.model, "temperature": args.temperature, "top_p": args.top_p, "max_tokens": args.max_tokens}
+    if args.reasoning_model:
+        request = {"model": args.model, "max_completion_tokens": args.max_tokens}
     service = Service(args.base_url, args.timeout, args.attempts)
-    journal = Journal(
-        journal_path,
-        parameters={
-            "data": sha256(input_file)[:12],
-            "prompts": [sha256(PROMPTS / f"{stage}.txt")[:12] for stage in STAGES],
-            **request,
-            **{
-                name: getattr(args, name)
-                for name in ("sequence_length", "user_num", "candidate_num", "exclude_same_user", "seed")
-            },
-        },
-    )
+    shaping = ("sequence_length", "user_num", "candidate_num", "exclude_same_user", "seed")
+    parameters = {
+        "data": sha256(input_file)[:12],
+        "prompts": [sha256(PROMPTS / f"{stage}.txt")[:12] for stage in STAGES],
+        **request,
+        **{name: getattr(args, name) for name in shaping},
+    }
+    journal = Journal(journal_path, parameters)
     for repair in journal.repairs:
         print(f"repaired: {repair}", file=sys.stderr)
     budget = dialogues.Budget(journal, args.price_in, args.price_out, args.max_cost, args.max_tokens)
-    answered = sum(len(journal.texts(sample.pid)) for sample in samples)
+    pids = [sample.pid for sample in samples]
+    answered = sum(len(journal.texts(pid)) for pid in pids)
     if answered:
-        print(f"{journal_path}: {answered} answers are there, at most {n * len(templates) - answered} calls to go")
+        to_go = len(pids) * len(STAGES) - answered
+        print(f"{journal_path}: {answered} answers are there, at most {to_go} calls to go")
     progress = Progress(samples, journal, budget)
-    end = None
+    calls = (service, request, pids, next_prompt, journal, budget)
     try:
         if args.batch:
             from tlrec.cot.batches import run_batches
 
-            run_batches(
-                service,
-                request,
-                by_pid,
-                next_prompt,
-                journal,
-                budget,
-                folder / "batches.json",
-                args.poll_seconds,
-                progress.show,
-            )
+            run_batches(*calls, journal_path.with_name("batches.json"), args.poll_seconds, progress.show)
         else:
-            dialogues.run_dialogues(
-                service, request, by_pid, next_prompt, journal, budget, args.concurrency, progress.show
-            )
+            dialogues.run_dialogues(*calls, args.concurrency, progress.show)
     except (ServiceError, dialogues.Stopped) as error:
-        end = error
+        return journal, budget, error
     finally:
         progress.close()
         journal.close()
+    return journal, budget, None
 
-    # 7. The whole result, and what came of every sample
-    complete = write_three_stages(result_path, samples, journal, next_prompt)
+
+def tell(result_path, complete, samples, journal, budget, end):
+    """Say what came of every sample. Ends the process with another status than 0 if some are missing."""
+    from tlrec.cot.client import ServiceError
+    from tlrec.cot.progress import spent_tokens, told
+
     flaws = Counter(flaw for sample in samples if (flaw := journal.flaw(sample.pid)))
-    gaps = n - complete["samples"] - flaws.total()
+    gaps = len(samples) - complete["samples"] - flaws.total()
     failures = Counter(kind for sample in samples if (kind := journal.failure(sample.pid)))
     print(
         f"{result_path}: {complete['samples']} samples complete, {flaws.total()} unusable{told(flaws)}, "
@@ -338,110 +300,6 @@ def main():
     if gaps:
         print(f"{gaps} samples are missing; the same command asks for them again", file=sys.stderr)
         sys.exit(1)
-
-
-def write_three_stages(path, samples, journal, next_prompt):
-    """Write the samples whose three answers are usable, in the order of the record file, with the published fields.
-
-    Returns counts: samples, hits, substring_hits, and the set of models that answered.
-    """
-    from tlrec.cot.answers import is_hit
-
-    totals = {"samples": 0, "hits": 0, "substring_hits": 0, "models": set()}
-    with whole_file(path) as file:
-        file.write("[")
-        for sample in samples:
-            texts = journal.texts(sample.pid)
-            if len(texts) < len(STAGES) or journal.flaw(sample.pid):
-                continue
-            hit = is_hit(texts[2], sample.history, sample.candidates, sample.target)
-            substring_hit = sample.target in texts[2]
-            models = sorted({answer.model for answer in journal.answers(sample.pid)})
-            totals["samples"] += 1
-            totals["hits"] += hit
-            totals["substring_hits"] += substring_hit
-            totals["models"].update(models)
-            row = {
-                "PID": sample.pid,
-                **{f"Input_{stage + 1}": next_prompt(sample.pid, texts[:stage]) for stage in range(len(STAGES))},
-                "Predictions_1": texts[0],
-                "Predictions_2": texts[1],
-                "Predictions": texts[2],
-                "GT": sample.target,
-                "Hit": int(hit),
-                "Count": totals["hits"],
-                "Current_total": totals["samples"],
-                "Hit@10": totals["hits"] / totals["samples"],
-                "Hit_substring": int(substring_hit),
-                "History": sample.history,
-                "Candidates": sample.candidates,
-                "Models": models,
-            }
-            file.write(("\n" if totals["samples"] == 1 else ",\n") + json.dumps(row, indent=2))
-        file.write("\n]\n")
-    return totals
-
-
-class Progress:
-    """One line while calls are made: samples, answers, failures by kind, tokens, cost, Hit@10, time left."""
-
-    def __init__(self, samples, journal, budget):
-        from tqdm import tqdm
-
-        self.journal, self.budget = journal, budget
-        self.open = {sample.pid: sample for sample in samples}
-        self.complete = self.hits = 0
-        self._count(list(self.open))
-        self.bar = tqdm(
-            total=len(samples),
-            initial=len(samples) - len(self.open),
-            unit=" samples",
-            file=sys.stderr,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-            bar_format="{n_fmt}/{total_fmt} samples [{elapsed}<{remaining}]{postfix}",
-        )
-
-    def show(self, pids=(), batch=None):
-        """Take in what has come into the journal for some samples; `batch` says how far a batch is."""
-        before = len(self.open)
-        self._count(pids)
-        facts = [f"{self.journal.n_answers} answers", spent_tokens(self.journal)]
-        if self.budget.priced:
-            facts.append(f"{self.budget.spent():.2f} USD")
-        if self.complete:
-            facts.append(f"Hit@10 {self.hits / self.complete:.3f}")
-        if self.journal.failures:
-            facts.append(f"failures{told(self.journal.failures)}")
-        if batch:
-            facts.append(batch)
-        self.bar.set_postfix_str(", ".join(facts), refresh=False)
-        self.bar.update(before - len(self.open))
-
-    def _count(self, pids):
-        from tlrec.cot.answers import is_hit
-
-        for pid in pids:
-            texts, sample = self.journal.texts(pid), self.open.get(pid)
-            if sample and (len(texts) == len(STAGES) or self.journal.flaw(pid)):
-                del self.open[pid]
-                if not self.journal.flaw(pid):
-                    self.complete += 1
-                    self.hits += is_hit(texts[-1], sample.history, sample.candidates, sample.target)
-
-    def close(self):
-        self.bar.close()
-
-
-def spent_tokens(journal):
-    tokens = journal.tokens
-    return (
-        f"{tokens['prompt'] + tokens['batch_prompt']:,} in, {tokens['completion'] + tokens['batch_completion']:,} out"
-    )
-
-
-def told(counts):
-    """Counts by kind in brackets, or nothing."""
-    return f" ({', '.join(f'{count} {kind}' for kind, count in counts.most_common())})" if counts else ""
 
 
 if __name__ == "__main__":

@@ -134,24 +134,7 @@ def main():
     refuse_to_lose(outputs, run_file, args.overwrite)
 
     # 2. Hits whose answers keep the format
-    kept, dropped = [], {}
-    for name, rows in samples.items():
-        reasons = Counter()
-        for sample in sorted(rows, key=lambda sample: sample["PID"]):
-            reason = format_break(sample) if sample["Hit"] else "no hit"
-            if reason:
-                reasons[reason] += 1
-            else:
-                kept.append(sample)
-        dropped[name] = dict(reasons.most_common())
-        models = sorted({model for sample in rows for model in sample["Models"]})
-        count = len(rows) - reasons.total()
-        print(f"{name}: {len(rows)} samples, kept {count}, answered by {', '.join(models) or 'nobody'}")
-        for reason, count in reasons.most_common():
-            print(f"  dropped {count}: {reason}")
-        journal = folder / name / "three_stages.jsonl"
-        if journal.exists() and journal.stat().st_mtime_ns > (folder / name / "three_stages.json").stat().st_mtime_ns:
-            print(f"  note: {journal} is newer; generate_data.py was stopped and would complete it")
+    kept, dropped = keep_hits(samples, folder)
     if not kept:
         raise InputError(f"{', '.join(names)}: no sample is left to learn from")
 
@@ -163,16 +146,7 @@ def main():
     }
 
     # 4. How many exceed the tuner's limit
-    lengths = {}
-    if args.base_model or base_model.exists():
-        lengths = {stage: count_long(rows, base_model, args) for stage, rows in records.items()}
-        for stage, (cut, left_out) in lengths.items():
-            print(
-                f"{stage}: {cut + left_out} of {len(kept)} exceed --cutoff_len {args.cutoff_len}: the tuner cuts the "
-                f"prompt of {cut} and leaves out {left_out} whose answer alone is too long"
-            )
-    else:
-        print(f"token limit: not checked, there is no tokenizer at {base_model}; give --base_model")
+    lengths = measure(records, base_model, args)
 
     # 5. Write, last what they were made of
     from tlrec import runs
@@ -194,6 +168,29 @@ def main():
     )
 
 
+def keep_hits(samples, folder):
+    """(samples to learn from, {name: {reason: how many were dropped}}); both are printed, by name."""
+    kept, dropped = [], {}
+    for name, rows in samples.items():
+        reasons = Counter()
+        for sample in sorted(rows, key=lambda sample: sample["PID"]):
+            reason = format_break(sample) if sample["Hit"] else "no hit"
+            if reason:
+                reasons[reason] += 1
+            else:
+                kept.append(sample)
+        dropped[name] = dict(reasons.most_common())
+        models = sorted({model for sample in rows for model in sample["Models"]})
+        count = len(rows) - reasons.total()
+        print(f"{name}: {len(rows)} samples, kept {count}, answered by {', '.join(models) or 'nobody'}")
+        for reason, count in reasons.most_common():
+            print(f"  dropped {count}: {reason}")
+        journal = folder / name / "three_stages.jsonl"
+        if journal.exists() and journal.stat().st_mtime_ns > (folder / name / "three_stages.json").stat().st_mtime_ns:
+            print(f"  note: {journal} is newer; generate_data.py was stopped and would complete it")
+    return kept, dropped
+
+
 def refuse_to_lose(outputs, run_file, overwrite):
     """Raise InputError if an output exists that no earlier run of this script has written."""
     written = read_json(run_file).get("outputs") if run_file.exists() and not overwrite else None
@@ -203,6 +200,21 @@ def refuse_to_lose(outputs, run_file, overwrite):
             raise InputError(
                 f"{path}: was not written by this script, or was changed; move it away, or give --overwrite"
             )
+
+
+def measure(records, base_model, args):
+    """{stage: (records whose prompt the tuner cuts, records that it leaves out)}, printed; empty without a tokenizer."""
+    lengths = {}
+    if args.base_model or base_model.exists():
+        lengths = {stage: count_long(rows, base_model, args) for stage, rows in records.items()}
+        for stage, (cut, left_out) in lengths.items():
+            print(
+                f"{stage}: {cut + left_out} of {len(records[stage])} exceed --cutoff_len {args.cutoff_len}: the tuner cuts the "
+                f"prompt of {cut} and leaves out {left_out} whose answer alone is too long"
+            )
+    else:
+        print(f"token limit: not checked, there is no tokenizer at {base_model}; give --base_model")
+    return lengths
 
 
 def count_long(records, base_model, args):

@@ -123,7 +123,7 @@ def _parse(body, rows, block, path, line):
             keep_default_na=False,
         )
         dates = table["timestamp"].cat.categories
-        sound = len(table) == rows and body.count(b",") == 2 * rows and all(map(DATE.fullmatch, dates))
+        sound = len(table) == rows and body.count(b",") == 2 * rows and all(map(DATE.fullmatch, map(str, dates)))
     except (ValueError, OverflowError):  # pandas' parser errors are ValueErrors
         sound = False
     if not sound:

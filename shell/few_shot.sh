@@ -8,6 +8,7 @@ repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 ROOT_PATH="${ROOT_PATH:-$repository}"                       # data, adapters and base model hang under it
 BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # or base_model/pocket-llama
+RECIPE="${RECIPE:-published}"                               # a file of shell/recipes: published, small
 STAGES="${STAGES:-cot source}"                              # of the instruction adapter, as given to zero_shot.sh
 GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                      # of it, too
 INSTRUCTION_ADAPTER="${INSTRUCTION_ADAPTER:-}"              # its folder, by default the one that zero_shot.sh made; or none
@@ -21,6 +22,7 @@ source "$repository/shell/launch.sh"
 gpu="$1" seeds="${SEEDS:-$2}" target="$3"
 shift 3
 use_gpu "$gpu"
+use_recipe "$RECIPE"
 STAGES="$(words "$STAGES")"
 seeds="$(numbers SEED "$seeds")"
 SHOTS="$(numbers SHOTS "$SHOTS" -1)"
@@ -51,4 +53,4 @@ case "$SHOTS $seeds" in *" "*" "*) ;; *) output="$output/${seeds}_$SHOTS" ;; esa
 run rec_tuning.py \
   --base_model "$BASE_MODEL" --train_data_path "$data/train.json" --val_data_path "$data/valid.json" \
   --test_data_path "$data/test.json" ${start[@]+"${start[@]}"} --output_dir "$output" \
-  --sample $SHOTS --seed $seeds --device "$DEVICE" --resume --target "$target" "$@"
+  --sample $SHOTS --seed $seeds --device "$DEVICE" --resume --target "$target" ${few_shot_flags[@]+"${few_shot_flags[@]}"} "$@"

@@ -13,6 +13,13 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: no such program; bash shell/setup.sh makes one"
 
+# use_recipe NAME: the flags of shell/recipes/NAME.sh, as instruction_flags and few_shot_flags.
+use_recipe() {
+  [[ "$1" =~ ^[a-z0-9_-]+$ ]] && [ -e "$repository/shell/recipes/$1.sh" ] ||
+    fail "RECIPE '$1': give one of $(cd "$repository/shell/recipes" && echo *.sh | sed 's/\.sh//g')"
+  source "$repository/shell/recipes/$1.sh"
+}
+
 # words TEXT: its words with one space between them, so that names and folders depend on the words alone.
 words() {
   local word all=""

@@ -4,9 +4,10 @@
 # 1. makes .venv and installs requirements.txt                          (the network is used for this only)
 # 2. makes demo_workspace/: fictional films and books with known ground truth
 # 3. chain-of-thought data from an offline teacher on loopback          (real client, no key, no cost)
-# 4. shell/zero_shot.sh cpu movie netflix                               (CoT stage, source stage, zero-shot AUC)
-# 5. shell/few_shot.sh cpu 0 movie                                      (16, 64, 256 shots)
-# 6. a table and demo_workspace/quickstart.png
+# 4. evaluate.py on the untuned model
+# 5. shell/zero_shot.sh cpu movie netflix                               (CoT stage, source stage, zero-shot AUC)
+# 6. shell/few_shot.sh cpu 0 movie                                      (16, 64, 256 shots)
+# 7. a table and demo_workspace/quickstart.png
 # A second run finds everything complete and ends with the same table.
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -38,6 +39,11 @@ case " $STAGES " in *" cot "*)
   OPENAI_API_KEY=none-needed OPENAI_BASE_URL="$(cat "$url_file")" bash shell/generate_cot_data.sh --model tlrec-offline-teacher
   ;;
 esac
+
+# What the model is worth before any tuning
+data="$ROOT_PATH/rec_data/movie"
+"$PYTHON" evaluate.py --base_model "$BASE_MODEL" --device cpu --target movie --test_data_path "$data/test.json" \
+  --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/movie/base" >/dev/null
 
 # Fewer rows and epochs than published, for the sake of time; and as pocket-llama is narrow, LoRA takes larger steps.
 bash shell/zero_shot.sh cpu movie netflix --max_train_samples "${SOURCE_ROWS:-192}"

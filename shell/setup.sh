@@ -1,13 +1,25 @@
 #!/usr/bin/env bash
-# Make .venv and install requirements.txt into it; does nothing when that is done already. Leaves PYTHON set when sourced.
+# Make .venv and install requirements.txt into it, with what it brings along at the versions of shell/constraints.txt; does
+# nothing when that is done already. Leaves PYTHON set when sourced, and install_requirements for further files.
 #   bash shell/setup.sh
 # An environment of your own is used as it is: PYTHON=/path/to/python bash shell/...
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-if [ -z "${PYTHON:-}" ]; then
+# install_requirements FILE: into .venv, unless FILE and the constraints are what was installed the last time.
+install_requirements() {
+  [ -z "$own_environment" ] || return 0
+  local constraints="$repository/shell/constraints.txt" installed="$repository/.venv/installed-${1//\//-}"
+  ! cat "$repository/$1" "$constraints" | cmp -s - "$installed" || return 0
+  echo "== installing $1 into .venv, at the versions of shell/constraints.txt"
+  "$PYTHON" -m pip install --progress-bar on --requirement "$repository/$1" --constraint "$constraints"
+  cat "$repository/$1" "$constraints" > "$installed"
+}
+
+own_environment="${PYTHON:-}"
+if [ -z "$own_environment" ]; then
   PYTHON="$repository/.venv/bin/python"
-  if ! cmp -s "$repository/requirements.txt" "$repository/.venv/installed-requirements.txt"; then
+  if [ ! -x "$PYTHON" ]; then
     system_python=""
     for candidate in python3 python3.13 python3.12 python3.11; do
       if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
@@ -16,10 +28,9 @@ if [ -z "${PYTHON:-}" ]; then
       fi
     done
     [ -n "$system_python" ] || { echo "error: TLRec needs Python 3.11 to 3.13 on the PATH" >&2; exit 2; }
-    echo "== setting up .venv with $("$system_python" --version)"
-    [ -x "$PYTHON" ] || "$system_python" -m venv "$repository/.venv"
-    "$PYTHON" -m pip install --progress-bar on --requirement "$repository/requirements.txt"
-    cp "$repository/requirements.txt" "$repository/.venv/installed-requirements.txt"
+    echo "== making .venv with $("$system_python" --version)"
+    "$system_python" -m venv "$repository/.venv"
   fi
 fi
 export PYTHON
+install_requirements requirements.txt

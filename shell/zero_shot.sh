@@ -8,6 +8,7 @@ repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 ROOT_PATH="${ROOT_PATH:-$repository}"                       # data, adapters and base model hang under it
 BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # or base_model/pocket-llama
+RECIPE="${RECIPE:-published}"                               # a file of shell/recipes: published, small
 STAGES="${STAGES:-cot source}"                              # also: source, cot, "source cot", "stage1 stage12 cot source"
 GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                      # folder to start from, none: a fresh LoRA; by default
                                                             # instruction_model/TARGET/alpaca if there is one
@@ -21,6 +22,7 @@ source "$repository/shell/launch.sh"
 gpu="$1" target="$2" source_domain="$3"
 shift 3
 use_gpu "$gpu"
+use_recipe "$RECIPE"
 STAGES="$(words "$STAGES")"
 refuse_flags "--base_model BASE_MODEL" "--train_data_path ROOT_PATH and STAGES" "--val_data_path ROOT_PATH and VALID" \
   "--output_dir ROOT_PATH and EXP_NAME" "--resume_from_checkpoint GENERAL_ADAPTER" "--device GPU" "--stage STAGES" \
@@ -57,7 +59,8 @@ for stage in $STAGES; do
   echo "== stage $stage: $output"
   run ins_tuning.py \
     --base_model "$BASE_MODEL" --train_data_path "$(train_data "$stage")" --val_data_path "$valid" --output_dir "$output" \
-    ${start[@]+"${start[@]}"} --device "$DEVICE" --resume --stage "$stage" --source "$source_domain" --target "$target" "$@"
+    ${start[@]+"${start[@]}"} --device "$DEVICE" --resume --stage "$stage" --source "$source_domain" --target "$target" \
+    ${instruction_flags[@]+"${instruction_flags[@]}"} "$@"
   start=(--resume_from_checkpoint "$output")
 done
 

@@ -8,12 +8,23 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tlrec.errors import one_line_errors
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models of two layers only lose by threads
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Hypothesis: the same few examples in every run, and with --hypothesis-profile=long many, other ones each time
+SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+settings.register_profile(
+    "normal", max_examples=50, derandomize=True, deadline=None, database=None, suppress_health_check=SLOW
+)
+settings.register_profile(
+    "long", max_examples=1000, deadline=None, database=None, suppress_health_check=SLOW, print_blob=True
+)
+settings.load_profile("normal")
 
 
 @pytest.fixture(scope="session")

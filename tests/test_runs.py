@@ -4,7 +4,7 @@
 2. It appears whole, and the same run gives the same content.
 3. An adapter is described with the runs behind it, so the last run.json tells the whole chain.
 4. A missing, damaged or foreign file is one line.
-5. A finished run is known again by flags, data and start adapter, whatever its paths are called.
+5. What shaped an adapter's scores is read from it, from an old run.json by its flags.
 6. It never reads the environment.
 """
 
@@ -20,7 +20,7 @@ import pytest
 from tlrec import runs
 from tlrec.errors import InputError
 from tlrec.files import plain_json
-from tlrec.runs import describe_adapter, describe_data, describe_run, frame_of, is_complete, read_run, write_run
+from tlrec.runs import describe_adapter, describe_data, describe_run, frame_of, read_run, scoring_of, write_run
 
 
 @pytest.fixture
@@ -121,20 +121,17 @@ def test_bad_files(tmp_path, content, message):
         read_run(tmp_path)
 
 
-def test_a_finished_run_is_known_again(tmp_path, train):
-    start = adapter(tmp_path / "start", train)
-    folder = adapter(tmp_path / "run", train, start)
-    data = {"train": describe_data(train)}
-    arguments = {
-        "learning_rate": 3e-4,
-        "output_dir": "elsewhere",
-        "train_data_path": "x",
-        "resume_from_checkpoint": "y",
-    }
-    assert is_complete(folder, arguments, data, start)
-    assert not is_complete(folder, {**arguments, "learning_rate": 1e-4}, data, start)
-    assert not is_complete(folder, arguments, data, None)
-    assert not is_complete(folder, arguments, {"train": {**data["train"], "sha256": "0"}}, start)
-    (folder / "adapter_config.json").unlink()
-    assert not is_complete(folder, arguments, data, start)
-    assert not is_complete(tmp_path / "never", arguments, data, start)
+def test_what_shaped_the_scores(tmp_path, train):
+    assert scoring_of(None, "", tmp_path / "nothing") == {}
+    old = tmp_path / "old"
+    write_run(
+        old, "ins_tuning.py", {"cutoff_len": 128, "dtype": "auto", "quantization": "8bit"}, {}, {}, frame="tallrec"
+    )
+    assert scoring_of(old) == {
+        "cutoff_len": 128,
+        "quantization": "8bit",
+        "frame": "tallrec",
+    }  # of "auto" nothing is known
+    scoring = {"frame": "alpaca", "cutoff_len": 256, "dtype": "bfloat16", "quantization": "none", "attention": "sdpa"}
+    write_run(tmp_path / "new", "ins_tuning.py", {"cutoff_len": 256, "dtype": "auto"}, {}, {}, scoring=scoring)
+    assert scoring_of(None, tmp_path / "new", old) == scoring

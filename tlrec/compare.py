@@ -3,8 +3,8 @@
     python -m tlrec.compare output_model/movie/full/0_64 output_model/movie/source/0_64
 
 A, B: folders with the `metrics.json` and `predictions.jsonl` of evaluate.py, made on the same test file. Prints both
-AUCs and their difference (A - B) with paired 95 % intervals by bootstrap over rows and over users, and DeLong's test;
-`--json FILE` also writes them. Different test data is refused.
+AUCs and their difference (A - B) with paired 95 % intervals by bootstrap over rows and over users, DeLong's test, and
+the same of uAUC, the AUC within users; `--json FILE` also writes them. Different test data is refused.
 """
 
 import argparse
@@ -15,17 +15,19 @@ from tlrec.errors import InputError, one_line_errors
 
 def compare(a, b, resamples=2000, seed=0):
     """Paired comparison of the evaluations in folders `a` and `b` as a dict: "n", "users", "a" and "b" ({"folder",
-    "auc"}), "difference" (a - b), "interval" ({"rows", "users"}) and "delong" (of `tlrec.evaluation.metrics.delong_test`).
+    "auc", "uauc"}), "difference" (a - b), "interval" ({"rows", "users"}), "uauc" ({"users" with both labels,
+    "difference", "interval"}, None where users are not known) and "delong" (of `tlrec.evaluation.metrics.delong_test`).
 
     Raises InputError for damaged files, different test data, and test data where AUC is not defined.
     """
     import numpy as np
 
-    from tlrec.evaluation.intervals import bootstrap_aucs, delong_test, interval
+    from tlrec.evaluation.intervals import bootstrap_aucs, bootstrap_uaucs, delong_test, interval
+    from tlrec.evaluation.metrics import uauc
     from tlrec.evaluation.results import read_evaluation
 
     (metrics_a, predictions_a), (metrics_b, predictions_b) = read_evaluation(a), read_evaluation(b)
-    tests = [test_data(metrics, folder) for metrics, folder in ((metrics_a, a), (metrics_b, b))]
+    tests = [metrics["run"]["data"]["test"] for metrics in (metrics_a, metrics_b)]
     labels = predictions_a["label"]
     if tests[0]["sha256"] != tests[1]["sha256"] or not np.array_equal(labels, predictions_b["label"]):
         raise InputError(
@@ -43,27 +45,25 @@ def compare(a, b, resamples=2000, seed=0):
         samples = bootstrap_aucs(labels, scores, groups, resamples, seed)
         n = len(labels) if groups is None else len(np.unique(groups))
         intervals[unit] = interval(samples[:, 0] - samples[:, 1], n)
+    uaucs, within = [None, None], None
+    if users is not None:
+        (uaucs[0], _, n), (uaucs[1], _, n) = (uauc(labels, score, users) for score in scores)
+        samples = bootstrap_uaucs(labels, scores, users, resamples, seed)
+        bounds = interval(samples[:, 0] - samples[:, 1], n)
+        within = {"users": n, "difference": uaucs[0] - uaucs[1] if n else None, "interval": bounds}
     return {
         "test": tests[0],
         "n": len(labels),
         "users": None if users is None else len(np.unique(users)),
-        "a": {"folder": str(a), "auc": metrics_a["auc"]},
-        "b": {"folder": str(b), "auc": metrics_b["auc"]},
+        "a": {"folder": str(a), "auc": metrics_a["auc"], "uauc": uaucs[0]},
+        "b": {"folder": str(b), "auc": metrics_b["auc"], "uauc": uaucs[1]},
         "difference": metrics_a["auc"] - metrics_b["auc"],
         "interval": intervals,
+        "uauc": within,
         "delong": delong_test(labels, *scores),
         "resamples": resamples,
         "seed": seed,
     }
-
-
-def test_data(metrics, folder):
-    """The description of the test file in metrics.json; InputError if it is not there."""
-    try:
-        test = metrics["run"]["data"]["test"]
-        return {name: test[name] for name in ("path", "sha256", "rows")}
-    except (KeyError, TypeError):
-        raise InputError(f"{Path(folder) / 'metrics.json'}: does not name its test data; evaluate again") from None
 
 
 def comparison_table(result):
@@ -78,6 +78,12 @@ def comparison_table(result):
     delong = result["delong"]
     shown = "the same order of rows" if delong["z"] is None else f"z {delong['z']:+.2f}, p {delong['p']:.3g}"
     lines.append(f"  DeLong (independent rows): {shown}")
+    if (within := result["uauc"]) and within["users"]:
+        a, b, bounds = result["a"]["uauc"], result["b"]["uauc"], within["interval"]
+        shown = "not defined" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}"
+        lines.append(f"uAUC of {within['users']} users with both labels: A {a:.4f}, B {b:.4f}")
+        lines.append(f"{'A - B':<12}{within['difference']:+.4f}")
+        lines.append(f"  95% interval over users:  {shown}")
     unit = "users" if result["interval"].get("users") else "rows"
     bounds = result["interval"][unit]
     noise = bounds is None or bounds[0] <= 0 <= bounds[1]

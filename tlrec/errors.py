@@ -1,5 +1,6 @@
 """A user's mistake is one line on standard error and exit status 2, never a stack trace."""
 
+import errno
 import os
 import sys
 from contextlib import contextmanager
@@ -34,3 +35,10 @@ def one_line_errors():
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"error: {error.filename or 'writing'}: {error.strerror}; what was complete has been kept", file=sys.stderr
+        )
+        sys.exit(2)

@@ -1,30 +1,85 @@
-"""Files and folders that appear whole or not at all, and the digests by which runs recognise their data."""
+"""Files and folders that appear whole or not at all, JSON that is checked when it is read, and the digests by which runs
+recognise their data."""
 
 import hashlib
 import json
 import math
 import os
 import shutil
+import stat
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from tlrec.errors import InputError
 
 
-def read_json(path, required=()):
-    """A JSON object with at least the keys `required`; InputError, naming the file, for anything else."""
+def read_bytes(path):
+    """The content of a file; InputError, naming it, if it is not there, cannot be read, or is a folder or a pipe."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe might never end
+            raise InputError(f"{path}: is not a file")
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: damaged: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def parse_json(text, where):
+    """The value of a JSON document, str or bytes of UTF-8; InputError, beginning with `where`, for what is damaged and
+    for what nothing can work with: numbers of thousands of digits, nesting deeper than 200, lone surrogates."""
+    from pydantic_core import from_json  # not at the top, so that --help is quick
+
+    try:
+        return from_json(text)
+    except ValueError as error:
+        raise InputError(f"{where}: damaged: {error}") from None
+
+
+def read_json(path, required=()):
+    """A JSON object with at least the keys `required`; InputError, naming the file, for anything else."""
+    value = parse_json(read_bytes(path), path)
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found a {type(value).__name__}")
     for key in required:
         if key not in value:
             raise InputError(f"{path}: the key {key!r} is missing")
     return value
+
+
+def validate(value, schema, where):
+    """`value` as it is, once it has the form of `schema`, a TypedDict; InputError, beginning with `where` and naming
+    the first key that is wrong, if not. Keys that the schema does not name may be there, and stay."""
+    from pydantic import ValidationError
+
+    try:
+        _validator(schema).validate_python(value, strict=True)
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False, include_context=False, include_input=False)
+        key = ".".join(map(str, first["loc"]))[:200]
+        missing = first["type"] == "missing"
+        text = f"the key {key!r} is missing" if missing else f"{key!r}: {first['msg'].removeprefix('Input ')}"
+        raise InputError(f"{where}: {text}" + (f" (and {len(others)} more)" if others else "")) from None
+    return value
+
+
+@cache
+def _validator(schema):
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(schema)
+
+
+def printable(text):
+    """`text` or a path with backslash escapes for control characters and bytes that are not UTF-8."""
+
+    def escaped(character):
+        if "\udc80" <= character <= "\udcff":  # a byte of a file name, in Python's disguise
+            return f"\\x{ord(character) - 0xDC00:02x}"
+        return character.encode("unicode_escape").decode("ascii")
+
+    return "".join(c if c.isprintable() else escaped(c) for c in os.fspath(text))
 
 
 def plain_json(value):
@@ -42,6 +97,24 @@ def plain_json(value):
     if value is None or isinstance(value, (bool, int, str)):
         return value
     return str(value)
+
+
+FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "file write failed",
+)  # as libraries say it, torch.save the last
+
+
+@contextmanager
+def one_line_if_full(folder):
+    """Inside the block a full disk is an InputError, whichever library meets it."""
+    try:
+        yield
+    except Exception as error:  # every file format has its own
+        if not any(words in str(error) for words in FULL):
+            raise
+        raise InputError(f"{folder}: the disk is full; make room, and give the same command again") from None
 
 
 @contextmanager

@@ -1,38 +1,12 @@
 """What made a result: `run.json` beside every output, written by the scripts and read by the report.
 
-Format, agreed between the scripts that write and the report that reads (JSON; unknown values are null):
-
-`run.json`, one per output folder, written last by the tuners, so a folder that has it is complete:
-    script      "ins_tuning.py"
-    arguments   all flags with their values, as given
-    started, ended, seconds   UTC, ISO 8601; wall clock
-    git         {"revision", "dirty"}, or null outside a git checkout
-    versions    {"python", "torch", "transformers", "peft", ...}
-    platform    {"system", "cpus"}
-    data        {name: {"path" as given, "sha256", "rows"}}; the names are "train", "valid", "test"
-    results     numbers that the script printed; a tuner gives
-                "history": [{"step", "eval_auc", "eval_loss"}, ...], "best_step",
-                "truncated": {"train": count, "valid": count}
-and the facts of a tuner:
-    stage       what this run taught: "cot", "source", "few-shot", or another name; the report shows it
-    source      name of the source domain, for the stage "source"
-    start_adapter   `describe_adapter` of the adapter it began with, null for a fresh one; so the whole chain is here
-    target, shots, seed, frame, base_model, metric_for_best_model, hardware (GPU names, or null) ...
-
-`metrics.json` and `predictions.jsonl`, written by `evaluate.py` into the adapter folder or its own --output_dir:
-    metrics.json holds what `tlrec.evaluation.results.summarise` returns, plus "run": the same keys as above for the evaluation
-    (`describe_run`), with data "test" (and "train" where floors used it), results {"truncated": {"test": count}} and
-    the facts target, frame, base_model, hardware and "adapter": `describe_adapter`, null for the base model alone.
-A method without a language model (a classical baseline) gives `stage` "baseline", `method` (its name), `shots`, `seed`
-and `target` in metrics.json's "run", and the adapter null.
-
-Arguments are written as given, the environment never; so keys stay out of it as long as no flag takes one.
+Its format stands in tlrec/run_format.py; that of `metrics.json`, which holds the same facts of an evaluation under "run",
+in tlrec/evaluation/formats.py.
 """
 
 import json
 import os
 import platform
-import shutil
 import subprocess
 from datetime import UTC, datetime
 from functools import cache
@@ -40,11 +14,10 @@ from importlib import metadata
 from pathlib import Path
 
 from tlrec.errors import InputError
-from tlrec.files import plain_json, read_json, sha256, write_json
+from tlrec.files import plain_json, read_json, sha256, validate, write_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-CHECKPOINTS = "checkpoints"  # of the Trainer, inside an output folder until its run is complete
 
 
 def adapter_weights(folder):
@@ -53,50 +26,6 @@ def adapter_weights(folder):
         if (Path(folder) / name).exists():
             return Path(folder) / name
     raise InputError(f"{folder}: an adapter without weights (looked for {' and '.join(ADAPTER_WEIGHTS)})")
-
-
-def check_output_dir(path, overwrite):
-    """Raise InputError if `path` holds an adapter already (unless `overwrite`) or cannot be written to.
-
-    An adapter without run.json beside trainer checkpoints is a run of ours that was stopped while it finished; it is
-    made anew.
-    """
-    folder = Path(path)
-    stopped = (folder / CHECKPOINTS).exists() and not (folder / "run.json").exists()
-    if (folder / ADAPTER_CONFIG).exists() and not stopped and not overwrite:
-        raise InputError(f"--output_dir {path}: holds another run's adapter; give --overwrite or another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"--output_dir {path}: cannot be written to: {error.strerror}") from None
-    if shutil.disk_usage(folder).free < 100e6:
-        raise InputError(f"--output_dir {path}: less than 100 MB are free on this disk")
-
-
-def last_checkpoint(folder):
-    """The newest complete one of the Trainer's checkpoints in `folder`, as a string; None if there is none.
-
-    The Trainer writes trainer_state.json last, so a checkpoint whose state can be read is complete.
-    """
-    for path in sorted(Path(folder).glob("checkpoint-*"), key=lambda path: -int(path.name.partition("-")[2])):
-        try:
-            read_json(path / "trainer_state.json")
-        except InputError:
-            continue
-        return str(path)
-    return None
-
-
-def remove_checkpoints(folder):
-    """Remove the Trainer's checkpoints from the folder of a run that is complete. The logs that TensorBoard reads lie
-    among them, in `runs`; they move up into `folder`."""
-    logs = Path(folder) / CHECKPOINTS / "runs"
-    if logs.exists():
-        shutil.copytree(logs, Path(folder) / "runs", dirs_exist_ok=True)
-    shutil.rmtree(Path(folder) / CHECKPOINTS)
 
 
 PACKAGES = (
@@ -117,7 +46,7 @@ _STARTED = datetime.now(UTC)  # this room is imported when a script begins
 
 
 def write_run(folder, script, arguments, data, results, started=None, **facts):
-    """Write `run.json` whole into `folder` (see the format above) and return its content.
+    """Write `run.json` whole into `folder` (the format: tlrec/run_format.py) and return its content.
 
     arguments: dict of flag values. data: {name: path of a record file, or what `describe_data` returned when the file
     was read}. results: dict of numbers. started: aware datetime, by default the start of the process.
@@ -162,7 +91,10 @@ def describe_records(file):
 
 def read_run(folder):
     """The content of `folder/run.json`. Raises InputError if it is missing, damaged, or not the file of a run."""
-    return read_json(Path(folder) / "run.json", required=("script", "arguments", "data"))
+    from tlrec.run_format import Run  # with pydantic, and so not at the top: --help is quick
+
+    path = Path(folder) / "run.json"
+    return validate(read_json(path), Run, path)
 
 
 def describe_adapter(folder):
@@ -174,79 +106,40 @@ def describe_adapter(folder):
     return {"path": str(folder), "sha256": sha256(adapter_weights(folder)), "run": run}
 
 
-def frame_of(*folders):
-    """Name of the prompt frame of the first of these that says it: adapters, or models with an adapter merged into them,
-    name in run.json the frame they were tuned with. None for folders that are none (None or "") or do not say."""
+def other_parts(one, other):
+    """Names of the parts in which two identities of a base model differ; [] where one of them is not known."""
+    return [name for name in one if one[name] != other.get(name)] if one and other else []
+
+
+SCORING = {"frame": "alpaca", "cutoff_len": 512, "dtype": "auto", "quantization": "none", "attention": "auto"}
+
+
+def scoring_of(*folders):
+    """What shaped the scores of the first of these that says it: adapters, or models with an adapter merged into them,
+    name it in run.json; {} if none does. A dict with keys of SCORING, whose values are the scripts' defaults.
+
+    Folders may be none (None or ""). An old run.json says it by its flags, of which "auto" says nothing.
+    """
     for folder in folders:
-        if folder and (Path(folder) / "run.json").exists() and (frame := read_run(folder).get("frame")):
-            return frame
-    return None
+        if folder and (Path(folder) / "run.json").exists():
+            run = read_run(folder)
+            flags = {name: run["arguments"].get(name) for name in SCORING} | {"frame": run.get("frame")}
+            found = run.get("scoring") or flags
+            if found := {name: found[name] for name in SCORING if found.get(name) not in (None, "auto")}:
+                return found
+    return {}
 
 
-BOOKKEEPING = {  # flags that do not change an adapter
-    "check_only",
-    "output_dir",
-    "overwrite",
-    "report_to",
-    "resume",
-    "test_data_path",
-}
-STARTED = "started.json"  # beside the checkpoints of a run that has not ended: what run it is
+def scoring_said(scoring, kept):
+    """One line about what shaped the scores: `scoring`, and where that is other than what the adapter `kept`."""
+    words = ", ".join(f"{name} {scoring[name]}" for name in SCORING if name != "frame")
+    other = ", ".join(f"{name} {kept[name]}" for name in kept if kept[name] != scoring[name])
+    return f"scored with {words}" + (f"; tuned with {other}" if other else "")
 
 
-def is_complete(folder, arguments, data, start_adapter):
-    """Whether `folder` holds the finished result of this very run: same flags, same data, same start adapter.
-
-    arguments: dict of flag values. data: {name: what `describe_data` returned}. start_adapter: its folder or None.
-    """
-    if not ((Path(folder) / "run.json").exists() and (Path(folder) / "adapter_config.json").exists()):
-        return False
-    return same_run(read_run(folder), arguments, data, start_adapter)
-
-
-def same_run(run, arguments, data, start_adapter=None):
-    """Whether `run`, the content of a run.json or the "run" of a metrics.json, has these flags, data and start adapter;
-    see `is_complete`. Flags that say where things lie may differ: contents are compared."""
-    return not _differences(run, arguments, data, start_adapter)
-
-
-def write_start(folder, arguments, data, start_adapter):
-    """Say in `folder/checkpoints` which run these checkpoints belong to."""
-    started = {"arguments": arguments, "data": data, "start_adapter": describe_adapter(start_adapter)}
-    write_json(Path(folder) / CHECKPOINTS / STARTED, plain_json(started))
-
-
-def checkpoint_of(folder, arguments, data, start_adapter):
-    """The last complete checkpoint of this very run in `folder`, None if there is none.
-
-    Raises InputError if the run that was stopped there is another one, and says in what.
-    """
-    started = Path(folder) / CHECKPOINTS / STARTED
-    if not started.exists():
-        return None
-    if differences := _differences(read_json(started, ("arguments", "data")), arguments, data, start_adapter):
-        raise InputError(
-            f"--output_dir {folder}: a run with other {', '.join(differences)} was stopped there; "
-            "give what it had, or --overwrite to begin anew"
-        )
-    return last_checkpoint(started.parent)
-
-
-def _differences(run, arguments, data, start_adapter):
-    """Names of the flags and files in which a run differs from what is asked for."""
-
-    def identity(arguments, data, adapter):
-        flags = {
-            f"--{key}": value
-            for key, value in arguments.items()
-            if key not in BOOKKEEPING and not key.endswith("_path") and key != "resume_from_checkpoint"
-        }
-        files = {f"{name} data": file["sha256"] for name, file in data.items()}
-        return flags | files | {"start adapter": adapter and adapter.get("sha256")}
-
-    wanted = identity(plain_json(arguments), data, describe_adapter(start_adapter))
-    found = identity(run["arguments"], run["data"], run.get("start_adapter"))
-    return [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+def frame_of(*folders):
+    """Name of the prompt frame of the first of these that says it, as `scoring_of`; None if none does."""
+    return scoring_of(*folders).get("frame")
 
 
 def _versions():

@@ -182,6 +182,7 @@ def make_taste(rows, seed):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.slow
 def test_a_planted_rule_is_learned(network):
     (shots, labels), (valid, valid_labels), (test, test_labels) = (make_taste(200, seed) for seed in (1, 2, 3))
     arguments = (network, shots, labels, valid, valid_labels, test)
@@ -280,10 +281,13 @@ def test_other_results_are_refused(monkeypatch, capsys, results, paths):
     words = ["--method", "popularity", "--sample", "16", "--seed", "3"]
     folder = results / "popularity" / "3_16"
     before = (folder / "metrics.json").read_bytes()
-    for arguments in ((paths, "--num_epochs", "5"), (paths | {"test": paths["valid"]}, "--num_epochs", "3")):
+    for arguments, other in (
+        ((paths, "--num_epochs", "5"), "--num_epochs (3, not 5)"),
+        ((paths | {"test": paths["valid"]}, "--num_epochs", "3"), "test data"),
+    ):
         with pytest.raises(SystemExit, match="2"):
             baselines(monkeypatch, arguments[0], results, *words, *arguments[1:])
-        expected = f"error: {folder}: holds other results; give --overwrite or another --output_dir\n"
+        expected = f"error: {folder}: holds the results of other {other}; give --overwrite or another --output_dir\n"
         assert capsys.readouterr().err == expected
     assert (folder / "metrics.json").read_bytes() == before
     baselines(monkeypatch, paths, results, *words, "--num_epochs", "5", "--overwrite")

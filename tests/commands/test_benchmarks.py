@@ -63,6 +63,7 @@ def test_validation(tiny):
     assert report["loss"]["ours"] == pytest.approx(report["loss"]["published"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_tuning(tiny):
     report = bench_tuning.main([*tiny, "--rows", "8", "--repeats", "1"])
     loss, norm = report["same_step"]["loss"], report["same_step"]["grad_norm"]
@@ -70,7 +71,10 @@ def test_tuning(tiny):
     assert norm["ours"] == pytest.approx(norm["published"], rel=1e-3) and norm["ours"] > 0
 
 
-def test_sweep(tiny_llama):
+@pytest.mark.slow
+def test_sweep(tiny_llama, monkeypatch):
+    sizes = {name: (folder, dict.fromkeys(splits, 16)) for name, (folder, splits) in bench_sweep.FILES.items()}
+    monkeypatch.setattr(bench_sweep, "FILES", sizes)
     flags = ["--shots", "2", "--test_rows", "20", "--repeats", "1", "--num_epochs", "1"]  # the last for rec_tuning.py
     report = bench_sweep.main(["--base_model", str(tiny_llama), *flags])  # asserts byte by byte
     assert set(report["auc"]) == {2}
@@ -110,6 +114,7 @@ def test_demo_records_where_the_default_file_is_absent(monkeypatch, tmp_path):
     assert len(records) == 5 and source.startswith("demo records")
 
 
+@pytest.mark.slow
 def test_large_data(tiny_llama, tiny_workspace, tmp_path):
     records = bench_large_data.demo_records(10)
     bench_large_data.write_many(tmp_path / "train.json", records, 34)

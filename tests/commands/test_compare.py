@@ -2,8 +2,9 @@
 
 1. The difference, its paired intervals over rows and users, and DeLong's test are those of tlrec.evaluation.metrics.
 2. A difference that is noise is called so, one that is not says who is better; A and B swapped only change the sign.
-3. Different test data, damaged files and one-class data are refused in one line, exit status 2.
-4. The JSON file is never overwritten unasked.
+3. The same of uAUC, over the users with both labels.
+4. Different test data, damaged files and one-class data are refused in one line, exit status 2.
+5. The JSON file is never overwritten unasked.
 """
 
 import json
@@ -17,7 +18,8 @@ from tests.support.synthetic import evaluate, make_records, score
 from tlrec.compare import compare, comparison_table, main
 from tlrec.data.records import write_records
 from tlrec.errors import InputError, one_line_errors
-from tlrec.evaluation.intervals import bootstrap_aucs, delong_test, interval
+from tlrec.evaluation.intervals import bootstrap_aucs, bootstrap_uaucs, delong_test, interval
+from tlrec.evaluation.metrics import uauc
 from tlrec.evaluation.results import read_evaluation
 
 
@@ -64,6 +66,19 @@ def test_a_run_against_itself(runs):
     assert "the same order of rows" in comparison_table(result)
 
 
+def test_within_users(runs):
+    result = compare(runs / "strong", runs / "weak", resamples=500, seed=1)
+    (_, a), (_, b) = read_evaluation(runs / "strong"), read_evaluation(runs / "weak")
+    (first, _, n), (second, _, _) = (uauc(a["label"], part["score"], a["user"]) for part in (a, b))
+    samples = bootstrap_uaucs(a["label"], [a["score"], b["score"]], a["user"], 500, 1)
+    assert (result["a"]["uauc"], result["b"]["uauc"]) == (first, second) and first > second + 0.1
+    bounds = interval(samples[:, 0] - samples[:, 1], n)
+    assert result["uauc"] == {"users": n, "difference": first - second, "interval": bounds}
+    text = comparison_table(result)
+    assert f"uAUC of {n} users with both labels: A {first:.4f}, B {second:.4f}" in text
+    assert f"{bounds[0]:+.4f} to {bounds[1]:+.4f}" in text
+
+
 def test_different_test_data(runs):
     with pytest.raises(InputError, match="different test data: .*test.json .*other.json .*evaluate both on one file"):
         compare(runs / "weak", runs / "other")
@@ -83,7 +98,7 @@ def test_metrics_without_their_test_data(runs, tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     del metrics["run"]["data"]
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(InputError, match="does not name its test data"):
+    with pytest.raises(InputError, match="metrics.json: the key 'run.data' is missing"):
         compare(tmp_path, runs / "weak")
 
 

@@ -8,6 +8,7 @@
 6. Pretraining text never holds the published instruction sentence, nor an item of a demo.
 7. pocket-llama is a LLaMA folder of at most 8 MB whose tokenizer is SentencePiece's to the id; bytes carry the rest.
 8. It weighs the share of likes among titles it has never seen, and compares themes where that share is silent.
+9. The summary names every step in the order of the curriculum and compares the right ones.
 """
 
 import importlib.util
@@ -22,9 +23,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from tests.support import synthetic
 from tlrec.data.preferences import Item, Preference, build_record, parse_input
 from tlrec.data.records import labels_of, read_records
-from tlrec.demo import world
+from tlrec.demo import summary, world
 from tlrec.demo.workspace import FILES, make_workspace
 from tlrec.errors import InputError
 from tlrec.model.prompts import load_frame
@@ -309,3 +311,58 @@ def test_it_compares_themes(pocket_llama):
         records.append(build_record(Preference(likes, dislikes, target, "movie"), liked))
         labels.append(liked)
     assert roc_auc_score(labels, p_yes(pocket_llama, records)) > 0.9
+
+
+# ------------------------------------------------------------------------------------------------- 9: the summary
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A workspace with an evaluation after every step, the later the better."""
+    root = tmp_path_factory.mktemp("evaluated")
+    make_workspace(root, 0, SIZES)
+    paths = {split: root / "rec_data" / "movie" / f"{split}.json" for split in ("train", "valid", "test")}
+    paths["source"] = root / "instruction_data" / "netflix" / "train.json"
+    records = read_records(paths["test"])
+    adapters = root / "instruction_model" / "movie"
+    cot = synthetic.tune(adapters / "alpaca_stage123", paths, "cot")
+    source = synthetic.tune(adapters / "alpaca_stage123_instrument", paths, "source", start=cot)
+    shots = {n: synthetic.tune(root / "output_model" / "movie" / "runs" / f"0_{n}", paths, "few-shot", source, shots=n)
+             for n in (16, 256)}  # fmt: skip
+    untuned = root / "output_model" / "movie" / "untuned"
+    for skill, (folder, adapter) in enumerate(
+        [(untuned, None), (cot, cot), (source, source), *((f, f) for f in shots.values())]
+    ):
+        synthetic.evaluate(folder, paths["test"], records, *synthetic.score(records, skill, skill), adapter)
+    return root
+
+
+def test_the_summary_names_every_step_in_order(evaluated):
+    results = summary.collect(evaluated, "movie")
+    names = ["untuned", "after CoT", "after source (zero-shot)", "16 shots, seed 0", "256 shots, seed 0"]
+    assert [result.name for result in results] == names
+
+
+def test_the_summary_compares_zero_shot_and_most_shots(evaluated):
+    results = summary.collect(evaluated, "movie")
+    aucs = [result.metrics["auc"] for result in results]
+    said = {text: difference["difference"] for text, difference in summary.gains(results)}
+    assert said == {"zero-shot - untuned": pytest.approx(aucs[2] - aucs[0]),
+                    "256 shots - zero-shot": pytest.approx(aucs[4] - aucs[2])}  # fmt: skip
+
+
+def test_the_summary_prints_the_table_and_draws(evaluated):
+    command = [sys.executable, "-m", "tlrec.demo.summary", str(evaluated), "movie"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    begins = ["floor", "untuned", "after CoT", "after source (zero-shot)", "16 shots", "256 shots", "best reachable",
+              "zero-shot - untuned", "256 shots - zero-shot", "picture"]  # fmt: skip
+    assert [begin for begin, line in zip(begins, lines[3:]) if not line.startswith(begin)] == []
+    assert (evaluated / "quickstart.png").stat().st_size > 10_000
+
+
+def test_the_summary_of_nothing_tuned_is_one_line(tmp_path):
+    make_workspace(tmp_path, 0, SIZES)
+    with pytest.raises(InputError, match="no evaluated adapter for movie"):
+        summary.collect(tmp_path, "movie")

@@ -7,11 +7,13 @@
 5.  results.csv has a row for each evaluation; results.md and index.html have the same tables.
 6.  index.html stands alone: figures inside, no link out, words for every figure, text escaped.
 7.  Published numbers are labelled, and whether they were measured on the same rows.
-8.  Damaged, stale, foreign and unfinished runs are listed, and fatal to nothing else.
+8.  Damaged, stale, foreign and unfinished runs are listed, each in one line, and fatal to nothing else; names have no
+    meaning as HTML, Markdown or TeX.
 9.  Checks: shared rows and users, target validation in zero-shot, one-sided labels, cut prompts, silent models.
 10. One-class test data is reported as not defined; an empty folder is one line.
 11. Same workspace, same bytes.
-12. A baseline without a language model stands in the same table.
+12. uAUC stands beside AUC, with its own floors, also where metrics.json is from before it had uAUC.
+13. A baseline without a language model stands in the same table.
 """
 
 import csv
@@ -31,7 +33,8 @@ from tests.support.synthetic import evaluate, make_data, make_records, score, tu
 from tlrec.data.preferences import parse_input
 from tlrec.data.records import labels_of, read_records, write_records
 from tlrec.errors import InputError
-from tlrec.evaluation.intervals import bootstrap_aucs, interval
+from tlrec.evaluation.intervals import bootstrap_aucs, bootstrap_uaucs, interval
+from tlrec.evaluation.metrics import uauc
 from tlrec.evaluation.results import predictions_rows, summarise, write_evaluation
 from tlrec.report import cells, checks, collect, page, published, tables
 from tlrec.report.__main__ import main
@@ -124,6 +127,44 @@ def test_noise_is_the_paired_interval_over_users(workspace):
     assert tables.cell_text(test_set.cell("source netflix", 0), test_set).endswith("†")
 
 
+def test_within_users(workspace, tmp_path):
+    test_set, found = gather(workspace, resamples=300)
+    cell = test_set.cell("source netflix", 16)
+    labels, users = test_set.labels, cell.evaluations[0].predictions["user"]
+    scores = [evaluation.predictions["score"] for evaluation in cell.evaluations]
+    assert cell.uaucs == [uauc(labels, score, users) for score in scores]
+    assert [value[0] for value in cell.uaucs] == [evaluation.metrics["uauc"] for evaluation in cell.evaluations]
+    assert cell.uauc == pytest.approx(statistics.mean(value[0] for value in cell.uaucs))
+    floors = {name: uauc(labels, score, users)[0] for name, score in test_set.floor_scores.items()}
+    assert test_set.uauc_floors == floors and test_set.best_uauc_floor == max(floors, key=floors.get)
+    samples = bootstrap_uaucs(labels, [*scores, test_set.floor_scores[test_set.best_uauc_floor]], users, 300)
+    assert cell.uauc_interval == pytest.approx(interval(samples[:, :3].mean(axis=1), test_set.uauc_users))
+    expected = interval(samples[:, :3].mean(axis=1) - samples[:, 3], test_set.uauc_users)
+    assert cell.uauc_over_floor_interval == pytest.approx(expected)
+    assert cell.uauc_over_floor == pytest.approx(cell.uauc - max(floors.values()))
+
+    sections = tables.sections([test_set], [], found)
+    assert "tells generous users from strict ones, but not what a user likes" in sections[0].paragraphs[1]
+    assert f"Within users it has uAUC {test_set.best.uauc:.4f}, the best floor (" in sections[0].paragraphs[0]
+    rows = {row[0]: row for row in sections[0].tables[1].rows}
+    sign = "≈" if cell.uauc_near_floor else "▲" if cell.uauc_over_floor > 0 else "▼"
+    assert rows["source netflix"][2] == f"{cell.uauc:.4f} (3) {sign}"
+    assert rows["floor: history"][1] == f"{floors['history']:.4f}"
+    details = sections[0].tables[2]
+    column = details.header.index("uAUC")
+    assert {row[column] for row in details.rows} == {f"{cell.uauc:.4f}" for cell in test_set.cells}
+    tables.write_csv(tmp_path / "results.csv", [test_set])
+    with open(tmp_path / "results.csv", newline="") as file:
+        row = {row["folder"]: row for row in csv.DictReader(file)}["deep/run161"]
+    metrics = cell.evaluations[1].metrics
+    assert (float(row["uauc"]), float(row["uauc_weighted"])) == (metrics["uauc"], metrics["uauc_weighted"])
+    assert (int(row["uauc_users"]), float(row["uauc_high"])) == (
+        metrics["uauc_users"],
+        metrics["intervals"]["uauc"]["users"][1],
+    )
+    assert float(row["floor_history_uauc"]) == floors["history"]
+
+
 def test_other_flags_stand_apart_and_repeated_seeds_are_named(copy):
     paths = {name: copy / "rec_data/movie" / f"{name}.json" for name in ("train", "valid", "test")}
     test = read_records(paths["test"])
@@ -168,6 +209,7 @@ def test_links_are_followed_once(workspace, tmp_path):
 # ------------------------------------------------------------------------------------------------------------- files
 
 
+@pytest.mark.slow
 def test_files_and_the_same_bytes_again(workspace, tmp_path, monkeypatch, capsys):
     for name in ("again", "out"):
         report(monkeypatch, workspace, "--output_dir", tmp_path / name)
@@ -226,7 +268,7 @@ def test_text_is_escaped(copy, tmp_path):
     page.write_page(tmp_path / "index.html", sections, [])
     tables.write_markdown(tmp_path / "results.md", sections, [])
     assert "&lt;b&gt;|co&amp;t netflix" in (tmp_path / "index.html").read_text()
-    assert "<b>\\|co&t netflix" in (tmp_path / "results.md").read_text()
+    assert "&lt;b&gt;\\|co&amp;t netflix" in (tmp_path / "results.md").read_text()
 
 
 def test_published_rows_are_known_by_digest():
@@ -272,7 +314,7 @@ def test_damaged_runs_are_listed(copy, monkeypatch, capsys):
         ("deep/run161", "run.json: damaged"),
         ("deep/run162", "predictions.jsonl: no such file"),
         ("deep/run640", "was made for an earlier adapter of this folder; evaluate again"),
-        ("deep/run641", "its 'run' is not in the format"),
+        ("deep/run641", "the key 'run.data' is missing"),
         ("half", "an adapter without run.json"),
         ("checked/checkpoints/checkpoint-10", "its run has not finished"),
     ):
@@ -322,7 +364,8 @@ def test_heavy_libraries_wait_for_the_flags():
         "import tlrec.report.__main__ as report, tlrec.compare\n"
         "try: report.main()\n"
         "except Exception as error: print(error)\n"
-        "print([name for name in ('torch', 'numpy', 'matplotlib', 'sklearn', 'pandas') if name in sys.modules])"
+        "heavy = ('torch', 'numpy', 'matplotlib', 'sklearn', 'pandas', 'pydantic')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "nowhere: no such folder\n[]\n"
@@ -411,6 +454,232 @@ def test_sanity(tmp_path):
     assert "only 9.0% of the probability is on the two answers" in notes["movie: source netflix, zero-shot"]
 
 
+# ---------------------------------------------------------------------------------------------- odd runs, one by one
+
+GONE = object()
+ODD = [  # (file, key and value to put there, words of the problem)
+    ("metrics.json", "users", None, "'users': should be a valid dictionary"),
+    ("metrics.json", "intervals", {}, "the key 'intervals.level' is missing"),
+    ("metrics.json", "intervals.auc.users", [0.5], "'intervals.auc.users': List should have at least 2 items"),
+    ("metrics.json", "ece", GONE, "the key 'ece' is missing"),
+    ("metrics.json", "ece", float("nan"), "'ece': should be "),
+    ("metrics.json", "floors", [], "'floors': should be a valid dictionary"),
+    ("metrics.json", "floors.history.auc", "x", "'floors.history.auc': should be a valid number"),
+    ("metrics.json", "auc", "x", "'auc': should be a valid number"),
+    ("metrics.json", "auc", True, "'auc': should be a valid number"),
+    ("metrics.json", "auc", None, "metrics.json says None; evaluate again"),
+    ("metrics.json", "auc", 10**30, "'auc': should be less than or equal to 1"),
+    ("metrics.json", "reliability", [], "'reliability': List should have at least 1 item"),
+    ("metrics.json", "reliability.0.n", "many", "'reliability.0.n': should be a valid integer"),
+    ("metrics.json", "run", None, "'run': should be a valid dictionary"),
+    ("metrics.json", "run.data.test", GONE, "the key 'run.data.test' is missing"),
+    ("metrics.json", "run.data.train", {}, "the key 'run.data.train.path' is missing"),
+    ("metrics.json", "run.results", None, "'run.results': should be a valid dictionary"),
+    ("metrics.json", "run.seed", "0", "'run.seed"),
+    ("metrics.json", "run.adapter.run.shots", "16", "'run.adapter.run.shots"),
+    ("metrics.json", "run.adapter.run.stage", GONE, "does not name its stage"),
+    ("metrics.json", "run.adapter.run.data.train.rows", 0, "'run.adapter.run.data.train.rows': should be greater"),
+    ("run.json", "results", None, "'results': should be a valid dictionary"),
+    ("run.json", "results.history.0.eval_auc", GONE, "the key 'results.history.0.eval_auc' is missing"),
+    ("run.json", "results.history.0.eval_loss", GONE, "the key 'results.history.0.eval_loss' is missing"),
+    ("run.json", "results.history.1.step", "ten", "'results.history.1.step': should be a valid integer"),
+    ("run.json", "results.history", {}, "'results.history': should be a valid list"),
+    ("run.json", "start_adapter", "source", "'start_adapter': should be a valid dictionary"),
+    ("run.json", "arguments", ["--seed"], "'arguments': should be a valid dictionary"),
+]
+
+
+def put(value, key, new):
+    """Set or remove what lies under a key such as "run.data.test"."""
+    *outer, last = (int(part) if part.isdigit() else part for part in key.split("."))
+    for part in outer:
+        value = value[part]
+    if new is GONE:
+        del value[last]
+    else:
+        value[last] = new
+
+
+def only_problem(root, folder):
+    """The one problem that a report over `root` lists, which is of `folder`; all the rest is in its tables."""
+    test_set, found = gather(root, resamples=100)
+    sections = {
+        section.heading: section for section in tables.sections([test_set], checks.check([test_set], root), found)
+    }
+    assert len(sections["Evaluations"].tables[0].rows) == 7
+    ((listed, problem),) = sections["Damaged or unfinished runs"].tables[0].rows
+    assert listed == folder and "\n" not in problem and len(problem) < 500
+    return problem
+
+
+@pytest.mark.parametrize(("name", "key", "value", "problem"), ODD)
+def test_an_odd_run_is_listed(copy, name, key, value, problem):
+    path = copy / "deep/run161" / name
+    content = json.loads(path.read_text())
+    put(content, key, value)
+    path.write_text(json.dumps(content))
+    assert problem in only_problem(copy, "deep/run161")
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.json", "predictions.jsonl"])
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"[" * 100_000, "damaged: recursion limit exceeded"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "damaged: recursion limit exceeded"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "damaged: number out of range"),
+        (rb'{"a": "\ud800"}', "damaged: "),
+        (b"\xff\xfe{}", "damaged: "),
+        (b"", ""),
+        (b"null", ""),
+        (b'{"a": 1}', "is missing"),
+    ],
+)
+def test_a_file_that_is_none_of_ours(copy, name, content, problem):
+    (copy / "deep/run161" / name).write_bytes(content)
+    found = only_problem(copy, "deep/run161")
+    assert f"{name}: " in found and problem in found
+
+
+ODD_LINES = [
+    ('"p_yes"', '"p_never"', "row 1: the key 'p_yes' is missing"),
+    ('"label": 0', '"label": "0"', "'label': should be a valid integer"),
+    ('"user": 0', '"user": [0]', "row 1: 'user"),
+    ('"floors": {"history"', '"floors": {"other"', "row 2: other floors than in row 1"),
+    ('"floors": {', '"floors": [{', "row 1: damaged: "),
+    ("}}\n", "}}\n\n", "row 2: damaged: "),
+    ("{", "[{", "row 1: damaged: "),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "problem"), ODD_LINES)
+def test_an_odd_prediction_is_listed(copy, old, new, problem):
+    path = copy / "deep/run161/predictions.jsonl"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    assert problem in only_problem(copy, "deep/run161")
+
+
+def test_files_that_cannot_be_read(copy, monkeypatch, capsys):
+    for name in ("run160/run.json", "run161/metrics.json", "run162/predictions.jsonl"):
+        (copy / "deep" / name).unlink()
+    os.mkfifo(copy / "deep/run160/run.json")  # reading it would wait for ever
+    (copy / "deep/run161/metrics.json").symlink_to("nowhere")
+    (copy / "deep/run162/predictions.jsonl").mkdir()
+    report(monkeypatch, copy)
+    assert capsys.readouterr().out.startswith("5 evaluations on 1 test sets, 3 damaged")
+    markdown = (copy / "report/results.md").read_text()
+    for problem in (
+        "run160/run.json: is not a file",
+        "run161/metrics.json: no such file",
+        "run162/predictions.jsonl: is not a file",
+    ):
+        assert problem in markdown
+
+
+def test_a_loss_or_auc_that_is_not_finite_is_no_damage(copy, monkeypatch, capsys):
+    for name in ("metrics.json", "run.json"):
+        path = copy / "deep/run161" / name
+        content = json.loads(path.read_text())
+        run = content["run"]["adapter"]["run"] if name == "metrics.json" else content
+        for entry in run["results"]["history"]:
+            entry |= {"eval_loss": None, "eval_auc": None}
+        path.write_text(json.dumps(content))
+    report(monkeypatch, copy)
+    assert capsys.readouterr().out.startswith("8 evaluations on 1 test sets, 0 damaged")
+
+
+def test_files_without_newer_keys_and_with_unknown_ones(copy, workspace):
+    kept = ("script", "arguments", "data", "stage", "method", "shots", "seed", "adapter", "start_adapter", "source")
+
+    def older(run):
+        run = {key: value for key, value in run.items() if key in kept} | {"made_by": {"someone": [1, {"else": None}]}}
+        for key in ("adapter", "start_adapter"):
+            if run.get(key) and run[key]["run"]:
+                run[key]["run"] = older(run[key]["run"])
+        return run
+
+    def without_uauc(value):
+        for key in [key for key in value if "uauc" in key]:
+            del value[key]
+        for item in value.values():
+            if isinstance(item, dict):
+                without_uauc(item)
+
+    for path in copy.rglob("*.json"):
+        if path.name == "run.json":
+            path.write_text(json.dumps(older(json.loads(path.read_text()))))
+        if path.name == "metrics.json":
+            content = json.loads(path.read_text())
+            without_uauc(content)
+            path.write_text(json.dumps({**content, "run": older(content["run"]), "more": [None]}))
+    before = gather(workspace)[0]
+    test_set, found = gather(copy)
+    assert sorted(cell.uauc for cell in test_set.cells) == sorted(cell.uauc for cell in before.cells)
+    assert found.problems == [] and len(found.evaluations) == 8 and len(found.tunings) == 6
+    assert found.evaluations[0].metrics["more"] == [None]
+    assert found.evaluations[0].run["made_by"] == {"someone": [1, {"else": None}]}
+    assert checks.check([test_set], copy) and tables.sections([test_set], [], found)
+    tables.write_csv(copy / "results.csv", [test_set])
+    assert (copy / "results.csv").read_text().count("\n") == 9
+
+
+NASTY = "a <b>|`x` [y](z) $\\nope$ \n\x1b[2J\u2028"
+
+
+def test_names_have_no_meaning(copy, monkeypatch, capsys):
+    """Folder names that are HTML, Markdown, TeX, control characters, or not UTF-8."""
+    os.rename(copy / "deep/run161", copy / "deep" / NASTY)
+    os.rename(os.fsencode(copy / "deep/run162"), os.fsencode(copy / "deep") + b"/\xff\xfe")
+    os.rename(copy / "anything", copy / "any<i>thing")  # still known by its content
+    (copy / "deep" / NASTY / "metrics.json").write_text("{")
+    path = copy / "z" / "metrics.json"
+    content = json.loads(path.read_text())
+    content["run"]["adapter"] = {"path": NASTY * 50, "sha256": "0", "run": None}
+    content["run"]["data"]["train"] = {"path": "x" * 5000 + "\0", "sha256": "0", "rows": 5}
+    path.write_text(json.dumps(content))
+    report(monkeypatch, copy)
+    printed = capsys.readouterr().out
+    assert printed.startswith("7 evaluations on 1 test sets, 1 damaged") and "\x1b" not in printed
+    shown = r"a &lt;b&gt;\|\`x\` \[y\](z) $\\nope$ \\n\\x1b\[2J\\u2028"
+    markdown = (copy / "report/results.md").read_text()
+    assert f"| deep/{shown} | " in markdown and r"| deep/\\xff\\xfe |" in markdown
+    assert f"| adapter {shown}" in markdown and "<b>" not in markdown and "<i>" not in markdown
+    html = (copy / "report/index.html").read_text()
+    assert "<td>deep/a &lt;b&gt;|`x` [y](z) $\\nope$ \\n\\x1b[2J\\u2028</td>" in html
+    with open(copy / "report/results.csv", newline="") as file:
+        assert "deep/\\xff\\xfe" in {row["folder"] for row in csv.DictReader(file)}
+    report(monkeypatch, copy, "--output_dir", copy / os.fsdecode(b"r\xff"))
+    assert capsys.readouterr().out.endswith("r\\xff/index.html\n")
+
+
+def test_any_value_anywhere_ends_in_a_report(workspace, tmp_path, monkeypatch, capsys):
+    """Every key of every file, one at a time, removed or replaced: the report is made, in whatever words."""
+    random, values = np.random.default_rng(0), [GONE, None, "x", [], {}, -1, 0, 1e308, 10**30, True, [None], {"a": 1}]
+    (tmp_path / "rec_data").symlink_to(workspace / "rec_data")
+    places = []
+    for name in ("run.json", "metrics.json"):
+        content = json.loads((workspace / "deep/run161" / name).read_text())
+        places += [(name, key) for key in keys_of(content)]
+    for number, index in enumerate(random.permutation(len(places) * len(values))[:120]):
+        (name, key), value = places[index // len(values)], values[index % len(values)]
+        folder = shutil.copytree(workspace / "deep/run161", tmp_path / f"run{number}")
+        content = json.loads((folder / name).read_text())
+        put(content, key, value)
+        (folder / name).write_text(json.dumps(content))
+    report(monkeypatch, tmp_path)
+    assert "evaluations on" in capsys.readouterr().out
+
+
+def keys_of(value, before=""):
+    """All keys of nested JSON, such as "run.data.test"; of a list its first item only."""
+    for key, item in value.items() if isinstance(value, dict) else list(enumerate(value))[:1]:
+        yield f"{before}{key}"
+        if isinstance(item, (dict, list)) and "." not in str(key):
+            yield from keys_of(item, f"{before}{key}.")
+
+
 def test_bad_folder(monkeypatch, tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         report(monkeypatch, tmp_path / "nowhere")
@@ -421,3 +690,21 @@ def test_output_that_is_a_file(monkeypatch, workspace, tmp_path):
     with pytest.raises(InputError, match="report: cannot be made: File exists"):
         report(monkeypatch, workspace, "--output_dir", tmp_path / "report")
     assert (tmp_path / "report").read_text() == "mine"
+
+
+def test_cells_that_were_scored_otherwise_are_marked(monkeypatch, tmp_path):
+    paths = make_data(tmp_path)
+    test = read_records(paths["test"])
+    usual = {"frame": "alpaca", "cutoff_len": 512, "dtype": "bfloat16", "quantization": "none", "attention": "sdpa"}
+    for shots, other in ((16, {}), (64, {}), (256, {"cutoff_len": 128, "dtype": "float32"})):
+        folder = tune(tmp_path / str(shots), paths, "few-shot", None, shots, 0)
+        evaluate(folder, paths["test"], test, *score(test, 0.3, shots), folder, scoring=usual | other)
+    evaluate(tmp_path / "old", paths["test"], test, *score(test, 0, 1))  # does not say it
+    report(monkeypatch, tmp_path)
+    (marked,) = [
+        line for line in (tmp_path / "report" / "results.md").read_text().splitlines() if "scored with" in line
+    ]
+    assert "scored with cutoff_len 128 (most: 512), dtype float32 (most: bfloat16)" in marked and "256" in marked
+    (test_set,) = cells.test_sets(collect.collect(tmp_path).evaluations, [], 200)
+    marks = {(cell.method, cell.shots): "‡" in tables.cell_text(cell, test_set) for cell in test_set.cells}
+    assert [shots for (_, shots), mark in marks.items() if mark] == [256] and len(marks) == 4

@@ -220,7 +220,7 @@ def test_stages_in_order_with_at_most_so_many_in_flight(path):
             on_disk.append([entry["text"] for entry in map(json.loads, whole) if entry.get("pid") == pid] == texts)
         return question(pid, texts)
 
-    with teaching(together=5) as teacher:
+    with teaching("--delay", 0.02, together=5) as teacher:  # long enough for a sixth to be seen
         journal = ask(teacher.url, path, concurrency=5, prompt=prompt)
         assert teacher.most_in_flight == 5
         assert len(teacher.answered_prompts()) == 60

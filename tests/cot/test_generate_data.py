@@ -259,7 +259,7 @@ def test_interrupted_run_keeps_what_came_and_goes_on(root, generate, number):
         teacher.allow(50)
 
         def interrupt():
-            teacher.wait_for_answers(50)
+            teacher.wait_for(answers=50, in_flight=8)
             os.kill(os.getpid(), number)
             while "stopping: interrupted" not in sys.stderr.getvalue():  # the next answers come after that
                 time.sleep(0.005)
@@ -274,7 +274,7 @@ def test_interrupted_run_keeps_what_came_and_goes_on(root, generate, number):
             "waiting up to 30 s for the calls in flight" in err
             and "stopped: interrupted; the same command goes on" in err
         )
-        assert 50 < len(journal_answers(root)) == len(teacher.answered_prompts()) <= 58  # those in flight came in
+        assert len(journal_answers(root)) == len(teacher.answered_prompts()) == 50 + 8  # those in flight came in
         assert 0 < len(result(root)) < 30
         assert generate(teacher, "--max_samples", 30)[0] == 0
         assert len(result(root)) == 30 and max(Counter(teacher.answered_prompts()).values()) == 1
@@ -314,6 +314,7 @@ script.main()
 """
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_moments(root, generate, run_script):
     make_source(root, rows=250)
     with teaching() as teacher:
@@ -382,6 +383,7 @@ def test_estimate_is_near_what_the_teacher_counts(generate, root):
     assert 0.8 < estimated / counted < 1.6  # its answers are shorter than a real model's
 
 
+@pytest.mark.slow
 def test_leaks_of_netflix(run_script, shared_data):
     status, out, _ = run_script("cot_data/generate_data.py", "--root_path", shared_data, "--dry_run")
     assert status == 0
@@ -519,6 +521,7 @@ def launch(tmp_path, root, *flags, **variables):
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_launcher_makes_both_domains_and_one_file(tmp_path, root):
     make_source(root, "amazon-book")
     with teaching() as teacher:

@@ -222,6 +222,7 @@ def test_token_limit(preprocess, tmp_path, tiny_llama):
     assert "stage123: 2 of 2 exceed" in out and "leaves out 2 whose answer alone is too long" in out
 
 
+@pytest.mark.slow
 def test_stage123_trains_pocket_llama(run_script, tmp_path, tiny_workspace, monkeypatch):
     """The real chain: records, teacher, hits, tuning; loss on records that were held out."""
     pocket = REPOSITORY / "base_model" / "pocket-llama"

@@ -73,7 +73,9 @@ def counted(monkeypatch):
     count = Counter()
 
     def watch(module, name, key):
-        def call(*arguments, original=getattr(module, name), **options):
+        original = getattr(module, name)
+
+        def call(*arguments, **options):
             count[key(*arguments)] += 1
             return original(*arguments, **options)
 
@@ -104,6 +106,7 @@ def test_a_sweep_opens_each_file_once(run_script, tiny_llama, movie, tmp_path, c
 
     monkeypatch.setattr(records_module.RecordFile, "__getitem__", get)
     flags = ["--base_model", tiny_llama, "--output_dir", tmp_path / "sweep", "--device", "cpu", "--num_epochs", 1]
+    flags += ["--warmup_steps", 0]
     for flag, name in (("--train_data_path", "train"), ("--val_data_path", "valid"), ("--test_data_path", "test")):
         flags += [flag, movie / f"{name}.json"]
     status, _, err = run_script("rec_tuning.py", *flags, "--sample", 2, "--seed", 0, 1)

@@ -9,7 +9,9 @@
 7.  The difference to the best floor is paired.
 8.  What are not labels or probabilities is refused by row.
 9.  Files are read back as written, and only if metrics and predictions belong together.
-10. The table of evaluate.py shows AUC, floors, difference and intervals.
+10. The table of evaluate.py shows AUC, floors, difference and intervals, and the same within users.
+11. uAUC is the mean of scikit-learn's AUC user by user, over the users with both labels; 0.541 of the history and 0.724
+    of the items' like-rates on the published Movie test rows. Its interval is over users, on the resamples of AUC.
 """
 
 import json
@@ -23,7 +25,7 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from tlrec.data.preferences import Item, Preference, build_record, parse_input
 from tlrec.data.records import labels_of, read_records
 from tlrec.errors import InputError
-from tlrec.evaluation.intervals import bootstrap_aucs, delong, delong_test, interval
+from tlrec.evaluation.intervals import bootstrap_aucs, bootstrap_uaucs, delong, delong_test, interval
 from tlrec.evaluation.metrics import (
     auc,
     by_history_size,
@@ -36,8 +38,12 @@ from tlrec.evaluation.metrics import (
     probability_of_yes,
     reliability_bins,
     two_probabilities_to_score,
+    uauc,
+    user_aucs,
 )
 from tlrec.evaluation.results import predictions_rows, read_evaluation, results_table, summarise, write_evaluation
+
+RUN = {"script": "x.py", "arguments": {}, "data": {"test": {"path": "test.json", "sha256": "0", "rows": 200}}}
 
 
 def preference(likes, dislikes, target="T"):
@@ -297,8 +303,132 @@ def test_difference_to_the_floor_is_paired():
         "floor": "history",
         "auc": 0.0,
         "interval": {"rows": [0.0, 0.0], "users": [0.0, 0.0]},
+        "uauc": 0.0,
+        "uauc_interval": {"users": [0.0, 0.0]},
     }
     assert metrics["intervals"]["auc"]["rows"][0] < metrics["auc"] - 0.01
+
+
+# ------------------------------------------------------------------------------------------------------ within users
+
+
+def test_uauc_by_hand():
+    # ann: 0.9 liked; 0.9, 0.1 disliked -> (1/2 + 1) / 2. bob: 0.2 liked, 0.3 disliked -> 0. cy likes all: left out.
+    labels, users = [1, 0, 0, 1, 0, 1, 1], ["ann", "ann", "ann", "bob", "bob", "cy", "cy"]
+    scores = [0.9, 0.9, 0.1, 0.2, 0.3, 0.5, 0.6]
+    assert uauc(labels, scores, users) == (0.375, 0.45, 2)  # by rows: 3/5 of 0.75
+    assert user_aucs(np.array(labels), scores, np.array([0, 0, 0, 1, 1, 2, 2])).tolist()[:2] == [0.75, 0.0]
+    assert uauc(labels[::-1], scores[::-1], users[::-1]) == uauc(labels, scores, users)
+    assert uauc(labels, [np.inf, np.inf, -np.inf, 0, 1, 0, 0], users) == (0.375, 0.45, 2)
+    assert uauc([1, 1, 0], [0.1, 0.2, 0.3], [7, 7, 8]) == (None, None, 0)
+    with pytest.raises(InputError, match="1 of 2 scores are NaN"):
+        uauc([1, 0], [np.nan, 0.5], [0, 0])
+
+
+def by_users(seed, users=40, rows=25):
+    """(labels, score with ties, user ids in any order): users of different generosity, a few with one label."""
+    rng = np.random.default_rng(seed)
+    ids = rng.permutation(np.repeat(rng.permutation(1000)[:users], rng.integers(1, rows, users)))
+    mood = rng.normal(0, 1.5, 1000)[ids]
+    labels = (rng.random(len(ids)) < 1 / (1 + np.exp(-mood))).astype(int)
+    return labels, np.round(mood + labels + rng.normal(size=len(ids)), 1), ids
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_uauc_is_scikit_learn_user_by_user(seed):
+    labels, score, users = by_users(seed)
+    aucs, rows = [], []
+    for user in np.unique(users):
+        own = users == user
+        if 0 < labels[own].sum() < own.sum():
+            aucs.append(roc_auc_score(labels[own], score[own]))
+            rows.append(own.sum())
+    assert 0 < len(aucs) < len(np.unique(users))
+    mean, weighted, n = uauc(labels, score, users)
+    assert n == len(aucs)
+    assert math.isclose(mean, np.mean(aucs)) and math.isclose(weighted, np.average(aucs, weights=rows))
+
+
+def test_uauc_knows_nothing_of_generosity():
+    labels, _, users = by_users(0)
+    rates = np.bincount(users, weights=labels, minlength=1000) / np.maximum(np.bincount(users, minlength=1000), 1)
+    assert auc(labels, rates[users]) > 0.7 and uauc(labels, rates[users], users)[:2] == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_bootstrap_of_uauc_draws_the_users_of_auc(weighted):
+    labels, score, users = by_users(1, users=12)
+    rows = [np.flatnonzero(users == user) for user in np.unique(users)]
+    samples = bootstrap_uaucs(labels, [score, -score, score * 3], users, resamples=40, seed=3, weighted=weighted)
+    for sample, drawn in zip(samples, np.random.default_rng(3).integers(12, size=(40, 12)), strict=True):
+        own = np.concatenate([rows[user] for user in drawn])
+        copies = np.repeat(np.arange(12), [len(rows[user]) for user in drawn])  # a user drawn twice is two users
+        assert math.isclose(sample[0], uauc(labels[own], score[own], copies)[weighted])
+        assert math.isclose(sample[1], 1 - sample[0]) and sample[2] == sample[0]
+    assert np.isnan(bootstrap_uaucs(np.array([1, 1, 0]), [np.arange(3.0)], [0, 0, 1], 10)).all()
+
+
+def test_coverage_of_uauc():
+    rng = np.random.default_rng(4)
+
+    def draw(users, rows=15):
+        taste = np.repeat(rng.normal(0.8, 0.8, users), rows)
+        labels = rng.integers(0, 2, users * rows)
+        return labels, taste * labels + rng.normal(size=users * rows), np.repeat(np.arange(users), rows)
+
+    true, covered = uauc(*draw(20_000))[0], 0
+    for seed in range(300):
+        labels, score, users = draw(20)
+        low, high = interval(bootstrap_uaucs(labels, [score], users, 300, seed)[:, 0], uauc(labels, score, users)[2])
+        covered += low <= true <= high
+    assert 0.92 <= covered / 300 <= 0.98
+
+
+def test_summary_within_users():
+    labels, score, users = by_users(2)
+    p_yes = 1 / (1 + np.exp(-score))
+    floors = {"a": score + 1, "b": -score, "c": np.zeros(len(score))}
+    metrics = summarise(labels, p_yes, 1 - p_yes, floors=floors, users=users, resamples=300)
+    assert (metrics["uauc"], metrics["uauc_weighted"], metrics["uauc_users"]) == uauc(labels, score, users)
+    samples = bootstrap_uaucs(labels, [score, -score], users, 300)
+    n = metrics["uauc_users"]
+    assert metrics["intervals"]["uauc"] == {"users": interval(samples[:, 0], n)}
+    assert metrics["floors"]["b"]["uauc"] == uauc(labels, -score, users)[0]
+    assert metrics["floors"]["b"]["uauc_weighted"] == uauc(labels, -score, users)[1]
+    assert metrics["floors"]["b"]["uauc_interval"] == {"users": interval(samples[:, 1], n)}
+    difference = metrics["floors"]["b"]["difference"]
+    assert difference["uauc"] == metrics["uauc"] - metrics["floors"]["b"]["uauc"]
+    assert difference["uauc_interval"] == {"users": interval(samples[:, 0] - samples[:, 1], n)}
+    best = metrics["uauc_difference_to_best_floor"]
+    assert best == {"floor": "a", **metrics["floors"]["a"]["difference"]}
+    assert best["uauc"] == 0.0 and best["uauc_interval"] == {"users": [0.0, 0.0]}
+    assert metrics["floors"]["c"]["uauc"] == 0.5
+    lines = results_table(metrics).splitlines()
+    low, high = metrics["intervals"]["uauc"]["users"]
+    (line,) = (line for line in lines if line.startswith(f"uAUC ({n} users)"))
+    assert line.split()[3:] == [f"{metrics['uauc']:.4f}", "-", f"{low:.4f}", f"{high:.4f}"]
+    assert any(line.startswith("uAUC - a") and "+0.0000" in line for line in lines)
+
+
+def test_uauc_without_users_or_with_one_label_each():
+    metrics = summarise([1, 0], [0.5, 0.4], [0.1, 0.2], floors={"a": np.array([1.0, 2.0])}, resamples=10)
+    assert metrics["uauc"] is metrics["uauc_weighted"] is metrics["uauc_users"] is None
+    assert metrics["intervals"]["uauc"] == metrics["floors"]["a"]["uauc_interval"] == {}
+    assert metrics["uauc_difference_to_best_floor"] is None and "uAUC" not in results_table(metrics)
+    metrics = summarise([1, 0], [0.5, 0.4], [0.1, 0.2], floors={}, users=[0, 1], resamples=10)
+    assert (metrics["uauc"], metrics["uauc_users"], metrics["intervals"]["uauc"]) == (None, 0, {"users": None})
+
+
+def test_uauc_of_the_floors_on_the_published_movie_rows(shared_data):
+    records = read_records(shared_data / "rec_data/movie/test.json")
+    preferences = [parse_input(record["input"]) for record in records]
+    labels = labels_of(records)
+    floors = floor_scores(preferences, read_records(shared_data / "rec_data/movie/train.json"))
+    metrics = summarise(labels, *[np.full(len(records), 0.4)] * 2, preferences, floors, resamples=200)
+    found = {name: (round(f["uauc"], 3), round(f["uauc_weighted"], 3)) for name, f in metrics["floors"].items()}
+    assert metrics["uauc_users"] == 16 and metrics["uauc"] == 0.5
+    assert found["history"] == (0.541, 0.601) and found["item"] == (0.724, 0.712)
+    assert metrics["uauc_difference_to_best_floor"]["floor"] == "item"
 
 
 # ------------------------------------------------------------------------------------------------- bad input, files
@@ -329,7 +459,7 @@ def evaluation(tmp_path, scored):
     labels, p_yes, p_no = scored
     preferences = [preference(k % 5 + 1, 2) for k in range(200)]
     metrics = summarise(labels, p_yes, p_no, preferences, resamples=50)
-    write_evaluation(tmp_path, {**metrics, "run": {}}, predictions_rows(labels, p_yes, p_no, preferences))
+    write_evaluation(tmp_path, {**metrics, "run": RUN}, predictions_rows(labels, p_yes, p_no, preferences))
     return tmp_path
 
 
@@ -349,7 +479,7 @@ def test_same_evaluation_same_bytes(evaluation, scored):
     labels, p_yes, p_no = scored
     preferences = [preference(k % 5 + 1, 2) for k in range(200)]
     metrics = summarise(labels, p_yes, p_no, preferences, resamples=50)
-    write_evaluation(evaluation, {**metrics, "run": {}}, predictions_rows(labels, p_yes, p_no, preferences))
+    write_evaluation(evaluation, {**metrics, "run": RUN}, predictions_rows(labels, p_yes, p_no, preferences))
     assert before == [(evaluation / name).read_bytes() for name in ("metrics.json", "predictions.jsonl")]
 
 
@@ -364,7 +494,7 @@ def damage(path, old, new):
     [
         ("predictions.jsonl", '"p_yes": 0.', '"p_yes": NaN, "x": 0.', "row 1: p_yes is nan"),
         ("predictions.jsonl", '"label": 1', '"label": 0', "its AUC is .*, metrics.json says .*evaluate again"),
-        ("predictions.jsonl", '"p_no"', '"p_never"', "a row without 'p_no'"),
+        ("predictions.jsonl", '"p_no"', '"p_never"', "row 1: the key 'p_no' is missing"),
         ("predictions.jsonl", "{", "", "damaged"),
         ("metrics.json", '"auc"', '"area"', "the key 'auc' is missing"),
         ("metrics.json", "{", "[", "damaged"),

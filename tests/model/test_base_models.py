@@ -4,7 +4,8 @@
 2. Whatever does not fit - rank, alpha, target modules, depth or width of the base, no tensors - is an InputError.
 3. A loaded adapter computes what loralib computes from the same A, B and x, merged or not.
 4. A save that is interrupted leaves nothing that loads, and no run or evaluation of the adapter before it.
-5. Old LLaMA folders (empty special tokens, no <pad>) load; a folder that cannot be loaded is one line.
+5. More tokens than a model has positions for are refused before it is loaded, where it would crash.
+6. Old LLaMA folders (empty special tokens, no <pad>) load; a folder that cannot be loaded is one line.
 """
 
 import json
@@ -18,11 +19,11 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from tests.support.models import make_adapter, make_llama
+from tests.support.models import make_adapter, make_family, make_llama
 from tlrec.errors import InputError
 from tlrec.model import adapters, base_models
-from tlrec.model.checks import check_adapter, check_same_lora
-from tlrec.runs import check_output_dir
+from tlrec.model.checks import check_adapter, check_base_model, check_same_lora
+from tlrec.same_run import check_output_dir
 
 CPU = torch.device("cpu")
 PUBLISHED = dict(r=8, lora_alpha=16, lora_dropout=0.05, bias="none", task_type="CAUSAL_LM")
@@ -125,7 +126,10 @@ def test_an_adapter_without_tensors_is_refused(tiny_llama, adapter):
     [
         ({"width": 64}, r"q_proj.lora_A.weight has shape \(8, 64\), this run needs \(8, 32\); .*--base_model"),
         ({"layers": 3}, "has 4 tensors that this run has no place for, such as .*layers.2.self_attn.q_proj.lora_A"),
-        ({"layers": 1}, "lacks 4 of 8 tensors, such as .*layers.1.self_attn.q_proj.lora_A"),
+        (
+            {"layers": 1},
+            "lacks 4 of 8 tensors, such as .*layers.1.self_attn.q_proj.lora_A.weight; it was made for another base model",
+        ),
     ],
     ids=str,
 )
@@ -159,15 +163,40 @@ def test_an_adapter_of_another_configuration(tiny_llama, tmp_path, made, asked, 
 
 def test_other_target_modules_are_seen_in_the_tensors(tiny_llama, tmp_path):
     folder = make_adapter(tmp_path / "adapter", tiny_llama, target_modules=["k_proj", "v_proj"])
-    with pytest.raises(InputError, match="lacks 4 of 8 tensors.*for other target modules"):
+    message = (
+        f"^{folder}: the adapter lacks 4 of 8 tensors, such as .*q_proj.lora_A.weight; it was made for the target modules "
+        "k_proj v_proj, this run has q_proj v_proj "
+    )
+    with pytest.raises(InputError, match=message):
         adapters.check_adapter_fits(
             adapters.read_adapter(folder), adapters.expected_adapter(tiny_llama, LoraConfig(**PUBLISHED)), folder
         )
 
 
 def test_target_modules_that_the_base_does_not_have(tiny_llama):
-    with pytest.raises(InputError, match="LoRA does not fit on it: Target modules {'query'} not found"):
-        adapters.expected_adapter(tiny_llama, LoraConfig(**PUBLISHED, target_modules=["query"]))
+    message = f"^--lora_target_modules: LoRA does not fit on --base_model {tiny_llama}: LlamaForCausalLM has no modules named "
+    for names, missing in ((["query"], "query"), (["q_proj", "value", "key"], "key value")):  # PEFT takes the latter
+        with pytest.raises(InputError, match=f"{message}{missing}$"):
+            adapters.expected_adapter(tiny_llama, LoraConfig(**PUBLISHED, target_modules=names))
+    with pytest.raises(InputError, match="does not fit on --base_model .*: Target modules .* not found"):
+        adapters.expected_adapter(tiny_llama, LoraConfig(**PUBLISHED, target_modules=".*query"))
+    whole_path = LoraConfig(**PUBLISHED, target_modules=["layers.1.self_attn.q_proj"])
+    assert len(adapters.expected_adapter(tiny_llama, whole_path)) == 2
+
+
+def test_an_adapter_for_modules_that_the_base_does_not_have(run_script, tiny_llama, tiny_workspace, tmp_path):
+    gpt2 = make_family(tmp_path / "gpt2", "gpt2")
+    folder = make_adapter(tmp_path / "adapter", tiny_llama)
+    adapters.check_adapter_on(tiny_llama, folder)
+    test = tiny_workspace / "rec_data" / "movie" / "test.json"
+    status, _, err = run_script(
+        "evaluate.py", "--base_model", gpt2, "--lora_weights", folder, "--test_data_path", test, "--device", "cpu"
+    )
+    assert (status, err) == (
+        2,
+        f"error: {folder}: the adapter does not fit on --base_model {gpt2}: GPT2LMHeadModel has no modules named q_proj "
+        "v_proj\n",
+    )
 
 
 def test_configuration_and_weights_that_contradict_each_other(tiny_llama, adapter):
@@ -308,7 +337,45 @@ def test_weights_that_cannot_be_read(tiny_llama, tmp_path):
         load(folder)
 
 
-def test_device_and_dtype(monkeypatch):
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama", "gpt_neox", "falcon", "bloom"])
+def test_more_tokens_than_positions(tmp_path, capsys, family):
+    folder = make_family(tmp_path, family)  # of 1024 positions
+    model, ids = load(folder), torch.full((1, 1025), 3)
+    model(ids[:, :-1])
+    capsys.readouterr()
+    check_base_model(folder, 1024)
+    check_base_model(folder)
+    assert not capsys.readouterr().err
+    if family in ("gpt2", "opt"):
+        with pytest.raises(IndexError):
+            model(ids)
+        with pytest.raises(
+            InputError, match=f"--cutoff_len 1025: --base_model {folder} has 1024 positions; give --cuto"
+        ):
+            check_base_model(folder, 1025)
+    else:
+        assert model(ids).logits.isfinite().all()
+        check_base_model(folder, 1025)
+        err = capsys.readouterr().err
+        assert err.startswith(
+            f"warning: --cutoff_len 1025: --base_model {folder} was trained on texts of 1024 tokens at"
+        )
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", ["ins_tuning.py", "rec_tuning.py", "evaluate.py"])
+def test_every_script_looks_at_the_positions(run_script, tiny_workspace, tmp_path, script):
+    base, data = make_family(tmp_path / "base", "gpt2"), tiny_workspace / "rec_data" / "movie"
+    flags = ["--train_data_path", data / "train.json", "--val_data_path", data / "valid.json"]
+    flags += ["--output_dir", tmp_path / "out"]
+    if script == "evaluate.py":
+        flags = ["--test_data_path", data / "test.json"]
+    status, _, err = run_script(script, "--base_model", base, *flags, "--cutoff_len", 2048, "--check_only")
+    message = f"error: --cutoff_len 2048: --base_model {base} has 1024 positions; give --cutoff_len 1024 or less\n"
+    assert (status, err) == (2, message)
+
+
+def test_device_and_dtype(monkeypatch, tiny_llama):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert base_models.resolve_device("auto") == base_models.resolve_device("cpu") == CPU
     with pytest.raises(InputError, match="--device cuda: torch sees no GPU here; give --device cpu, or check CUDA_VIS"):
@@ -317,6 +384,15 @@ def test_device_and_dtype(monkeypatch):
     assert base_models.resolve_dtype("bfloat16", CPU) == torch.bfloat16
     with pytest.raises(InputError, match="--dtype float16 needs a GPU"):
         base_models.resolve_dtype("float16", CPU)
+    for multiplies, large, expected in (
+        (True, 1, torch.bfloat16),
+        (True, 10**9, torch.float32),
+        (False, 1, torch.float32),
+    ):
+        monkeypatch.setattr(base_models, "multiplies_bfloat16", lambda multiplies=multiplies: multiplies)
+        monkeypatch.setattr(base_models, "LARGE", large)
+        assert base_models.resolve_dtype("auto", CPU, tiny_llama) == expected
+        assert base_models.resolve_dtype("float32", CPU, tiny_llama) == torch.float32
     gpu = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     assert base_models.resolve_dtype("auto", gpu) == torch.float16

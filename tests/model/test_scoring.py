@@ -138,17 +138,20 @@ def test_truncated_rows(model, tokenizer, records):
 
 
 @pytest.mark.parametrize("at_once", [1 << 25, 640 * 7])
-@pytest.mark.parametrize("train_on_inputs", [True, False])
-def test_loss_is_the_models_own(model, tokenizer, records, monkeypatch, at_once, train_on_inputs):
+@pytest.mark.parametrize("weight", [1, 0, 0.05])
+def test_loss_is_the_models_own(model, tokenizer, records, monkeypatch, at_once, weight):
     monkeypatch.setattr(engine, "LOGITS_AT_ONCE", at_once)
     total, count = 0.0, 0
     with torch.no_grad():
-        for row in RecordTokenizer(tokenizer, FRAME, 512).examples(records, train_on_inputs).rows:
-            ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
-            n_targets = (labels[:, 1:] != -100).sum().item()
-            total += model(input_ids=ids, labels=labels).loss.item() * n_targets
-            count += n_targets
-    scorer = Scorer(tokenizer, records, FRAME, 512, with_loss=True, train_on_inputs=train_on_inputs)
+        for row in RecordTokenizer(tokenizer, FRAME, 512).examples(records, train_on_inputs=False).rows:
+            ids, answer = torch.tensor(row["input_ids"]), torch.tensor(row["labels"]) != -100
+            losses = torch.nn.functional.cross_entropy(
+                model(input_ids=ids[None]).logits[0, :-1], ids[1:], reduction="none"
+            )
+            weights = torch.where(answer[1:], 1.0, weight)
+            total += (losses * weights).sum().item()
+            count += weights.sum().item()
+    scorer = Scorer(tokenizer, records, FRAME, 512, with_loss=True, prompt_loss_weight=weight)
     assert scorer.score(model).loss == pytest.approx(total / count, abs=1e-5)
     assert scorer.score(model, share_prefix=False, token_budget=600).loss == pytest.approx(total / count, abs=1e-5)
 

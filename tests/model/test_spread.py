@@ -1,7 +1,7 @@
 """A model that is spread over two processes (FSDP2 over gloo, on the CPU) against the same model in one piece.
 
 1. Scores and validation loss are the same, also where a process has no row of its own in a batch.
-2. The training loss and the gradients of the adapter are the same.
+2. The training loss and the gradients of the adapter are the same, and so is what is said of a layer without.
 3. The adapter is saved whole, by the first process.
 4. Ranking gives the same, spread, and where each of two processes has a whole model and takes its share of the items.
 """
@@ -9,8 +9,9 @@
 import os
 import socket
 
+import pytest
 import torch
-from accelerate import PartialState
+from accelerate.state import AcceleratorState, PartialState
 from peft import LoraConfig, get_peft_model
 from torch import multiprocessing
 from torch.distributed.fsdp import fully_shard
@@ -18,11 +19,13 @@ from transformers import TrainingArguments
 
 from tlrec.data.preferences import parse_input
 from tlrec.data.records import labels_of, read_records
+from tlrec.errors import InputError
 from tlrec.model import adapters, base_models
 from tlrec.model.processes import is_spread, whole
 from tlrec.model.prompts import load_frame
 from tlrec.model.ranking import score_candidates
 from tlrec.model.scoring import Scorer
+from tlrec.tuning.learning import check_gradients, fingerprints
 from tlrec.tuning.trainer import Collator, TuningTrainer
 
 
@@ -62,22 +65,38 @@ def observed(model, base_folder, records, folder):
     rows = [{"input_ids": row, "labels": row} for row in scorer.rows[:4]]
     loss = trainer.compute_loss(model, Collator()(rows))
     loss.backward()
+    assert check_gradients(model)
+    start = fingerprints(model)
     adapters.save_adapter(model, folder)
     gradients = {
         f"gradient of {name}": whole(weight.grad) for name, weight in model.named_parameters() if weight.requires_grad
     }
+    assert refusal(model).startswith(
+        "1 of 4 LoRA layers, such as model.layers.1.self_attn.v_proj, have no gradient and "
+    )
     return {
         "log_p_yes": torch.tensor(scores.log_p_yes),
         "validation": torch.tensor(scores.loss),
         "loss": loss.detach(),
         "ranking": ranking,
+        "adapter": torch.tensor([int(digest[:12], 16) for _, digest in sorted(start.items())]),
     } | gradients
+
+
+def refusal(model):
+    """What is said of an adapter with a layer that has got no gradient."""
+    (weight,) = (each for name, each in model.named_parameters() if "layers.1.self_attn.v_proj.lora_B" in name)
+    weight.grad = None
+    with pytest.raises(InputError) as error:
+        check_gradients(model)
+    return str(error.value)
 
 
 def join(rank, port):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)  # left by tests in the process that this was forked from
     assert PartialState(cpu=True).num_processes == 2
 
 
@@ -100,14 +119,17 @@ def process(rank, port, base_folder, data, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_fsdp_on_two_processes(tiny_llama, tiny_workspace, tmp_path):
     data = tiny_workspace / "rec_data" / "movie" / "test.json"
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir(), two.mkdir()
     expected = observed(made(tiny_llama), tiny_llama, read_records(data), one)
-    multiprocessing.spawn(process, (free_port(), tiny_llama, data, two), nprocs=2)
+    # Forked: libraries and fixtures are in memory already
+    multiprocessing.start_processes(process, (free_port(), tiny_llama, data, two), nprocs=2, start_method="fork")
     found = torch.load(two / "result.pt")
-    assert found.keys() == expected.keys() and len(found) == 4 + 8
+    assert found.keys() == expected.keys() and len(found) == 5 + 8
+    assert torch.equal(found.pop("adapter"), expected.pop("adapter"))  # its fingerprints, put together from the shares
     for name, value in expected.items():
         assert torch.allclose(found[name].to(value.dtype), value, atol=1e-5), name
     saved, wanted = adapters.read_adapter(two), adapters.read_adapter(one)
@@ -122,9 +144,11 @@ def ranking_process(rank, port, base_folder, data, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_ranking_by_two_processes(tiny_llama, tiny_workspace, tmp_path):
     data = tiny_workspace / "rec_data" / "movie" / "test.json"
-    multiprocessing.spawn(ranking_process, (free_port(), tiny_llama, data, tmp_path), nprocs=2)
+    arguments = (free_port(), tiny_llama, data, tmp_path)
+    multiprocessing.start_processes(ranking_process, arguments, nprocs=2, start_method="fork")
     alone = ranked(made(tiny_llama), tiny_llama, read_records(data))
     assert len(alone) > 20
     for rank in (0, 1):

@@ -4,9 +4,11 @@
 2. Every command they start: adapters' folder names and chain, extra flags, shots and seeds, the GPU; every flag exists
    in the script that gets it.
 3. What is missing is one line - what, where, which command makes it - before any work.
-4. setup.sh makes .venv once, installs again only when the requirements change, and takes a failed install for none.
+4. setup.sh makes .venv once, installs again only when requirements or constraints change, and takes a failed install for
+   none; test.sh and .ci/run add what the tests need.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -20,11 +22,13 @@ import time
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import REPOSITORY
 from tlrec.data.records import write_records
 from tlrec.files import sha256
-from tlrec.runs import last_checkpoint
+from tlrec.same_run import last_checkpoint
 
 ZERO, FEW = ("zero_shot.sh", "cpu", "movie", "netflix"), ("few_shot.sh", "cpu", "0", "movie")
 
@@ -103,8 +107,9 @@ def snapshot(root):
 # --------------------------------------------------------------------------------------------------------- end to end
 
 
+@pytest.mark.slow
 def test_both_end_to_end_and_twice(launch, workspace, tmp_path):
-    quick = ["--num_epochs", 1, "--batch_size", 8, "--micro_batch_size", 8]
+    quick = ["--num_epochs", 1, "--batch_size", 8, "--micro_batch_size", 8, "--warmup_steps", 0]
     first = launch("zero_shot.sh", "cpu", "movie", "netflix", *quick)
     assert first.returncode == 0, first.stderr
     adapters = workspace / "instruction_model" / "movie"
@@ -240,8 +245,10 @@ def test_accelerate_configurations_are_read(name, kind):
     assert config.distributed_type == kind
 
 
+@pytest.mark.slow
 def test_a_launcher_called_again_resumes_the_stage_that_was_stopped(launch, workspace, tmp_path):
-    quick = ["--num_epochs", "20", "--batch_size", "8", "--micro_batch_size", "8", "--eval_steps", "1"]
+    quick = ["--num_epochs", "10", "--batch_size", "8", "--micro_batch_size", "8", "--eval_steps", "1"]
+    quick += ["--warmup_steps", "0"]
     command = ["bash", REPOSITORY / "shell" / "zero_shot.sh", "cpu", "movie", "netflix", *quick]
     environment = os.environ | {"ROOT_PATH": str(workspace), "PYTHON": sys.executable, "STAGES": "source"}
     adapter = workspace / "instruction_model" / "movie" / "alpaca_instrument"
@@ -262,6 +269,22 @@ def test_a_launcher_called_again_resumes_the_stage_that_was_stopped(launch, work
     assert second.returncode == 0, second.stderr
     assert f"resuming: {adapter}/checkpoints/checkpoint-{stopped[1]}\n" in second.stdout, second.stdout
     assert "===== auc:" in second.stdout
+
+
+def test_a_recipe_is_a_file_of_flags(started, workspace):
+    """Its flags come before the user's, which have the last word; the published one adds none."""
+    commands = started("zero_shot.sh", "cpu", "movie", "netflix", "--num_epochs", "2", STAGES="source", RECIPE="small")
+    arguments = parsed(*commands[0][:2])
+    assert (arguments.batch_size, arguments.learning_rate, arguments.num_epochs) == (16, 1e-3, 2)
+    assert (arguments.lora_target_modules, arguments.lora_dropout) == (["all-linear"], 0)
+    assert arguments.prompt_loss_weight == 0
+    adapter = workspace / "instruction_model" / "movie" / "alpaca_instrument"
+    adapter.mkdir(parents=True, exist_ok=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    ((path, flags, _),) = started("few_shot.sh", "cpu", "0", "movie", STAGES="source", RECIPE="small")
+    few = parsed(path, flags)
+    assert (few.batch_size, few.learning_rate, few.num_epochs) == (16, 5e-4, 4)
+    assert (few.lora_target_modules, few.lora_dropout) == (arguments.lora_target_modules, arguments.lora_dropout)
 
 
 def test_a_general_adapter_is_the_start(started, workspace):
@@ -444,6 +467,8 @@ PLACE, MAKE = "base_model/README.md tells how to place one", "rec_data/README.md
             "adapter_config.json; STAGES='source' bash shell/zero_shot.sh cpu movie SOURCE makes it",
         ),
         (ZERO, {"ROOT_PATH": "/no/root"}, None, "no base model at /no/root/base_model/llama-7b/; "),
+        (ZERO, {"RECIPE": "big"}, None, "RECIPE 'big': give one of published small"),
+        (FEW, {"RECIPE": "../setup"}, None, "RECIPE '../setup': give one of published small"),
         (ZERO, {"STAGES": " "}, None, "STAGES is empty: give at least one of cot and source"),
         (FEW, {"STAGES": " "}, None, "STAGES is empty: give at least one of cot and source"),
         (FEW, {"SHOTS": " "}, None, "SHOTS ' ': give at least one number"),
@@ -492,45 +517,120 @@ PYTHON_STUB = """#!/usr/bin/env bash
 echo "$*" >> "$LOG"
 [ "$2" != venv ] || { mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; }
 [ "$2" != pip ] || exit "${PIP_STATUS:-0}"
+[ "$*" != "-m ruff ${RUFF_FAILS:-}" ] || exit 1
 """
 
 
 @pytest.fixture
 def setup(tmp_path):
-    """A repository of setup.sh and requirements.txt; setup(**environment) -> (process, what Python was asked)."""
+    """A repository of requirements, setup.sh, test.sh and .ci/run; setup(command, **environment) -> (process, what Python
+    was asked). The command is a line of bash, by default one that sources setup.sh."""
     root, programs, log = tmp_path / "the repository", tmp_path / "bin", tmp_path / "log"
-    (root / "shell").mkdir(parents=True)
-    shutil.copy(REPOSITORY / "shell" / "setup.sh", root / "shell")
+    for path in ("shell/setup.sh", "shell/test.sh", ".ci/run"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / path, root / path)
+    (root / "tests").mkdir()
     (root / "requirements.txt").write_text("torch==2.13.0\n")
+    (root / "tests" / "requirements.txt").write_text("pytest==9.2.0\n")
+    (root / "shell" / "constraints.txt").write_text("sympy==1.14.0\n")
     programs.mkdir()
     for name in ("python3", "python3.11", "python3.12", "python3.13"):
         (programs / name).write_text(PYTHON_STUB)
         (programs / name).chmod(0o755)
 
-    def run(**environment):
+    def run(command='source "$1"/shell/setup.sh; echo "PYTHON is $PYTHON"', **environment):
         log.write_text("")
         known = {"PATH": f"{programs}:{os.environ['PATH']}", "LOG": str(log)}
-        command = ["bash", "-c", 'source "$1"; echo "PYTHON is $PYTHON"', "bash", str(root / "shell" / "setup.sh")]
-        process = subprocess.run(command, capture_output=True, text=True, env=known | environment)
+        process = subprocess.run(
+            ["bash", "-c", command, "bash", str(root)], capture_output=True, text=True, env=known | environment
+        )
         return process, log.read_text().splitlines()
 
     return root, run
 
 
+def pip_install(root, requirements):
+    return (
+        f"-m pip install --progress-bar on --requirement {root}/{requirements} "
+        f"--constraint {root}/shell/constraints.txt"
+    )
+
+
 def test_setup_makes_an_environment_once(setup):
     root, run = setup
-    install = f"--requirement {root}/requirements.txt"
+    install = pip_install(root, "requirements.txt")
     process, asked = run(PIP_STATUS="1")  # no network
     assert process.returncode == 1 and "PYTHON is" not in process.stdout
-    assert asked[0] == f"-m venv {root}/.venv" and asked[1].endswith(install)
+    assert asked == [f"-m venv {root}/.venv", install]
     process, asked = run()
-    assert (process.returncode, process.stdout.splitlines()[-1]) == (0, f"PYTHON is {root}/.venv/bin/python")
-    assert len(asked) == 1 and asked[0].startswith("-m pip install ") and asked[0].endswith(install)
+    assert (process.returncode, asked) == (0, [install])
+    assert process.stdout == (
+        "== installing requirements.txt into .venv, at the versions of shell/constraints.txt\n"
+        f"PYTHON is {root}/.venv/bin/python\n"
+    )
     process, asked = run()
     assert (process.stdout, asked) == (f"PYTHON is {root}/.venv/bin/python\n", [])
-    (root / "requirements.txt").write_text("torch==2.13.0\nnumpy\n")
-    process, asked = run()
-    assert len(asked) == 1 and asked[0].endswith(install)
+    for name in ("requirements.txt", "shell/constraints.txt"):
+        (root / name).write_text((root / name).read_text() + "numpy==2.4.6\n")
+        assert run()[1] == [install]
+        assert run()[1] == []
+
+
+@pytest.mark.parametrize("script", ["shell/test.sh", ".ci/run"])
+def test_what_the_tests_need_is_installed_for_them_alone(setup, script):
+    root, run = setup
+    assert run()[1] == [f"-m venv {root}/.venv", pip_install(root, "requirements.txt")]
+    lint = ["-m ruff check .", "-m ruff format --check ."] if script == ".ci/run" else []
+    pytest_run = "-m pytest -n 2 --dist loadfile"
+    _, asked = run(f'bash "$1"/{script}')
+    assert asked == [pip_install(root, "tests/requirements.txt"), *lint, pytest_run]
+    _, asked = run(f'bash "$1"/{script}')
+    assert asked == [*lint, pytest_run]
+    (root / "tests" / "requirements.txt").write_text("pytest==9.2.1\n")
+    _, asked = run('bash "$1"/shell/test.sh -x')
+    assert asked == [pip_install(root, "tests/requirements.txt"), pytest_run + " -x"]
+
+
+@pytest.mark.parametrize("wrong", ["check .", "format --check ."])
+def test_lint_and_format_stop_continuous_integration(setup, wrong):
+    root, run = setup
+    process, asked = run('bash "$1"/.ci/run', RUFF_FAILS=wrong)
+    assert process.returncode == 1
+    assert asked[-1] == f"-m ruff {wrong}"
+
+
+def read_versions(*names):
+    """{name of a package: its versions} in files of requirements and constraints."""
+    versions = {}
+    for name in names:
+        for line in (REPOSITORY / name).read_text().splitlines():
+            if found := re.match(r"([\w.-]+)==(\S+)", line):
+                versions.setdefault(re.sub(r"[-_.]+", "-", found[1].lower()), []).append(found[2])
+    return versions
+
+
+def test_every_package_is_pinned():
+    """All that the requirements bring along here, however far down, has its version in one of the three files."""
+    required = read_versions("requirements.txt", "tests/requirements.txt")
+    constrained = read_versions("shell/constraints.txt")
+    assert {name: versions for name, versions in required.items() if len(versions) > 1} == {}
+    brings = {
+        canonicalize_name(package.metadata["Name"]): [Requirement(line) for line in package.requires or []]
+        for package in importlib.metadata.distributions()
+    }
+    left, seen = [Requirement(name) for name in required], set()
+    while left:
+        package = left.pop()
+        name, extras = canonicalize_name(package.name), package.extras or {""}
+        if (name, *extras) in seen:
+            continue
+        seen.add((name, *extras))
+        left += [
+            needed
+            for needed in brings.get(name, [])
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras)
+        ]
+    assert {name for name, *_ in seen} - required.keys() - constrained.keys() == set()
 
 
 def test_setup_leaves_an_environment_of_ones_own_alone(setup):

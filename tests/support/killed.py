@@ -1,12 +1,12 @@
 """Runs scripts of the project in forked processes, which it kills at random moments and starts again until they end.
 
-    python tests/support/killed.py SEED KILLS MOST COMMANDS.json
+    python tests/support/killed.py SEED MOST KILLS COMMANDS.json [KILLS COMMANDS.json ...]
 
 COMMANDS.json: a list of command lines, ["ins_tuning.py", "--flag", ...], one after the other, all of which write below
-the folder of that file. Each is killed KILLS times: a process dies a few milliseconds after it has touched files there for the n-th time; n is drawn
-from 1 to MOST, anew for each process. So the moments are those at which something can be lost, on a machine of any
-speed. Prints how many processes of each command were killed. Forking after torch is imported makes a start cost a
-fraction of a second.
+the folder of that file. Each is killed KILLS times: a process dies a few milliseconds after it has touched files there
+for the n-th time; n is drawn from 1 to MOST, anew for each process. So the moments are those at which something can be
+lost, on a machine of any speed. Prints a line for each file: how many processes of each command were killed. Forking
+after torch is imported makes a start cost a fraction of a second.
 """
 
 import importlib.util
@@ -20,9 +20,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tlrec.errors import one_line_errors  # noqa: E402
-from tlrec.model import base_models, scoring  # noqa: E402, F401  # imported by all children once
-from tlrec.tuning import trainer  # noqa: E402, F401
+from tlrec.errors import one_line_errors
+from tlrec.model import base_models, scoring  # noqa: F401  # imported by all children once
+from tlrec.tuning import trainer  # noqa: F401
 
 TOUCHES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}  # events of sys.addaudithook
 
@@ -67,8 +67,14 @@ def run(command, before):
 
 
 def main():
-    seed, kills, most, path = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-    draw, commands = random.Random(seed), json.loads(path.read_text())
+    draw, most = random.Random(int(sys.argv[1])), int(sys.argv[2])
+    for kills, path in zip(sys.argv[3::2], sys.argv[4::2]):
+        print(*kill_and_start_again(draw, most, int(kills), Path(path)))
+
+
+def kill_and_start_again(draw, most, kills, path):
+    """How many processes were killed of each command of the file at `path`."""
+    commands = json.loads(path.read_text())
     killed = [0] * len(commands)
     for number, command in enumerate(commands):
         while True:  # until it ends
@@ -82,7 +88,7 @@ def main():
             if os.WEXITSTATUS(status):
                 sys.exit(f"{command[0]} ended with status {os.WEXITSTATUS(status)}")
             break
-    print(*killed)
+    return killed
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def score(records, skill, seed):
     return probability * mass, (1 - probability) * mass
 
 
-def evaluate(folder, test_path, records, p_yes, p_no, adapter=None, train_records=None):
+def evaluate(folder, test_path, records, p_yes, p_no, adapter=None, train_records=None, scoring=None):
     """metrics.json and predictions.jsonl as evaluate.py leaves them."""
     labels = labels_of(records)
     preferences = [parse_input(record["input"]) for record in records]
@@ -98,6 +98,7 @@ def evaluate(folder, test_path, records, p_yes, p_no, adapter=None, train_record
         target="movie",
         base_model="base_model/pocket-llama/",
         frame="alpaca",
+        scoring=scoring,
     )
     write_evaluation(folder, metrics, predictions_rows(labels, p_yes, p_no, preferences, floors=floors))
     return folder

@@ -100,11 +100,15 @@ class CountingTeacher(Teacher):
             self._unsettled -= 1
         self._changed.notify_all()
 
-    def wait_for_answers(self, count):
-        """Return once so many answers have been sent."""
+    def wait_for(self, answers, in_flight):
+        """Return once so many answers have been sent, and so many further requests are in hand."""
+
+        def reached():
+            return len(self._answered()) >= answers and self.in_flight >= in_flight
+
         with self._changed:
-            if not self._changed.wait_for(lambda: len(self._answered()) >= count, timeout=60):
-                raise TimeoutError(f"{len(self._answered())} answers after a minute, not {count}")
+            if not self._changed.wait_for(reached, timeout=60):
+                raise TimeoutError(f"after a minute: {len(self._answered())} answers, {self.in_flight} in flight")
 
     @property
     def fates(self):

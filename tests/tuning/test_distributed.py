@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--batch_size", 8, "--micro_batch_size", 2, "--num_epochs", 2, "--warmup_steps", 0, "--learning_rate", 1e-2]
 QUICK += ["--eval_steps", 1, "--lora_dropout", 0, "--max_train_samples", 13]  # masks differ between processes
 

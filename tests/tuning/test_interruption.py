@@ -1,7 +1,7 @@
 """Runs that are stopped and go on: what they end with is what an undisturbed run ends with, to the bit.
 
 1. SIGTERM and SIGINT save a checkpoint, say so, and end with 143 and 130; --resume goes on from there.
-2. kill -9 at random moments of a curriculum and a sweep, each start with --resume: the same adapters and validations.
+2. Killed at random moments of a curriculum and a sweep, each start with --resume: the same adapters and validations.
 3. A checkpoint that was not written whole is passed over; one of another run is an error that says what differs.
 4. Early stopping, and rows grouped by length, are taken up where they were.
 5. Running out of memory cuts micro-batches in halves and changes nothing else.
@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY
 from tlrec.errors import InputError
 from tlrec.files import sha256
 from tlrec.model.processes import share_batch
-from tlrec.runs import last_checkpoint, remove_checkpoints
+from tlrec.same_run import last_checkpoint, remove_checkpoints
 from tlrec.tuning.trainer import Collator, TuningTrainer
 
 QUICK = ["--batch_size", 8, "--micro_batch_size", 4, "--warmup_steps", 0, "--learning_rate", 1e-2, "--device", "cpu"]
@@ -80,6 +80,7 @@ def signal_in_batch(monkeypatch, number, count):
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("flags", [[], ["--group_by_length"]], ids=["random", "grouped"])
+@pytest.mark.slow
 def test_a_signal_saves_a_checkpoint_and_resume_goes_on(stage, tmp_path, monkeypatch, number, status, flags):
     assert stage(tmp_path / "undisturbed", *flags)[0] == 0
     with monkeypatch.context() as patch:
@@ -103,6 +104,7 @@ def test_a_signal_saves_a_checkpoint_and_resume_goes_on(stage, tmp_path, monkeyp
     }
 
 
+@pytest.mark.slow
 def test_twenty_kills(tiny_llama, tiny_workspace, tmp_path):
     data = tiny_workspace / "rec_data" / "movie"
 
@@ -136,29 +138,21 @@ def test_twenty_kills(tiny_llama, tiny_workspace, tmp_path):
         ]
         return [list(map(str, command)) for command in commands]
 
-    killed = {}
+    command = [sys.executable, REPOSITORY / "tests" / "support" / "killed.py", "0", "20"]
     for name, kills in (("undisturbed", 0), ("killed", 10)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "commands.json").write_text(json.dumps(curriculum(tmp_path / name)))
-        command = [
-            sys.executable,
-            REPOSITORY / "tests" / "support" / "killed.py",
-            "0",
-            str(kills),
-            "20",
-            tmp_path / name / "commands.json",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        assert done.returncode == 0, done.stderr
-        killed[name] = [int(number) for number in done.stdout.split()]  # of each command
-        print(name, done.stdout)
-    assert killed == {"undisturbed": [0, 0], "killed": [10, 10]}
+        command += [str(kills), tmp_path / name / "commands.json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert (done.returncode, done.stdout) == (0, "0 0\n10 10\n"), done.stderr
     for folder in ("source", "few/0_4", "few/0_12"):
         one, other = tmp_path / "undisturbed" / folder, tmp_path / "killed" / folder
         assert adapter(one) == adapter(other)
         assert history(one) == history(other)
     for folder in ("few/0_4", "few/0_12"):
-        one, other = ((tmp_path / name / folder / "predictions.jsonl").read_bytes() for name in killed)
+        one, other = (
+            (tmp_path / name / folder / "predictions.jsonl").read_bytes() for name in ("undisturbed", "killed")
+        )
         assert one == other
 
 
@@ -174,6 +168,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
     assert last_checkpoint(tmp_path / "nothing") is None
 
 
+@pytest.mark.slow
 def test_a_stopped_run_with_other_flags_is_not_resumed(stage, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         signal_in_batch(patch, signal.SIGTERM, 8)
@@ -181,8 +176,8 @@ def test_a_stopped_run_with_other_flags_is_not_resumed(stage, tmp_path, monkeypa
     status, _, err = stage(tmp_path, "--resume", "--learning_rate", 1e-3)
     assert status == 2
     assert err == (
-        f"error: --output_dir {tmp_path}: a run with other --learning_rate was stopped there; give what it had, or "
-        "--overwrite to begin anew\n"
+        f"error: --output_dir {tmp_path}: a run with other --learning_rate (0.01, not 0.001) was stopped there; give "
+        "what it had, or --overwrite to begin anew\n"
     )
     assert last_checkpoint(tmp_path / "checkpoints")  # nothing is lost by asking
     status, out, _ = stage(tmp_path, "--resume", "--overwrite", "--learning_rate", 1e-3, "--check_only")
@@ -191,6 +186,7 @@ def test_a_stopped_run_with_other_flags_is_not_resumed(stage, tmp_path, monkeypa
     assert status == 0 and "starting at step 0\n" in out
 
 
+@pytest.mark.slow
 def test_early_stopping_is_taken_up_where_it_was(stage, tmp_path, monkeypatch):
     flags = ["--eval_steps", 1, "--patience", 2, "--learning_rate", 0.5]  # steps that soon make it worse
     assert stage(tmp_path / "undisturbed", *flags)[0] == 0

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from tests.support.models import make_adapter, make_llama
 from tlrec.data.records import draw_shots, read_records, write_records
+from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.files import sha256
 from tlrec.model import adapters, base_models
 from tlrec.tuning.trainer import ChunkedCrossEntropy, Collator, TuningTrainer
@@ -230,8 +231,12 @@ def test_a_second_call_is_complete_and_another_run_is_refused(instruct, stage, t
     assert instruct(folder, *facts) == (0, f"complete already: {folder}\n", "")
     status, out, err = instruct(folder, *facts, "--seed", 1)
     assert (status, out) == (2, "")
-    assert err == f"error: --output_dir {folder}: holds another run's adapter; give --overwrite or another folder\n"
-    assert instruct(folder)[0] == 2  # another start adapter: none
+    assert err == (
+        f"error: --output_dir {folder}: holds another run's adapter, made with other --seed (0, not 1); "
+        "give --overwrite or another folder\n"
+    )
+    status, _, err = instruct(folder)
+    assert status == 2 and "made with other --source (netflix, not None), --target (movie, not None), start ad" in err
     assert digest(folder) == before
     (folder / "metrics.json").write_text("{}")
     assert instruct(folder, *facts, "--seed", 1, "--overwrite")[0] == 0
@@ -373,6 +378,7 @@ def test_scores_from_memory_are_those_from_disk(sweep, run_script, tiny_llama, t
     assert aucs[0] == pytest.approx(aucs[1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_does_the_rest_only(few_shot, sweep, stage, tiny_workspace, tmp_path, monkeypatch):
     whole, flags, saves = sweep[0], sweep_flags(stage, tiny_workspace), []
 
@@ -487,6 +493,14 @@ def test_chunked_cross_entropy(monkeypatch, at_once):
     torch.testing.assert_close(chunked, plain)
     (chunked / 23).backward()
     torch.testing.assert_close(hidden.grad, expected)
+    weights, hidden.grad = torch.rand(23, generator=generator), None
+    plain = torch.nn.functional.cross_entropy(head(hidden), targets, reduction="none") @ weights
+    plain.backward()
+    expected, hidden.grad = hidden.grad, None
+    chunked = ChunkedCrossEntropy.apply(hidden, targets, head, weights)
+    torch.testing.assert_close(chunked, plain)
+    chunked.backward()
+    torch.testing.assert_close(hidden.grad, expected)
 
 
 def test_training_loss_is_the_models_own(tiny_llama, tiny_adapter, tiny_workspace, tmp_path):
@@ -527,3 +541,56 @@ def test_collator():
     assert batch["input_ids"].tolist() == [[1, 5, 6, 2], [1, 7, 0, 0]]
     assert batch["labels"].tolist() == [[-100, -100, 6, 2], [-100, 7, -100, -100]]
     assert (collator.tokens, collator.padded_tokens) == (6, 8)
+    short["labels"] = [-100, 7]
+    batch = Collator(prompt_loss_weight=0.25)([long, short])
+    assert batch["labels"].tolist() == [[-100, 5, 6, 2], [-100, 7, -100, -100]]
+    assert batch["weights"][:, 1:][batch["labels"][:, 1:] != -100].tolist() == [0.25, 1, 1, 1]
+
+
+def test_weight_of_the_prompt(instruct, tmp_path):
+    """Between loss on everything and on answers alone; the same however a batch is divided."""
+    once = ["--batch_size", 8, "--num_epochs", 1, "--warmup_steps", 0, "--lora_dropout", 0]
+    for name, flags in {
+        "published": [],
+        "one": ["--prompt_loss_weight", 1],
+        "answers": ["--no-train_on_inputs"],
+        "zero": ["--prompt_loss_weight", 0],
+        "some": ["--prompt_loss_weight", 0.05],
+        "divided": ["--prompt_loss_weight", 0.05, "--micro_batch_size", 2],
+    }.items():
+        divided = [] if "--micro_batch_size" in flags else ["--micro_batch_size", 8]
+        status, _, err = instruct(tmp_path / name, *once, *divided, *flags)
+        assert status == 0, err
+    tensors = {name: weights(tmp_path / name) for name in ("published", "one", "answers", "zero", "some", "divided")}
+
+    def distance(one, other):
+        return max((tensors[one][name] - tensors[other][name]).abs().max().item() for name in tensors[one])
+
+    assert distance("published", "one") == distance("answers", "zero") == 0
+    assert distance("some", "divided") < 1e-6 < 1e-5 < min(distance("some", "published"), distance("some", "answers"))
+    losses = {name: run_of(tmp_path / name)["results"]["history"][-1]["eval_loss"] for name in tensors}
+    assert len({round(losses[name], 3) for name in ("published", "answers", "some")}) == 3
+    status, _, err = instruct(tmp_path / "odd", "--prompt_loss_weight", 1.5)
+    assert (status, err) == (2, "error: --prompt_loss_weight 1.5: give 0 to 1\n")
+
+
+def test_all_linear_layers(instruct, tmp_path):
+    assert instruct(tmp_path / "a", "--lora_target_modules", "all-linear", "--num_epochs", 1)[0] == 0
+    layers = {name.split(".lora_")[0].split(".")[-1] for name in weights(tmp_path / "a")}
+    assert layers == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    again = ["--lora_target_modules", "all-linear", "--resume_from_checkpoint", tmp_path / "a", "--num_epochs", 1]
+    assert instruct(tmp_path / "b", *again)[0] == 0
+
+
+def test_validation_on_a_draw(instruct, tiny_workspace, tmp_path):
+    """The same rows whatever the seed; run.json says how many of how many."""
+    drawn = ["--num_epochs", 1, "--max_val_samples", 6]
+    status, out, err = instruct(tmp_path / "a", *drawn)
+    assert status == 0 and "validation: 6 of 12 rows" in out, err
+    assert run_of(tmp_path / "a")["data"]["valid"]["rows"] == 6
+    assert run_of(tmp_path / "a")["data"]["valid"]["rows_in_file"] == 12
+    valid = tiny_workspace / "rec_data" / "movie" / "valid.json"
+    rows = EvaluationSet(valid, draw=6).records
+    assert rows == draw_shots(read_records(valid), 6, 0) and len(rows) == 6
+    status, _, err = instruct(tmp_path / "b", "--max_val_samples", 13)
+    assert status == 2 and "--max_val_samples 13: " in err and "1 to 12 rows, or -1 for all" in err

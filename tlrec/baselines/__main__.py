@@ -18,10 +18,11 @@ from tlrec.data.preferences import parse_input
 from tlrec.data.records import RecordFile, check_draw, draw_shots, labels_of
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
-from tlrec.evaluation.results import record_evaluation
-from tlrec.files import read_json
+from tlrec.evaluation.results import read_metrics, record_evaluation
+from tlrec.locks import check_unlocked, locked
 from tlrec.model.scores import Scores
-from tlrec.runs import describe_records, same_run
+from tlrec.runs import describe_records
+from tlrec.same_run import describe, differences
 
 NAMES = {"popularity": "popularity", "item-knn": "item-kNN", "sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser"}
 
@@ -69,10 +70,15 @@ def main():
         for shots in args.sample:
             for seed in args.seed:
                 folder = Path(args.output_dir) / method / f"{seed}_{shots}"
+                check_unlocked(folder)
                 arguments = {**vars(args), "method": method, "sample": shots, "seed": seed, "output_dir": folder}
                 if (folder / "metrics.json").exists() and not args.overwrite:
-                    if not same_run(read_json(folder / "metrics.json", required=("run",))["run"], arguments, data):
-                        raise InputError(f"{folder}: holds other results; give --overwrite or another --output_dir")
+                    found = read_metrics(folder)["run"]
+                    if other := differences(found, describe(arguments, data)):
+                        raise InputError(
+                            f"{folder}: holds the results of other {', '.join(other)}; give --overwrite or another "
+                            "--output_dir"
+                        )
                     print(f"complete already: {folder}")
                     continue
                 runs.append((method, shots, seed, folder, arguments))
@@ -94,52 +100,57 @@ def main():
         networks = {"sasrec": neural.SASRec, "gru4rec": neural.GRU4Rec, "caser": neural.Caser}
         torch.set_num_threads(1)
 
-    for method, shots, seed, folder, arguments in runs:
-        # 3. Draw the shots
-        started, clock = datetime.now(UTC), time.perf_counter()
-        drawn = list(draw_shots(train, shots, seed))
-        preferences, labels = [parse_input(record["input"]) for record in drawn], labels_of(drawn)
+    with locked(folder for *_, folder, _ in runs):
+        for method, shots, seed, folder, arguments in runs:
+            # 3. Draw the shots
+            started, clock = datetime.now(UTC), time.perf_counter()
+            drawn = list(draw_shots(train, shots, seed))
+            preferences, labels = [parse_input(record["input"]) for record in drawn], labels_of(drawn)
 
-        # 4. Learn from them and score the test rows
-        found = {}
-        if method == "popularity":
-            probability = counting.popularity(counting.ratings_of(preferences, labels), test.preferences)
-        elif method == "item-knn":
-            probability = counting.item_knn(counting.ratings_of(preferences, labels), test.preferences)
-        else:
-            probability, best_step, log_loss = neural.fit_and_score(
-                networks[method],
-                preferences,
-                labels,
-                valid.preferences,
-                valid.labels,
-                test.preferences,
-                seed,
-                args.num_epochs,
-                args.patience,
+            # 4. Learn from them and score the test rows
+            found = {}
+            if method == "popularity":
+                probability = counting.popularity(counting.ratings_of(preferences, labels), test.preferences)
+            elif method == "item-knn":
+                probability = counting.item_knn(counting.ratings_of(preferences, labels), test.preferences)
+            else:
+                probability, best_step, log_loss = neural.fit_and_score(
+                    networks[method],
+                    preferences,
+                    labels,
+                    valid.preferences,
+                    valid.labels,
+                    test.preferences,
+                    seed,
+                    args.num_epochs,
+                    args.patience,
+                )
+                found = {"best_step": best_step, "valid_log_loss": log_loss}
+
+            # 5. The same numbers, floors and files as for a language model
+            seconds = time.perf_counter() - clock
+            scores = Scores(probability, 1 - probability, truncated=0, seconds=seconds)
+            metrics = record_evaluation(
+                folder,
+                "tlrec.baselines",
+                arguments,
+                test,
+                scores,
+                valid=valid,
+                started=started,
+                stage="baseline",
+                method=NAMES[method],
+                shots=shots,
+                seed=seed,
+                target=args.target,
+                **found,
             )
-            found = {"best_step": best_step, "valid_log_loss": log_loss}
-
-        # 5. The same numbers, floors and files as for a language model
-        seconds = time.perf_counter() - clock
-        scores = Scores(probability, 1 - probability, truncated=0, seconds=seconds)
-        metrics = record_evaluation(
-            folder,
-            "tlrec.baselines",
-            arguments,
-            test,
-            scores,
-            valid=valid,
-            started=started,
-            stage="baseline",
-            method=NAMES[method],
-            shots=shots,
-            seed=seed,
-            target=args.target,
-            **found,
-        )
-        rows = "all rows" if shots == -1 else f"{shots} shots"
-        print(f"{NAMES[method]}, {rows}, seed {seed}: auc {metrics['auc']:.4f}, {seconds:.1f} s: {folder}", flush=True)
+            rows = "all rows" if shots == -1 else f"{shots} shots"
+            within = "" if metrics["uauc"] is None else f"uauc {metrics['uauc']:.4f}, "
+            print(
+                f"{NAMES[method]}, {rows}, seed {seed}: auc {metrics['auc']:.4f}, {within}{seconds:.1f} s: {folder}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

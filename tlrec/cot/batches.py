@@ -195,10 +195,13 @@ class _Batches:
 
     async def _collect(self, part, batch):
         """Journal a batch's answers and failures; returns the number of answers."""
-        answers, failures, fatal = {}, {}, None
+        answers, failures, fatal, n_lines = {}, {}, None, 0
         try:
             for file_id in filter(None, (batch.get("output_file_id"), batch.get("error_file_id"))):
                 async for line in self.service.lines(file_id):
+                    n_lines += 1
+                    if n_lines > 2 * len(part["calls"]):
+                        raise ValueError("the files of a batch hold more lines than it has calls")
                     call, outcome = self._read_entry(line, part["calls"])
                     if isinstance(outcome, Answer):
                         answers.setdefault(call, outcome)

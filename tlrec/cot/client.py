@@ -86,18 +86,24 @@ class Service:
 
     async def lines(self, file_id):
         """The lines of a file as bytes, one after the other: a line ends at a newline, and nowhere else."""
+        import httpx2
+        import openai
+
         from tlrec.cot.transport import ANSWER_BYTES, Unreadable
 
-        async with self._client.files.with_streaming_response.content(file_id) as response:
-            rest = b""
-            async for piece in response.iter_bytes(1 << 16):
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in filter(None, lines):
-                    yield line
-                if len(rest) > ANSWER_BYTES:
-                    raise Unreadable(f"a line of {file_id} is longer than {ANSWER_BYTES >> 20} MiB")
-            if rest:
-                yield rest
+        try:
+            async with self._client.files.with_streaming_response.content(file_id) as response:
+                rest = b""
+                async for piece in response.iter_bytes(1 << 16):
+                    *lines, rest = (rest + piece).split(b"\n")
+                    for line in filter(None, lines):
+                        yield line
+                    if len(rest) > ANSWER_BYTES:
+                        raise Unreadable(f"a line of a file is longer than {ANSWER_BYTES >> 20} MiB")
+                if rest:
+                    yield rest
+        except httpx2.TransportError as error:  # behind the head `openai` does not see it
+            raise openai.APIConnectionError(request=error.request) from error
 
     def read_json(self, content):
         """Bytes of JSON as a value in which no secret is left; ValueError for other bytes."""

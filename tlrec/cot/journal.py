@@ -99,14 +99,17 @@ class Journal:
 
     def __init__(self, path, parameters):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.repairs = []
         self.failures = Counter()  # of this start, by kind
         self.tokens = Counter()  # prompt, completion, and each of them in batches
         self.n_answers = 0  # paid for, those included that a damaged line has made useless
         self._answers = {}  # pid -> {stage: Answer}
         self._failed = {}  # pid -> kind, of this start
-        self._file = open(self.path, "ab", buffering=0)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "ab", buffering=0)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written: {error.strerror}") from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -186,40 +189,48 @@ class Journal:
 
     def _read(self, parameters):
         """Fill the memory from the file and return the journal's name."""
-        head = None
+        head, torn = None, 0
         with open(self.path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):
-                    self.repairs.append(f"{self.path}: the last line was torn, {len(line)} bytes are taken away")
-                    self._file.truncate(self._end)
+                    torn = len(line)
                     break
                 self._end += len(line)
                 try:
                     entry = json.loads(line)
                     if number == 1:
-                        head = entry["journal"], entry["id"], entry["parameters"]
+                        head = entry["journal"], entry["id"], dict(entry["parameters"])
                     elif "failure" not in entry:
                         self._keep(Answer(**entry))
-                except (ValueError, TypeError, KeyError):
+                except (ValueError, TypeError, KeyError, RecursionError):
                     if number == 1:
                         raise InputError(
                             f"{self.path}: row 1: no journal; move it away, or give another folder"
                         ) from None
                     self.repairs.append(f"{self.path}: row {number} is damaged; an answer in it is asked for again")
         self._drop_orphans()
-        if head is None:
-            name = uuid.uuid4().hex
-            self._append([{"journal": JOURNAL_VERSION, "id": name, "parameters": parameters}])
-            return name
+        if head is not None:
+            self._check_head(head, parameters)
+        if torn:
+            self.repairs.append(f"{self.path}: the last line was torn, {torn} bytes are taken away")
+            self._file.truncate(self._end)
+        if head is not None:
+            return head[1]
+        name = uuid.uuid4().hex
+        self._append([{"journal": JOURNAL_VERSION, "id": name, "parameters": parameters}])
+        return name
+
+    def _check_head(self, head, parameters):
+        """Raise InputError unless the journal, (version, id, parameters), was made with these parameters."""
         if head[0] != JOURNAL_VERSION:
-            raise InputError(f"{self.path}: journal version {head[0]}, this program reads {JOURNAL_VERSION}")
+            raise InputError(f"{self.path}: journal version {head[0]!r}, this program reads {JOURNAL_VERSION}")
         differing = [key for key in {**head[2], **parameters} if head[2].get(key) != parameters.get(key)]
         if differing:
             told = "; ".join(f"{key} {head[2].get(key)!r}, now {parameters.get(key)!r}" for key in differing)
+            told = " ".join(told.split())  # a damaged key may hold line breaks
             raise InputError(
                 f"{self.path}: was made with other parameters ({told}); give those, or another --output_path"
             )
-        return head[1]
 
     def _drop_orphans(self):
         """Forget answers behind a missing one: their prompts held an answer that a damaged line has lost."""

@@ -73,7 +73,7 @@ def secrets_of_url(url):
 
 
 def _characters(text):
-    """(the characters that a text stands for, in lower case; where each begins in the text, and where the last ends)."""
+    """(the characters a text stands for, in lower case; where each begins in the text, and where the last ends)."""
     if not re.search(r"[\\%&]", text):
         return _plain(text), range(len(text) + 1)
     characters, starts = [], []

@@ -55,7 +55,7 @@ class _Bounded(httpx2.AsyncByteStream):
             if received > self._most:
                 raise Unreadable(f"the answer is longer than {self._most >> 20} MiB")
             if time.monotonic() - start > self._seconds + received / SLOWEST:
-                raise httpx2.ReadTimeout("not complete in time")
+                raise httpx2.ReadTimeout("the answer was not complete in time")
             yield piece
 
     async def aclose(self):

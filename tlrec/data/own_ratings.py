@@ -16,9 +16,12 @@ def read_own_ratings(ratings_path, items_path, kind):
     Timestamps are numbers, or dates in ISO 8601, and sort as such. `kind` is the noun for items in a table without a
     column of that name. Creators are there for every item or for none: in a list that mixes both, an item without
     one could not be told from the title that follows it.
+    White space in titles and creators, line breaks among it, becomes single spaces: a record is told in lines.
     Returns a Source; raises InputError with file and line for anything amiss.
     """
     items = _read(items_path, ["item", "title"], optional=["creator", "kind"])
+    for column in items.columns.intersection(["title", "creator"]):
+        items[column] = items[column].str.split().str.join(" ")
     raw.require_filled(items, items.columns, items_path)
     raw.require_unique(items, ["item"], items_path, "an item is described twice")
     items = items.assign(creator=items.get("creator", ""), kind=items.get("kind", kind))

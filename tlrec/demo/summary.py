@@ -1,49 +1,100 @@
-"""The quickstart's last page: zero-shot and few-shot AUC on a demo workspace, between the floor and the best reachable.
+"""The quickstart's last page: AUC on a demo workspace, untuned and after every step, between floor and best reachable.
 
     python -m tlrec.demo.summary demo_workspace movie
 
-In: `demo.json` and the evaluated adapters below `instruction_model/` and `output_model/`, told apart by what their
-metrics.json says of them. Out: a table, and `quickstart.png` in the workspace.
+In: `demo.json` and the evaluations below `instruction_model/` and `output_model/`, told apart by what their metrics.json
+says of them. Out: a table, the two differences that tuning is about, and `quickstart.png` in the workspace.
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
+from tlrec.compare import compare
 from tlrec.errors import InputError, one_line_errors
+from tlrec.evaluation.results import read_metrics
 from tlrec.files import read_json, sha256, whole_file
+
+STAGES = {"stage1": "after CoT step 1", "stage12": "after CoT step 2", "cot": "after CoT", "source": "after source"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation; `order` sorts the steps of the curriculum, with 0 shots before few."""
+
+    order: tuple
+    name: str
+    shots: int
+    folder: Path
+    metrics: dict
 
 
 def collect(root, target):
-    """[(shots, seed, metrics)] of the target's evaluated adapters, 0 shots first. Raises InputError if there are none."""
+    """The Results on the target's test file, in the order of the curriculum. Raises InputError if there are none."""
     test = sha256(root / "rec_data" / target / "test.json")
     found = []
     for path in sorted(root.glob(f"*_model/{target}/**/metrics.json")):
-        metrics = read_json(path, required=("auc", "run"))
-        run = (metrics["run"]["adapter"] or {}).get("run")
-        if run and metrics["run"]["data"]["test"]["sha256"] == test:
-            found.append((run["shots"] or 0, run["seed"], metrics))
-    if not found:
+        metrics = read_metrics(path.parent)
+        if metrics["run"]["data"]["test"]["sha256"] != test:
+            continue
+        adapter = metrics["run"].get("adapter")
+        if adapter and not adapter["run"]:
+            continue  # someone else's adapter: nobody knows which step it is
+        order, name, shots = step_of(adapter)
+        found.append(Result(order, name, shots, path.parent, metrics))
+    if not any(result.metrics["run"].get("adapter") for result in found):
         raise InputError(f"{root}: no evaluated adapter for {target}; bash shell/quickstart.sh makes them")
-    return sorted(found, key=lambda run: run[:2])
+    found = sorted(found, key=lambda result: result.order)
+    return [zero_shot(result, found) for result in found]
+
+
+def step_of(adapter):
+    """(sort key, name, shots) of the step that made an adapter, None for the base model alone."""
+    if not adapter:
+        return (0,), "untuned", 0
+    run = adapter["run"]
+    if run["shots"]:
+        return (2, run["shots"], run["seed"]), f"{run['shots']} shots, seed {run['seed']}", run["shots"]
+    stages, before = 1, run.get("start_adapter")
+    while before and before["run"]:
+        stages, before = stages + 1, before["run"].get("start_adapter")
+    return (1, stages), STAGES.get(run["stage"], f"after {run['stage']}"), 0
+
+
+def zero_shot(result, found):
+    """The result, called zero-shot if it is the last one before any shots."""
+    last = [other for other in found if not other.shots][-1]
+    if result is not last or result.order == (0,):
+        return result
+    return Result(result.order, f"{result.name} (zero-shot)", 0, result.folder, result.metrics)
+
+
+def gains(results):
+    """[(text, paired comparison)]: zero-shot against untuned, and the most shots against zero-shot."""
+    without = [result for result in results if not result.shots]
+    pairs = [(without[-1], without[0], "zero-shot - untuned")] if without[0].order == (0,) and len(without) > 1 else []
+    if without and results[-1].shots:
+        pairs.append((results[-1], without[-1], f"{results[-1].shots} shots - zero-shot"))
+    return [(text, compare(a.folder, b.folder)) for a, b, text in pairs]
 
 
 def draw(path, target, results, floor, best):
-    """AUC with its 95 % interval over users against shots, the floor and the best reachable AUC as lines."""
+    """AUC with its 95 % interval over users after every step, the floor and the best reachable AUC as lines."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.8), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(7.2, 4.8), layout="constrained")
     axes.axhline(best, color="#2a7f3f", linestyle="--", label=f"best reachable from the records, {best:.3f}")
     axes.axhline(floor, color="#b35c00", linestyle=":", label=f"floor: share of likes in the history, {floor:.3f}")
-    values = [metrics["auc"] for _, _, metrics in results]
-    bounds = [metrics["intervals"]["auc"]["users"] for _, _, metrics in results]
+    values = [result.metrics["auc"] for result in results]
+    bounds = [result.metrics["intervals"]["auc"]["users"] for result in results]
     errors = [[v - low for v, (low, _) in zip(values, bounds)], [high - v for v, (_, high) in zip(values, bounds)]]
     places = range(len(results))
-    axes.errorbar(places, values, yerr=errors, fmt="o-", capsize=4, color="#1f4e8c", label="pocket-llama, 95 % over users")
-    axes.set_xticks(places, ["zero-shot" if not shots else str(shots) for shots, _, _ in results])
-    axes.set_xlabel("shots in the target domain")
+    axes.errorbar(places, values, yerr=errors, fmt="o-", capsize=4, color="#1f4e8c", label="the model, 95 % over users")
+    axes.set_xticks(places, [result.name.replace(", ", "\n").replace(" (", "\n(") for result in results])
+    axes.set_xlabel("steps of the curriculum, then shots in the target domain")
     axes.set_ylabel("AUC on the test set")
     axes.set_title(f"Demo ({target}): every item here is fictional")
     axes.grid(axis="y", alpha=0.3)
@@ -65,11 +116,13 @@ def main():
     print(f"\n{args.target} (demo: fictional items), AUC on {truth['rows']} test rows")
     print(f"{'':<38}{'AUC':>7}   95 % over users")
     print(f"{'floor: share of likes in the history':<38}{truth['history_floor_auc']:>7.4f}")
-    for shots, seed, metrics in results:
-        low, high = metrics["intervals"]["auc"]["users"]
-        name = f"{shots} shots, seed {seed}" if shots else "zero-shot"
-        print(f"{name:<38}{metrics['auc']:>7.4f}   {low:.4f} to {high:.4f}")
+    for result in results:
+        low, high = result.metrics["intervals"]["auc"]["users"]
+        print(f"{result.name:<38}{result.metrics['auc']:>7.4f}   {low:.4f} to {high:.4f}")
     print(f"{'best reachable from the records':<38}{truth['best_reachable_auc']:>7.4f}")
+    for text, difference in gains(results):
+        low, high = difference["interval"]["users"]
+        print(f"{text:<37}{difference['difference']:>+8.4f}  {low:+.4f} to {high:+.4f}")
     picture = args.workspace / "quickstart.png"
     draw(picture, args.target, results, truth["history_floor_auc"], truth["best_reachable_auc"])
     print(f"picture: {picture}")

@@ -44,7 +44,12 @@ def make_workspace(root, seed, sizes, overwrite=False):
     root = Path(root)
     wanted = {"fictional": True, "seed": seed, "sizes": sizes}
     existing = _existing_demo(root)
-    if existing and not overwrite and {key: existing.get(key) for key in wanted} == wanted and _unchanged(root, existing):
+    if (
+        existing
+        and not overwrite
+        and {key: existing.get(key) for key in wanted} == wanted
+        and _unchanged(root, existing)
+    ):
         return existing, False
     if not overwrite:
         _refuse_to_lose(root, existing)
@@ -116,7 +121,9 @@ def _existing_demo(root):
 
 
 def _unchanged(root, demo):
-    return all((root / path).exists() and sha256(root / path) == facts["sha256"] for path, facts in demo["files"].items())
+    return all(
+        (root / path).exists() and sha256(root / path) == facts["sha256"] for path, facts in demo["files"].items()
+    )
 
 
 def _refuse_to_lose(root, existing):
@@ -131,7 +138,9 @@ def _refuse_to_lose(root, existing):
             "give --overwrite to replace it, or another folder"
         )
     if found:
-        raise InputError(f"{root}: holds data that is no demo ({found[0]}); give another folder, or --overwrite to lose it")
+        raise InputError(
+            f"{root}: holds data that is no demo ({found[0]}); give another folder, or --overwrite to lose it"
+        )
 
 
 def _write_text(path, text):

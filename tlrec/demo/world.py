@@ -185,7 +185,9 @@ def like_posterior(history, target, level):
         total, total_liked = np.zeros_like(z), np.zeros_like(z)
         for taste, share in TASTE_SHARES.items():
             log_odds = generosity + TASTE * taste
-            likelihood = share * np.prod([np.ones_like(z)] + [_sigmoid(sign * (log_odds + s)) for s, sign in seen], axis=0)
+            likelihood = share * np.prod(
+                [np.ones_like(z)] + [_sigmoid(sign * (log_odds + s)) for s, sign in seen], axis=0
+            )
             total += likelihood
             total_liked += likelihood * _sigmoid(log_odds + target_shift)
         log_weight = log_weight + np.log(total)

@@ -3,7 +3,7 @@
 from functools import cached_property
 
 from tlrec.data.preferences import parse_input
-from tlrec.data.records import check_two_classes, labels_of, read_records_and_digest
+from tlrec.data.records import check_two_classes, draw_shots, labels_of, read_records_and_digest
 from tlrec.data.users import infer_users
 from tlrec.errors import InputError
 from tlrec.evaluation.metrics import floor_scores
@@ -12,14 +12,21 @@ from tlrec.evaluation.metrics import floor_scores
 class EvaluationSet:
     """The records of a file with both labels; labels, preferences, users and floors are computed when first asked for.
 
-    train: records of the target's train split (a RecordFile), for the floors that know the items. Raises InputError,
-    naming file and row, for what is not a labelled record, and for a file with one label only.
+    train: records of the target's train split (a RecordFile), for the floors that know the items. draw: keep a draw of so
+    many rows, the same each time; -1 keeps all. `rows_in_file` counts them before. Raises InputError, naming file and row,
+    for what is not a labelled record, and for a file, or a draw, with one label only.
     """
 
-    def __init__(self, path, train=None):
+    def __init__(self, path, train=None, draw=-1):
         self.path, self.train = path, train
         self.records, self.sha256 = read_records_and_digest(path)
+        self.rows_in_file = len(self.records)
         check_two_classes(self.records, path)
+        if draw != -1:
+            if not 1 <= draw <= self.rows_in_file:
+                raise InputError(f"--max_val_samples {draw}: {path} has 1 to {self.rows_in_file} rows, or -1 for all")
+            self.records = draw_shots(self.records, draw, seed=0)
+            check_two_classes(self.records, f"--max_val_samples {draw}: of {path}")
 
     def __len__(self):
         return len(self.records)

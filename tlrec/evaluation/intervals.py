@@ -3,6 +3,7 @@
 import numpy as np
 
 from tlrec.errors import InputError
+from tlrec.evaluation.metrics import user_aucs
 
 LEVEL = 0.95
 CELLS = 4_000_000  # resamples x rows held at a time
@@ -29,23 +30,49 @@ def bootstrap_aucs(labels, scores, groups=None, resamples=2000, seed=0):
         not_above = np.searchsorted(score[order], score[positive], side="right")
         places.append((order, below, not_above))
 
-    generator = np.random.default_rng(seed)
-    chunk = max(1, CELLS // len(labels))
     result = np.full((resamples, len(scores)), np.nan)
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        draws = generator.integers(units, size=(size, units)) * size + np.arange(size)[:, None]
-        counts = np.bincount(draws.ravel(), minlength=units * size).reshape(units, size)  # unit x resample
+    for drawn, counts in _drawn_counts(len(labels), units, resamples, seed):
         counts = counts[members].astype(np.float64)  # row x resample
         positive_counts = counts[positive]
         pairs = positive_counts.sum(axis=0) * counts[negative].sum(axis=0)
         for column, (order, below, not_above) in enumerate(places):
-            cumulated = np.zeros((len(order) + 1, size))
+            cumulated = np.zeros((len(order) + 1, counts.shape[1]))
             np.cumsum(counts[order], axis=0, out=cumulated[1:])
             right = np.einsum("ij,ij->j", positive_counts, cumulated[below])
             right += np.einsum("ij,ij->j", positive_counts, cumulated[not_above])  # ties count half
-            np.divide(right / 2, pairs, out=result[start : start + size, column], where=pairs > 0)
+            np.divide(right / 2, pairs, out=result[drawn, column], where=pairs > 0)
     return result
+
+
+def bootstrap_uaucs(labels, scores, users, resamples=2000, seed=0, weighted=False):
+    """uAUC of k scores (`tlrec.evaluation.metrics.uauc`) on the resamples of users that `bootstrap_aucs` draws.
+
+    Shapes as there; users as its groups. weighted: each user counts with its rows. Returns (resamples, k); NaN where no
+    user of a resample has both labels. Whole users are drawn, so a user's own AUC stays what it is, and a resample is a
+    mean of them. Rows are not resampled: within a user they overlap, and a user could lose one of its labels.
+    """
+    members = np.unique(users, return_inverse=True)[1]
+    result = np.full((resamples, len(scores)), np.nan)
+    by_user = [user_aucs(labels, score, members) for score in scores]
+    weight = np.bincount(members) if weighted else np.ones(members.max() + 1)
+    weight = np.where(np.isnan(by_user[0]), 0.0, weight)  # the labels decide it, not the score
+    for drawn, counts in _drawn_counts(len(labels), len(weight), resamples, seed):
+        total = counts.T @ weight
+        for column, aucs in enumerate(by_user):
+            summed = counts.T @ (weight * np.nan_to_num(aucs))
+            np.divide(summed, total, out=result[drawn, column], where=total > 0)
+    return result
+
+
+def _drawn_counts(rows, units, resamples, seed):
+    """Draw `units` of as many units with replacement, `resamples` times: (slice of resamples, how often each unit was
+    drawn in each of them, units x resamples) for as many at a time as CELLS allows with `rows` rows."""
+    generator = np.random.default_rng(seed)
+    chunk = max(1, CELLS // rows)
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        draws = generator.integers(units, size=(size, units)) * size + np.arange(size)[:, None]
+        yield slice(start, start + size), np.bincount(draws.ravel(), minlength=units * size).reshape(units, size)
 
 
 def interval(samples, units):

@@ -5,6 +5,9 @@ Two scores are made of the probabilities of the two answers, p_yes and p_no:
     log-odds     log p_yes - log p_no, the model's own order between the two answers
 Everything that needs a probability (accuracy, log-loss, Brier, calibration) uses P(Yes) = p_yes / (p_yes + p_no).
 
+AUC ranks all rows of all users together, and so rewards knowing which users are generous; uAUC ranks the rows of each
+user and averages over users, and so rewards only knowing what a user likes.
+
 Intervals are bootstrap intervals, over rows and over users. Rows of one user overlap and are not independent, so the
 interval over users is the honest one; that over rows stands beside it because it is what the field prints, if anything.
 """
@@ -77,12 +80,44 @@ def auc(labels, scores):
     """Area under the ROC curve (scikit-learn's), None if only one class occurs. Raises InputError for scores of NaN."""
     from sklearn.metrics import roc_auc_score
 
+    ranks = _ranks(scores)
+    return None if np.min(labels) == np.max(labels) else float(roc_auc_score(labels, ranks))
+
+
+def uauc(labels, scores, users):
+    """AUC within users: (mean over the users with both labels, the same weighted by rows, how many such users).
+
+    labels: (n,) of 0 and 1. scores: (n,). users: (n,) ids. The means are None without such a user. Each user's AUC
+    ranks that user's rows only, so a score that merely knows who likes much is at chance, 0.5, where AUC rewards it.
+    UAUC as in Zhang et al. (2023, CoLLM, arXiv 2310.19488): the AUC of each user, averaged over users. Raises
+    InputError for scores of NaN.
+    """
+    members = np.unique(users, return_inverse=True)[1]
+    aucs, rows = user_aucs(labels, scores, members), np.bincount(members)
+    known = ~np.isnan(aucs)
+    if not known.any():
+        return None, None, 0
+    return float(aucs[known].mean()), float(np.average(aucs[known], weights=rows[known])), int(known.sum())
+
+
+def user_aucs(labels, scores, members):
+    """AUC of each user's rows, (users,), NaN for a user with one label only. members: (n,) user numbers from 0."""
+    labels, ranks = np.asarray(labels), _ranks(scores)
+    # Rows of one user with the same score form a tie. Ties in order of user and score, with their dislikes below:
+    _, tie = np.unique(members * (ranks.max() + 1) + ranks, return_inverse=True)
+    disliked_in_tie = np.bincount(tie, weights=1 - labels)
+    disliked, liked = np.bincount(members, weights=1 - labels), np.bincount(members, weights=labels)
+    below = np.cumsum(disliked_in_tie)[tie] - disliked_in_tie[tie] - (np.cumsum(disliked) - disliked)[members]
+    right = np.bincount(members, weights=labels * (below + disliked_in_tie[tie] / 2))  # ties count half
+    pairs = liked * disliked
+    return np.divide(right, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def _ranks(scores):
+    """Rank of each score among the distinct ones, from 0; log-odds may be infinite, their ranks are not."""
     if bad := int(np.isnan(scores).sum()):
         raise InputError(f"{bad} of {len(scores)} scores are NaN: the model has diverged or its --dtype overflows")
-    if np.min(labels) == np.max(labels):
-        return None
-    ranks = np.unique(scores, return_inverse=True)[1]  # log-odds may be infinite, their ranks are not
-    return float(roc_auc_score(labels, ranks))
+    return np.unique(scores, return_inverse=True)[1]
 
 
 def reliability_bins(labels, probability, bins=RELIABILITY_BINS):

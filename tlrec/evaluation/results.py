@@ -1,5 +1,5 @@
-"""What an evaluation found, `metrics.json` and `predictions.jsonl`: computed, written with the run that made it, read back,
-and shown as a table."""
+"""What an evaluation found, `metrics.json` and `predictions.jsonl`: computed, written with the run that made it, read
+back, and shown as a table."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from tlrec.data.users import infer_users
 from tlrec.errors import InputError
-from tlrec.evaluation.intervals import LEVEL, bootstrap_aucs, interval
+from tlrec.evaluation.intervals import LEVEL, bootstrap_aucs, bootstrap_uaucs, interval
 from tlrec.evaluation.metrics import (
     auc,
     by_history_size,
@@ -19,8 +19,9 @@ from tlrec.evaluation.metrics import (
     probability_of_yes,
     reliability_bins,
     two_probabilities_to_score,
+    uauc,
 )
-from tlrec.files import plain_json, read_json, whole_file, write_json
+from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate, whole_file, write_json
 from tlrec.runs import describe_adapter, describe_records, describe_run
 
 INFERRED = "inferred from overlapping windows"  # where users are from, if nobody said who they are
@@ -40,36 +41,18 @@ def summarise(labels, p_yes, p_no, preferences=None, floors=None, users=None, so
     labels, p_yes, p_no = check_predictions(labels, p_yes, p_no)
     users, source = known_users(preferences, labels, users, source)
     probability = probability_of_yes(p_yes, p_no)
-    scores = {"auc": two_probabilities_to_score(p_yes, p_no), "auc_logodds": log_odds(p_yes, p_no)}
+    model = {"auc": two_probabilities_to_score(p_yes, p_no), "auc_logodds": log_odds(p_yes, p_no)}
     floors = floor_scores(preferences) if floors is None else floors
-    scores |= floors
-    aucs = {name: auc(labels, score) for name, score in scores.items()}
-    column = {name: number for number, name in enumerate(scores)}
-    samples = {"rows": bootstrap_aucs(labels, list(scores.values()), None, resamples, seed)}
-    units = {"rows": len(labels)}
-    if users is not None:
-        samples["users"] = bootstrap_aucs(labels, list(scores.values()), users, resamples, seed)
-        units["users"] = len(np.unique(users))
-
-    def intervals(name):
-        return {unit: interval(sample[:, column[name]], units[unit]) for unit, sample in samples.items()}
-
-    def difference_to(floor):
-        paired = {unit: sample[:, column["auc"]] - sample[:, column[floor]] for unit, sample in samples.items()}
-        return {
-            "auc": None if aucs["auc"] is None else aucs["auc"] - aucs[floor],
-            "interval": {unit: interval(sample, units[unit]) for unit, sample in paired.items()},
-        }
-
-    floors = {
-        name: {"auc": aucs[name], "interval": intervals(name), "difference": difference_to(name)} for name in floors
-    }
-    best = max((name for name in floors if aucs[name] is not None), key=aucs.get, default=None)
+    aucs = Aucs(labels, model | floors, users, resamples, seed)
+    floors = {name: aucs.floor(name) for name in floors}
     reliability = reliability_bins(labels, probability)
     return plain_json(
         {
-            "auc": aucs["auc"],
-            "auc_logodds": aucs["auc_logodds"],
+            "auc": aucs.auc["auc"],
+            "auc_logodds": aucs.auc["auc_logodds"],
+            "uauc": aucs.uauc["auc"],
+            "uauc_weighted": aucs.uauc_weighted["auc"],
+            "uauc_users": aucs.uauc_users,
             "accuracy": ((probability > 0.5) == labels).mean(),
             "log_loss": log_loss(labels, probability, labels=[0, 1]),
             "brier": brier_score_loss(labels, probability, labels=[0, 1]),
@@ -81,17 +64,81 @@ def summarise(labels, p_yes, p_no, preferences=None, floors=None, users=None, so
                 "level": LEVEL,
                 "resamples": resamples,
                 "seed": seed,
-                "auc": intervals("auc"),
-                "auc_logodds": intervals("auc_logodds"),
+                "auc": aucs.intervals("auc"),
+                "auc_logodds": aucs.intervals("auc_logodds"),
+                "uauc": aucs.intervals("auc", within=True),
             },
-            "users": {"n": units.get("users"), "source": source},
+            "users": {"n": aucs.units.get("users"), "source": source},
             "floors": floors,
-            "difference_to_best_floor": {"floor": best, **floors[best]["difference"]} if best else None,
+            "difference_to_best_floor": to_best_floor(floors, "auc"),
+            "uauc_difference_to_best_floor": to_best_floor(floors, "uauc"),
             "reliability": reliability,
-            "by_history_size": by_history_size(labels, scores["auc"], preferences),
-            "by_share_of_likes": by_share_of_likes(labels, scores["auc"], preferences),
+            "by_history_size": by_history_size(labels, model["auc"], preferences),
+            "by_share_of_likes": by_share_of_likes(labels, model["auc"], preferences),
         }
     )
+
+
+class Aucs:
+    """AUC and uAUC of several scores of the same rows, {name: value}, with intervals on the same bootstrap resamples.
+
+    labels: (n,). scores: {name: (n,)}, of which "auc" is the model's own. users: (n,) ids; without them no uAUC.
+    units: how many rows and users are resampled; uauc_users: how many users have both labels.
+    """
+
+    def __init__(self, labels, scores, users, resamples, seed):
+        columns = list(scores.values())
+        self.auc = {name: auc(labels, score) for name, score in scores.items()}
+        self.units = {"rows": len(labels)}
+        samples = {"rows": bootstrap_aucs(labels, columns, None, resamples, seed)}
+        self.uauc = self.uauc_weighted = dict.fromkeys(scores)
+        self.uauc_users, within = None, {}
+        if users is not None:
+            self.units["users"] = len(np.unique(users))
+            samples["users"] = bootstrap_aucs(labels, columns, users, resamples, seed)
+            found = {name: uauc(labels, score, users) for name, score in scores.items()}
+            self.uauc, self.uauc_weighted = ({name: found[name][place] for name in found} for place in (0, 1))
+            self.uauc_users = found["auc"][2]
+            within = {"users": bootstrap_uaucs(labels, columns, users, resamples, seed)}
+        self._column = {name: column for column, name in enumerate(scores)}
+        self._samples, self._within = samples, within
+
+    def intervals(self, name, minus=None, within=False):
+        """{"rows", "users"}: the interval of a score's AUC, or of its difference to another's. within: of its uAUC, and
+        then over users only. "users" is there only where users are known."""
+        result = {}
+        for unit, samples in (self._within if within else self._samples).items():
+            sample = samples[:, self._column[name]]
+            sample = sample if minus is None else sample - samples[:, self._column[minus]]
+            result[unit] = interval(sample, self.uauc_users if within else self.units[unit])
+        return result
+
+    def floor(self, name):
+        """What metrics.json says of a floor: its AUC and uAUC, and by how much the model's are above them."""
+
+        def difference(values):
+            return None if None in (values["auc"], values[name]) else values["auc"] - values[name]
+
+        return {
+            "auc": self.auc[name],
+            "interval": self.intervals(name),
+            "uauc": self.uauc[name],
+            "uauc_weighted": self.uauc_weighted[name],
+            "uauc_interval": self.intervals(name, within=True),
+            "difference": {
+                "auc": difference(self.auc),
+                "interval": self.intervals("auc", minus=name),
+                "uauc": difference(self.uauc),
+                "uauc_interval": self.intervals("auc", minus=name, within=True),
+            },
+        }
+
+
+def to_best_floor(floors, metric):
+    """{"floor": name, ...} and the difference to the floor that is best in `metric`; None where there is none."""
+    defined = [name for name in floors if floors[name][metric] is not None]
+    best = max(defined, key=lambda name: floors[name][metric], default=None)
+    return best and {"floor": best, **floors[best]["difference"]}
 
 
 def check_predictions(labels, p_yes, p_no):
@@ -149,39 +196,59 @@ def write_evaluation(folder, metrics, predictions):
     write_json(Path(folder) / "metrics.json", plain_json(metrics))
 
 
+def read_metrics(folder):
+    """The content of `folder/metrics.json`. Raises InputError if it is missing, damaged, or not in its format."""
+    from tlrec.evaluation.formats import Metrics  # with pydantic, and so not at the top: --help is quick
+
+    path = Path(folder) / "metrics.json"
+    return validate(read_json(path), Metrics, path)
+
+
 def read_evaluation(folder):
     """What `write_evaluation` wrote: (metrics, predictions), once they are known to belong together.
 
     predictions is a dict of (n,) arrays: label, p_yes, p_no, score, user (None if not known), floors (a dict of them).
-    Raises InputError, naming file and row, if one is missing or damaged, holds what are not labels or probabilities, or
-    if the AUC of metrics.json is not that of predictions.jsonl.
+    Raises InputError, naming file and row, if one is missing, damaged or not in its format, or if the AUC of
+    metrics.json is not that of predictions.jsonl.
     """
-    metrics = read_json(Path(folder) / "metrics.json", required=("auc", "intervals", "floors", "reliability", "run"))
+    metrics = read_metrics(folder)
     path = Path(folder) / "predictions.jsonl"
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        columns = {name: [row[name] for row in rows] for name in ("label", "p_yes", "p_no", "user", "floors")}
-        floors = {name: np.array([row[name] for row in columns["floors"]], float) for name in columns["floors"][0]}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; evaluate.py writes it") from None
-    except KeyError as error:
-        raise InputError(f"{path}: a row without {error}") from None
-    except (OSError, ValueError, TypeError, IndexError) as error:
-        raise InputError(f"{path}: damaged: {error}") from None
+    rows = _read_predictions(path)
+    columns = {name: [row[name] for row in rows] for name in ("label", "p_yes", "p_no", "user")}
     try:
         labels, p_yes, p_no = check_predictions(columns["label"], columns["p_yes"], columns["p_no"])
-    except (InputError, TypeError, ValueError) as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    names = rows[0]["floors"].keys()
+    for number, row in enumerate(rows, start=1):
+        if row["floors"].keys() != names:
+            raise InputError(f"{path}: row {number}: other floors than in row 1; evaluate again")
+    floors = {name: np.array([row["floors"][name] for row in rows], float) for name in names}
     score = two_probabilities_to_score(p_yes, p_no)
-    if (found := auc(labels, score)) != metrics["auc"] and not np.isclose(found or 0, metrics["auc"] or 0, atol=1e-9):
-        raise InputError(f"{path}: its AUC is {found}, metrics.json says {metrics['auc']}; evaluate again")
+    found, said = auc(labels, score), metrics["auc"]
+    if (found is None) != (said is None) or (said is not None and abs(found - said) > 1e-9):
+        raise InputError(f"{path}: its AUC is {found}, metrics.json says {said}; evaluate again")
     users = None if None in columns["user"] else np.asarray(columns["user"])
     predictions = {"label": labels, "p_yes": p_yes, "p_no": p_no, "score": score, "user": users, "floors": floors}
     return metrics, predictions
 
 
+def _read_predictions(path):
+    """The rows of a predictions.jsonl as a list of dicts."""
+    from tlrec.evaluation.formats import Prediction
+
+    lines = read_bytes(path).split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    rows = [parse_json(line, f"{path}: row {number}") for number, line in enumerate(lines, start=1)]
+    for number, row in enumerate(rows, start=1):
+        validate(row, Prediction, f"{path}: row {number}")
+    return rows
+
+
 def results_table(metrics):
-    """A small plain-text table of `summarise`'s dict: AUC, floors and difference with intervals, then the rest."""
+    """A small plain-text table of `summarise`'s dict: AUC, floors and difference with intervals, the same
+    within users, then the rest."""
     n, users = metrics["n"], metrics["users"]
     level = f"{metrics['intervals']['level']:.0%}"
     known = f", {users['n']} users ({users['source']})" if users["n"] else ""
@@ -198,6 +265,13 @@ def results_table(metrics):
         line(f"floor: {name}", floor["auc"], floor["interval"])
     if best := metrics["difference_to_best_floor"]:
         line(f"AUC - {best['floor']}", best["auc"], best["interval"], "+")
+    if metrics.get("uauc_users"):
+        line(f"uAUC ({metrics['uauc_users']} users)", metrics["uauc"], metrics["intervals"]["uauc"])
+        line("uAUC, weighted by rows", metrics["uauc_weighted"], {})
+        for name, floor in metrics["floors"].items():
+            line(f"floor uAUC: {name}", floor["uauc"], floor["uauc_interval"])
+        if best := metrics["uauc_difference_to_best_floor"]:
+            line(f"uAUC - {best['floor']}", best["uauc"], best["uauc_interval"], "+")
     others = ("accuracy", "log_loss", "brier", "ece", "answer_mass")
     lines.append("  ".join(f"{name} {_number_text(metrics[name])}" for name in others))
     return "\n".join(lines)
@@ -212,15 +286,18 @@ def _interval_text(bounds, sign=""):
 
 
 def check_evaluation_dir(folder, test, overwrite):
-    """Raise InputError if `folder` holds the evaluation of other data than the EvaluationSet `test` (unless `overwrite`)."""
+    """Whether `folder` holds an evaluation on the EvaluationSet `test`; InputError if it holds one on other data (unless
+    `overwrite`)."""
     path = Path(folder) / "metrics.json"
-    if overwrite or not path.exists():
-        return
-    before = read_json(path).get("run", {}).get("data", {}).get("test", {})
-    if before.get("sha256") != test.sha256:
+    if not path.exists():
+        return False
+    before = read_metrics(folder)["run"]["data"]["test"]
+    same = before["sha256"] == test.sha256
+    if not same and not overwrite:
         raise InputError(
-            f"{path}: is the evaluation on other data ({before.get('path')}); give --output_dir or --overwrite"
+            f"{path}: is the evaluation on other data ({before['path']}); give --output_dir or --overwrite"
         )
+    return same
 
 
 def record_evaluation(folder, script, arguments, test, scores, adapter=None, valid=None, **facts):

@@ -55,6 +55,22 @@ def query_and_value_modules(base_model, trust_remote_code=False):
             f"--base_model {base_model}: no layer of {type(skeleton).__name__} is known by name as a query and value "
             "projection; name the modules that get LoRA with --lora_target_modules"
         )
+    return _of_the_decoder(targets, decoder, skeleton)
+
+
+def linear_modules(base_model, trust_remote_code=False):
+    """LoRA target modules of QLoRA's recipe (Dettmers et al., arXiv 2305.14314): all linear layers but the output head. A
+    sorted list of names as `query_and_value_modules` gives it; loads no weights."""
+    skeleton = skeleton_of(base_model, trust_remote_code)
+    decoder = backbone_of(skeleton)
+    targets = {
+        path.split(".")[-1] for path, module in decoder.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))
+    }
+    return _of_the_decoder(targets, decoder, skeleton)
+
+
+def _of_the_decoder(targets, decoder, skeleton):
+    """The module names `targets`, sorted; their whole paths where the skeleton has such names outside its decoder too."""
     inside = set(decoder.modules())
     places = {path: module in inside for path, module in skeleton.named_modules() if path.split(".")[-1] in targets}
     return sorted(targets) if all(places.values()) else sorted(path for path, own in places.items() if own)
@@ -68,13 +84,13 @@ def expected_adapter(base_model, lora_config, trust_remote_code=False, adapter=N
     """
     skeleton = skeleton_of(base_model, trust_remote_code)
     asked = f"{adapter}: the adapter" if adapter else "--lora_target_modules: LoRA"
-    does_not_fit = f"{asked} does not fit on --base_model {base_model}, a {type(skeleton).__name__}"
+    does_not_fit = f"{asked} does not fit on --base_model {base_model}"
     if not isinstance(
         targets := lora_config.target_modules, (str, NoneType)
     ):  # a name that PEFT finds no use for is lost
         paths = [f".{path}" for path, _ in skeleton.named_modules()]
         if missing := [name for name in sorted(targets) if not any(path.endswith(f".{name}") for path in paths)]:
-            raise InputError(f"{does_not_fit} without modules of the name {' '.join(missing)}")
+            raise InputError(f"{does_not_fit}: {type(skeleton).__name__} has no modules named {' '.join(missing)}")
     with torch.device("meta"):
         try:
             model = get_peft_model(skeleton, lora_config)

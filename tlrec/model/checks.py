@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tlrec.errors import InputError
 from tlrec.files import read_json
-from tlrec.runs import ADAPTER_CONFIG, adapter_weights
+from tlrec.runs import ADAPTER_CONFIG, adapter_weights, other_parts, read_run
 
 MODEL_WEIGHTS = (
     "model.safetensors",
@@ -71,10 +71,28 @@ def check_adapter(path, flag):
     return config
 
 
+def tuned_on_another(adapter, base_model, identity):
+    """What is wrong, if the adapter's run.json says that it was tuned on another base model than this one; else None.
+
+    identity: `base_identity` of the base model. An old run.json that does not say it is told of, and nothing is wrong.
+    """
+    if not (Path(adapter) / "run.json").exists():
+        return None  # somebody else's
+    run = read_run(adapter)
+    if run.get("base") is None:
+        print(f"{adapter}: does not say on which base model it was tuned; taken to be {base_model}")
+    if parts := other_parts(run.get("base"), identity):
+        then = run.get("base_model")
+        return (
+            f"{adapter}: was tuned on another base model (then {then}) than {base_model} is: other {', '.join(parts)}"
+        )
+    return None
+
+
 def check_same_lora(config, path, flag, lora_r, lora_alpha, lora_target_modules):
     """Raise InputError unless the start adapter's configuration is the one that the flags of this run ask for.
 
-    `lora_target_modules` None stands for the architecture's own choice, which is compared once it is known.
+    `lora_target_modules` None and ["all-linear"] stand for the architecture's own, which is compared once it is known.
     """
     asked = {"r": ("--lora_r", lora_r), "lora_alpha": ("--lora_alpha", lora_alpha)}
     for key, (name, value) in asked.items():
@@ -84,7 +102,11 @@ def check_same_lora(config, path, flag, lora_r, lora_alpha, lora_target_modules)
                 f"give {name} {config.get(key)} or another start adapter"
             )
     targets = config.get("target_modules")
-    if lora_target_modules and isinstance(targets, list) and set(targets) != set(lora_target_modules):
+    if (
+        lora_target_modules not in (None, ["all-linear"])
+        and isinstance(targets, list)
+        and set(targets) != set(lora_target_modules)
+    ):
         raise InputError(
             f"{flag} {path}: the adapter has target modules {' '.join(sorted(targets))}, this run asks for "
             f"{' '.join(sorted(lora_target_modules))}; give --lora_target_modules {' '.join(sorted(targets))}"

@@ -36,9 +36,9 @@ def score_records(model, tokenizer, records, frame, cutoff_len=512, **options):
 class Scorer:
     """Records tokenised once, to be scored again and again, as validation does during tuning."""
 
-    def __init__(self, tokenizer, records, frame, cutoff_len, with_loss=False, train_on_inputs=True):
-        """with_loss: also compute the loss, for which every record needs its `output`: over prompt and answer, or
-        without `train_on_inputs` over the answer alone."""
+    def __init__(self, tokenizer, records, frame, cutoff_len, with_loss=False, prompt_loss_weight=1.0):
+        """with_loss: also compute the loss, for which every record needs its `output`: the mean over the tokens of prompt
+        and answer, those of the prompt weighted by `prompt_loss_weight`."""
         encoder = RecordTokenizer(tokenizer, frame, cutoff_len)
         prompts = encoder.prompts(records, with_answers=with_loss)
         self.answer_ids = encoder.answer_ids
@@ -48,10 +48,10 @@ class Scorer:
         self.token_budget = None  # that has proved to fit, once memory has run out
         self.with_loss = with_loss
         if with_loss:
-            # the first token of each row that the loss counts; nothing predicts the very first
-            self.first_targets = [1 if train_on_inputs else position + 1 for position in self.answer_positions]
-            self.n_targets = sum(map(len, self.rows)) - sum(self.first_targets)
-            self.train_on_inputs = train_on_inputs
+            # tokens whose loss counts; nothing predicts a row's first one
+            self.prompt_loss_weight = prompt_loss_weight
+            answers = sum(len(row) - 1 - position for row, position in zip(self.rows, self.answer_positions))
+            self.n_targets = answers + prompt_loss_weight * sum(self.answer_positions)
         self.prefix_len = shared_prefix(self.rows, min(self.answer_positions))
 
     def score(self, model, token_budget=None, share_prefix=True, merge=True, progress=None):
@@ -99,8 +99,8 @@ class Scorer:
         if cache is None:
             return _Prefix(length=0)
         nll = 0.0
-        if self.with_loss and self.train_on_inputs:
-            nll = len(self.rows) * engine.nll(hidden[0, :-1], ids[0, 1:])
+        if self.with_loss and self.prompt_loss_weight:
+            nll = len(self.rows) * self.prompt_loss_weight * engine.nll(hidden[0, :-1], ids[0, 1:])
         return _Prefix(length, cache, hidden[:, -1:], nll)
 
     def _batches(self, budget, processes, prefix_len):
@@ -126,13 +126,18 @@ class Scorer:
     def _nll(self, engine, prefix, part, ids, hidden):
         columns = torch.arange(prefix.length, prefix.length + ids.shape[1], device=engine.device)
         ends = torch.tensor([len(self.rows[row]) for row in part], device=engine.device)
-        firsts = torch.tensor([self.first_targets[row] for row in part], device=engine.device)
-        real = (columns >= firsts[:, None]) & (columns < ends[:, None])
+        answers = torch.tensor([self.answer_positions[row] + 1 for row in part], device=engine.device)
+        prompt = (columns > 0) & (columns < answers[:, None])
+        answer = (columns >= answers[:, None]) & (columns < ends[:, None])
         if prefix.length:
             hidden = torch.cat([prefix.last.expand(len(part), -1, -1), hidden], dim=1)
         else:  # nothing predicts the first token
-            ids, real = ids[:, 1:], real[:, 1:]
-        return engine.nll(hidden[:, :-1][real], ids[real])
+            ids, prompt, answer = ids[:, 1:], prompt[:, 1:], answer[:, 1:]
+        hidden, weight = hidden[:, :-1], self.prompt_loss_weight
+        if weight == 1:
+            return engine.nll(hidden[prompt | answer], ids[prompt | answer])
+        nll = engine.nll(hidden[answer], ids[answer])
+        return nll + weight * engine.nll(hidden[prompt], ids[prompt]) if weight else nll
 
 
 @dataclass

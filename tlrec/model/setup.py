@@ -1,12 +1,40 @@
 """What a script needs to run a language model: device, number type, attention, processes, tokenizer, base model."""
 
+import gc
 from functools import cached_property
 
 import torch
 from accelerate import PartialState
 
+from tlrec.errors import InputError
 from tlrec.model import adapters, base_models, memory
 from tlrec.model.processes import models_are_spread, only_the_first_speaks
+from tlrec.model.prompts import load_frame
+from tlrec.model.scoring import Scorer
+from tlrec.runs import SCORING
+
+
+def scoring_here(kept, given, device, base_model, trust_remote_code):
+    """What shapes scores on this machine, a dict as `tlrec.runs.scoring_of`, with what stands here for "auto".
+
+    kept: of the adapter; given: by flags, which win. device, base_model, trust_remote_code: flags. What is kept and cannot be done here, such
+    as float16 on the CPU, is "auto"; what is given and cannot be is an InputError.
+    """
+    device = base_models.resolve_device(device)
+    wanted = SCORING | kept | given
+
+    def resolve(name, choose, *arguments):
+        try:
+            return choose(wanted[name], device, *arguments)
+        except InputError:
+            if name in given:
+                raise
+            return choose("auto", device, *arguments)
+
+    dtype = resolve("dtype", base_models.resolve_dtype, base_model, trust_remote_code)
+    attention = resolve("attention", base_models.resolve_attention, dtype)
+    return wanted | {"dtype": str(dtype).removeprefix("torch."), "attention": attention or "auto"}
+
 
 ROW = 512  # tokens, the default of --cutoff_len
 
@@ -21,9 +49,12 @@ class ModelSetup:
     def __init__(self, base_model, device, dtype, quantization, attention, trust_remote_code):
         self.base_model, self.quantization, self.trust_remote_code = base_model, quantization, trust_remote_code
         self.device = base_models.resolve_device(device)
-        self.dtype = base_models.resolve_dtype(dtype, self.device)
+        self.dtype = base_models.resolve_dtype(dtype, self.device, base_model, trust_remote_code)
+        if dtype == "auto" and self.device.type == "cpu" and self.dtype == torch.bfloat16:
+            print("dtype: bfloat16, which this CPU multiplies itself (--dtype float32 is slower and rounds less)")
         self.attention = base_models.resolve_attention(attention, self.device, self.dtype)
         self.processes, self.first = PartialState().num_processes, PartialState().is_main_process
+        self._scorers, self._carried = {}, None  # the latter the PeftModel around the base
         only_the_first_speaks()
 
     @cached_property
@@ -34,6 +65,12 @@ class ModelSetup:
     def hardware(self):
         """Names of the GPUs in use, None on the CPU."""
         return base_models.hardware(self.device)
+
+    @property
+    def machine_scoring(self):
+        """What this setup brings to the shape of a score: number type, quantisation, attention; loads the base."""
+        dtype, attention = str(self.dtype).removeprefix("torch."), self.base.config._attn_implementation
+        return {"dtype": dtype, "quantization": self.quantization, "attention": attention}
 
     @cached_property
     def base(self):
@@ -60,6 +97,13 @@ class ModelSetup:
         return the tensors. config: the LoraConfig that it has to fit, by default its own."""
         return adapters.check_adapter_on(self.base_model, path, self.trust_remote_code, config)
 
+    def scorer(self, records, frame, cutoff_len):
+        """A Scorer of `records` in the prompt frame of that name; the same one for the same records."""
+        key = id(records), frame, cutoff_len
+        if key not in self._scorers:
+            self._scorers[key] = Scorer(self.tokenizer, records, load_frame(frame, self.tokenizer), cutoff_len)
+        return self._scorers[key]
+
     def attach(self, adapter):
         """The base with the adapter of this folder on it, for scoring, and no other; the base alone for None."""
         self.detach()
@@ -72,9 +116,15 @@ class ModelSetup:
             self.base = self._carried.unload()
         self._carried = None
 
+    def forget(self):
+        """Let go of the base model, so that another one has room."""
+        self.detach()
+        self.__dict__.pop("base", None)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     @cached_property
     def memory(self):
         """Bytes of main memory that this process may use, as they were when first asked for."""
         return memory.memory_at_hand() // self.processes
-
-    _carried = None  # the PeftModel around the base

@@ -2,7 +2,8 @@
 
     python -m tlrec.report .
 
-Reads  every folder under ROOT that holds a run.json or a metrics.json (format: tlrec/runs.py).
+Reads  every folder under ROOT that holds a run.json or a metrics.json (their formats: tlrec/run_format.py and
+       tlrec/evaluation/formats.py).
 Writes results.csv (a row for each evaluation), results.md, PNG figures and index.html, which needs nothing beside it,
        into ROOT/report (or --output_dir); files of those names from an earlier report are replaced.
 Damaged or unfinished runs are listed in the report.
@@ -12,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from tlrec.errors import InputError, one_line_errors
+from tlrec.files import printable
 
 
 def main():
@@ -62,8 +64,8 @@ def main():
     print(f"{evaluated} evaluations on {len(test_sets)} test sets, {damaged} damaged or unfinished runs")
     for finding in findings:
         if finding.level == "warning":
-            print(f"warning: {finding.subject}: {finding.text}")
-    print(f"report: {output / 'index.html'}")
+            print(printable(f"warning: {finding.subject}: {finding.text}"))
+    print(printable(f"report: {output / 'index.html'}"))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tlrec.evaluation.intervals import bootstrap_aucs, interval
-from tlrec.evaluation.metrics import auc
+from tlrec.evaluation.intervals import bootstrap_aucs, bootstrap_uaucs, interval
+from tlrec.evaluation.metrics import auc, uauc
 from tlrec.report.published import published_for
 
 
@@ -22,6 +22,11 @@ class Cell:
     over_floor: float | None = None
     over_floor_interval: list | None = None
     below_best: list | None = None  # interval of (this - best cell)
+    uaucs: list = field(default_factory=list)  # (uAUC, weighted by rows, users with both labels) of each evaluation
+    uauc: float | None = None  # mean of the first; None where users are not known, or none has both labels
+    uauc_interval: list | None = None
+    uauc_over_floor: float | None = None
+    uauc_over_floor_interval: list | None = None
     missing_seeds: list = field(default_factory=list)
     repeated_seeds: list = field(default_factory=list)
 
@@ -35,6 +40,11 @@ class Cell:
         return contains_zero(self.over_floor_interval)
 
     @property
+    def uauc_near_floor(self):
+        """Whether the difference of uAUC to that of the best floor is within noise; None where there is no floor."""
+        return contains_zero(self.uauc_over_floor_interval)
+
+    @property
     def near_best(self):
         """Whether the difference to the best cell of the test set is within noise."""
         return contains_zero(self.below_best)
@@ -42,7 +52,8 @@ class Cell:
 
 @dataclass
 class TestSet:
-    """Everything evaluated on the same rows. floors: {name: AUC}; best_floor: name or None; unit: what is resampled."""
+    """Everything evaluated on the same rows. floors: {name: AUC}; best_floor: name or None; unit: what is resampled.
+    uauc_floors and best_uauc_floor: the same for uAUC; uauc_users: how many users have both labels."""
 
     target: str
     test: dict
@@ -54,6 +65,9 @@ class TestSet:
     best: Cell | None
     unit: str
     published: list
+    uauc_floors: dict = field(default_factory=dict)
+    best_uauc_floor: str | None = None
+    uauc_users: int = 0
 
     @property
     def labels(self):
@@ -123,6 +137,8 @@ def test_set(evaluations, target, resamples):
     )
     if evaluations[0].metrics["auc"] is not None:
         judge(result, known[0] if known else None, resamples)
+        if known:
+            judge_within_users(result, known[0], resamples)
     return result
 
 
@@ -156,13 +172,10 @@ def group(evaluations):
 def judge(test_set, users, resamples):
     """Fill in the numbers of all cells. One set of resamples serves all scores, so every difference is paired."""
     labels = test_set.labels
-    scores, columns = list(test_set.floor_scores.values()), {}
-    for number, cell in enumerate(test_set.cells):
-        columns[number] = range(len(scores), len(scores) + len(cell.evaluations))
-        scores += [evaluation.predictions["score"] for evaluation in cell.evaluations]
+    scores, columns = all_scores(test_set)
     samples = bootstrap_aucs(labels, scores, users, resamples)
     units = len(labels) if users is None else len(np.unique(users))
-    means = [samples[:, columns[number]].mean(axis=1) for number in columns]
+    means = [samples[:, places].mean(axis=1) for places in columns]
     floor = samples[:, list(test_set.floors).index(test_set.best_floor)] if test_set.best_floor else None
     for cell, sample in zip(test_set.cells, means, strict=True):
         aucs = [evaluation.metrics["auc"] for evaluation in cell.evaluations]
@@ -176,3 +189,35 @@ def judge(test_set, users, resamples):
     test_set.best = test_set.cells[best]
     for cell, sample in zip(test_set.cells, means, strict=True):
         cell.below_best = interval(sample - means[best], units)
+
+
+def judge_within_users(test_set, users, resamples):
+    """Fill in uAUC of floors and cells, on the resamples of users that `judge` draws. It is computed from predictions:
+    an evaluation whose metrics.json is from before it had uAUC is judged too."""
+    labels = test_set.labels
+    scores, columns = all_scores(test_set)
+    values = [uauc(labels, score, users) for score in scores]
+    test_set.uauc_users = values[-1][2]
+    if not test_set.uauc_users:
+        return
+    samples = bootstrap_uaucs(labels, scores, users, resamples)
+    test_set.uauc_floors = {name: value[0] for name, value in zip(test_set.floor_scores, values, strict=False)}
+    test_set.best_uauc_floor = best = max(test_set.uauc_floors, key=test_set.uauc_floors.get, default=None)
+    floor = None if best is None else samples[:, list(test_set.uauc_floors).index(best)]
+    for cell, places in zip(test_set.cells, columns, strict=True):
+        cell.uaucs = [values[place] for place in places]
+        cell.uauc = float(np.mean([value[0] for value in cell.uaucs]))
+        sample = samples[:, places].mean(axis=1)
+        cell.uauc_interval = interval(sample, test_set.uauc_users)
+        if floor is not None:
+            cell.uauc_over_floor = cell.uauc - test_set.uauc_floors[best]
+            cell.uauc_over_floor_interval = interval(sample - floor, test_set.uauc_users)
+
+
+def all_scores(test_set):
+    """The (n,) scores of the floors, then of all evaluations, and for each cell the range of places where its are."""
+    scores, columns = list(test_set.floor_scores.values()), []
+    for cell in test_set.cells:
+        columns.append(range(len(scores), len(scores) + len(cell.evaluations)))
+        scores += [evaluation.predictions["score"] for evaluation in cell.evaluations]
+    return scores, columns

@@ -1,6 +1,8 @@
 """Leak and sanity checks: what must be known before a number is believed."""
 
 import os
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -33,6 +35,7 @@ def check(test_sets, root):
         checks += shared_rows(test_set, files)
         checks += selection(test_set, files)
         checks += label_share(test_set)
+        checks += scoring(test_set)
         checks += truncation(test_set, files)
         checks += answer_mass(test_set)
         checks += seeds(test_set)
@@ -54,9 +57,10 @@ class DataFiles:
         changed, or holds no records."""
         if data["sha256"] not in self.files:
             for path in (Path(data["path"]), self.root / data["path"]):
-                if path.is_file() and sha256(path) == data["sha256"]:
-                    self.files[data["sha256"]] = read_checked(path)
-                    break
+                with suppress(OSError):  # of a file that may not be read, or a name that cannot be one
+                    if path.is_file() and sha256(path) == data["sha256"]:
+                        self.files[data["sha256"]] = read_checked(path)
+                        break
             else:
                 raise InputError(f"{self.shown(data)} is gone or has changed")
         return self.files[data["sha256"]]
@@ -136,6 +140,21 @@ def selection(test_set, files):
     return merged(test_set, found)
 
 
+def scoring(test_set):
+    """Which cells were scored otherwise than most: their differences to others are not the method's alone."""
+    found = [(cell, other_scoring(cell, test_set)) for cell in test_set.cells]
+    return merged(test_set, [(cell, "warning", f"scored with {', '.join(other)}") for cell, other in found if other])
+
+
+def other_scoring(cell, test_set):
+    """What shaped scores of this cell, and is not what it was for most evaluations of the test set: a list of words."""
+    known = [evaluation.run["scoring"] for evaluation in test_set.evaluations if evaluation.run.get("scoring")]
+    names = dict.fromkeys(name for one in known for name in one)
+    usual = {name: Counter(str(one[name]) for one in known if name in one).most_common(1)[0][0] for name in names}
+    here = [item for evaluation in cell.evaluations for item in (evaluation.run.get("scoring") or {}).items()]
+    return [f"{name} {value} (most: {usual[name]})" for name, value in dict.fromkeys(here) if str(value) != usual[name]]
+
+
 def target_selection(cell, test_set):
     """The validation files of a cell's stages that lie in the folder of the test file: the target's own."""
     folder = Path(test_set.test["path"]).parent
@@ -162,10 +181,10 @@ def truncation(test_set, files):
         cut = {}
         for evaluation in cell.evaluations:
             for run in (*evaluation.chain, evaluation.run):
-                for part, count in (run["results"].get("truncated") or {}).items():
+                for part, count in (run.get("results", {}).get("truncated") or {}).items():
                     counted = True
                     if count:
-                        path = files.shown(run["data"][part])
+                        path = files.shown(run["data"][part]) if part in run["data"] else part
                         cut[path] = max(count, cut.get(path, 0))
         if cut:
             text = ", ".join(f"prompts of {count} rows of {path}" for path, count in sorted(cut.items()))
@@ -210,7 +229,7 @@ def environments(test_set):
     if any(run["git"]["dirty"] for run in runs if run.get("git")):
         checks.append(Check("note", f"{test_set.target}: code", "some runs were made from a checkout with changes"))
     for package in ("torch", "transformers", "peft"):
-        versions = {run["versions"][package] for run in runs if run.get("versions", {}).get(package)}
+        versions = {run.get("versions", {}).get(package) for run in runs} - {None}
         if len(versions) > 1:
             text = f"runs with {package} {', '.join(sorted(versions))}"
             checks.append(Check("note", f"{test_set.target}: versions", text))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tlrec.errors import InputError
 from tlrec.evaluation.results import read_evaluation
+from tlrec.files import printable
 from tlrec.runs import read_run
 
 # Flags that do not change what a run is, or that a column of the report shows already.
@@ -63,29 +64,38 @@ class Workspace:
 def collect(root):
     """Everything under `root`, in the order of folder names. Links are followed, hidden folders left out."""
     workspace, seen = Workspace(), set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+
+    def name_of(folder):
+        return printable(Path(folder).relative_to(root))
+
+    def problem(folder, text):
+        workspace.problems.append((name_of(folder), printable(text)))
+
+    def unreadable(error):
+        problem(error.filename, f"cannot be read: {error.strerror}")
+
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=unreadable):
         if (real := os.path.realpath(folder)) in seen:  # a link into a folder that was visited, or back up
             subfolders.clear()
             continue
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        name = str(Path(folder).relative_to(root))
         if "trainer_state.json" in files:
-            workspace.problems.append((name, "a trainer's checkpoint: its run has not finished"))
+            problem(folder, "a trainer's checkpoint: its run has not finished")
             subfolders.clear()
             continue
         run = None
         try:
             if "run.json" in files:
                 run = read_run(folder)
-                if "stage" in run:  # an exported model has a run.json too
-                    workspace.tunings.append((name, run))
+                if run.get("stage"):  # an exported model has a run.json too
+                    workspace.tunings.append((name_of(folder), run))
             elif "adapter_config.json" in files:
-                workspace.problems.append((name, "an adapter without run.json: unfinished, or not made by TLRec"))
+                problem(folder, "an adapter without run.json: unfinished, or not made by TLRec")
             if "metrics.json" in files:
-                workspace.evaluations.append(read_result(Path(folder), name, run))
+                workspace.evaluations.append(read_result(Path(folder), name_of(folder), run))
         except InputError as error:
-            workspace.problems.append((name, str(error)))
+            problem(folder, str(error))
     return workspace
 
 
@@ -97,30 +107,28 @@ def read_result(folder, name, run):
     metrics, predictions = read_evaluation(folder)
     evaluation = metrics["run"]
     where = folder / "metrics.json"
-    try:
-        test = {key: evaluation["data"]["test"][key] for key in ("path", "sha256", "rows")}
-        adapter = evaluation.get("adapter")
-        chain = chain_of(adapter)
-        if len(predictions["label"]) != test["rows"]:
-            raise InputError(f"{where}: {len(predictions['label'])} predictions for {test['rows']} test rows")
-        if run and chain and (run["started"], run["ended"]) != (chain[-1]["started"], chain[-1]["ended"]):
-            raise InputError(f"{where}: was made for an earlier adapter of this folder; evaluate again")
-        last = chain[-1] if chain else evaluation
-        return Evaluation(
-            folder=name,
-            metrics=metrics,
-            predictions=predictions,
-            chain=chain,
-            target=evaluation.get("target") or test["path"],
-            test=test,
-            base_model=str(evaluation.get("base_model") or "none").rstrip("/"),
-            method=method_of(evaluation, adapter, chain),
-            shots=last.get("shots") or 0,
-            seed=last.get("seed"),
-            settings=settings_of(evaluation, chain),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{where}: its 'run' is not in the format of tlrec/runs.py: {error!r}") from None
+    test, adapter = evaluation["data"]["test"], evaluation.get("adapter")
+    chain = chain_of(adapter)
+    if len(predictions["label"]) != test["rows"]:
+        raise InputError(f"{where}: {len(predictions['label'])} predictions for {test['rows']} test rows")
+    if not all(stage.get("stage") for stage in chain):
+        raise InputError(f"{where}: the run.json of its adapter, or of one before, does not name its stage")
+    if run and chain and any(run.get(key) != chain[-1].get(key) for key in ("started", "ended")):
+        raise InputError(f"{where}: was made for an earlier adapter of this folder; evaluate again")
+    last = chain[-1] if chain else evaluation
+    return Evaluation(
+        folder=name,
+        metrics=metrics,
+        predictions=predictions,
+        chain=chain,
+        target=evaluation.get("target") or test["path"],
+        test=test,
+        base_model=(evaluation.get("base_model") or "none").rstrip("/"),
+        method=method_of(evaluation, adapter, chain),
+        shots=last.get("shots") or 0,
+        seed=last.get("seed"),
+        settings=settings_of(evaluation, chain),
+    )
 
 
 def chain_of(adapter):
@@ -135,7 +143,7 @@ def chain_of(adapter):
 def method_of(evaluation, adapter, chain):
     """What the report calls the method: the stages before few-shot tuning, such as "cot + source netflix"."""
     if evaluation.get("stage") == "baseline":
-        return evaluation["method"]
+        return evaluation.get("method") or "baseline"
     if adapter and not chain:
         return f"adapter {adapter['path']}"
     stages = [f"{run['stage']} {run['source']}" if run.get("source") else run["stage"] for run in chain]
@@ -149,7 +157,8 @@ def method_of(evaluation, adapter, chain):
 def settings_of(evaluation, chain):
     """{name: value} of what another run of the same method, shots and seed might have otherwise: flags, frame, data."""
     settings = {"frame": evaluation.get("frame")}
-    settings |= {f"{name} in evaluation": evaluation["arguments"].get(name) for name in ("quantization", "cutoff_len")}
+    scoring = evaluation.get("scoring") or evaluation["arguments"]
+    settings |= {f"{name} in evaluation": scoring.get(name) for name in ("quantization", "cutoff_len")}
     runs = {f"stage {position} ": run for position, run in enumerate(chain[:-1], start=1)}
     runs[""] = chain[-1] if chain else evaluation
     for prefix, run in runs.items():

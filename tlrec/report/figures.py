@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tlrec.files import whole_file
+from tlrec.files import printable, whole_file
 from tlrec.report.cells import shots_order
 from tlrec.report.checks import shots_name
 from tlrec.report.collect import chain_of, method_of
@@ -30,6 +30,7 @@ STYLE = {
     "legend.frameon": False,
     "savefig.dpi": 150,
     "savefig.bbox": "tight",
+    "text.parse_math": False,  # a name with dollar signs is a name
 }
 
 
@@ -82,7 +83,7 @@ def tuned_method(run):
 
 def slug(words, taken):
     """A file name of `words` that is not yet `taken`."""
-    base = name = "_".join(re.findall(r"[a-z0-9]+", words.lower())[-4:]) or "test"
+    base = name = "_".join(re.findall(r"[a-z0-9]+", words.lower())[-4:])[-60:] or "test"
     while name in taken:
         name = f"{base}_{len(taken)}"
     taken.add(name)
@@ -96,7 +97,8 @@ def save(figure, path, text, section):
 
 
 def wrapped(label, width=60):
-    """A label cut to the width of a legend."""
+    """A label cut to the width of a legend, in one line."""
+    label = printable(label)
     return label if len(label) <= width else label[: width - 3] + "..."
 
 
@@ -136,7 +138,9 @@ def auc_against_shots(test_set, looks):
                 style = {"color": looks[method].line["color"], "alpha": 0.45, "linewidths": 0}
                 axes.scatter([at] * len(seeds), seeds, s=9, zorder=4, **style)
     for (name, value), dashes in zip(test_set.floors.items(), ((5, 2), (1, 1.5), (5, 2, 1, 2)), strict=False):
-        axes.axhline(value, color=GREY, linewidth=1.3, dashes=dashes, label=f"floor: {name} ({value:.4f})", zorder=2)
+        axes.axhline(
+            value, color=GREY, linewidth=1.3, dashes=dashes, label=f"floor: {wrapped(name, 40)} ({value:.4f})", zorder=2
+        )
     for index, entry in enumerate(published):
         style = {"marker": "*x+"[index % 3], "color": GREY, "linestyle": "none", "markersize": 8}
         x = [place[s] - (len(methods) / 2 + 0.5) * width - 0.03 for s in entry.aucs]
@@ -147,7 +151,7 @@ def auc_against_shots(test_set, looks):
     axes.set_xlabel("training rows of the target (shots)")
     axes.set_ylabel("AUC")
     note = f"bars: 95 % interval over {test_set.unit}; small dots: seeds"
-    axes.set_title(f"{test_set.target}: AUC against shots\n{note}", fontsize=10)
+    axes.set_title(f"{wrapped(test_set.target)}: AUC against shots\n{note}", fontsize=10)
     legend_below(figure, axes)
     cells = "; ".join(f"{cell.method}, {shots_name(cell.shots)}: {cell.mean:.4f}" for cell in test_set.cells)
     floors = "; ".join(f"{name} {value:.4f}" for name, value in test_set.floors.items())
@@ -181,13 +185,13 @@ def roc(test_set, looks):
         axes.plot(false, true, **looks[cell.method].line, linewidth=1.5, label=names[-1])
     if floor := test_set.best_floor:
         false, true, _ = roc_curve(test_set.labels, test_set.floor_scores[floor])
-        names.append(f"floor, {floor}: AUC {test_set.floors[floor]:.4f}")
+        names.append(f"floor, {wrapped(floor, 40)}: AUC {test_set.floors[floor]:.4f}")
         axes.plot(false, true, color=GREY, linewidth=1.3, dashes=(5, 2), label=names[-1])
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, label="chance")
     axes.set(xlabel="false positive rate (disliked rows taken for liked)", aspect="equal")
     axes.set(ylabel="true positive rate (liked rows found)")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    axes.set_title(f"{test_set.target}: ROC", fontsize=10)
+    axes.set_title(f"{wrapped(test_set.target)}: ROC", fontsize=10)
     legend_below(figure, axes, columns=1)
     return figure, f"ROC curves on {test_set.target}. {'; '.join(names)}."
 
@@ -209,7 +213,7 @@ def reliability(test_set, looks):
         bottom.stairs([bin["n"] for bin in bins], edges, **looks[cell.method].line, linewidth=1.4)
     top.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, label="calibrated")
     top.set(ylabel="share of liked rows", xlim=(0, 1), ylim=(-0.02, 1.02))
-    top.set_title(f"{test_set.target}: reliability", fontsize=10)
+    top.set_title(f"{wrapped(test_set.target)}: reliability", fontsize=10)
     bottom.set(xlabel="P(Yes), given Yes or No", ylabel="rows")
     legend_below(figure, bottom, columns=1, of=top, gap=0.48)
     return figure, f"Reliability on {test_set.target}: share of liked rows against P(Yes). {'; '.join(names)}."
@@ -259,10 +263,11 @@ def validation(tunings, looks):
                 style = {"color": looks[method].line["color"], "markerfacecolor": "none", "markersize": 9}
                 axes.plot(best, aucs[steps.index(best)], "o", **style)
         kept = [entry["eval_auc"] for _, history, best in panels[key] for entry in history if entry["step"] == best]
+        kept = [value for value in kept if value is not None]
         words.append(
             f"{key[-1]}, runs: {len(panels[key])}" + (f", kept {min(kept):.4f} to {max(kept):.4f}" if kept else "")
         )
-        axes.set_title(key[-1], fontsize=9)
+        axes.set_title(wrapped(key[-1], 45), fontsize=9)
         axes.margins(x=0.08, y=0.15)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # there is no half step
     for axes in grid.flat[len(panels) :]:

@@ -1,9 +1,9 @@
 """The report as one HTML file with its figures inside, which opens without a server."""
 
 import base64
-from html import escape
+import html
 
-from tlrec.files import whole_file
+from tlrec.files import printable, whole_file
 
 STYLE = """
 :root { color-scheme: light; }
@@ -57,6 +57,11 @@ def write_page(path, sections, pictures):
             f'<header><h1>TLRec report</h1><nav aria-label="Sections">{links}</nav></header>\n'
             f"<main>\n{body}</main>\n</body>\n</html>\n"
         )
+
+
+def escape(text):
+    """`text` as it may stand in HTML, between tags or quotes."""
+    return html.escape(printable(text))
 
 
 def section_html(number, section, pictures):

@@ -1,19 +1,26 @@
 """The report's words and tables: `sections` for results.md and the page, and results.csv."""
 
 import csv
+import re
 from dataclasses import dataclass, field
+from html import escape
 
-from tlrec.files import whole_file
+from tlrec.files import printable, whole_file
 from tlrec.report.cells import shots_order
-from tlrec.report.checks import shots_name, target_selection
+from tlrec.report.checks import other_scoring, shots_name, target_selection
 from tlrec.report.published import SEQUENTIAL
 
 LEGEND = (
     "AUC as published: rows in order of P(Yes) - P(No), 0.5 is chance. Mean ± standard deviation over seeds, number of "
     "seeds in brackets. ▲ above the best floor, ▼ below it, ≈ not told apart from it; ★ best here, ☆ not told apart "
     "from the best: the paired 95 % bootstrap interval of the difference, over {unit}, holds 0. † checkpoints selected "
-    "on labelled rows of the target. Floors need no language model: history is the share of liked items in the "
+    "on labelled rows of the target. ‡ scored otherwise than most (see Checks). Floors need no language model: history is the share of liked items in the "
     "history, item is the like-rate of the target item in the training split."
+)
+WITHIN_USERS = (
+    "AUC ranks the rows of all users together, uAUC those of each user apart, averaged over the {users} users with "
+    "both labels: a method with a high AUC and a uAUC near 0.5 tells generous users from strict ones, but not what a "
+    "user likes."
 )
 
 
@@ -43,6 +50,9 @@ def sections(test_sets, findings, workspace):
     for test_set in test_sets:
         tables = [main_table(test_set), detail_table(test_set)]
         paragraphs = [headline(test_set), LEGEND.format(unit=test_set.unit)]
+        if test_set.uauc_users:
+            tables.insert(1, uauc_table(test_set))
+            paragraphs.insert(1, WITHIN_USERS.format(users=test_set.uauc_users))
         if test_set.published:
             other = "" if test_set.published[0].same_rows else " They were measured on other rows: do not compare."
             paragraphs.append(f"Published numbers are of LLaMA-7B.{other} {SEQUENTIAL}")
@@ -81,6 +91,10 @@ def headline(test_set):
             low, high = best.over_floor_interval
             verdict = "not told apart from" if best.near_floor else "above" if best.over_floor > 0 else "below"
             words.append(f"It is {verdict} {floor}: {best.over_floor:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}.")
+    if best.uauc is not None:
+        floors = f", the best floor ({test_set.best_uauc_floor})" if test_set.best_uauc_floor else ""
+        floors += f" {number(test_set.uauc_floors.get(test_set.best_uauc_floor), '')}" if floors else ""
+        words.append(f"Within users it has uAUC {number(best.uauc)}{floors}.")
     return " ".join(words)
 
 
@@ -91,6 +105,21 @@ def main_table(test_set):
     rows += [[f"floor: {name}", *[number(value)] * len(shots)] for name, value in test_set.floors.items()]
     rows += [[entry.label, *(number(entry.aucs.get(s), "") for s in shots)] for entry in test_set.published]
     return Table("AUC by method and shots", ["Method", *map(shots_name, shots)], rows)
+
+
+def uauc_table(test_set):
+    """Method x shots, then floors: uAUC."""
+
+    def text(cell):
+        if cell is None:
+            return ""
+        sign = {None: "", True: " ≈", False: " ▲" if (cell.uauc_over_floor or 0) > 0 else " ▼"}[cell.uauc_near_floor]
+        return f"{number(cell.uauc)} ({len(cell.evaluations)}){sign}"
+
+    rows = [[method, *(text(test_set.cell(method, s)) for s in test_set.shots)] for method in test_set.methods]
+    rows += [[f"floor: {name}", *[number(value)] * len(test_set.shots)] for name, value in test_set.uauc_floors.items()]
+    caption = f"uAUC by method and shots, mean over {test_set.uauc_users} users, against the best floor's uAUC"
+    return Table(caption, ["Method", *map(shots_name, test_set.shots)], rows)
 
 
 def cell_text(cell, test_set):
@@ -107,6 +136,7 @@ def cell_text(cell, test_set):
         words.append("≈" if cell.near_floor else "▲" if cell.over_floor > 0 else "▼")
     words += ["★"] * (cell is test_set.best) + ["☆"] * (cell is not test_set.best and bool(cell.near_best))
     words += ["†"] * (cell.shots == 0 and bool(target_selection(cell, test_set)))
+    words += ["‡"] * bool(other_scoring(cell, test_set))
     return " ".join(words)
 
 
@@ -119,6 +149,8 @@ def detail_table(test_set):
         "AUC",
         "sd",
         f"95 % ({test_set.unit})",
+        "uAUC",
+        "95 % (users)",
         "Log-odds",
         "- best floor",
         f"95 % ({test_set.unit})",
@@ -136,6 +168,8 @@ def detail_table(test_set):
                 number(cell.mean, "not defined"),
                 number(cell.sd),
                 bounds(cell.interval),
+                number(cell.uauc),
+                bounds(cell.uauc_interval),
                 number(mean([m["auc_logodds"] for m in metrics]), "not defined"),
                 number(cell.over_floor, sign="+"),
                 bounds(cell.over_floor_interval, "+"),
@@ -181,10 +215,11 @@ def write_csv(path, test_sets):
 def csv_row(test_set, evaluation):
     """{column: value} of one evaluation."""
     metrics, run = evaluation.metrics, evaluation.run
+    cell = next(cell for cell in test_set.cells if evaluation in cell.evaluations)
     row = {
         "folder": evaluation.folder,
         "target": test_set.target,
-        "method": next(cell.method for cell in test_set.cells if evaluation in cell.evaluations),
+        "method": cell.method,
         "shots": evaluation.shots,
         "seed": evaluation.seed,
     }
@@ -204,8 +239,12 @@ def csv_row(test_set, evaluation):
     }
     for unit in ("rows", "users"):
         row |= spread(f"auc_{unit}", metrics["intervals"]["auc"].get(unit))
+    within = cell.uaucs[cell.evaluations.index(evaluation)] if cell.uaucs else (None, None, None)
+    row |= dict(zip(("uauc", "uauc_weighted", "uauc_users"), within, strict=True))
+    row |= spread("uauc", metrics["intervals"].get("uauc", {}).get("users"))
     row |= {"users": metrics["users"]["n"], "users_source": metrics["users"]["source"]}
     row |= {f"floor_{name.replace(' + ', '_')}": floor["auc"] for name, floor in metrics["floors"].items()}
+    row |= {f"floor_{name.replace(' + ', '_')}_uauc": value for name, value in test_set.uauc_floors.items()}
     best = metrics["difference_to_best_floor"] or {"floor": None, "auc": None, "interval": {}}
     row |= {"best_floor": best["floor"], "over_best_floor": best["auc"]}
     for unit in ("rows", "users"):
@@ -213,16 +252,16 @@ def csv_row(test_set, evaluation):
     row |= {
         "base_model": evaluation.base_model,
         "frame": run.get("frame"),
-        "truncated_test": (run["results"].get("truncated") or {}).get("test"),
+        "truncated_test": (run.get("results", {}).get("truncated") or {}).get("test"),
         "test_path": evaluation.test["path"],
         "test_sha256": evaluation.test["sha256"],
-        "tuning_seconds": sum(stage["seconds"] for stage in evaluation.chain) if evaluation.chain else None,
-        "evaluation_seconds": run["seconds"],
-        "ended": run["ended"],
+        "tuning_seconds": total([stage.get("seconds") for stage in evaluation.chain]),
+        "evaluation_seconds": run.get("seconds"),
+        "ended": run.get("ended"),
         "hardware": hardware(run),
         "revision": revision(run),
     }
-    return row | {name: run["versions"].get(name) for name in ("python", "torch", "transformers", "peft")}
+    return row | {name: run.get("versions", {}).get(name) for name in ("python", "torch", "transformers", "peft")}
 
 
 def spread(name, interval):
@@ -235,14 +274,14 @@ def write_markdown(path, sections, pictures):
     """The sections as Markdown, with links to the figures."""
     lines = ["# TLRec report", ""]
     for section in sections:
-        lines += [f"## {section.heading}", ""]
+        lines += [f"## {markdown_text(section.heading)}", ""]
         for paragraph in section.paragraphs:
-            lines += [paragraph, ""]
+            lines += [markdown_text(paragraph), ""]
         for table in section.tables:
-            lines += [f"**{table.caption}**", "", *markdown_table(table), ""]
+            lines += [f"**{markdown_text(table.caption)}**", "", *markdown_table(table), ""]
         for picture in pictures:
             if picture.section == section.pictures:
-                lines += [f"![{picture.text}]({picture.path.name})", ""]
+                lines += [f"![{markdown_text(picture.text)}]({picture.path.name})", ""]
     with whole_file(path) as file:
         file.write("\n".join(lines).rstrip() + "\n")
 
@@ -250,8 +289,13 @@ def write_markdown(path, sections, pictures):
 def markdown_table(table):
     """Lines of a Markdown table."""
     rules = ["---" if column < table.text_columns else "---:" for column in range(len(table.header))]
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in (table.header, rules, *table.rows)]
-    return [f"| {' | '.join(row)} |" for row in rows]
+    rows = [[markdown_text(cell) for cell in row] for row in (table.header, *table.rows)]
+    return [f"| {' | '.join(row)} |" for row in (rows[0], rules, *rows[1:])]
+
+
+def markdown_text(text):
+    """`text` without a meaning in Markdown or HTML: names come from folders and files, which may be anyone's."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", escape(printable(text), quote=False))
 
 
 def hardware(run):
@@ -259,13 +303,18 @@ def hardware(run):
     known = run.get("hardware")
     if known:
         return ", ".join(map(str, known)) if isinstance(known, list) else str(known)
-    return f"{(run.get('platform') or {}).get('cpus')} CPU cores"
+    return f"{run.get('platform', {}).get('cpus')} CPU cores"
 
 
 def revision(run):
     """The first ten digits of the revision, and whether the checkout had changes."""
     git = run.get("git")
     return f"{git['revision'][:10]}{' + changes' if git['dirty'] else ''}" if git else "-"
+
+
+def total(values):
+    """Sum of numbers, None if one of them is or there are none."""
+    return None if None in values or not values else sum(values)
 
 
 def mean(values):

@@ -1,15 +1,34 @@
 """What both tuners check of their flags before torch is imported."""
 
+import math
+import sys
+
 from tlrec.errors import InputError
-from tlrec.model.checks import check_adapter, check_base_model, check_same_lora
+from tlrec.model.checks import check_adapter, check_base_model, check_same_lora, tuned_on_another
+from tlrec.model.identity import base_identity
+
+SEEDS = 2**32  # of numpy
 
 
 def check_flags(args):
     """Raise InputError for a value that no run can have, and unless base model and start adapter are there and fit."""
-    for flag in ("batch_size", "micro_batch_size", "num_epochs", "eval_steps", "patience", "lora_r"):
+    for flag in ("batch_size", "micro_batch_size", "num_epochs", "eval_steps", "patience", "lora_r", "cutoff_len"):
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise InputError(f"--{flag} {value}: give 1 or more")
+    for flag in ("learning_rate", "lora_alpha"):
+        value = getattr(args, flag)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"--{flag} {value}: give a number above 0")
+    if args.warmup_steps < 0:
+        raise InputError(f"--warmup_steps {args.warmup_steps}: give 0 or more")
+    if not 0 <= args.lora_dropout < 1:
+        raise InputError(f"--lora_dropout {args.lora_dropout}: give a number from 0 to below 1")
+    for seed in args.seed if isinstance(args.seed, list) else [args.seed]:
+        if not 0 <= seed < SEEDS:
+            raise InputError(f"--seed {seed}: give 0 to {SEEDS - 1}")
+    if not 0 <= args.prompt_loss_weight <= 1:
+        raise InputError(f"--prompt_loss_weight {args.prompt_loss_weight}: give 0 to 1")
     if args.batch_size % args.micro_batch_size:
         raise InputError(
             f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}"
@@ -19,3 +38,5 @@ def check_flags(args):
         flag = "--resume_from_checkpoint"
         config = check_adapter(start, flag)
         check_same_lora(config, start, flag, args.lora_r, args.lora_alpha, args.lora_target_modules)
+        if other := tuned_on_another(start, args.base_model, base_identity(args.base_model)):
+            print(f"warning: {flag} {other}; it is tuned on for this one", file=sys.stderr)

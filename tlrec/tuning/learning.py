@@ -5,6 +5,7 @@ nothing. So the first step is looked at, and the end.
 """
 
 import hashlib
+import json
 
 import numpy as np
 import torch
@@ -36,9 +37,8 @@ class ChecksFirstStep(TrainerCallback):
             )
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
-        if (
-            self.done or self.accelerator.distributed_type == DistributedType.DEEPSPEED
-        ):  # whose gradients are gone by now
+        gradients_are_gone = self.accelerator.distributed_type == DistributedType.DEEPSPEED  # which steps in backward
+        if self.done or gradients_are_gone:
             return
         scaler = self.accelerator.scaler
         overflow_is_usual = scaler is not None and scaler.get_scale() > 1  # float16 answers it with a smaller scale
@@ -60,15 +60,21 @@ def check_gradients(model, overflow_is_usual=False):
     if broken.any() and overflow_is_usual:
         return False
     unmoved = ~gradients.any(axis=1) | ((gradients == 0) & (weights[:, ::-1] > 0)).any(axis=1)
-    for bad, what, remedy in (
-        (broken, "a gradient that is not finite", "the base model may overflow in this --dtype: give another"),
-        (unmoved, "no gradient", "they would learn nothing: leave them out with --lora_target_modules, or try another "
-         "--quantization, --dtype or --attention"),
-    ):  # fmt: skip
-        if bad.any():
-            name = layers[bad.argmax()][0]
-            raise InputError(f"{bad.sum()} of {len(layers)} LoRA layers, such as {name}, have {what}; {remedy}")
+    if broken.any():
+        raise InputError(
+            f"{_such_as(layers, broken)}, have a gradient that is not finite: the base model may overflow in this --dtype; "
+            "give another"
+        )
+    if unmoved.any():
+        raise InputError(
+            f"{_such_as(layers, unmoved)}, have no gradient and would learn nothing; leave them out with "
+            "--lora_target_modules, or give another --quantization, --dtype or --attention"
+        )
     return True
+
+
+def _such_as(layers, chosen):
+    return f"{chosen.sum()} of {len(layers)} LoRA layers, such as {layers[chosen.argmax()][0]}"
 
 
 def _lora_layers(model):
@@ -97,6 +103,11 @@ def fingerprints(model):
         name: hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest()
         for name, tensor in tensors.items()
     }
+
+
+def fingerprint(model):
+    """One SHA-256 of all the adapter's tensors. With several processes all of them have to call this."""
+    return hashlib.sha256(json.dumps(fingerprints(model), sort_keys=True).encode()).hexdigest()
 
 
 def check_changed(model, start, state, args):

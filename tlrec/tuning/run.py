@@ -1,11 +1,16 @@
 """One run of a tuner and its folder: is it complete, where does it go on, what does it leave there. Imports no torch."""
 
 import shutil
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tlrec import runs
+from tlrec import runs, same_run
+from tlrec.errors import InputError
 from tlrec.evaluation.results import check_evaluation_dir, record_evaluation
+from tlrec.files import one_line_if_full
+from tlrec.locks import check_unlocked, locked
+from tlrec.model.identity import base_identity
 
 
 class TuningRun:
@@ -13,7 +18,7 @@ class TuningRun:
 
     script: its name. args: its flags, `output_dir`, `seed` and shots being those of this one run. train: the RecordFile
     and valid: the EvaluationSet that it learns from and is selected on. Raises InputError if its folder holds another
-    run's work (unless `args.overwrite`) or cannot be written to.
+    run's work (unless `args.overwrite`), if another process works there, or if it cannot be written to.
 
     tuned: whether the folder holds this very run's adapter. checkpoint: the Trainer's checkpoint to go on from, or None.
     """
@@ -22,29 +27,37 @@ class TuningRun:
         self.script, self.args = script, args
         self.folder = Path(args.output_dir)
         self.started = datetime.now(UTC)
-        self.data = {"train": runs.describe_records(train), "valid": runs.describe_records(valid)}
-        this = (self.folder, vars(args), self.data, args.resume_from_checkpoint)
-        self.tuned = not args.overwrite and runs.is_complete(*this)
-        self.checkpoint = None
-        if not self.tuned:
-            runs.check_output_dir(self.folder, args.overwrite)
-            if args.resume and not args.overwrite:
-                self.checkpoint = runs.checkpoint_of(*this)
+        data = {"train": runs.describe_records(train), "valid": runs.describe_records(valid)}
+        data["valid"]["rows_in_file"] = valid.rows_in_file
+        self.base = base_identity(args.base_model)
+        self.described = same_run.describe(vars(args), data, args.resume_from_checkpoint, self.base)
+        check_unlocked(self.folder)
+        self.tuned, self.checkpoint = self._found()
+        if not self.tuned and not self.checkpoint:
+            finished = same_run.finished_run(self.folder)
+            other = same_run.differences(finished, self.described) if finished else ()
+            same_run.check_output_dir(self.folder, args.overwrite, other)
+
+    def _found(self):
+        """(tuned, checkpoint) as the folder is now."""
+        tuned = same_run.is_complete(self.folder, self.described)
+        resume = self.args.resume and not tuned
+        return tuned, same_run.checkpoint_of(self.folder, self.described) if resume else None
 
     @property
     def checkpoints(self):
         """The folder of the Trainer's checkpoints."""
-        return self.folder / runs.CHECKPOINTS
+        return self.folder / same_run.CHECKPOINTS
 
     def is_complete(self, test=None):
         """Whether nothing is left to do, which is said: tuned and, with an EvaluationSet `test`, scored on it.
 
         Raises InputError if the folder holds the evaluation on other test data (unless `args.overwrite`).
         """
-        scored = self.tuned and (self.folder / "metrics.json").exists()
-        if scored and test:
-            check_evaluation_dir(self.folder, test, self.args.overwrite)
+        scored = self.tuned and test and check_evaluation_dir(self.folder, test, self.args.overwrite)
         complete = self.tuned and (scored or not test)
+        if self.tuned and runs.read_run(self.folder).get("base") is None:
+            print(f"{self.folder}: does not say on which base model it was tuned; taken to be {self.args.base_model}")
         if complete:
             print(f"complete already: {self.folder}")
         return complete
@@ -58,9 +71,10 @@ class TuningRun:
         """Tune with a TuningTrainer, from the checkpoint if there is one; what another stopped run has left goes."""
         if trainer.is_world_process_zero() and not self.checkpoint:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-            runs.write_start(self.folder, vars(self.args), self.data, self.args.resume_from_checkpoint)
+            same_run.write_start(self.folder, self.described)
         print(f"resuming: {self.checkpoint}" if self.checkpoint else "starting at step 0")
-        trainer.train(resume_from_checkpoint=self.checkpoint)
+        with one_line_if_full(self.folder):
+            trainer.train(resume_from_checkpoint=self.checkpoint)
 
     def save(self, trainer, setup, examples, **facts):
         """Save the adapter whole, and last `run.json`, what made it; then the checkpoints go.
@@ -69,14 +83,15 @@ class TuningRun:
         """
         from tlrec.model import adapters
 
-        adapters.save_adapter(trainer.model, self.folder)
+        with one_line_if_full(self.folder):
+            adapters.save_adapter(trainer.model, self.folder)
         speed = trainer.speed()
         if trainer.is_world_process_zero():
             runs.write_run(
                 self.folder,
                 self.script,
                 vars(self.args),
-                self.data,
+                self.described["data"],
                 results={
                     "history": trainer.history(),
                     "best_step": trainer.best_step(),
@@ -86,16 +101,18 @@ class TuningRun:
                 },
                 started=self.started,
                 stage=self.args.stage,
-                start_adapter=runs.describe_adapter(self.args.resume_from_checkpoint),
+                start_adapter=self.described["start_adapter"],
                 seed=self.args.seed,
                 frame=setup.frame.name,
                 base_model=self.args.base_model,
+                base=self.base or base_identity(self.args.base_model),  # fetched only now
+                scoring=setup.scoring,
                 target=self.args.target,
                 metric_for_best_model=self.args.metric_for_best_model,
                 hardware=setup.hardware,
                 **facts,
             )
-            runs.remove_checkpoints(self.folder)
+            same_run.remove_checkpoints(self.folder)
         best = max(trainer.history(), key=lambda entry: entry["step"] == trainer.best_step())
         print(
             f"best step {best['step']} of {trainer.state.max_steps}: validation auc {best['eval_auc']:.4f}, "
@@ -115,7 +132,21 @@ class TuningRun:
                 adapter=self.folder,
                 frame=setup.frame.name,
                 base_model=self.args.base_model,
+                base=self.base or base_identity(self.args.base_model),
+                scoring=setup.scoring,
                 target=self.args.target,
                 hardware=setup.hardware,
             )
             print(f"===== auc: {metrics['auc']} =====")
+
+
+@contextmanager
+def underway(todo, first):
+    """Inside the block the folders of these TuningRuns belong to this process. first: whether it is the first of those that
+    make the runs together; the others lock nothing. Raises InputError if another process works in one of them, or has
+    worked there since the TuningRun was made."""
+    with locked([run.folder for run in todo], first):
+        for run in todo:
+            if first and run._found() != (run.tuned, run.checkpoint):
+                raise InputError(f"{run.folder}: another process has just worked there; give the same command again")
+        yield

@@ -40,10 +40,15 @@ class TuningSetup(ModelSetup):
         self._tensors = None  # of the start adapter, once it is known to fit
         self._longest = None  # row of the run's training data, in tokens
 
+    @property
+    def scoring(self):
+        """What shapes a score, as run.json keeps it."""
+        return {"frame": self.frame.name, "cutoff_len": self.args.cutoff_len, **self.machine_scoring}
+
     def examples(self, records):
         """Examples of a RecordFile, to learn from. Raises InputError if none fits into --cutoff_len."""
         limit = f"--cutoff_len {self.args.cutoff_len}"
-        examples = training_examples(self.encoder, records, self.args.train_on_inputs)
+        examples = training_examples(self.encoder, records, self.args.prompt_loss_weight == 1)
         left_out = f", {len(examples.dropped)} left out because the answer exceeds {limit}"
         known = records.labelled and not examples.dropped  # "Yes." and "No." always fit
         print(f"train: {len(examples.rows)} rows, {examples.truncated} with a cut prompt{'' if known else left_out}")
@@ -55,9 +60,10 @@ class TuningSetup(ModelSetup):
     def validation_scorer(self, valid):
         """Scorer of the EvaluationSet `valid`, with the loss over what the tuning's labels cover."""
         scorer = Scorer(
-            self.tokenizer, valid.records, self.frame, self.args.cutoff_len, True, self.args.train_on_inputs
+            self.tokenizer, valid.records, self.frame, self.args.cutoff_len, True, self.args.prompt_loss_weight
         )
-        print(f"validation: {len(valid)} rows, {scorer.truncated} with a cut prompt; frame: {self.frame.name}")
+        of_all = f" of {valid.rows_in_file}" if len(valid) < valid.rows_in_file else ""
+        print(f"validation: {len(valid)}{of_all} rows, {scorer.truncated} with a cut prompt; frame: {self.frame.name}")
         return scorer
 
     def test_scorer(self, test):
@@ -75,8 +81,10 @@ class TuningSetup(ModelSetup):
     @cached_property
     def lora_targets(self):
         """Names of the modules that get LoRA: the user's, else the architecture's query and value projections."""
-        targets = self.args.lora_target_modules
-        targets = targets or adapters.query_and_value_modules(self.base_model, self.trust_remote_code)
+        targets, model = self.args.lora_target_modules, (self.base_model, self.trust_remote_code)
+        if targets == ["all-linear"]:
+            targets = adapters.linear_modules(*model)
+        targets = targets or adapters.query_and_value_modules(*model)
         print(f"LoRA targets: {' '.join(targets)}")
         return targets
 

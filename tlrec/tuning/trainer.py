@@ -3,6 +3,7 @@ uses `scoring`, that makes do with the memory there is, and that saves a checkpo
 
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from tlrec.evaluation.metrics import auc, two_probabilities_to_score
 from tlrec.model.memory import POSITIONS_AT_ONCE
 from tlrec.model.parts import language_model_parts
 from tlrec.model.processes import add_up, catch_signals
-from tlrec.tuning.learning import ChecksFirstStep, check_changed, fingerprints
+from tlrec.tuning.learning import ChecksFirstStep, check_changed, fingerprint, fingerprints
 from tlrec.tuning.token_cache import TokenRows
 
 
@@ -26,9 +27,13 @@ class Collator:
 
     No attention mask is made: causal attention never looks at what stands to the right, and labels of -100 keep padding
     out of the loss. Counts the tokens that pass, with and without padding.
+
+    prompt_loss_weight: between 0 and 1, the labels then cover the prompt too, whose tokens, labelled -100 in the rows, have
+    this weight in a third tensor "weights"; at 0 and 1 the rows' own labels say it all.
     """
 
-    def __init__(self):
+    def __init__(self, prompt_loss_weight=1.0):
+        self.prompt_loss_weight = prompt_loss_weight
         self.tokens = 0
         self.padded_tokens = 0
 
@@ -42,7 +47,12 @@ class Collator:
         labels[:, 0] = -100  # nothing predicts the first token, so it is not to be counted either
         self.tokens += sum(len(row["input_ids"]) for row in rows)
         self.padded_tokens += input_ids.numel()
-        return {"input_ids": input_ids, "labels": labels}
+        if self.prompt_loss_weight in (0, 1):
+            return {"input_ids": input_ids, "labels": labels}
+        weights = torch.where(labels == -100, self.prompt_loss_weight, 1.0)
+        for place, row in enumerate(rows):
+            labels[place, 1 : len(row["input_ids"])] = input_ids[place, 1 : len(row["input_ids"])]
+        return {"input_ids": input_ids, "labels": labels, "weights": weights}
 
 
 def check_trackers(names):
@@ -94,13 +104,14 @@ class TuningTrainer(Trainer):
     """
 
     def __init__(self, *, scorer, validation_labels, **arguments):
-        super().__init__(data_collator=Collator(), eval_dataset=scorer.rows, **arguments)
+        super().__init__(data_collator=Collator(scorer.prompt_loss_weight), eval_dataset=scorer.rows, **arguments)
         self.scorer = scorer
         self.validation_labels = validation_labels
         self.seconds = self.validation_seconds = 0.0
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole batch, for every model
         self.rows_at_once = self.args.per_device_train_batch_size
         self.add_callback(ChecksFirstStep(self.accelerator))
+        self.add_callback(_KeepsTheBest())
         self.add_callback(_SaveWhenStopped(self))
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # of the run before, in a sweep
@@ -123,8 +134,19 @@ class TuningTrainer(Trainer):
                 "with --resume goes on from there",
                 self.received[0],
             )
+        self._check_best()
         check_changed(self.model, start, self.state, self.args)
         return output
+
+    def _check_best(self):
+        """Raise InputError unless the model has the weights of the best validation."""
+        best = [entry for entry in self.state.log_history if "eval_auc" in entry and entry["step"] == self.best_step()]
+        then = best[-1].get("adapter") if best else None  # not in the checkpoints of older versions
+        if then and then != fingerprint(self.model):
+            raise InputError(
+                f"{self.args.output_dir}: the weights of step {self.best_step()}, the best validation, are not what they "
+                "were then; nothing is saved; remove that folder to begin anew"
+            )
 
     def _get_train_sampler(self, train_dataset=None):
         lengths = lengths_of(self.train_dataset)
@@ -153,6 +175,13 @@ class TuningTrainer(Trainer):
                 yield batch
 
         return super().get_batch_samples(without_repeated_rows(), num_batches, device)
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """What the loss of a step is divided by: its labelled tokens, or the sum of their weights."""
+        if not batch_samples or "weights" not in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        total = sum(batch["weights"][batch["labels"] != -100].sum() for batch in batch_samples).to(device)
+        return self.accelerator.gather(total).sum() if self.args.world_size > 1 else total
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """One micro-batch, in pieces of `rows_at_once` rows. The loss is a sum divided by the tokens of the whole batch, so
@@ -183,16 +212,17 @@ class TuningTrainer(Trainer):
             print(f"out of memory: going on with {rows} rows in a forward pass, the batch stays what it is")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs.pop("labels")[:, 1:]
+        labels, weights = inputs.pop("labels")[:, 1:], inputs.pop("weights", None)
         _, head = language_model_parts(self.model)
         # The outer model runs, so that wrappers, mixed precision and compilation work; its own head sees one position.
         hidden = model(**inputs, use_cache=False, logits_to_keep=1, output_hidden_states=-1).hidden_states[-1]
         if not hidden.requires_grad:
             raise InputError("no LoRA layer has a gradient: what comes out of the model does not depend on the adapter")
         labelled = labels != -100
-        loss = ChunkedCrossEntropy.apply(hidden[:, :-1][labelled], labels[labelled], head)
+        weights = None if weights is None else weights[:, 1:][labelled]
+        loss = ChunkedCrossEntropy.apply(hidden[:, :-1][labelled], labels[labelled], head, weights)
         if num_items_in_batch is None:
-            return loss / labelled.sum()
+            return loss / (labelled.sum() if weights is None else weights.sum())
         if self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
         return loss / num_items_in_batch
@@ -206,6 +236,8 @@ class TuningTrainer(Trainer):
             f"{metric_key_prefix}_loss": scores.loss,
         }
         self.log(metrics)
+        # beside this validation's numbers, so that it comes back with the checkpoint
+        self.state.log_history[-1]["adapter"] = fingerprint(self.model)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -236,21 +268,24 @@ class TuningTrainer(Trainer):
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of targets (n,) given hidden states (n, width), for a frozen output head.
+    """Summed cross-entropy of targets (n,) given hidden states (n, width), for a frozen output head; weights: (n,) or None.
 
     Logits of a few positions at a time are made, turned into loss and gradient, and forgotten, so [n, vocabulary] is
     never held. (torch has `linear_cross_entropy` since 2.13; this one also runs on 2.11 and takes heads that rescale.)
     """
 
     @staticmethod
-    def forward(ctx, hidden, targets, head):
+    def forward(ctx, hidden, targets, head, weights=None):
         total = hidden.new_zeros((), dtype=torch.float32)
         gradient = torch.empty_like(hidden)
         for start in range(0, len(targets), POSITIONS_AT_ONCE):
             chunk = slice(start, start + POSITIONS_AT_ONCE)
             with torch.enable_grad():
                 states = hidden[chunk].detach().requires_grad_()
-                loss = cross_entropy(head(states).float(), targets[chunk], reduction="sum")
+                losses = cross_entropy(
+                    head(states).float(), targets[chunk], reduction="none" if weights is not None else "sum"
+                )
+                loss = losses if weights is None else losses @ weights[chunk]
             (gradient[chunk],) = torch.autograd.grad(loss, states)
             total += loss.detach()
         ctx.save_for_backward(gradient)
@@ -259,7 +294,21 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream):
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream, None, None
+        return gradient * upstream, None, None, None
+
+
+class _KeepsTheBest(TrainerCallback):
+    """Finds the best checkpoint of a run that is resumed. The Trainer would pass over one that is gone, and over all in a
+    workspace that has moved since, and end with the last weights."""
+
+    def on_train_begin(self, args, state, control, **_):
+        if state.best_global_step:
+            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            if not best.is_dir():
+                raise InputError(
+                    f"{best}: the checkpoint of the best validation is gone; remove {best.parent} to begin anew"
+                )
+            state.best_model_checkpoint = str(best)
 
 
 class _SaveWhenStopped(TrainerCallback):

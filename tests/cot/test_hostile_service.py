@@ -1,0 +1,559 @@
+"""cot_data/generate_data.py before servers that answer anything, for ever, or with the key.
+
+Answers
+1. Whatever is no chat completion fails that call, by kind, with and without --max_cost; nothing of it comes into the
+   journal as an answer, and a good server goes on from there.
+2. What an older journal holds of such answers is asked again.
+3. A batch's file: lines end at newlines only; odd lines fail their call; what was read is kept.
+Time and memory
+4. Bytes without end, drop by drop or in a flood, in the head or the body, of an answer, an error, a redirect or a file: an
+   attempt ends with its time-out and at a few MiB, and a compressed bomb is not unpacked.
+Keys
+5. A key with control or other than ASCII characters is refused before the first call.
+6. The key echoed in every place and every spelling stands in no file and no output; nor do passwords of addresses.
+"""
+
+import base64
+import gzip
+import json
+import subprocess
+import sys
+from functools import cache
+from urllib.parse import quote
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.support.hostile import chat, completion, serving
+from tests.support.teaching import MODEL, make_source, teaching
+
+KEY = 'sk-Proj/7"9\\x+&Zq_QR4=~wv83KmT'
+PASSWORD = "Pa55/w0rd+17"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    import openai._base_client
+
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.005)
+    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.01)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@pytest.fixture
+def root(tmp_path):
+    make_source(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def generate(run_script, root):
+    def run(url, *flags):
+        address = ["--base_url", url, "--model", MODEL, "--attempts", 2]
+        return run_script("cot_data/generate_data.py", "--root_path", root, *address, *flags)
+
+    return run
+
+
+def journal_lines(root):
+    return [json.loads(line) for line in (root / "cot_data/netflix/three_stages.jsonl").read_bytes().split(b"\n")[1:-1]]
+
+
+# ------------------------------------------------------------------------------------------------------------ answers
+
+ODD = {
+    "array": [],
+    "null": None,
+    "number": 5,
+    "text": "fine",
+    "HTML": b"<html>Welcome</html>",
+    "nothing": b"",
+    "not UTF-8": b'{"choices": "\xff"}',
+    "deep": b"[" * 100_000,
+    "deep object": b'{"a":' * 100_000,
+    "long number": b'{"choices": ' + b"9" * 5_000 + b"}",
+    "no choices": completion(choices=[]),
+    "choices null": completion(choices=None),
+    "choices object": completion(choices={"0": 1}),
+    "choice null": completion(choices=[None]),
+    "no message": completion(choices=[{"index": 0}]),
+    "message text": completion(choices=[{"message": "fine"}]),
+    "content parts": chat({"content": [{"type": "text", "text": "fine"}]}),
+    "content object": chat({"content": {"text": "fine"}}),
+    "content empty list": chat({"content": []}),
+    "content number": chat({"content": 0}),
+    "content false": chat({"content": False}),
+    "lone surrogate": chat({"content": "fine \ud83d"}),
+    "refusal object": chat({"refusal": {"text": "no"}}),
+    "finish_reason list": chat(finish_reason=["stop"]),
+    "model object": completion(model={"id": "m"}),
+    "model surrogate": completion(model="\udc00"),
+    "usage text": completion(usage={"prompt_tokens": "7", "completion_tokens": "3"}),
+    "usage list": completion(usage=[1]),
+    "usage a text": completion(usage="7"),
+    "usage negative": completion(usage={"prompt_tokens": -7, "completion_tokens": 3}),
+    "usage fraction": completion(usage={"prompt_tokens": 7.5, "completion_tokens": 3}),
+    "usage true": completion(usage={"prompt_tokens": True, "completion_tokens": 3}),
+    "usage infinite": completion(usage={"prompt_tokens": float("inf"), "completion_tokens": 3}),
+    "usage huge": completion(usage={"prompt_tokens": 10**400, "completion_tokens": 3}),
+}
+
+
+@pytest.mark.parametrize("price", [[], ["--price_in", 1, "--price_out", 1, "--max_cost", 50]], ids=["", "max_cost"])
+def test_odd_answers_fail_their_call(generate, root, price):
+    """Every odd answer in turn, to the first stage of one sample each."""
+    with serving(
+        lambda handler: handler.reply(list(ODD.values())[(len(handler.server.requests) - 1) % len(ODD)])
+    ) as server:
+        status, out, err = generate(server.url, "--max_samples", 19, "--concurrency", 1, "--attempts", 1, *price)
+        assert status == 1 and "19 missing (19 malformed response)" in out and "Traceback" not in err
+        status, out, err = generate(server.url, "--concurrency", 1, "--attempts", 1, "--max_samples", 19, *price)
+        assert status == 1 and len(server.requests) == 38 > len(ODD)
+    lines = journal_lines(root)
+    assert len(lines) == 38 and {line["failure"] for line in lines} == {"malformed response"}
+    messages = dict(zip(ODD, (line["message"] for line in lines)))
+    assert messages["array"].startswith("not a chat completion: TypeError")
+    assert messages["HTML"].startswith("the answer is no JSON")
+    assert messages["deep"].startswith("the answer is no JSON")
+    assert messages["content parts"] == "not a chat completion: text is a list"
+    assert messages["lone surrogate"] == "not a chat completion: text holds half a character (a lone surrogate)"
+    assert messages["usage text"] == "not a chat completion: prompt_tokens is '7', not a count"
+    with teaching() as teacher:
+        assert generate(teacher.url, "--max_samples", 19, *price)[0] == 0
+
+
+def test_null_and_missing_fields_are_no_oddity(generate, root):
+    bodies = [
+        completion(model=None, usage=None),
+        {"choices": [{"message": {"content": "fine"}}]},
+        chat(finish_reason=None),
+    ]
+    with serving(lambda handler: handler.reply(bodies[len(handler.server.requests) % 3])) as server:
+        assert generate(server.url, "--max_samples", 2)[0] == 0
+    assert len([line for line in journal_lines(root) if "text" in line]) == 6
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"text": [{"type": "text", "text": "x"}]},
+        {"text": "\ud800"},
+        {"prompt_tokens": "7"},
+        {"model": {"id": 1}},
+        {"text": None},
+    ],
+)
+def test_odd_answers_of_an_older_journal_are_asked_again(generate, root, odd):
+    with teaching() as teacher:
+        assert generate(teacher.url, "--max_samples", 3)[0] == 0
+        result = (root / "cot_data/netflix/three_stages.json").read_bytes()
+        path = root / "cot_data/netflix/three_stages.jsonl"
+        lines = path.read_text().split("\n")
+        lines[1] = json.dumps({**json.loads(lines[1]), **odd})
+        path.write_text("\n".join(lines))
+        status, _, err = generate(teacher.url, "--max_samples", 3)
+        assert status == 0 and "row 2 is damaged; an answer in it is asked for again" in err
+        assert generate(teacher.url, "--max_samples", 3)[0] == 0
+    assert (root / "cot_data/netflix/three_stages.json").read_bytes() == result
+
+
+def test_raw_line_separators_in_a_batch(generate, root):
+    """A service may write U+2028, U+2029 and U+0085 as they are."""
+    with teaching() as teacher:
+        look = teacher.look_at_batch
+
+        def raw(batch_id):
+            batch = look(batch_id)
+            for name in filter(None, (batch.get("output_file_id"),)):
+                lines = [json.loads(line) for line in teacher.files[name].split(b"\n") if line]
+                for line in lines:
+                    line["response"]["body"]["choices"][0]["message"]["content"] += "\u2028a\u2029b\u0085c\x0bd\x1ce"
+                teacher.files[name] = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+            return batch
+
+        teacher.look_at_batch = raw
+        status, out, err = generate(teacher.url, "--batch", "--poll_seconds", 0.01, "--max_samples", 4)
+        assert status == 0, err
+        assert max(len(set(teacher.answered_prompts())), 12) == 12
+    assert all("\u2028a\u2029b\u0085c" in line["text"] for line in journal_lines(root))
+
+
+BATCH_LINES = {
+    "no JSON": b"<html>",
+    "array": b"[]",
+    "null": b"null",
+    "deep": b"[" * 100_000,
+    "not UTF-8": b'"\xff"',
+    "foreign": b'{"custom_id": "9999-1", "response": {"status_code": 200, "body": {}}}',
+    "id a number": b'{"custom_id": 7}',
+    "response a text": b'{"custom_id": "%s", "response": "x", "error": "y"}',
+    "body null": b'{"custom_id": "%s", "response": {"status_code": 200, "body": null}}',
+    "code a list": b'{"custom_id": "%s", "error": {"code": ["x"], "message": {"a": 1}}}',
+    "request id a list": b'{"custom_id": "%s", "response": {"status_code": 200, "request_id": [1], "body": %c}}',
+}
+
+
+@pytest.mark.parametrize("line", BATCH_LINES.values(), ids=BATCH_LINES)
+def test_odd_lines_of_a_batch(generate, root, line):
+    """The first batch's first answer is odd, all others are kept, and the next batch asks the missing one again."""
+    with teaching() as teacher:
+        finish = teacher._finish
+
+        def odd(batch):
+            finish(batch)
+            name = batch["output_file_id"]
+            if batch["id"] == "batch_1":
+                first, rest = teacher.files[name].split(b"\n", 1)
+                call = json.loads(first)["custom_id"].encode()
+                body = json.dumps(completion()).encode()
+                teacher.files[name] = line.replace(b"%s", call).replace(b"%c", body) + b"\n" + rest
+
+        teacher._finish = odd
+        status, _, err = generate(teacher.url, "--batch", "--poll_seconds", 0.01, "--max_samples", 4)
+        assert (status, err.count("Traceback")) == (0, 0), err
+        assert [len(batch["lines"]) for batch in teacher.batches.values()] == [4, 4, 4, 1]
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/batches/b1"])
+@pytest.mark.parametrize("body", [[], None, 5, "x", {}, {"id": 7, "status": 7}, b"<html>", {"id": "b1"}])
+def test_odd_answers_on_batches(generate, root, path, body):
+    good = {"/v1/files": {"id": "f1"}, "/v1/batches": {"id": "b1", "status": "in_progress"}}
+    if (path, body) in (("/v1/files", {"id": "b1"}), ("/v1/batches", {"id": "b1"})):
+        pytest.skip("that is no odd answer")
+    with serving(
+        lambda handler: handler.reply(body if handler.path == path else good.get(handler.path, body))
+    ) as server:
+        status, _, err = generate(server.url, "--batch", "--max_samples", 2)
+    assert status == 1 and "stopped: malformed response: " in err and "Traceback" not in err
+
+
+def test_odd_list_of_batches(generate, root):
+    path = root / "cot_data/netflix/batches.json"
+    for page in ([], {"data": 5}, {"data": [5]}, {"data": [{}], "has_more": True}, b"<"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"parts": [{"calls": ["1-1"], "batch": None, "status": None}]}))
+        with serving(lambda handler: handler.reply(page)) as server:
+            status, _, err = generate(server.url, "--batch", "--max_samples", 2)
+        assert status == 1 and "stopped: malformed response: " in err and "Traceback" not in err
+
+
+# ---------------------------------------------------------------------------------------------------- time and memory
+
+
+def flood(handler, head, block=b" " * 65536):
+    handler.wfile.write(head)
+    while not handler.server.ending.is_set():
+        handler.wfile.write(block)
+
+
+def drip(handler, head, drop):
+    handler.wfile.write(head)
+    while not handler.server.ending.wait(0.05):
+        handler.wfile.write(drop)
+        handler.wfile.flush()
+
+
+@cache
+def zeros():
+    return gzip.compress(b" " * (400 << 20), 1)
+
+
+def bomb(handler):
+    handler.reply(zeros(), Content_Encoding="gzip")
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+ENDLESS = {
+    "flood": (lambda handler: flood(handler, OK + b"\r\n{"), "malformed response"),
+    "flood in chunks": (
+        lambda handler: flood(
+            handler, OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b" " * 65536 + b"\r\n"
+        ),
+        "malformed response",
+    ),
+    "flood of an error": (lambda handler: flood(handler, b"HTTP/1.1 400 Bad\r\n\r\n"), "malformed response"),
+    "flood of a quota": (lambda handler: flood(handler, b"HTTP/1.1 429 Slow\r\n\r\n"), "malformed response"),
+    "flood of a redirect": (
+        lambda handler: flood(handler, b"HTTP/1.1 307 Elsewhere\r\nLocation: /v1/there\r\n\r\n"),
+        "malformed response",
+    ),
+    "flood in the head": (lambda handler: flood(handler, OK, b"X-A: " + b"a" * 65000 + b"\r\n"), "connection"),
+    "drops": (lambda handler: drip(handler, OK + b"\r\n{", b" "), "time-out"),
+    "drops in the head": (lambda handler: drip(handler, OK, b"X-A: a\r\n"), "time-out"),
+    "drops of an error": (lambda handler: drip(handler, b"HTTP/1.1 500 Bad\r\n\r\n", b" "), "time-out"),
+    "gzip": (bomb, "malformed response"),
+}
+MEASURED = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+code = subprocess.run([sys.executable, *sys.argv[1:]], stdout=2).returncode
+print(json.dumps([code, time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))
+"""
+
+
+def measured(root, url, *flags):
+    """(status, seconds, MiB at the peak, output) of the script as a process of its own."""
+    command = [sys.executable, "-c", MEASURED, REPOSITORY / "cot_data/generate_data.py", "--root_path", root]
+    command += ["--base_url", url, "--model", MODEL, "--max_samples", 2, "--attempts", 2, "--timeout", 1, *flags]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120)
+    return *json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory):
+    """(seconds, MiB) of a run with a good server."""
+    root = tmp_path_factory.mktemp("ordinary")
+    make_source(root)
+    with pytest.MonkeyPatch.context() as patch, teaching() as teacher:
+        patch.setenv("OPENAI_API_KEY", KEY)
+        status, seconds, memory, out = measured(root, teacher.url)
+    assert status == 0, out
+    return seconds, memory
+
+
+@pytest.mark.parametrize(("answer", "kind"), ENDLESS.values(), ids=ENDLESS)
+@pytest.mark.slow
+def test_servers_without_end(root, ordinary, answer, kind):
+    zeros()
+    with serving(answer) as server:
+        status, seconds, memory, out = measured(root, server.url)
+    assert status == 1 and f"2 missing (2 {kind})" in out and "Traceback" not in out, out
+    assert seconds < ordinary[0] + 2 * 1 + 6  # two attempts of a second, what lies between, and a busy machine
+    assert memory < ordinary[1] + 60
+
+
+@pytest.mark.parametrize("how", ["flood", "one line", "drops"])
+@pytest.mark.slow
+def test_a_batch_file_without_end(root, ordinary, how, monkeypatch):
+    def answer(handler):
+        if handler.path == "/v1/files":
+            handler.reply({"id": "f1"})
+        elif handler.path == "/v1/batches":
+            handler.reply({"id": "b1", "status": "validating"})
+        elif handler.path == "/v1/batches/b1":
+            handler.reply({"id": "b1", "status": "completed", "output_file_id": "f1"})
+        elif how == "drops":
+            drip(handler, OK + b"\r\n", b"{}\n")
+        else:
+            flood(handler, OK + b"\r\n", (b"x" if how == "one line" else b'{"a": 1}\n') * 8192)
+
+    with serving(answer) as server:
+        status, seconds, memory, out = measured(root, server.url, "--batch")
+    assert status == 1 and "Traceback" not in out, out
+    assert "stopped: malformed response: " in out or "stopped: time-out" in out or "stopped: connection" in out, out
+    assert memory < ordinary[1] + 60
+    assert seconds < ordinary[0] + 60
+
+
+# --------------------------------------------------------------------------------------------------------------- keys
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "sk-se\ncret17",
+        "sk-se\r\ncret17",
+        "sk\tsecret17",
+        "sk-secret17\x00x",
+        "sk-sécret17",
+        "sk-\u200bsecret17",
+        "\x7fsk-secret17",
+    ],
+)
+def test_keys_that_cannot_be_sent(generate, root, monkeypatch, key):
+    if "\0" in key:
+        import tlrec.cot.client
+
+        monkeypatch.setattr(tlrec.cot.client.os, "environ", {**tlrec.cot.client.os.environ, "OPENAI_API_KEY": key})
+    else:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    with serving(lambda handler: handler.reply(completion())) as server:
+        status, out, err = generate(server.url)
+        assert server.requests == []
+    assert status == 2 and out == "" and err.startswith("error: OPENAI_API_KEY holds ") and err.count("\n") == 1
+    assert "secret17" not in err and "cret17" not in err and not (root / "cot_data").exists()
+
+
+def spellings(secret):
+    return {
+        "as it is": secret,
+        "Bearer": f"Bearer {secret}",
+        "repr": repr(f"Bearer {secret}".encode()),
+        "JSON": json.dumps(json.dumps(secret)),
+        "code points": "".join(f"\\u{ord(letter):04x}" for letter in secret),
+        "URL": quote(secret, safe=""),
+        "URL twice": quote(quote(secret, safe=""), safe=""),
+        "URL, all": "".join(f"%{ord(letter):02x}" for letter in secret),
+        "half": f"{secret[: len(secret) * 2 // 3]}...",
+        "base64": base64.b64encode(secret.encode()).decode(),
+        "lines": f"a\n{secret}\nb",
+    }
+
+
+def fatal_places(echo):
+    """Answers that end the run, as (body, status, header fields); the message repeats the key."""
+    error = {"error": {"message": echo, "type": echo, "param": echo, "code": echo}}
+    yield from ((error, status, {}) for status in (401, 403, 404))
+    yield {"error": {"message": echo, "code": "insufficient_quota"}}, 429, {"Retry_After": "0.01"}
+
+
+def places(echo):
+    """Every other place of an answer in which a server may repeat the key."""
+    error = {"error": {"message": echo, "type": echo, "param": echo, "code": echo}}
+    line = " ".join(echo.split())
+    fields = {"x_request_id": line, "openai_model": line}
+    yield completion(echo, model=echo, id=echo, system_fingerprint=echo), 200, fields
+    yield from ((error, status, {}) for status in (400, 409, 422, 429, 500, 503))
+    yield {"error": echo}, 400, {}
+    yield {"error": {"message": [echo, {echo: echo}]}}, 400, {}
+    yield {"detail": {echo: echo}}, 422, {}
+    yield echo.encode(), 502, {"Content_Type": "text/html"}
+    yield chat({"refusal": echo}, finish_reason=echo), 200, {}
+    yield echo.encode(), 200, {"Content_Type": "text/plain"}
+    yield {echo: echo}, 200, {}
+    yield echo, 200, {}
+    yield chat({"content": [{"text": echo}]}), 200, {}
+    yield completion(usage={"prompt_tokens": echo}), 200, {}
+    yield completion(choices=[{echo: echo}]), 200, {}
+    yield {}, 307, {"Location": f"http://127.0.0.1:9/{quote(line, safe='')}"}
+    yield {}, 307, {"Location": f"ftp://127.0.0.1:9/{quote(line)}"}
+    yield b"", 400, {"Content_Type": line, "X_Error": line}
+    yield {}, 200, {"Content_Encoding": line}
+
+
+def forms(secret):
+    """Parts of a secret, plain and escaped, none of which may be found."""
+    for at in range(len(secret) - 9):
+        part = secret[at : at + 10]
+        escaped = json.dumps(part)[1:-1]
+        yield from (
+            part,
+            escaped,
+            json.dumps(escaped)[1:-1],
+            quote(part, safe=""),
+            quote(quote(part, safe=""), safe=""),
+        )
+        yield "".join(f"\\u{ord(letter):04x}" for letter in part)
+    encoded = base64.b64encode(secret.encode()).decode()
+    yield from (encoded[at : at + 12] for at in range(len(encoded) - 11))
+
+
+def assert_nowhere(secret, root, *streams):
+    left = [path for path in root.rglob("*") if "instruction_data" not in path.parts]
+    contents = [path.read_bytes().decode() for path in left if path.is_file()]
+    text = "\n".join([*contents, *(path.name for path in left), *streams]).lower()
+    assert not [form for form in forms(secret) if form.lower() in text]
+
+
+@pytest.mark.parametrize("spelling", spellings(KEY))
+@pytest.mark.parametrize("secret", [KEY, PASSWORD], ids=["key", "password"])
+def test_echoed_secrets_stand_nowhere(generate, root, secret, spelling):
+    echo = spellings(secret)[spelling]
+    told = list(places(echo))
+
+    def ask(answer, *flags):
+        with serving(answer) as server:
+            url = server.url.replace("//", f"//user:{quote(PASSWORD, safe='')}@")
+            status, out, err = generate(url, *flags, "--attempts", 1, "--concurrency", 1)
+            assert "Traceback" not in err
+            assert_nowhere(secret, root, out, err)
+            return status, len(server.requests)
+
+    def answer(handler):
+        body, status, fields = told[(len(handler.server.requests) - 1) % len(told)]
+        handler.reply(body, status, **fields)
+
+    status, n = ask(answer, "--max_samples", 30)
+    assert status == 1 and n >= len(told)
+    assert "***" in (root / "cot_data/netflix/three_stages.jsonl").read_text()
+    for body, code, fields in fatal_places(echo):
+        status, n = ask(lambda handler: handler.reply(body, code, **fields), "--max_samples", 30)
+        assert (status, n) == (2, 1)
+
+
+@pytest.mark.parametrize("spelling", spellings(KEY).values(), ids=spellings(KEY))
+@pytest.mark.slow
+def test_echoed_keys_in_batches(generate, root, spelling):
+    line = " ".join(spelling.split())
+    entries = [
+        {"custom_id": "%", "error": {"code": spelling, "message": spelling}},
+        {"custom_id": "%", "response": {"status_code": spelling, "request_id": spelling, "body": {"error": spelling}}},
+        {
+            "custom_id": "%",
+            "response": {"status_code": 200, "request_id": spelling, "body": completion(spelling, model=spelling)},
+        },
+        {"custom_id": "%", "response": {"status_code": 200, "request_id": "r", "body": spelling}},
+        {"custom_id": spelling},
+    ]
+
+    def answer(handler, status):
+        if handler.path == "/v1/files":
+            calls[:] = [
+                json.loads(entry)["custom_id"] for entry in handler.body.split(b"\n") if entry.startswith(b'{"custom')
+            ]
+            handler.reply({"id": line})
+        elif handler.path == "/v1/batches":
+            handler.reply({"id": "b1", "status": spelling})
+        elif "/content" in handler.path:
+            text = "\n".join(json.dumps(entry).replace('"%"', f'"{call}"') for entry, call in zip(entries, calls))
+            handler.reply(text.encode(), x_request_id=line)
+        else:
+            errors = {"data": [{"code": spelling, "message": spelling}]}
+            handler.reply(
+                {"id": line, "status": status, "output_file_id": "f1", "error_file_id": None, "errors": errors}
+            )
+
+    for status in ("completed", "failed", spelling):
+        calls = []
+        with serving(lambda handler: answer(handler, status)) as server:
+            code, out, err = generate(
+                server.url, "--batch", "--max_samples", 5, "--attempts", 1, "--poll_seconds", 0.01
+            )
+            assert code in (1, 2) and "Traceback" not in err
+        assert calls
+        assert_nowhere(KEY, root, out, err)
+        for path in (root / "cot_data" / "netflix").iterdir():
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    "address", ["http://user:{}@127.0.0.1:9/v1", "http://{}@127.0.0.1:9/v1", "http://127.0.0.1:9/v1?key={}"]
+)
+def test_passwords_in_addresses_are_not_told(generate, root, address, monkeypatch):
+    for flag in (True, False):
+        monkeypatch.setenv("OPENAI_BASE_URL", address.format(quote(PASSWORD, safe="")))
+        status, out, err = generate(address.format(quote(PASSWORD, safe="")) if flag else "", "--max_samples", 1)
+        assert status == 1 and "127.0.0.1:9" in (root / "cot_data/netflix/three_stages.jsonl").read_text()
+        assert_nowhere(PASSWORD, root, out, err)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:{}@127.0.0.1:x/v1",
+        "user:{}@host/v1",
+        "http://user:{}#@host",
+        "//u:{}@h",
+        "http://[u:{}@h/v1",
+        "ftp://u:{}@h/",
+    ],
+)
+def test_addresses_that_are_none(generate, root, address):
+    status, out, err = generate(address.format("Pa55-w0rd+17"))
+    assert status == 2 and err.startswith("error: --base_url or OPENAI_BASE_URL is no address") and err.count("\n") == 1
+    assert_nowhere("Pa55-w0rd+17", root, out, err)
+
+
+def test_name_and_password_are_sent(generate, root):
+    seen = []
+
+    def answer(handler):
+        seen.append(handler.headers["Authorization"])
+        handler.reply(completion())
+
+    with serving(answer) as server:
+        assert generate(server.url.replace("//", f"//user:{quote(PASSWORD, safe='')}@"), "--max_samples", 1)[0] == 0
+        assert generate(server.url, "--max_samples", 2)[0] == 0
+    basic = f"Basic {base64.b64encode(f'user:{PASSWORD}'.encode()).decode()}"
+    assert set(seen[:3]) == {basic} and set(seen[3:]) == {f"Bearer {KEY}"}

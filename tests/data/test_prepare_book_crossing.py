@@ -1,0 +1,232 @@
+"""Book-Crossing, rec_data/prepare_data.py --domain book.
+
+1. The real copy gives as many records as the published ones.
+2. A small dump, and a cleaned copy of it, give records that are spelled out here, one by one.
+3. Whatever is wrong with arguments or raw files is one line with file and line number, and no output appears.
+4. What was prepared passes the checker and tunes a model.
+"""
+
+import hashlib
+import json
+import random
+
+import pandas as pd
+import pytest
+
+from tests.support.preparation import expect_error, inputs_and_outputs, prepare, rows, spoil, wording
+from tlrec import check
+from tlrec.data.preferences import Item, parse_input
+from tlrec.data.records import read_records
+
+
+@pytest.mark.slow
+def test_book_crossing_copy(shared_data, tmp_path, capsys):
+    prepare("book", shared_data / "raw" / "book-crossing", tmp_path / "book")
+    assert capsys.readouterr().out.splitlines()[0] == "204164 ratings of 18185 items by 48299 users"
+    sizes = [len(read_records(tmp_path / "book" / f"{split}.json")) for split in ("train", "valid", "test")]
+    assert sizes == [8037, 1005, 1005]
+    users = [user for split in ("train", "valid", "test") for user, *_ in rows(tmp_path / "book" / f"{split}.csv")[1:]]
+    assert len(set(users)) == 10047
+    for text, _ in inputs_and_outputs(tmp_path / "book"):
+        preference = parse_input(text)
+        assert 3 <= len(preference.history) <= 10
+        assert all(item.creator for item in (*preference.history, preference.target))
+
+
+BX_BOOKS = r""""ISBN";"Book-Title";"Book-Author";"Year-Of-Publication"
+"01";"Säulen &amp; Türme";"Ken";"1990"
+"02";"The \"Real\" Thing";"Ann";"1990"
+"03";"Creatures, Great";"Jim";"1990"
+"04";"A \"Title\"; more";"An Author";"1990"
+"05";"No Author";"";"1990"
+"06";"A; B";"Sem";"1990"
+"07";"Seven";"S";"1990"
+"""
+BX_RATINGS = """"User-ID";"ISBN";"Book-Rating"
+"8";"01";"6"
+"8";"02";"5"
+"8";"03";"0"
+"9";"04";"9"
+"9";"05";"9"
+"8";"06";"10"
+"9";"99";"7"
+"8";"07";"1"
+"7";"01";"9"
+"7";"02";"9"
+"7";"03";"2"
+"6";"07";"8"
+"6";"06";"8"
+"6";"03";"8"
+"7";"06";"8"
+"6";"01";"8"
+"""
+
+
+@pytest.fixture
+def book(tmp_path):
+    raw = tmp_path / "bx"
+    raw.mkdir()
+    (raw / "BX-Books.csv").write_text(BX_BOOKS, encoding="latin-1")
+    (raw / "BX-Book-Ratings.csv").write_text(BX_RATINGS, encoding="latin-1")
+    return raw
+
+
+def shuffled(*items):
+    """What seed 42 makes of four ratings: a constant of Python's generator, written out."""
+    a, b, c, d = items
+    return [c, b, d, a]
+
+
+def test_book_original_dump(book, tmp_path, capsys):
+    prepare("book", book, tmp_path / "out", "--ratio", "1:1:1")
+    saeulen, real, creatures, ab, seven = (
+        f'"{title}" written by {author}'
+        for title, author in [
+            ("Säulen &amp; Türme", "Ken"),
+            ('The \\Real\\" Thing"', "Ann"),
+            ("Creatures, Great", "Jim"),
+            ("A; B", "Sem"),
+            ("Seven", "S"),
+        ]
+    )
+    by_user = {}
+    for split in ("train", "valid", "test"):
+        records = read_records(tmp_path / "out" / f"{split}.json")
+        for record, row in zip(records, rows(tmp_path / "out" / f"{split}.csv")[1:]):
+            by_user[row[0]] = (record["input"], record["output"])
+    users = {
+        "8": shuffled((saeulen, 1), (real, 0), (ab, 1), (seven, 0)),  # the 0 of book 03 is left out
+        "7": shuffled((saeulen, 1), (real, 1), (creatures, 0), (ab, 1)),
+        "6": shuffled((seven, 1), (ab, 1), (creatures, 1), (saeulen, 1)),
+    }
+    assert by_user == {
+        user: (
+            wording(
+                ", ".join(item for item, liked in history if liked),
+                ", ".join(item for item, liked in history if not liked),
+                f'"{target}"',
+                "book",
+            ),
+            "Yes." if liked else "No.",
+        )
+        for user, (*history, (target, liked)) in users.items()
+    }
+    expected_users = ["8", "7", "6"]
+    random.Random(0).shuffle(expected_users)
+    assert list(by_user) == expected_users
+    assert capsys.readouterr().out.splitlines()[:5] == [
+        "12 ratings of 5 items by 3 users",
+        "left out: 1 malformed lines of BX-Books.csv",
+        "left out: 1 implicit ratings (0)",
+        "left out: 2 ratings of books that are not in the table",
+        "left out: 1 ratings of books without title or author",
+    ]
+
+
+def test_book_lines_are_taken_apart_as_by_pandas(book):
+    import raw_book_crossing
+
+    expected = pd.read_csv(
+        book / "BX-Books.csv", sep=";", encoding="latin-1", on_bad_lines="skip", dtype=str, keep_default_na=False
+    )
+    skipped = {}
+    books = raw_book_crossing._read(book / "BX-Books.csv", raw_book_crossing.BOOK_COLUMNS, ";", "latin-1", skipped)
+    assert books["title"].tolist() == expected["Book-Title"].tolist()
+    assert books["creator"].tolist() == expected["Book-Author"].tolist()
+    assert skipped == {"malformed lines of BX-Books.csv": 1}
+
+
+def test_book_flags(book, tmp_path):
+    flags = ["--ratio", "1:1:1", "--implicit", "keep", "--target_quotes", "single", "--split", "order", "--history", 2]
+    prepare("book", book, tmp_path / "out", *flags)
+    table = [row for split in ("train", "valid", "test") for row in rows(tmp_path / "out" / f"{split}.csv")[1:]]
+    assert [row[0] for row in table] == ["8", "7", "6"]
+    isbn = ["01", "02", "03", "06", "07"]
+    random.Random(42).shuffle(isbn)
+    assert json.loads(table[0][1]) == isbn[:2] and table[0][4] == isbn[-1]
+    target = parse_input(inputs_and_outputs(tmp_path / "out")[1][0]).target
+    assert target == Item("Säulen &amp; Türme", "Ken")
+    assert inputs_and_outputs(tmp_path / "out")[1][0].endswith('book "Säulen &amp; Türme" written by Ken?')
+
+
+def test_book_cleaned_copy(book, tmp_path):
+    prepare("book", book, tmp_path / "original", "--ratio", "1:1:1")
+    for name in ("BX-Books.csv", "BX-Book-Ratings.csv"):
+        table = pd.read_csv(book / name, sep=";", encoding="latin-1", on_bad_lines="skip", dtype=str)
+        (book / name).unlink()
+        table.to_csv(book / name.replace("Book-Ratings", "Ratings"), index=False)
+    prepare("book", book, tmp_path / "cleaned", "--ratio", "1:1:1")
+    assert inputs_and_outputs(tmp_path / "cleaned") == inputs_and_outputs(tmp_path / "original")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("BX-Books.csv", None, None, "{path}: no such file"),
+        (
+            "BX-Book-Ratings.csv",
+            None,
+            None,
+            "{folder}: holds neither BX-Book-Ratings.csv (the dump) nor BX-Ratings.csv (a cleaned copy)",
+        ),
+        (
+            "BX-Book-Ratings.csv",
+            ";",
+            ",",
+            "{path}: line 1: no column 'User-ID'; found 'User-ID,\"ISBN\",\"Book-Rating\"' when split at ';'",
+        ),
+        (
+            "BX-Book-Ratings.csv",
+            "Book-Rating",
+            "Stars",
+            "{path}: line 1: no column 'Book-Rating'; found 'User-ID', 'ISBN', 'Stars' when split at ';'",
+        ),
+        ("BX-Book-Ratings.csv", BX_RATINGS.partition("\n")[2], "", "{path}: a header, but no rows"),
+        ("BX-Book-Ratings.csv", '"8";"06";"10"', '"8";"06";"ten"', "{path}: line 7: rating 'ten' is not a number"),
+        (
+            "BX-Book-Ratings.csv",
+            '"8";"07"',
+            '"8";"06"',
+            "{path}: line 9: a second rating of the same book by the same user (user 8, item 06), the "
+            "first one is in line 7",
+        ),
+        (
+            "BX-Books.csv",
+            '"07"',
+            '"06"',
+            "{path}: line 8: a book is described twice (item 06), the first one is in line 7",
+        ),
+    ],
+)
+def test_bad_raw_files(name, old, new, message, book, tmp_path):
+    spoil(book / name, old, new, encoding="latin-1")
+    message = message.format(path=book / name, folder=book)
+    expect_error(lambda: prepare("book", book, tmp_path / "out", "--ratio", "1:1:1"), message, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--last", "5"], "--last belongs to --domain movie and custom; book has no such setting"),
+        (["--min_ratings", "1"], "--min_ratings 1: a history and a target take at least 2"),
+        (["--min_ratings", "6"], "no user has 6 ratings or more: not one record; give a smaller --min_ratings"),
+        (["--split", "time"], "--split time: these ratings have no times; use --split user or order"),
+    ],
+)
+def test_settings_that_do_not_fit(flags, message, book, tmp_path):
+    expect_error(lambda: prepare("book", book, tmp_path / "out", *flags), message, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_model_is_tuned_on_what_was_prepared(shared_data, run_script, tiny_llama, tmp_path):
+    data = tmp_path / "book"
+    prepare("book", shared_data / "raw" / "book-crossing", data, "--min_ratings", 150)  # few users, few records
+    check.main([str(data)])
+    flags = ["--base_model", tiny_llama, "--device", "cpu", "--output_dir", tmp_path / "adapter"]
+    flags += ["--train_data_path", data / "train.json", "--val_data_path", data / "valid.json", "--sample", 8]
+    flags += ["--batch_size", 8, "--micro_batch_size", 8, "--num_epochs", 1, "--warmup_steps", 0]
+    status, _, err = run_script("rec_tuning.py", *flags)
+    assert status == 0, err
+    run = json.loads((tmp_path / "adapter" / "run.json").read_text())
+    assert run["data"]["train"]["sha256"] == hashlib.sha256((data / "train.json").read_bytes()).hexdigest()
+    assert run["shots"] == 8 and run["results"]["best_step"] == 1

@@ -1,0 +1,136 @@
+"""Netflix Prize, instruction_data/prepare_data.py --domain netflix.
+
+1. A small raw file gives records that are spelled out here, one by one, however it is cut into blocks.
+2. Whatever is wrong with arguments or raw files is one line with file and line number, and no output appears.
+"""
+
+import pytest
+
+from tests.support.preparation import expect_error, inputs_and_outputs, prepare, rows, spoil, wording
+
+COMBINED = """1:
+10,3,2005-01-02
+11,5,2005-01-01
+12,4,2005-03-01
+2:
+10,5,2005-01-01
+12,1,2005-02-01
+3:
+12,5,2005-01-01
+10,4,2006-01-01
+11,2,2006-01-01
+"""
+TITLES = """1,2003,Dinosaurs, Planets, and More
+2,NULL,Café
+3,1999,The "B" Side
+"""
+
+
+@pytest.fixture
+def netflix(tmp_path):
+    raw = tmp_path / "netflix"
+    raw.mkdir()
+    (raw / "combined_data_1.txt").write_text(COMBINED)
+    (raw / "movie_titles.csv").write_text(TITLES, encoding="latin-1")
+    return raw
+
+
+@pytest.mark.parametrize("block", [1 << 26, 24])
+def test_netflix(netflix, tmp_path, monkeypatch, block):
+    import raw_netflix
+
+    monkeypatch.setattr(raw_netflix, "BLOCK", block)  # small blocks begin in the middle of a film
+    prepare("netflix", netflix, tmp_path / "out", "--history", 1, "--ratio", "3:1:1")
+    planet, cafe, side = '"Dinosaurs Planets and More (2003)"', '"Café"', '"The "B" Side (1999)"'
+    # user 10: 2 1 3; user 11: 1 3; user 12: 3 2 1
+    assert inputs_and_outputs(tmp_path / "out") == [
+        (wording(cafe, "", planet), "No."),
+        (wording("", planet, side), "Yes."),
+        (wording(planet, "", side), "No."),
+        (wording(side, "", cafe), "No."),
+        (wording("", cafe, planet), "Yes."),
+    ]
+    assert rows(tmp_path / "out" / "train.csv")[1:] == [
+        ["10", "[2]", "[5]", "[1]", "1", "3", "0", "2005-01-02"],
+        ["10", "[1]", "[3]", "[0]", "3", "4", "1", "2006-01-01"],
+        ["11", "[1]", "[5]", "[1]", "3", "2", "0", "2006-01-01"],
+    ]
+    prepare("netflix", netflix, tmp_path / "kept", "--history", 1, "--ratio", "3:1:1", "--title_commas", "keep")
+    assert rows(tmp_path / "kept" / "item_mapping.csv")[1][:2] == ["1", "Dinosaurs, Planets, and More (2003)"]
+
+
+def test_netflix_with_windows_line_ends_and_no_last_one(netflix, tmp_path):
+    prepare("netflix", netflix, tmp_path / "unix", "--history", 1, "--ratio", "3:1:1")
+    (netflix / "combined_data_1.txt").write_bytes(COMBINED.rstrip("\n").replace("\n", "\r\n").encode())
+    prepare("netflix", netflix, tmp_path / "windows", "--history", 1, "--ratio", "3:1:1")
+    assert inputs_and_outputs(tmp_path / "windows") == inputs_and_outputs(tmp_path / "unix")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("combined_data_1.txt", None, None, "{path}: no such file"),
+        ("movie_titles.csv", None, None, "{path}: no such file"),
+        ("combined_data_1.txt", COMBINED, "", "{path}: is empty"),
+        ("combined_data_1.txt", "1:\n", "", "{path}: line 1: expected 'film:', found '10,3,2005-01-02'"),
+        ("combined_data_1.txt", "2:\n", "2:\n3:\n", "{path}: line 5: film 2 has a header, but no ratings"),
+        ("combined_data_1.txt", "3:\n", "4:\n", "{path}: line 8: film 4 is not in movie_titles.csv"),
+        ("combined_data_1.txt", "3:\n", "2:\n", "{path}: line 8: film 2 has a second header"),
+        (
+            "combined_data_1.txt",
+            "12,1,2005",
+            "12,x,2005",
+            "{path}: line 7: expected user,rating,date or 'film:', found '12,x,2005-02-01'",
+        ),
+        (
+            "combined_data_1.txt",
+            "12,1,2005-02-01",
+            "12,1,1.2.2005",
+            "{path}: line 7: expected user,rating,date or 'film:', found '12,1,1.2.2005'",
+        ),
+        (
+            "combined_data_1.txt",
+            ",",
+            ";",
+            "{path}: line 2: expected user,rating,date or 'film:', found '10;3;2005-01-02'",
+        ),
+        (
+            "combined_data_1.txt",
+            "12,1,2005",
+            "12,1,1,2005",
+            "{path}: line 7: expected user,rating,date or 'film:', found '12,1,1,2005-02-01'",
+        ),
+        ("combined_data_1.txt", "12,1,", "10,1,", "{path}: line 7: a second rating of film 2 by user 10"),
+        (
+            "movie_titles.csv",
+            "3,1999,",
+            "3;1999;",
+            "{path}: line 3: expected id,year,title, found '3;1999;The \"B\" Side'",
+        ),
+        ("movie_titles.csv", "3,1999,", "1,1999,", "{path}: line 3: film 1 is described twice"),
+        (
+            "movie_titles.csv",
+            "Café",
+            "CafÃ©",
+            "{path}: line 2: UTF-8, but the original is Latin-1; use the original download",
+        ),
+    ],
+)
+def test_bad_raw_files(name, old, new, message, netflix, tmp_path):
+    spoil(netflix / name, old, new, encoding="latin-1")
+    message = message.format(path=netflix / name, folder=netflix)
+    expect_error(
+        lambda: prepare("netflix", netflix, tmp_path / "out", "--ratio", "1:1:1", "--history", 1),
+        message,
+        tmp_path / "out",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--kind", "film"], "--kind belongs to --domain custom; netflix has no such setting"),
+    ],
+)
+def test_settings_that_do_not_fit(flags, message, netflix, tmp_path):
+    expect_error(lambda: prepare("netflix", netflix, tmp_path / "out", *flags), message, tmp_path / "out")

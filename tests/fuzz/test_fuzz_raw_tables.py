@@ -1,0 +1,160 @@
+"""Raw tables of anyone's ratings, with anything in their cells and any damage.
+
+1. Tables of one's own, written by the csv module or as Parquet, are read as they were, or refused by an InputError of one
+   line; what is read becomes records that parse.
+2. The same tables, and small ones in the form of each published source, cut or changed at any byte: read, or refused in
+   one line, and no row is made up.
+"""
+
+import csv
+import importlib.util
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import REPOSITORY
+from tests.fuzz.damage import damaged
+from tlrec.data.own_ratings import read_own_ratings
+from tlrec.data.preferences import parse_input
+from tlrec.data.preparation import build_records, shuffled_histories
+from tlrec.errors import InputError
+
+cells = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from(
+        ['"', ",", "\n", "\r", "NA", "nan", "inf", "1e999", "-0", "2024-05-31", "0", "1", "5", "\x00", "\ufeff"]
+    ),
+)
+names = st.text(st.characters(codec="utf-8"), max_size=8)
+
+
+def reader(script, name):
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz raw")
+
+
+def said(folder, call):
+    """(result, None) or (None, message) of an InputError of one line that names a file of the folder."""
+    try:
+        return call(), None
+    except InputError as error:
+        assert len(str(error).splitlines()) == 1 and str(folder) in str(error), str(error)
+        return None, str(error)
+
+
+def write_csv(path, rows):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def check(source, rows):
+    """Whatever was read is no more than was there, and makes records that parse."""
+    assert 0 < len(source.ratings) <= rows
+    if source.ratings["user"].nunique() < len(source.ratings):
+        try:
+            examples = shuffled_histories(source.ratings, history=10, min_ratings=2, seed=0)
+        except InputError:
+            return
+        for record in build_records(examples, source.items, liked_above=3)[0]:
+            parse_input(record["input"])
+
+
+own_ratings = st.lists(
+    st.tuples(st.sampled_from("uvw"), st.sampled_from("abc"), st.integers(1, 5), st.integers(0, 10**9)),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda row: row[:2],
+)
+
+
+@given(
+    own_ratings, st.lists(names, min_size=3, max_size=3), st.one_of(st.none(), st.lists(names, min_size=3, max_size=3))
+)
+def test_own_tables(folder, ratings, titles, creators):
+    header = ["item", "title", *(["creator"] if creators else [])]
+    items = [[*row] for row in zip("abc", titles, *([creators] if creators else []), strict=True)]
+    found = []
+    for ending in ("csv", "parquet"):
+        paths = [folder / f"ratings.{ending}", folder / f"items.{ending}"]
+        tables = [(["user", "item", "rating", "timestamp"], ratings), (header, items)]
+        for path, (names_of, rows) in zip(paths, tables, strict=True):
+            if ending == "csv":
+                write_csv(path, [names_of, *rows])
+            else:
+                pd.DataFrame([list(map(str, row)) for row in rows], columns=names_of).to_parquet(path)
+        source, message = said(folder, lambda: read_own_ratings(*paths, "movie"))
+        if source:
+            check(source, len(ratings))
+            assert sorted(source.ratings["rating"]) == sorted(rating for _, _, rating, _ in ratings)
+        found.append(source and source.items["title"].tolist())
+    if found[0] is not None and found[1] is not None:
+        assert found[0] == found[1] == [" ".join(title.split()) for title in titles]
+
+
+@given(st.lists(st.lists(cells, min_size=1, max_size=5), max_size=6), st.lists(st.lists(cells, max_size=4), max_size=6))
+def test_any_cells(folder, ratings, items):
+    write_csv(folder / "r.csv", [["user", "item", "rating", "timestamp"], *ratings])
+    write_csv(folder / "i.csv", [["item", "title", "creator", "kind"], *items])
+    source, _ = said(folder, lambda: read_own_ratings(folder / "r.csv", folder / "i.csv", "movie"))
+    if source:
+        check(source, len(ratings))
+
+
+@given(st.binary(max_size=200), st.sampled_from(["csv", "parquet"]))
+def test_any_bytes(folder, content, ending):
+    paths = [folder / f"any.{ending}", folder / f"other.{ending}"]
+    for path in paths:
+        path.write_bytes(content)
+    said(folder, lambda: read_own_ratings(*paths, "movie"))
+
+
+# Files of each published source: (script, reader, further arguments, {name: content})
+MOVIELENS = {
+    "u.data": b"1\t1\t5\t100\n1\t2\t3\t101\n2\t1\t4\t99\n",
+    "u.item": b"1|Toy Story (1995)|01-Jan-1995||x|0\n2|L\xe9on (1994)|01-Jan-1994||x|1\n",
+}
+NETFLIX = {
+    "combined_data_1.txt": b"1:\n7,3,2005-09-06\n8,5,2005-05-13\n2:\n7,4,2005-01-02\n",
+    "movie_titles.csv": b"1,2003,Dinosaur Planet\n2,NULL,Isle of Man, TT\n",
+}
+DUMP = {
+    "BX-Book-Ratings.csv": b'"User-ID";"ISBN";"Book-Rating"\n"1";"01";"5"\n"1";"02";"0"\n"2";"01";"9"\n',
+    "BX-Books.csv": b'"ISBN";"Book-Title";"Book-Author"\n"01";"A \\"Title\\"";"X"\n"02";"B\xe9";"Y"\n',
+}
+AMAZON = {
+    "Books_rating.csv": b"Id,Title,Price,User_id,review/score,review/time\n1,A,,u,5.0,100\n2,B,,u,3.0,101\n1,A,,v,4.0,9\n",
+    "books_data.csv": b"Title,authors,publishedDate\nA,\"['X', 'Y']\",1999\nB,['Z'],2001-01\n",
+}
+SOURCES = [
+    ("rec_data/raw_movielens.py", "read_movielens", (), MOVIELENS),
+    ("instruction_data/raw_netflix.py", "read_netflix", ("drop",), NETFLIX),
+    ("rec_data/raw_book_crossing.py", "read_book_crossing", ("keep",), DUMP),
+    ("instruction_data/raw_amazon_books.py", "read_amazon_books", (), AMAZON),
+]
+
+
+@pytest.mark.parametrize(("script", "name", "arguments", "files"), SOURCES, ids=[source[1] for source in SOURCES])
+@given(damaged(), st.integers(0, 1))
+def test_damaged_sources(folder, script, name, arguments, files, damage, which):
+    for number, (file, content) in enumerate(files.items()):
+        (folder / file).write_bytes(damage(content) if number == which else content)
+    source, _ = said(folder, lambda: reader(script, name)(folder, *arguments))
+    if source:
+        assert 0 < len(source.ratings) <= sum((folder / file).read_bytes().count(b"\n") + 1 for file in files)
+
+
+def test_netflix_dates_that_are_years(folder):
+    """pandas reads them as numbers."""
+    (folder / "combined_data_1.txt").write_bytes(b"1:\n7,3,2005\n")
+    (folder / "movie_titles.csv").write_bytes(NETFLIX["movie_titles.csv"])
+    _, message = said(folder, lambda: reader("instruction_data/raw_netflix.py", "read_netflix")(folder, "drop"))
+    assert message == f"{folder}/combined_data_1.txt: line 2: expected user,rating,date or 'film:', found '7,3,2005'"

@@ -1,0 +1,79 @@
+"""Which base model it is: digests of what a model folder holds, since another model may come to lie at the same path.
+
+config      config.json, but for the path that it was loaded from
+tokenizer   the files of the tokenizer
+weights     size, header and a sample of bytes of every weight file: a second for 13 GB
+"""
+
+import hashlib
+import json
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+from tlrec.files import sha256
+
+WEIGHTS = ("*.safetensors", "*.bin")  # as transformers looks for them
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+BLOCKS, BLOCK = 64, 4096  # of the sample of a weight file
+
+
+def base_identity(base_model):
+    """{"config", "tokenizer", "weights": SHA-256} of a base model, a folder or the name of one that was fetched from the
+    hub; None if it is not there yet."""
+    folder = Path(base_model)
+    if not folder.is_dir():
+        folder = _fetched(str(base_model))
+    if folder is None:
+        return None
+    return dict(_identity(folder, tuple((path.name, path.stat().st_mtime_ns) for path in sorted(folder.iterdir()))))
+
+
+def _fetched(name):
+    """Folder of a model in the cache of huggingface_hub, or None."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json")
+    return Path(config).parent if isinstance(config, str) else None
+
+
+@cache
+def _identity(folder, times):
+    """base_identity of a folder; `times` are those of its files."""
+    config = json.loads((folder / "config.json").read_bytes())
+    config.pop("_name_or_path", None)
+    weights = next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+    tokenizer = [folder / name for name in TOKENIZER if (folder / name).exists()]
+    return {
+        "config": _digest(config),
+        "tokenizer": _digest({path.name: sha256(path) for path in tokenizer}),
+        "weights": _digest({path.name: _sample(path) for path in weights}),
+    }
+
+
+def _digest(value):
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _sample(path):
+    """Digest of a weight file's size, its header, which names every tensor, and blocks from all over it."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        header = int.from_bytes(file.read(8), "little") if path.suffix == ".safetensors" else 0
+        digest = hashlib.sha256(str(size).encode())
+        digest.update(file.read(min(header, size, 100_000_000)))
+        for block in range(BLOCKS):
+            digest.update(os.pread(file.fileno(), BLOCK, max(0, size - BLOCK) * block // (BLOCKS - 1)))
+    return digest.hexdigest()

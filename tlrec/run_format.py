@@ -1,0 +1,101 @@
+"""The format of `run.json`: what made the output that lies beside it.
+
+One per output folder, written by the scripts with `tlrec.runs.write_run`; by the tuners last, so that a folder which
+has it is complete. `tlrec.runs.read_run` reads it and holds it against `Run`. Values that are not known are null. Keys
+marked NotRequired are missing in old files or are facts of some scripts only. Other keys may be there: they are kept.
+
+Arguments are written as given, the environment never; so keys of an API stay out of it as long as no flag takes one.
+"""
+
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class DataFile(TypedDict):
+    path: str  # as given
+    sha256: str
+    rows: Annotated[Count, Field(ge=1)]
+
+
+class Git(TypedDict):
+    revision: str
+    dirty: bool  # whether the checkout had changes
+
+
+class Validation(TypedDict):
+    step: Count  # optimizer steps
+    eval_auc: Share | None
+    eval_loss: Number | None  # None: not finite
+
+
+class Results(TypedDict):
+    """Numbers that the script printed."""
+
+    history: NotRequired[list[Validation] | None]  # of a tuner, in order of steps
+    best_step: NotRequired[Count | None]  # of a tuner: the step whose weights were kept
+    truncated: NotRequired[dict[str, Count] | None]  # {"train", "valid" or "test": rows with a cut prompt}
+
+
+class Adapter(TypedDict):
+    """`tlrec.runs.describe_adapter`. Through the run's own start adapter it holds the whole chain of stages."""
+
+    path: str  # as given
+    sha256: str  # of the weights
+    run: "Run | None"  # its run.json; None: no script of ours made it
+
+
+class Base(TypedDict):
+    """Identity of a base model, `tlrec.model.identity.base_identity`: digests of what its folder holds."""
+
+    config: str
+    tokenizer: str
+    weights: str
+
+
+class Scoring(TypedDict):
+    """What shapes a score besides record and weights: what was used, also where "auto" was asked for. A tuner's stands in
+    `run.json`, and every evaluation takes it from there; what an evaluation used stands in `metrics.json`."""
+
+    frame: NotRequired[str | None]
+    cutoff_len: NotRequired[Count | None]
+    dtype: NotRequired[str | None]
+    quantization: NotRequired[str | None]
+    attention: NotRequired[str | None]
+
+
+class RunFacts(TypedDict):
+    """What `run.json` and the "run" of a `metrics.json` have in common."""
+
+    script: str  # "ins_tuning.py"
+    arguments: dict[str, Any]  # all flags with their values, as given
+    started: NotRequired[str | None]  # UTC, ISO 8601
+    ended: NotRequired[str | None]
+    seconds: NotRequired[Number | None]  # wall clock
+    git: NotRequired[Git | None]  # None outside a git checkout
+    versions: NotRequired[dict[str, str | None]]  # of Python, torch, transformers, peft ...
+    platform: NotRequired[dict[str, Any]]  # "system", "cpus"
+    hardware: NotRequired[list[str] | str | None]  # names of the GPUs
+    results: NotRequired[Results]
+    stage: NotRequired[str | None]  # what the run taught: "cot", "source", "few-shot" or another name; or "baseline"
+    method: NotRequired[str | None]  # name of a baseline
+    source: NotRequired[str | None]  # name of the source domain, for the stage "source"
+    target: NotRequired[str | None]  # name of the target domain
+    shots: NotRequired[Annotated[int, Field(ge=-1, lt=2**53)] | None]  # -1: all rows
+    seed: NotRequired[Annotated[int, Field(ge=-(2**53), lt=2**53)] | None]
+    frame: NotRequired[str | None]  # the prompt frame
+    base_model: NotRequired[str | None]
+    base: NotRequired[Base | None]
+    scoring: NotRequired[Scoring | None]
+
+
+class Run(RunFacts):
+    """`run.json`."""
+
+    data: dict[str, DataFile]  # "train", "valid", "test"
+    start_adapter: NotRequired[Adapter | None]  # the adapter that tuning began with; None for a fresh one
