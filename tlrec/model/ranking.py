@@ -123,7 +123,7 @@ class _Ranker:
         self.waiting = []  # requests that have not been handed out, in their order
         self.way, self.said = PACKED, None
         self.checked = 0  # tokens of the longest prompt whose scores have been compared
-        # how far rounding alone may drive a hidden state off, relative to its length
+        # how far rounding alone may drive a hidden state off, relative to its length; commonly it is a fifth of it
         exact = model.dtype == torch.float32 and not is_quantized(model)
         self.rounding = 1e-4 if exact else 0.1
         layers = DynamicCache(config=model.config).layers
@@ -270,7 +270,8 @@ class _Ranker:
         cache of the history.
 
         The item is the last of a full row, where a mask that is ignored, a window that is too short or positions that
-        are not taken from the position ids show. How far rounding alone drives numbers apart is seen from the rows.
+        are not taken from the position ids show. Where it is further off than rounding commonly is, the same item in a
+        row of its own tells how far rounding drives this model.
         """
         if self.way == PACKED and self.window is not None and history.longest > self.window:
             self.way = ROWS
@@ -280,13 +281,14 @@ class _Ranker:
         plain, cache = self._at_answer(WHOLE, history, None, pack[-1:]), None
         if self.way != WHOLE:
             cache = _attempt(self._start, [history])
+        if self.way == PACKED:
+            packed = _distance(_attempt(self._at_answer, PACKED, history, cache, pack), plain)
+        if self.way == ROWS or self.way == PACKED and not packed <= self.rounding / 5:
             apart = _distance(_attempt(self._at_answer, ROWS, history, cache, pack[-1:]), plain)
             if not apart <= self.rounding:
                 self.way = WHOLE
-            elif self.way == PACKED:
-                packed = _distance(_attempt(self._at_answer, PACKED, history, cache, pack), plain)
-                if not packed <= max(4 * apart, self.rounding / 10):
-                    self.way = ROWS
+            elif self.way == PACKED and not packed <= 4 * apart:
+                self.way = ROWS
         if self.way != self.said:
             self.said = self.way
             if self.engine.process == 0:
