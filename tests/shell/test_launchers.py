@@ -102,7 +102,7 @@ def snapshot(root):
 
 
 def test_both_end_to_end_and_twice(launch, workspace, tmp_path):
-    quick = ["--num_epochs", 1, "--batch_size", 8, "--micro_batch_size", 8]
+    quick = ["--num_epochs", 1, "--warmup_steps", 0, "--batch_size", 8, "--micro_batch_size", 8]
     first = launch("zero_shot.sh", "cpu", "movie", "netflix", *quick)
     assert first.returncode == 0, first.stderr
     adapters = workspace / "instruction_model" / "movie"
@@ -239,7 +239,8 @@ def test_accelerate_configurations_are_read(name, kind):
 
 
 def test_a_launcher_called_again_resumes_the_stage_that_was_stopped(launch, workspace, tmp_path):
-    quick = ["--num_epochs", "20", "--batch_size", "8", "--micro_batch_size", "8", "--eval_steps", "1"]
+    quick = ["--num_epochs", "20", "--warmup_steps", "0"]
+    quick += ["--batch_size", "8", "--micro_batch_size", "8", "--eval_steps", "1"]
     command = ["bash", REPOSITORY / "shell" / "zero_shot.sh", "cpu", "movie", "netflix", *quick]
     environment = os.environ | {"ROOT_PATH": str(workspace), "PYTHON": sys.executable, "STAGES": "source"}
     adapter = workspace / "instruction_model" / "movie" / "alpaca_instrument"
