@@ -232,7 +232,7 @@ def test_a_best_checkpoint_that_is_the_start(instruct, tiny_adapter, tmp_path, m
     message = (
         "nothing was learnt in 4 steps: the adapter of step 1, the best by validation, is the one that tuning began "
     )
-    message += "with (the first step of --warmup_steps has a learning rate of 0)"
+    message += "with (the first of the --warmup_steps has a learning rate of 0, and none after it was better); give --warmup_steps 0"
     refused(instruct(tmp_path / "out", *flags), message, tmp_path / "out")
     # its checkpoints are those of a run that has ended; going on from them comes to the same
     refused(instruct(tmp_path / "out", *flags, "--resume"), message, tmp_path / "out")

@@ -216,7 +216,7 @@ class TuningTrainer(Trainer):
         _, head = language_model_parts(self.model)
         # The outer model runs, so that wrappers, mixed precision and compilation work; its own head sees one position.
         hidden = model(**inputs, use_cache=False, logits_to_keep=1, output_hidden_states=-1).hidden_states[-1]
-        if not hidden.requires_grad:
+        if model.training and not hidden.requires_grad:
             raise InputError("no LoRA layer has a gradient: what comes out of the model does not depend on the adapter")
         labelled = labels != -100
         weights = None if weights is None else weights[:, 1:][labelled]
