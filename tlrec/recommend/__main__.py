@@ -148,7 +148,7 @@ def main():
     # 5. Print and write
     print(f"\n{listing.table(rows)}\n")
     if by_row:
-        print(listing.place_of_target(asked.preference.target, [items[place] for place in order]))
+        print(f"{listing.place_of_target(asked.preference.target, [items[place] for place in order])}\n")
     if args.explain and asked.without:
         print(listing.explanation(rows))
     if args.output:
