@@ -75,7 +75,8 @@ def test_tuning(tiny):
 def test_sweep(tiny_llama, monkeypatch):
     sizes = {name: (folder, dict.fromkeys(splits, 16)) for name, (folder, splits) in bench_sweep.FILES.items()}
     monkeypatch.setattr(bench_sweep, "FILES", sizes)
-    flags = ["--shots", "2", "--test_rows", "20", "--repeats", "1", "--num_epochs", "1"]  # the last for rec_tuning.py
+    flags = ["--shots", "2", "--test_rows", "20", "--repeats", "1"]
+    flags += ["--num_epochs", "1", "--warmup_steps", "0"]  # for rec_tuning.py
     report = bench_sweep.main(["--base_model", str(tiny_llama), *flags])  # asserts byte by byte
     assert set(report["auc"]) == {2}
 

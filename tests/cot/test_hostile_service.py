@@ -447,7 +447,7 @@ def assert_nowhere(secret, root, *streams):
 
 
 @pytest.mark.parametrize("spelling", spellings(KEY))
-@pytest.mark.parametrize("secret", [KEY, PASSWORD], ids=["key", "password"])
+@pytest.mark.parametrize("secret", [KEY, pytest.param(PASSWORD, marks=pytest.mark.slow)], ids=["key", "password"])
 def test_echoed_secrets_stand_nowhere(generate, root, secret, spelling):
     echo = spellings(secret)[spelling]
     told = list(places(echo))

@@ -139,6 +139,7 @@ def tuned(run_script, tiny_llama, tiny_workspace, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_little_memory_changes_no_result(tuned):
     (status, out, _), whole = tuned("whole", 10e9)
     assert status == 0 and "rows go through the model" not in out

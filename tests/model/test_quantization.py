@@ -172,6 +172,7 @@ def test_libraries_are_quieted_before_they_are_imported():
     assert "ins_tuning.py" in programs() and loud == ["benchmarks/models.py"]  # whose package has done it
 
 
+@pytest.mark.slow
 def test_nothing_is_said_of_missing_kernels():
     code = "import tlrec.errors, peft, bitsandbytes; print(bitsandbytes.__version__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)

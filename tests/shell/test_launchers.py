@@ -247,7 +247,7 @@ def test_accelerate_configurations_are_read(name, kind):
 
 @pytest.mark.slow
 def test_a_launcher_called_again_resumes_the_stage_that_was_stopped(launch, workspace, tmp_path):
-    quick = ["--num_epochs", "10", "--batch_size", "8", "--micro_batch_size", "8", "--eval_steps", "1"]
+    quick = ["--num_epochs", "20", "--batch_size", "8", "--micro_batch_size", "8", "--eval_steps", "1"]
     quick += ["--warmup_steps", "0"]
     command = ["bash", REPOSITORY / "shell" / "zero_shot.sh", "cpu", "movie", "netflix", *quick]
     environment = os.environ | {"ROOT_PATH": str(workspace), "PYTHON": sys.executable, "STAGES": "source"}

@@ -111,6 +111,7 @@ def test_a_damaged_graph(instruct, tiny_adapter, tmp_path, how, message, fresh):
     assert not any(folder.rglob("checkpoint-*"))  # at the first step
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_failed_run_is_free_for_the_next(instruct, tmp_path):
     with damaged(cut_below_second_layer):
         assert instruct(tmp_path / "out")[0] == 2
@@ -122,6 +123,7 @@ def test_the_folder_of_a_failed_run_is_free_for_the_next(instruct, tmp_path):
     assert sha256(one) == sha256(other)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_looked_at_too(instruct, tmp_path, monkeypatch):
     from tlrec.tuning.trainer import TuningTrainer
 
@@ -212,7 +214,7 @@ def test_float16_may_overflow_until_its_scale_is_one(model):
 
 def test_steps_that_cannot_change_anything(instruct, tmp_path):
     result = instruct(tmp_path / "a", "--learning_rate", 0)
-    refused(result, "--learning_rate 0.0: nothing is learnt; give more than 0", tmp_path / "a")
+    refused(result, "--learning_rate 0.0: give a number above 0", tmp_path / "a")
     one = ["--batch_size", 16, "--num_epochs", 1, "--warmup_steps", 20]
     message = "one step in all, and --warmup_steps 20 begins at a learning rate of 0, so that nothing is learnt; give"
     refused(instruct(tmp_path / "b", *one), message, tmp_path / "b")
@@ -222,6 +224,7 @@ def test_steps_that_cannot_change_anything(instruct, tmp_path):
 
 
 @pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "started"])
+@pytest.mark.slow
 def test_a_best_checkpoint_that_is_the_start(instruct, tiny_adapter, tmp_path, monkeypatch, fresh):
     worse = iter(range(10, 0, -1))
     monkeypatch.setattr("tlrec.tuning.trainer.auc", lambda labels, scores: next(worse) / 10)

@@ -32,6 +32,7 @@ from tlrec.model.memory import activations, lora_and_optimizer
         ("small", 2, 192, "8bit", True),
     ],
 )
+@pytest.mark.slow
 def test_the_count_is_what_a_step_takes(size, rows, length, quantization, checkpointing):
     computed, measured = memory_table.check(SMALL_SHAPES[size], rows, length, quantization, checkpointing)
     assert computed == pytest.approx(measured, rel=0.03)
@@ -44,6 +45,7 @@ ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
     "dtype, targets, checkpointing",
     [("float32", None, False), ("float32", ALL_LINEAR, True), ("bfloat16", ALL_LINEAR, False)],
 )
+@pytest.mark.slow
 def test_the_count_of_other_numbers_and_modules(dtype, targets, checkpointing):
     """It chooses how many rows fit, so that a tenth is near enough."""
     shape, number = SMALL_SHAPES["small"], 4 if dtype == "float32" else 2

@@ -328,6 +328,7 @@ def test_the_frame_travels_with_the_adapter(instruct, few_shot, run_script, tiny
 # ------------------------------------------------------------------------------------------------------------- sweeps
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_the_bytes_of_single_runs(few_shot, sweep, stage, tiny_workspace, tmp_path):
     folder, _ = sweep
     assert {path.name for path in folder.iterdir()} == {"0_4", "0_12", "1_4", "1_12"}
@@ -443,6 +444,7 @@ def test_published_batches_fit_few_shots(few_shot, tmp_path):
 # ------------------------------------------------------------------------------------------------------ machine's flags
 
 
+@pytest.mark.slow
 def test_micro_batches_and_checkpointing_change_nothing(few_shot, stage, tmp_path):
     flags = ["--resume_from_checkpoint", stage[0], "--sample", 8, "--lora_dropout", 0]
     variants = {"whole": ["--micro_batch_size", 8], "single": ["--micro_batch_size", 1]}
@@ -459,6 +461,7 @@ def test_micro_batches_and_checkpointing_change_nothing(few_shot, stage, tmp_pat
 
 
 @pytest.mark.parametrize("flag", ["--dtype bfloat16", "--quantization 8bit", "--quantization 4bit"])
+@pytest.mark.slow
 def test_other_precisions(few_shot, run_script, tiny_workspace, tmp_path, flag):
     base = make_llama(tmp_path / "base", width=64)  # the least that a 4-bit block needs
     start = make_adapter(tmp_path / "start", base)
@@ -547,6 +550,7 @@ def test_collator():
     assert batch["weights"][:, 1:][batch["labels"][:, 1:] != -100].tolist() == [0.25, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_weight_of_the_prompt(instruct, tmp_path):
     """Between loss on everything and on answers alone; the same however a batch is divided."""
     once = ["--batch_size", 8, "--num_epochs", 1, "--warmup_steps", 0, "--lora_dropout", 0]

@@ -28,8 +28,6 @@ class ChecksFirstStep(TrainerCallback):
         self.done = False
 
     def on_train_begin(self, args, state, control, **_):
-        if args.learning_rate <= 0:
-            raise InputError(f"--learning_rate {args.learning_rate}: nothing is learnt; give more than 0")
         if state.max_steps == 1 and args.get_warmup_steps(1):
             raise InputError(
                 f"one step in all, and --warmup_steps {args.get_warmup_steps(1)} begins at a learning rate of 0, so that "
@@ -90,7 +88,7 @@ def _lora_layers(model):
 
 
 def _largest(tensor):
-    """The largest absolute value of what this process holds of the tensor, not a number if one of them is none."""
+    """The largest absolute value of what this process holds of the tensor, NaN if one of them is NaN."""
     if isinstance(tensor, DTensor):
         tensor = tensor.to_local()
     return torch.zeros(()) if tensor is None or not tensor.numel() else tensor.detach().abs().max()
