@@ -128,7 +128,7 @@ def main():
     items = [item for place, item in enumerate(catalogue.items) if place not in rated]
     if not items:
         raise InputError(f"{args.items}: the user has rated all {len(rated)} items, and none is left to recommend")
-    print(f"{len(items)} candidates; {len(rated)} items that the user has rated are left out")
+    print(f"candidates: {len(items)}; rated by the user and left out: {len(rated)}")
     if args.top > len(items):
         print(f"--top {args.top}: there are {len(items)}, and all are listed")
 
