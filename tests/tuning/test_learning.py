@@ -214,7 +214,7 @@ def test_float16_may_overflow_until_its_scale_is_one(model):
 
 def test_steps_that_cannot_change_anything(instruct, tmp_path):
     result = instruct(tmp_path / "a", "--learning_rate", 0)
-    refused(result, "--learning_rate 0.0: give a number above 0", tmp_path / "a")
+    assert result == (2, "", "error: --learning_rate 0.0: give a number above 0\n") and not (tmp_path / "a").exists()
     one = ["--batch_size", 16, "--num_epochs", 1, "--warmup_steps", 20]
     message = "one step in all, and --warmup_steps 20 begins at a learning rate of 0, so that nothing is learnt; give"
     refused(instruct(tmp_path / "b", *one), message, tmp_path / "b")
