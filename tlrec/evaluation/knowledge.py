@@ -174,7 +174,8 @@ def name_of(model):
 
 def title_table(probe):
     """(header, rows of text) of the numbers about titles; [] rows without any."""
-    header = ["", "Completed", "Shuffled", "Rank", "Shuffled", "Log-prob.", "Shuffled", "Difference", "Preferred"]
+    header = ["", "Completed", "of shuffled", "Rank", "of shuffled", "Log-prob.", "of shuffled"]
+    header += ["Difference", "Preferred"]
     rows = [
         [
             name_of(model),
@@ -192,7 +193,7 @@ def title_table(probe):
 
 def history_table(probe):
     """(header, rows of text) of the numbers about histories; [] rows without any."""
-    header = ["", "Log-prob. of a title", "Shuffled", "Difference", "Preferred"]
+    header = ["", "Log-prob. of a title", "of shuffled", "Difference", "Preferred"]
     rows = [
         [
             name_of(model),
