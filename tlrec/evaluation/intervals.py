@@ -64,6 +64,15 @@ def bootstrap_uaucs(labels, scores, users, resamples=2000, seed=0, weighted=Fals
     return result
 
 
+def bootstrap_means(values, resamples=2000, seed=0):
+    """Means of k columns `values` (n, k) on resamples of the n rows, the same for all columns. Returns (resamples, k)."""
+    values = np.asarray(values, np.float64)
+    result = np.empty((resamples, values.shape[1]))
+    for drawn, counts in _drawn_counts(len(values), len(values), resamples, seed):
+        result[drawn] = counts.T @ values / len(values)
+    return result
+
+
 def _drawn_counts(rows, units, resamples, seed):
     """Draw `units` of as many units with replacement, `resamples` times: (slice of resamples, how often each unit was
     drawn in each of them, units x resamples) for as many at a time as CELLS allows with `rows` rows."""
