@@ -126,6 +126,13 @@ def ranking_table(ranking):
     return "\n".join([*lines, *ranking["notes"]])
 
 
+def one_line(ranking):
+    """The main numbers of a ranking and its protocol, such as "HR@10 0.0912, NDCG@10 0.0434, ... (sampled 100)"."""
+    names = [name for name in ("hr@10", "ndcg@10", "mrr", "mean_rank") if ranking[name] is not None]
+    words = (f"{name.upper().replace('_', ' ')} {_text(name, ranking[name])}" for name in names)
+    return f"{', '.join(words)} ({ranking['protocol']})"
+
+
 def _text(name, value):
     return f"{value:.1f}" if name == "mean_rank" else f"{value:.4f}"
 
