@@ -5,21 +5,25 @@
 
 Reads  labelled preference records, a base model, and no, one or several adapters (the base is loaded once).
 Writes metrics.json and predictions.jsonl into each adapter's folder, or into --output_dir.
+       With --rank also ranking.json and ranks.jsonl, row by row; a run that was stopped goes on (docs/ranking.md).
 Prints a table and the line `===== auc: <value> =====` for each adapter.
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tlrec.data.records import RecordFile
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
+from tlrec.evaluation.ranking import rank_rows, ranking_of, read_ranks, run_digest
+from tlrec.evaluation.ranking_results import ranking_table, record_ranking
 from tlrec.evaluation.results import check_evaluation_dir, record_evaluation, results_table
+from tlrec.files import sha256
 from tlrec.locks import check_unlocked, locked
 from tlrec.model.checks import check_base_model, check_lora_weights
 from tlrec.model.identity import base_identity
 from tlrec.model.prompts import FRAME_NAMES
-from tlrec.runs import SCORING, scoring_of, scoring_said
+from tlrec.runs import SCORING, adapter_weights, scoring_of, scoring_said
 
 
 def parse_arguments():
@@ -44,6 +48,13 @@ def parse_arguments():
         choices=["auto", "sdpa", "eager", "flash_attention_2"],
         help="(default: the adapter's, else auto)",
     )
+    add = parser.add_argument_group(
+        "ranking: the target of every liked row among the items of a catalogue"
+    ).add_argument
+    add("--rank", metavar="full|N", help="among all items that the user has not rated before, or N sampled ones")
+    add("--items", metavar="FILE", help="catalogue, CSV or Parquet (default: item_mapping.csv beside the test data)")
+    add("--max_rank_rows", type=int, metavar="N", help="liked rows to rank, drawn (default: all)")
+    add("--rank_seed", type=int, default=0, help="of drawn rows and sampled items (default: %(default)s)")
     add = parser.add_argument_group("machine").add_argument
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
     add("--token_budget", type=int, help="tokens in one forward pass (default: by device)")
@@ -64,6 +75,10 @@ class Job:
     folder: str | None
     kept: dict  # what shaped the adapter's scores at its tuning
     scoring: dict  # what shapes them here
+    ranks: str = ""  # digest of all that shapes the ranks
+    ranked: dict = field(
+        default_factory=dict
+    )  # {row: line of ranks.jsonl} of a ranking that was stopped, or is complete
 
 
 def main():
@@ -75,6 +90,7 @@ def main():
     for adapter in args.lora_weights:
         check_lora_weights(adapter, args.base_model, base, args.other_base)
     test = EvaluationSet(args.test_data_path, RecordFile(args.train_data_path) if args.train_data_path else None)
+    ranking = ranking_of(test, args.rank, args.items, args.max_rank_rows, args.rank_seed)
     if args.output_dir and len(args.lora_weights) > 1:
         raise InputError("--output_dir takes one adapter; without it each adapter's results go into its own folder")
     flags = {"frame": args.prompt_frame} | {name: getattr(args, name) for name in SCORING if name != "frame"}
@@ -87,6 +103,8 @@ def main():
         if jobs[-1].folder:
             check_unlocked(jobs[-1].folder)
             check_evaluation_dir(jobs[-1].folder, test, args.overwrite)
+    if ranking:
+        print(*ranking.said(), sep="\n")
     if args.check_only:
         print(f"checked: {len(jobs)} evaluations of {len(test)} rows")
         return
@@ -97,6 +115,10 @@ def main():
     together = {}
     for job in jobs:
         job.scoring = scoring_here(job.kept, given, args.device, args.base_model, args.trust_remote_code)
+        if ranking:
+            adapter = job.adapter and sha256(adapter_weights(job.adapter))
+            job.ranks = run_digest(ranking, adapter, base or args.base_model, job.scoring)
+            job.ranked = read_ranks(job.folder, ranking, job.ranks, args.overwrite)
         how = tuple(job.scoring[name] for name in ("dtype", "quantization", "attention"))
         together.setdefault(how, []).append(job)
     setups = [ModelSetup(args.base_model, args.device, *how, args.trust_remote_code) for how in together]
@@ -108,12 +130,12 @@ def main():
     with locked([job.folder for job in jobs if job.folder], setups[0].first):
         for setup, its_jobs in zip(setups, together.values()):
             for job in its_jobs:
-                evaluate(job, setup, test, args, base)
+                evaluate(job, setup, test, ranking, args, base)
             setup.forget()
 
 
-def evaluate(job, setup, test, args, base):
-    """Score one job's adapter on `test`, and record and print the numbers."""
+def evaluate(job, setup, test, ranking, args, base):
+    """Score one job's adapter on `test`, rank if that is asked for, and record and print the numbers."""
     # 4. Records to token ids, and one forward pass over all of them
     scorer = setup.scorer(test.records, job.scoring["frame"], job.scoring["cutoff_len"])
     scores = scorer.score(setup.attach(job.adapter), args.token_budget, progress="scoring")
@@ -125,23 +147,35 @@ def evaluate(job, setup, test, args, base):
     print(scoring_said(scoring, job.kept))
 
     # 5. Numbers, beside their floors
+    facts = {
+        "frame": scoring["frame"],
+        "base_model": args.base_model,
+        "base": base or base_identity(args.base_model),
+        "scoring": scoring,
+        "target": args.target,
+        "hardware": setup.hardware,
+    }
     if setup.first:
-        metrics = record_evaluation(
-            job.folder,
-            "evaluate.py",
-            vars(args),
-            test,
-            scores,
-            job.adapter,
-            frame=scoring["frame"],
-            base_model=args.base_model,
-            base=base or base_identity(args.base_model),
-            scoring=scoring,
-            target=args.target,
-            hardware=setup.hardware,
-        )
+        metrics = record_evaluation(job.folder, "evaluate.py", vars(args), test, scores, job.adapter, **facts)
         print(results_table(metrics))
         print(f"===== auc: {metrics['auc']} =====")
+
+    # 6. Where the targets of the liked rows stand among the items of the catalogue
+    if ranking:
+
+        def score(rows):
+            requests = map(ranking.request, rows)
+            shape = job.scoring["frame"], job.scoring["cutoff_len"], args.token_budget
+            for found in setup.candidate_scores(job.adapter, requests, *shape):
+                yield found.log_p_yes, found.truncated
+
+        lines = rank_rows(ranking, job.folder, job.ranks, job.ranked, score, setup.first)
+        if setup.first:
+            print(
+                ranking_table(
+                    record_ranking(job.folder, "evaluate.py", vars(args), ranking, lines, job.adapter, **facts)
+                )
+            )
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ SHOTS, LABELS = [preference("a", "c", "b"), preference("a", "b", "c"), preferenc
 def test_popularity_by_hand():
     ratings = counting.ratings_of(SHOTS, LABELS)
     assert len(ratings) == 8 and sum(ratings.values()) == 4  # m = 0.5
-    found = counting.popularity(ratings, [preference(target=item) for item in "abcx"])
+    found = counting.Popularity(ratings).of_targets([preference(target=item) for item in "abcx"])
     assert found.tolist() == [(2 + 2.5) / (3 + 5), (1 + 2.5) / (2 + 5), (1 + 2.5) / (3 + 5), 0.5]
 
 
@@ -69,13 +69,13 @@ def test_item_knn_by_hand():
         preference("", "", "a"),
     ]
     # a and c are opposites: who likes a will not like c.
-    assert np.allclose(counting.item_knn(ratings, rows), [0.25, 0.75, 0.25, 0.5, 0.5, 0.5])
+    assert np.allclose(counting.ItemKNN(ratings).of_targets(rows), [0.25, 0.75, 0.25, 0.5, 0.5, 0.5])
 
     # p (1, 1, 1, -1), q (1, -1, 1, 0), r (0, 1, 1, 0): cosines p-q 1/sqrt(12), p-r 2/sqrt(8); mean 8/9.
     shots = [preference("p", "", "q"), preference("p", "q", "r"), preference("pq", "", "r"), preference("", "", "p")]
     ratings = counting.ratings_of(shots, [1, 1, 1, 0])
     mean, q, r = 7 / 9, 1 / 12**0.5, 2 / 8**0.5
-    found = counting.item_knn(ratings, [preference("q", "r", "p"), preference("r", "q", "p")])
+    found = counting.ItemKNN(ratings).of_targets([preference("q", "r", "p"), preference("r", "q", "p")])
     assert np.allclose(found, [(q + mean) / (q + r + 1), (r + mean) / (q + r + 1)])
 
 
@@ -185,13 +185,13 @@ def make_taste(rows, seed):
 @pytest.mark.slow
 def test_a_planted_rule_is_learned(network):
     (shots, labels), (valid, valid_labels), (test, test_labels) = (make_taste(200, seed) for seed in (1, 2, 3))
-    arguments = (network, shots, labels, valid, valid_labels, test)
-    scores, step, loss = neural.fit_and_score(*arguments, seed=0, num_epochs=100, patience=100)
-    assert auc(test_labels, scores) > 0.97
-    assert loss < 0.4 and step > 100
-    again, *_ = neural.fit_and_score(*arguments, seed=0, num_epochs=2, patience=2)
-    same, *_ = neural.fit_and_score(*arguments, seed=0, num_epochs=2, patience=2)
-    other, *_ = neural.fit_and_score(*arguments, seed=1, num_epochs=2, patience=2)
+    arguments = (network, shots, labels, valid, valid_labels, 4)
+    fitted = neural.Fitted(*arguments, seed=0, num_epochs=100, patience=100)
+    assert auc(test_labels, fitted.of_targets(test)) > 0.97
+    assert fitted.valid_log_loss < 0.4 and fitted.best_step > 100
+    again, same, other = (
+        neural.Fitted(*arguments, seed=seed, num_epochs=2, patience=2).of_targets(test) for seed in (0, 0, 1)
+    )
     assert np.array_equal(again, same) and not np.array_equal(again, other)
 
 
@@ -246,7 +246,7 @@ def test_files_are_those_of_an_evaluation(results, paths):
     metrics, predictions = read_evaluation(results / "popularity" / "3_16")
     shots = draw_shots(read_records(paths["train"]), 16, 3)
     ratings = counting.ratings_of([parse_input(record["input"]) for record in shots], labels_of(shots))
-    expected = counting.popularity(ratings, [parse_input(r["input"]) for r in read_records(paths["test"])])
+    expected = counting.Popularity(ratings).of_targets([parse_input(r["input"]) for r in read_records(paths["test"])])
     assert np.allclose(predictions["p_yes"], expected)
     assert np.allclose(predictions["p_yes"] + predictions["p_no"], 1)
     assert set(metrics["floors"]) == {"history", "item", "history + item"}

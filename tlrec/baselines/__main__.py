@@ -3,21 +3,28 @@
     python -m tlrec.baselines --train_data_path rec_data/movie/train.json --val_data_path rec_data/movie/valid.json \
         --test_data_path rec_data/movie/test.json --output_dir output_model/movie/baselines --target movie
 
+    python -m tlrec.baselines ... --rank full
+
 Reads  labelled preference records; `--sample` and `--seed` draw the very rows that rec_tuning.py draws.
 Writes metrics.json and predictions.jsonl, as evaluate.py does, into --output_dir/<method>/<seed>_<shots>; runs that are
-       complete are skipped. `python -m tlrec.report` shows them beside the language models.
+       complete are skipped. With --rank also ranking.json and ranks.jsonl, on the candidates that evaluate.py ranks
+       with the same flags, test and train data (docs/ranking.md). `python -m tlrec.report` shows them beside the language models.
 The neural methods run on one CPU thread, so the same command gives the same scores.
 """
 
 import argparse
 import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 from tlrec.data.preferences import parse_input
 from tlrec.data.records import RecordFile, check_draw, draw_shots, labels_of
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
+from tlrec.evaluation.ranking import RANKING, rank_rows, ranking_of, read_ranks, run_digest
+from tlrec.evaluation.ranking_results import one_line, record_ranking
 from tlrec.evaluation.results import read_metrics, record_evaluation
 from tlrec.locks import check_unlocked, locked
 from tlrec.model.scores import Scores
@@ -25,6 +32,7 @@ from tlrec.runs import describe_records
 from tlrec.same_run import describe, differences
 
 NAMES = {"popularity": "popularity", "item-knn": "item-kNN", "sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser"}
+RANKING_FLAGS = ("rank", "items", "max_rank_rows", "rank_seed")
 
 
 def parse_arguments():
@@ -45,8 +53,26 @@ def parse_arguments():
     add("--num_epochs", type=int, default=200, help="at most, of the neural methods (default: %(default)s)")
     add("--patience", type=int, default=20, help="stop after so many validations without gain (default: %(default)s)")
     add("--target", help="name of the target domain in metrics.json")
+    add("--rank", metavar="full|N", help="also rank: all items that a user has not rated before, or N sampled ones")
+    add("--items", metavar="FILE", help="catalogue, CSV or Parquet (default: item_mapping.csv beside the test data)")
+    add("--max_rank_rows", type=int, metavar="N", help="liked rows to rank, drawn (default: all)")
+    add("--rank_seed", type=int, default=0, help="of drawn rows and sampled items (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace other results that --output_dir holds")
     return parser.parse_args()
+
+
+@dataclass
+class Job:
+    """A method, its shots and seed, and the folder of its results."""
+
+    method: str
+    shots: int
+    seed: int
+    folder: Path
+    arguments: dict  # of an evaluation: the flags of a ranking shape no score
+    evaluated: bool  # whether its metrics.json is there
+    ranks: str = ""  # digest of all that shapes the ranks
+    ranked: dict = field(default_factory=dict)  # {row: line of ranks.jsonl} that is there
 
 
 def main():
@@ -64,93 +90,104 @@ def main():
     valid, test = EvaluationSet(args.val_data_path), EvaluationSet(args.test_data_path, train)
     valid.check_preferences()
     test.check_preferences()
-    data = {name: describe_records(file) for name, file in {"train": train, "valid": valid, "test": test}.items()}
-    runs = []  # (method, shots, seed, folder, arguments)
-    for method in args.method:
-        for shots in args.sample:
-            for seed in args.seed:
-                folder = Path(args.output_dir) / method / f"{seed}_{shots}"
-                check_unlocked(folder)
-                arguments = {**vars(args), "method": method, "sample": shots, "seed": seed, "output_dir": folder}
-                if (folder / "metrics.json").exists() and not args.overwrite:
-                    found = read_metrics(folder)["run"]
-                    if other := differences(found, describe(arguments, data)):
-                        raise InputError(
-                            f"{folder}: holds the results of other {', '.join(other)}; give --overwrite or another "
-                            "--output_dir"
-                        )
-                    print(f"complete already: {folder}")
-                    continue
-                runs.append((method, shots, seed, folder, arguments))
-    if not runs:
+    ranking = ranking_of(test, args.rank, args.items, args.max_rank_rows, args.rank_seed)
+    jobs = list(jobs_of(args, train, valid, test, ranking))
+    if ranking:
+        print(*ranking.said(), sep="\n")
+    if not jobs:
         return
     try:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output_dir {args.output_dir}: cannot be made: {error.strerror}") from None
 
-    # 2. Import the libraries that are needed
-    from tlrec.baselines import counting
-
-    if any(method not in ("popularity", "item-knn") for method, *_ in runs):
-        import torch
-
-        from tlrec.baselines import neural
-
-        networks = {"sasrec": neural.SASRec, "gru4rec": neural.GRU4Rec, "caser": neural.Caser}
-        torch.set_num_threads(1)
-
-    with locked(folder for *_, folder, _ in runs):
-        for method, shots, seed, folder, arguments in runs:
-            # 3. Draw the shots
+    with locked(job.folder for job in jobs):
+        for job in jobs:
+            # 2. Draw the shots and learn from them
             started, clock = datetime.now(UTC), time.perf_counter()
-            drawn = list(draw_shots(train, shots, seed))
-            preferences, labels = [parse_input(record["input"]) for record in drawn], labels_of(drawn)
+            learned = learn(job, list(draw_shots(train, job.shots, job.seed)), valid, test, args)
 
-            # 4. Learn from them and score the test rows
-            found = {}
-            if method == "popularity":
-                probability = counting.popularity(counting.ratings_of(preferences, labels), test.preferences)
-            elif method == "item-knn":
-                probability = counting.item_knn(counting.ratings_of(preferences, labels), test.preferences)
-            else:
-                probability, best_step, log_loss = neural.fit_and_score(
-                    networks[method],
-                    preferences,
-                    labels,
-                    valid.preferences,
-                    valid.labels,
-                    test.preferences,
-                    seed,
-                    args.num_epochs,
-                    args.patience,
-                )
-                found = {"best_step": best_step, "valid_log_loss": log_loss}
+            # 3. The same numbers, floors, ranks and files as for a language model
+            facts = {"stage": "baseline", "method": NAMES[job.method], "shots": job.shots, "seed": job.seed}
+            facts |= {"target": args.target, "started": started}
+            if not job.evaluated:
+                evaluate(job, learned, valid, test, clock, facts)
+            if ranking:
+                rank(job, learned, ranking, vars(args), facts)
 
-            # 5. The same numbers, floors and files as for a language model
-            seconds = time.perf_counter() - clock
-            scores = Scores(probability, 1 - probability, truncated=0, seconds=seconds)
-            metrics = record_evaluation(
-                folder,
-                "tlrec.baselines",
-                arguments,
-                test,
-                scores,
-                valid=valid,
-                started=started,
-                stage="baseline",
-                method=NAMES[method],
-                shots=shots,
-                seed=seed,
-                target=args.target,
-                **found,
+
+def jobs_of(args, train, valid, test, ranking):
+    """A Job for each method, number of shots and seed that is not complete; InputError for other results in its way."""
+    data = {name: describe_records(file) for name, file in {"train": train, "valid": valid, "test": test}.items()}
+    for method, shots, seed in product(args.method, args.sample, args.seed):
+        folder = Path(args.output_dir) / method / f"{seed}_{shots}"
+        check_unlocked(folder)
+        flags = {name: value for name, value in vars(args).items() if name not in RANKING_FLAGS}
+        arguments = {**flags, "method": method, "sample": shots, "seed": seed, "output_dir": folder}
+        evaluated = (folder / "metrics.json").exists() and not args.overwrite
+        if evaluated and (other := differences(read_metrics(folder)["run"], describe(arguments, data))):
+            raise InputError(
+                f"{folder}: holds the results of other {', '.join(other)}; give --overwrite or another --output_dir"
             )
-            rows = "all rows" if shots == -1 else f"{shots} shots"
-            within = "" if metrics["uauc"] is None else f"uauc {metrics['uauc']:.4f}, "
-            print(
-                f"{NAMES[method]}, {rows}, seed {seed}: auc {metrics['auc']:.4f}, {within}{seconds:.1f} s: {folder}",
-                flush=True,
-            )
+        job = Job(method, shots, seed, folder, arguments, evaluated)
+        if ranking:
+            shaped_by = {name: arguments[name] for name in ("method", "sample", "seed", "num_epochs", "patience")}
+            job.ranks = run_digest(ranking, shaped_by, {name: file["sha256"] for name, file in data.items()})
+            job.ranked = read_ranks(folder, ranking, job.ranks, args.overwrite)
+        if evaluated and (not ranking or (len(job.ranked) == len(ranking.rows) and (folder / RANKING).exists())):
+            print(f"complete already: {folder}")
+        else:
+            yield job
+
+
+def learn(job, drawn, valid, test, args):
+    """What a method has learned from the records `drawn`: `of_targets` and `of_items` are P(like)."""
+    preferences, labels = [parse_input(record["input"]) for record in drawn], labels_of(drawn)
+    if job.method in ("popularity", "item-knn"):
+        from tlrec.baselines import counting
+
+        method = {"popularity": counting.Popularity, "item-knn": counting.ItemKNN}[job.method]
+        return method(counting.ratings_of(preferences, labels))
+    import torch
+
+    from tlrec.baselines import neural
+
+    torch.set_num_threads(1)
+    network = {"sasrec": neural.SASRec, "gru4rec": neural.GRU4Rec, "caser": neural.Caser}[job.method]
+    longest = max(len(preference.history) for preference in test.preferences)
+    shaped_by = longest, job.seed, args.num_epochs, args.patience
+    return neural.Fitted(network, preferences, labels, valid.preferences, valid.labels, *shaped_by)
+
+
+def evaluate(job, learned, valid, test, clock, facts):
+    """Score the test rows, and record and print the numbers."""
+    probability = learned.of_targets(test.preferences)
+    seconds = time.perf_counter() - clock
+    scores = Scores(probability, 1 - probability, truncated=0, seconds=seconds)
+    if job.method not in ("popularity", "item-knn"):
+        facts = facts | {"best_step": learned.best_step, "valid_log_loss": learned.valid_log_loss}
+    metrics = record_evaluation(job.folder, "tlrec.baselines", job.arguments, test, scores, valid=valid, **facts)
+    within = "" if metrics["uauc"] is None else f"uauc {metrics['uauc']:.4f}, "
+    print(f"{name_of(job)}: auc {metrics['auc']:.4f}, {within}{seconds:.1f} s: {job.folder}", flush=True)
+
+
+def rank(job, learned, ranking, arguments, facts):
+    """Rank the targets of the liked rows, and record and print the numbers."""
+
+    def score(rows):
+        for row in rows:
+            preference = ranking.test.preferences[row.row - 1]
+            yield learned.of_items(preference, ranking.request(row)[1]), 0
+
+    lines = rank_rows(ranking, job.folder, job.ranks, job.ranked, score)
+    arguments = arguments | {name: job.arguments[name] for name in ("method", "sample", "seed", "output_dir")}
+    found = record_ranking(job.folder, "tlrec.baselines", arguments, ranking, lines, **facts)
+    print(f"{name_of(job)}: {one_line(found)}: {job.folder}", flush=True)
+
+
+def name_of(job):
+    rows = "all rows" if job.shots == -1 else f"{job.shots} shots"
+    return f"{NAMES[job.method]}, {rows}, seed {job.seed}"
 
 
 if __name__ == "__main__":

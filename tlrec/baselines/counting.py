@@ -23,23 +23,32 @@ def ratings_of(preferences, labels):
     return ratings
 
 
-def popularity(ratings, preferences):
-    """P(like) of each target: its like-rate among `ratings`, whoever asks. Shape (n,).
+class Popularity:
+    """P(like) of an item: its like-rate among `ratings`, whoever asks.
 
     (likes + 5 m) / (times + 5), where m is the like-rate of all ratings: PRIOR made-up ratings hold back the rates of
     items that were rated once or twice, and an item never rated gets m.
     """
-    mean = np.mean(list(ratings.values()))
-    times, likes = {}, {}
-    for (_, item), liked in ratings.items():
-        times[item] = times.get(item, 0) + 1
-        likes[item] = likes.get(item, 0) + liked
-    targets = [preference.target for preference in preferences]
-    return np.array([(likes.get(t, 0) + PRIOR * mean) / (times.get(t, 0) + PRIOR) for t in targets])
+
+    def __init__(self, ratings):
+        self.mean = np.mean(list(ratings.values()))
+        self.times, self.likes = {}, {}
+        for (_, item), liked in ratings.items():
+            self.times[item] = self.times.get(item, 0) + 1
+            self.likes[item] = self.likes.get(item, 0) + liked
+
+    def of_targets(self, preferences):
+        """P(like) of each preference's target, (n,)."""
+        return self.of_items(None, [preference.target for preference in preferences])
+
+    def of_items(self, preference, items):
+        """P(like) of items, (n,), after the history of a preference, which counts for nothing here."""
+        likes, times = ([counts.get(item, 0) for item in items] for counts in (self.likes, self.times))
+        return (np.array(likes) + PRIOR * self.mean) / (np.array(times) + PRIOR)
 
 
-def item_knn(ratings, preferences):
-    """P(like) of each target: the history's votes, weighted by similarity to the target. Shape (n,).
+class ItemKNN:
+    """P(like) of an item: the history's votes, weighted by similarity to it.
 
     An item is its vector of ratings over the training users, 1 liked, -1 disliked, 0 not rated; s is the cosine of
     target and history item. A liked item votes for the target if s > 0 and against it if s < 0, a disliked one the
@@ -47,25 +56,35 @@ def item_knn(ratings, preferences):
     Recommendation Algorithms, WWW, section 3.2). All history items are neighbours. The mean like-rate of the training
     ratings votes too, with weight VOTE, and alone where the target or the whole history was never rated in training.
     """
-    users, items = (
-        {key: number for number, key in enumerate(dict.fromkeys(keys))} for keys in zip(*ratings, strict=True)
-    )
-    values = np.array([1.0 if liked else -1.0 for liked in ratings.values()])
-    places = [users[user] for user, _ in ratings], [items[item] for _, item in ratings]
-    table = normalize(coo_array((values, places), shape=(len(users), len(items))).tocsc(), axis=0)
-    mean = (values > 0).mean()
 
-    probabilities = np.full(len(preferences), mean)
-    for row, preference in enumerate(preferences):
+    def __init__(self, ratings):
+        users, self.items = (
+            {key: number for number, key in enumerate(dict.fromkeys(keys))} for keys in zip(*ratings, strict=True)
+        )
+        values = np.array([1.0 if liked else -1.0 for liked in ratings.values()])
+        places = [users[user] for user, _ in ratings], [self.items[item] for _, item in ratings]
+        table = coo_array((values, places), shape=(len(users), len(self.items)))
+        self.table, self.mean = normalize(table.tocsc(), axis=0), (values > 0).mean()
+
+    def of_targets(self, preferences):
+        """P(like) of each preference's target, (n,)."""
+        return np.array([self.of_items(preference, [preference.target])[0] for preference in preferences])
+
+    def of_items(self, preference, items):
+        """P(like) of items, (n,), after the history of a preference."""
         history = [
-            (items[item], liked)
+            (self.items[item], liked)
             for group, liked in ((preference.likes, 1.0), (preference.dislikes, -1.0))
             for item in group
-            if item in items
+            if item in self.items
         ]
-        if preference.target in items and history:
+        probabilities = np.full(len(items), self.mean)
+        known = [place for place, item in enumerate(items) if item in self.items]
+        if known and history:
             columns, signs = map(np.array, zip(*history, strict=True))
-            similarity = table[:, columns].T @ table[:, [items[preference.target]]].toarray()[:, 0]
-            votes_for = np.abs(similarity)[similarity * signs > 0].sum()
-            probabilities[row] = (votes_for + VOTE * mean) / (np.abs(similarity).sum() + VOTE)
-    return probabilities
+            targets = self.table[:, [self.items[items[place]] for place in known]].toarray()
+            similarity = self.table[:, columns].T @ targets  # history x known items
+            weights = np.abs(similarity)
+            votes_for = np.where(similarity * signs[:, None] > 0, weights, 0).sum(axis=0)
+            probabilities[known] = (votes_for + VOTE * self.mean) / (weights.sum(axis=0) + VOTE)
+        return probabilities

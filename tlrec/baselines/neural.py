@@ -52,6 +52,13 @@ class SequenceModel(nn.Module):
         taste = (hidden * self.targets(targets)).sum(dim=1)
         return taste + (self.target_bias(targets) + self.generosity(hidden)).squeeze(1)
 
+    def of_many(self, items, feedback, targets):
+        """Logits of many targets (m,) behind one history, (1, length) each of its ids: (m,). Equal ids, equal logits."""
+        targets, places = torch.unique(targets, return_inverse=True)
+        hidden = self.encode(items, self.items(items) + self.feedback(feedback))
+        found = self.targets(targets) @ hidden[0] + self.target_bias(targets).squeeze(1) + self.generosity(hidden)[0]
+        return found[places]
+
 
 class SASRec(SequenceModel):
     """Kang and McAuley (2018), Self-Attentive Sequential Recommendation, ICDM.
@@ -202,22 +209,35 @@ def train(model, rows, labels, valid_rows, valid_labels, num_epochs, patience):
     return best_step, best_loss
 
 
-def fit_and_score(network, shots, shot_labels, valid, valid_labels, test, seed, num_epochs, patience):
-    """Train a network (SASRec, GRU4Rec or Caser) on the Preferences `shots` and score those of `test`.
+class Fitted:
+    """A network (SASRec, GRU4Rec or Caser) trained on the Preferences `shots` and validated on `valid`.
 
-    Returns (P(like) of the test rows (n,), step of the best validation, its log-loss).
+    longest: items of the longest history that will be scored. best_step, valid_log_loss: of the best validation.
     """
-    torch.manual_seed(seed)
-    ids = item_ids(shots)
-    length = max(1, *(len(preference.history) for part in (shots, valid, test) for preference in part))
-    model = network(len(ids) + UNKNOWN + 1, length)
-    best_step, loss = train(
-        model,
-        encode(shots, ids, length),
-        torch.tensor(shot_labels, dtype=torch.float32),
-        encode(valid, ids, length),
-        torch.tensor(valid_labels, dtype=torch.float32),
-        num_epochs,
-        patience,
-    )
-    return torch.sigmoid(logits(model, encode(test, ids, length)).double()).numpy(), best_step, loss
+
+    def __init__(self, network, shots, shot_labels, valid, valid_labels, longest, seed, num_epochs, patience):
+        torch.manual_seed(seed)
+        self.ids = item_ids(shots)
+        self.length = max(1, longest, *(len(preference.history) for part in (shots, valid) for preference in part))
+        self.model = network(len(self.ids) + UNKNOWN + 1, self.length)
+        self.best_step, self.valid_log_loss = train(
+            self.model,
+            encode(shots, self.ids, self.length),
+            torch.tensor(shot_labels, dtype=torch.float32),
+            encode(valid, self.ids, self.length),
+            torch.tensor(valid_labels, dtype=torch.float32),
+            num_epochs,
+            patience,
+        )
+
+    def of_targets(self, preferences):
+        """P(like) of each preference's target, (n,)."""
+        return torch.sigmoid(logits(self.model, encode(preferences, self.ids, self.length)).double()).numpy()
+
+    def of_items(self, preference, items):
+        """The logit of P(like) of items, (n,), after the history of a preference."""
+        history, feedback, _ = encode([preference], self.ids, self.length)
+        targets = torch.tensor([self.ids.get(item, UNKNOWN) for item in items])
+        self.model.eval()
+        with torch.inference_mode():
+            return self.model.of_many(history, feedback, targets).double().numpy()

@@ -1,7 +1,8 @@
-"""The formats of `metrics.json` and `predictions.jsonl`: what an evaluation found.
+"""The formats of `metrics.json` and `predictions.jsonl`, and of `ranking.json` and `ranks.jsonl`: what an evaluation found.
 
-Both lie in the adapter's folder or in evaluate.py's --output_dir. `tlrec.evaluation.results` computes and writes them;
-its `read_metrics` and `read_evaluation` read them and hold them against `Metrics` and `Prediction`. Keys marked
+They lie in the adapter's folder or in evaluate.py's --output_dir. `tlrec.evaluation.results` computes and writes the first
+two; its `read_metrics` and `read_evaluation` hold them against `Metrics` and `Prediction`. For the others
+`tlrec.evaluation.ranking_results` has `read_ranking`, and here stand `Ranking` and `Rank`. Keys marked
 NotRequired are missing in old files. Other keys may be there: they are kept.
 """
 
@@ -10,6 +11,7 @@ from typing import Annotated, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
+from tlrec.evaluation.ranking_metrics import CUTOFFS
 from tlrec.run_format import Adapter, Count, DataFile, Number, RunFacts, Share
 
 Bounds = Annotated[list[Number], Field(min_length=2, max_length=2)]  # [low, high]
@@ -129,3 +131,79 @@ class Prediction(TypedDict):
     history_size: NotRequired[Count | None]
     user: int | str | None
     floors: dict[str, Number]  # {name: score}; {} where not known
+
+
+# HR@K and NDCG@K, None where K is not below the number of candidates; the mean reciprocal rank; the mean rank, from 1
+_MEANS = {f"{name}@{k}": Share | None for name in ("hr", "ndcg") for k in CUTOFFS} | {"mrr": Share, "mean_rank": Number}
+RankMeans = TypedDict("RankMeans", _MEANS)
+RankBounds = TypedDict("RankBounds", dict.fromkeys(_MEANS, Bounds | None))  # over users
+
+
+class RankIntervals(RankBounds):
+    level: Share
+    resamples: Count
+    seed: int
+
+
+class RankDifference(TypedDict):
+    """Means of the model minus those of a floor, with paired intervals."""
+
+    means: dict[str, Number | None]
+    intervals: RankBounds
+
+
+class RankFloor(RankMeans):
+    intervals: RankBounds
+    difference: RankDifference
+
+
+class LeftOut(TypedDict):
+    target_not_in_catalogue: Count
+    nothing_left_to_rank: Count
+    not_drawn: Count  # with --max_rank_rows
+
+
+class RankedData(TypedDict):
+    test: DataFile
+    items: DataFile
+    train: NotRequired[DataFile]
+
+
+class RankingRun(RunFacts):
+    data: RankedData
+    adapter: NotRequired[Adapter | None]
+
+
+class Ranking(RankMeans):
+    """`ranking.json`, which is there once all rows are ranked."""
+
+    protocol: str  # "full", or "sampled 100"
+    rank_seed: Count | None  # of sampled candidates and drawn rows; None where nothing is drawn
+    candidates: Number  # mean number of a row, its target among them
+    fewest_candidates: Count
+    most_candidates: Count
+    candidates_sha256: str  # equal in two files: the same rows among the same candidates
+    rows: Count
+    users: Count
+    rows_left_out: LeftOut
+    tied: Share  # share of rows with other candidates of the very score of the target
+    truncated: Count  # rows with a cut prompt
+    intervals: RankIntervals
+    floors: dict[str, RankFloor]
+    notes: list[str]  # what the numbers do not say
+    run: RankingRun
+
+
+class Rank(TypedDict):
+    """A line of `ranks.jsonl`, a liked row of the test file."""
+
+    row: Annotated[int, Field(ge=1)]  # in the test file, from 1
+    user: int
+    target: str
+    candidates: Annotated[int, Field(ge=2)]
+    rank: Number  # from 1; of equal scores the middle
+    better: Count  # candidates of a higher score
+    tied: Count  # others of the very same score
+    truncated: Count  # candidates whose prompt was cut
+    floors: dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]]  # {name: [better, tied]}
+    run: str  # digest of model, scoring and candidates

@@ -64,12 +64,16 @@ def bootstrap_uaucs(labels, scores, users, resamples=2000, seed=0, weighted=Fals
     return result
 
 
-def bootstrap_means(values, resamples=2000, seed=0):
-    """Means of k columns `values` (n, k) on resamples of the n rows, the same for all columns. Returns (resamples, k)."""
+def bootstrap_means(values, groups=None, resamples=2000, seed=0):
+    """Means over rows of the columns of `values` (n, k), on the same resamples of the rows, or of whole groups (users), for
+    all columns, drawn as `bootstrap_aucs` draws them. Returns (resamples, k)."""
     values = np.asarray(values, np.float64)
-    result = np.empty((resamples, values.shape[1]))
-    for drawn, counts in _drawn_counts(len(values), len(values), resamples, seed):
-        result[drawn] = counts.T @ values / len(values)
+    members = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    rows = np.bincount(members)
+    sums = np.stack([np.bincount(members, weights=column) for column in values.T], axis=1)
+    result = np.empty((resamples, sums.shape[1]))
+    for drawn, counts in _drawn_counts(len(members), len(rows), resamples, seed):
+        result[drawn] = (counts.T @ sums) / (counts.T @ rows)[:, None]
     return result
 
 

@@ -71,12 +71,12 @@ def score_candidates(model, tokenizer, requests, frame, cutoff_len=512, token_bu
     """Yield the CandidateScores of each request, in their order and as soon as they are there.
 
     requests: (record, items): the record of a user, whose own target counts as little as its output, and a sequence of
-    tlrec.data.preferences.Item. The other arguments are those of `score_records`. Several users share a forward pass;
+    tlrec.data.preferences.Item; without `progress` they may be made one by one. The other arguments are those of `score_records`. Several users share a forward pass;
     memory depends neither on their number nor on that of the items. Raises ValueError if a record does not parse.
     """
     ranker = _Ranker(model, RecordTokenizer(tokenizer, frame, cutoff_len), token_budget)
     bar = tqdm(
-        total=sum(len(items) for _, items in requests),
+        total=progress and sum(len(items) for _, items in requests),
         desc=progress,
         unit="item",
         disable=progress is None or ranker.engine.process > 0,

@@ -10,6 +10,7 @@ from tlrec.errors import InputError
 from tlrec.model import adapters, base_models, memory
 from tlrec.model.processes import models_are_spread, only_the_first_prints
 from tlrec.model.prompts import load_frame
+from tlrec.model.ranking import score_candidates
 from tlrec.model.scoring import Scorer
 from tlrec.runs import SCORING
 
@@ -103,6 +104,11 @@ class ModelSetup:
         if key not in self._scorers:
             self._scorers[key] = Scorer(self.tokenizer, records, load_frame(frame, self.tokenizer), cutoff_len)
         return self._scorers[key]
+
+    def candidate_scores(self, adapter, requests, frame, cutoff_len, token_budget):
+        """`tlrec.model.ranking.score_candidates` of the base with this adapter on it."""
+        frame = load_frame(frame, self.tokenizer)
+        return score_candidates(self.attach(adapter), self.tokenizer, requests, frame, cutoff_len, token_budget)
 
     def attach(self, adapter):
         """The base with the adapter of this folder on it, for scoring, and no other; the base alone for None."""

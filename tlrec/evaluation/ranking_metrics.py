@@ -1,0 +1,83 @@
+"""Where a liked item stands among candidates: HR@K, NDCG@K, MRR and mean rank, with ties counted fairly.
+
+A row has one relevant item, its target. With the target at rank r (from 1):
+
+    HR@K     1 if r <= K, else 0            also called hit rate or Recall@K
+    NDCG@K   1 / log2(1 + r) if r <= K      Järvelin and Kekäläinen (2002, ACM TOIS 20(4)); the ideal is 1
+    MRR      1 / r
+
+Scores may be equal: a method that knows nothing of two items must not gain or lose by their order in a file. So a target
+with `better` candidates above it and `tied` others beside it has each of the ranks better + 1 ... better + tied + 1 with
+the same probability, and every metric is its mean over these (McSherry and Najork 2008, Computing Information Retrieval
+Performance Measures Efficiently in the Presence of Tied Scores, ECIR). scikit-learn's `ndcg_score` does the same.
+"""
+
+import numpy as np
+
+from tlrec.errors import InputError
+from tlrec.evaluation.intervals import bootstrap_means, interval
+
+CUTOFFS = (1, 5, 10, 50)
+NAMES = (*(f"hr@{k}" for k in CUTOFFS), *(f"ndcg@{k}" for k in CUTOFFS), "mrr", "mean_rank")
+
+
+def standing(scores, target):
+    """(better, tied): how many of the scores (n,) are above that of place `target`, and how many others equal it.
+
+    Raises InputError for scores of NaN.
+    """
+    scores = np.asarray(scores)
+    if bad := int(np.isnan(scores).sum()):
+        raise InputError(f"{bad} of {len(scores)} scores are NaN: the model has diverged or its --dtype overflows")
+    return int((scores > scores[target]).sum()), int((scores == scores[target]).sum()) - 1
+
+
+def row_metrics(better, tied):
+    """{name: (n,) float array} of NAMES from what `standing` returned for n rows."""
+    better, tied = np.asarray(better, np.int64), np.asarray(tied, np.int64)
+    last, equal = better + tied + 1, tied + 1
+    ranks = np.arange(1, int(last.max(initial=0)) + 1)
+    gains, reciprocals = (np.concatenate([[0], np.cumsum(values)]) for values in (1 / np.log2(1 + ranks), 1 / ranks))
+    found = {f"hr@{k}": np.clip((k - better) / equal, 0, 1) for k in CUTOFFS}
+    for k in CUTOFFS:
+        found[f"ndcg@{k}"] = (gains[np.minimum(last, k)] - gains[np.minimum(better, k)]) / equal
+    return found | {"mrr": (reciprocals[last] - reciprocals[better]) / equal, "mean_rank": better + 1 + tied / 2}
+
+
+class RankMetrics:
+    """Means over rows of several methods on the same rows, with intervals on the same resamples of users.
+
+    standings: {method: (better, tied)}, arrays (n,) each. users: (n,) ids. most: candidates of the row that has most; a
+    metric cut at as many or more would say nothing, and is None.
+    """
+
+    def __init__(self, standings, users, most, resamples=2000, seed=0):
+        self.most = most
+        self.values = {method: row_metrics(*standing) for method, standing in standings.items()}
+        self.units = len(np.unique(users))
+        columns = [values[name] for values in self.values.values() for name in NAMES]
+        samples = bootstrap_means(np.stack(columns, axis=1), users, resamples, seed)
+        self._samples = dict(zip(self.values, np.split(samples, len(self.values), axis=1), strict=True))
+
+    def defined(self, name):
+        """Whether the cut-off of this metric is below the number of candidates."""
+        return "@" not in name or int(name.partition("@")[2]) < self.most
+
+    def means(self, method):
+        """{name: mean over rows}, None where the metric says nothing."""
+        return {
+            name: float(values.mean()) if self.defined(name) else None for name, values in self.values[method].items()
+        }
+
+    def intervals(self, method, minus=None):
+        """{name: [low, high] or None} over users, of a method or of its paired difference to another."""
+        samples = self._samples[method] - (0 if minus is None else self._samples[minus])
+        return {
+            name: interval(samples[:, column], self.units) if self.defined(name) else None
+            for column, name in enumerate(NAMES)
+        }
+
+    def difference(self, method, other):
+        """{name: mean of `method` minus mean of `other`}, None where the metric says nothing."""
+        ours, theirs = self.means(method), self.means(other)
+        return {name: None if ours[name] is None else ours[name] - theirs[name] for name in NAMES}
