@@ -261,8 +261,8 @@ class Handler(BaseHTTPRequestHandler):
                 file_id = f"file-{len(teacher.files) + 1}"
                 teacher.files[file_id] = _uploaded(self.headers["Content-Type"], body)
             size = len(teacher.files[file_id])
-            self._send(200, {"id": file_id, "object": "file", "bytes": size, "created_at": 0, "filename": "batch.jsonl",
-                             "purpose": "batch", "status": "processed"})  # fmt: skip
+            file = {"id": file_id, "object": "file", "bytes": size, "created_at": 0, "filename": "batch.jsonl"}
+            self._send(200, file | {"purpose": "batch", "status": "processed"})
         elif path == "/v1/batches":
             with teacher.lock:
                 batch = teacher.create_batch(json.loads(body))
@@ -281,8 +281,8 @@ class Handler(BaseHTTPRequestHandler):
             names = list(teacher.batches)[::-1]
             names = names[names.index(after) + 1 :] if after in names else names
             page = [teacher.look_at_batch(name) for name in names[:20]]
-            self._send(200, {"object": "list", "data": page, "has_more": len(names) > 20,
-                             "last_id": page[-1]["id"] if page else None})  # fmt: skip
+            last = page[-1]["id"] if page else None
+            self._send(200, {"object": "list", "data": page, "has_more": len(names) > 20, "last_id": last})
         elif (match := re.fullmatch(r"/v1/batches/([^/]+)", url.path)) and match[1] in teacher.batches:
             self._send(200, teacher.look_at_batch(match[1]))
         elif (match := re.fullmatch(r"/v1/files/([^/]+)/content", url.path)) and match[1] in teacher.files:
