@@ -3,7 +3,7 @@
     python -m tlrec.baselines --train_data_path rec_data/movie/train.json --val_data_path rec_data/movie/valid.json \
         --test_data_path rec_data/movie/test.json --output_dir output_model/movie/baselines --target movie
 
-Reads  labelled preference records; `--sample` and `--seed` draw the very rows that rec_tuning.py draws.
+Reads  labelled preference records; `--sample` and `--seed` draw the same rows as rec_tuning.py.
 Writes metrics.json and predictions.jsonl, as evaluate.py does, into --output_dir/<method>/<seed>_<shots>; runs that are
        complete are skipped. `python -m tlrec.report` shows them beside the language models.
 The neural methods run on one CPU thread, so the same command gives the same scores.
@@ -37,13 +37,13 @@ def parse_arguments():
     add = parser.add_argument
     add("--method", nargs="+", choices=NAMES, default=list(NAMES), help="(default: all of them)")
     add("--train_data_path", required=True, help="labelled records to draw the shots from")
-    add("--val_data_path", required=True, help="labelled records that end the training of the neural methods")
+    add("--val_data_path", required=True, help="labelled records that tell the neural methods when to stop")
     add("--test_data_path", required=True, help="labelled records to score")
-    add("--output_dir", required=True, help="folder of the <method>/<seed>_<shots> folders")
+    add("--output_dir", required=True, help="folder for the <method>/<seed>_<shots> folders")
     add("--sample", type=int, nargs="+", default=[16, 64, 256, -1], help="shots; -1: all rows (default: 16 64 256 -1)")
-    add("--seed", type=int, nargs="+", default=[0, 1, 2], help="of the draw and the training (default: 0 1 2)")
-    add("--num_epochs", type=int, default=200, help="at most, of the neural methods (default: %(default)s)")
-    add("--patience", type=int, default=20, help="stop after so many validations without gain (default: %(default)s)")
+    add("--seed", type=int, nargs="+", default=[0, 1, 2], help="seeds of the draw and the training (default: 0 1 2)")
+    add("--num_epochs", type=int, default=200, help="most epochs of the neural methods (default: %(default)s)")
+    add("--patience", type=int, default=20, help="stop after this many validations without gain (default: %(default)s)")
     add("--target", help="name of the target domain in metrics.json")
     add("--overwrite", action="store_true", help="replace other results that --output_dir holds")
     return parser.parse_args()
