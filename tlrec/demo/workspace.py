@@ -141,7 +141,7 @@ def _refuse_to_lose(root, existing):
         )
     if found:
         raise InputError(
-            f"{root}: holds data that is no demo ({found[0]}); give another folder, or --overwrite to lose it"
+            f"{root}: holds data that is not a demo ({found[0]}); give another folder, or --overwrite to replace it"
         )
 
 
@@ -167,13 +167,13 @@ def main():
         for name, (_, splits) in FILES.items()
     }
     if args.seed < 0:
-        raise InputError(f"--seed {args.seed}: give a number from 0 on")
+        raise InputError(f"--seed {args.seed}: give 0 or more")
     for name, splits in sizes.items():
         for split, rows in splits.items():
             if rows < 1:
                 raise InputError(f"--{name.replace('-', '_')}_{split} {rows}: give at least one row")
     demo, written = make_workspace(args.folder, args.seed, sizes, args.overwrite)
-    print(f"{args.folder}: demo workspace {'written' if written else 'is there already, left as it is'}")
+    print(f"{args.folder}: demo workspace {'written' if written else 'already there, left unchanged'}")
     for path, facts in demo["files"].items():
         floor, best = (_shown(facts[key]) for key in ("history_floor_auc", "best_reachable_auc"))
         print(f"  {path:35} {facts['rows']:5} rows   floor {floor}   best reachable {best}")
