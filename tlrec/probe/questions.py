@@ -88,9 +88,7 @@ def _derangement(rng, values, where, kind):
         raise InputError(f"{where}, and {most} of them have the {kind} {value}; they cannot be shuffled")
     order = rng.permutation(len(values))
     for place, own in enumerate(values):
-        while (
-            own == values[order[place]]
-        ):  # which is in half of the places at most, so that there is one to exchange with
+        while own == values[order[place]]:  # it stands in half of the places at most: there is one to exchange with
             other = rng.integers(len(values))
             if own not in (values[other], values[order[other]]):
                 order[[place, other]] = order[[other, place]]
