@@ -413,7 +413,7 @@ def test_mistakes(tiny_llama, catalogue, records, tmp_path):
         "empty.csv": "line 1 is empty",
         "header.csv": "a header, but no rows",
         "names.csv": "line 1: no column 'title'; found 'item_id', 'name'",
-        "plain.csv": "no title ends in a year, as 'Title (1994)' does, and no column 'creator' names authors",
+        "plain.csv": "no title ends in a year ('Title (1994)'), and no column 'creator' names authors",
         "one.csv": "1 titles, and 1 of them have the year 1990; they cannot be shuffled",
         "same.csv": "3 titles, and 2 of them have the year 1990; they cannot be shuffled",
         "authors.csv": "line 3: 'creator' is missing",

@@ -229,6 +229,6 @@ def histories_said(probe):
     histories, path = probe["histories"], probe["run"]["data"]["records"]["path"]
     left = f"; {histories['left_out']} users left out" if histories["left_out"] else ""
     return (
-        f"{path}: the second half of what {histories['n']} users liked, {histories['titles']:.1f} titles each on average, "
-        f"behind the first half{left}."
+        f"{path}: the second half of what {histories['n']} users liked, {histories['titles']:.1f} titles each on "
+        f"average, behind the first half{left}."
     )

@@ -3,7 +3,7 @@
     python -m tlrec.probe --base_model base_model/llama-7b/ --items rec_data/movie/item_mapping.csv \
         --records rec_data/movie/test.json --lora_weights output_model/movie/full/0_64 --output_dir probes/movie
 
-Reads  a catalogue (CSV or Parquet with the columns `title` and perhaps `creator`), labelled preference records, or both.
+Reads  a catalogue (CSV or Parquet with the column `title`, perhaps `creator`), labelled preference records, or both.
 Writes probe.json into --output_dir, for the report; prints the same as tables.
 
 Titles: how often, and how probably, the model completes the release year (`"Title (`) or, where the catalogue has
@@ -99,7 +99,7 @@ def read_questions(args):
 
 
 def load(args):
-    """The ModelSetup, in the number type, quantisation and attention of the adapter's tuning unless flags say otherwise."""
+    """The ModelSetup, in the number type, quantisation and attention of the adapter's tuning or as flags say."""
     from tlrec.model.setup import ModelSetup, scoring_here
     from tlrec.runs import scoring_of
 

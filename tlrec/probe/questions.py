@@ -46,8 +46,8 @@ def title_questions(catalogue, candidates, max_items=None, seed=0):
     left_out = len(catalogue.items) - len(asked)
     if not asked:
         raise InputError(
-            f"{catalogue.path}: no title ends in a year, as 'Title (1994)' does, and no column 'creator' names authors; "
-            "there is nothing to complete"
+            f"{catalogue.path}: no title ends in a year ('Title (1994)'), and no column 'creator' names authors; "
+            "nothing to complete"
         )
     rng = np.random.default_rng([seed, 0])
     asked = _draw(rng, asked, max_items)
@@ -88,9 +88,7 @@ def _derangement(rng, values, where, kind):
         raise InputError(f"{where}, and {most} of them have the {kind} {value}; they cannot be shuffled")
     order = rng.permutation(len(values))
     for place, own in enumerate(values):
-        while (
-            own == values[order[place]]
-        ):  # which is in half of the places at most, so that there is one to exchange with
+        while own == values[order[place]]:  # it stands in half of the places at most: there is one to exchange with
             other = rng.integers(len(values))
             if own not in (values[other], values[order[other]]):
                 order[[place, other]] = order[[other, place]]
@@ -126,8 +124,8 @@ def history_questions(preferences, labels, path, max_users=None, seed=0):
     asked = min(max_users or len(halves), len(halves))
     if len(questions) < 2:
         raise InputError(
-            f"{path}: {len(rows)} users, {len(halves)} of them with two liked items or more, and {len(questions)} who can "
-            "be held against another user; give records of more users"
+            f"{path}: {len(rows)} users, {len(halves)} of them with two liked items or more, and {len(questions)} "
+            "who can be held against another user; give records of more users"
         )
     return Questions("history", questions, len(rows) - len(halves) + asked - len(questions))
 
