@@ -262,7 +262,9 @@ def read_ranks(folder, ranking, run, overwrite):
         return {line["row"]: line for line in lines}
     if overwrite:
         return {}
-    other = "more rows" if all(line["run"] == run for line in lines) else "another model, catalogue or protocol"
+    other = (
+        "more rows" if all(line["run"] == run for line in lines) else "another model, test data, catalogue or protocol"
+    )
     raise InputError(f"{path}: holds ranks of {other}; give --output_dir or --overwrite")
 
 
