@@ -1,4 +1,4 @@
-"""P(Yes) for every row of a test set -> AUC, its interval, and the floors it has to be compared with.
+"""P(Yes) for every row of a test set -> AUC, its interval, and the floors to compare it with.
 
     python evaluate.py --base_model base_model/llama-7b/ --test_data_path rec_data/movie/test.json \
         --lora_weights instruction_model/movie/alpaca_stage123_instrument

@@ -30,16 +30,12 @@ def parse_arguments():
     add("--learning_rate", type=float, default=3e-4, help="(default: %(default)s)")
     add("--warmup_steps", type=int, default=20, help="(default: %(default)s)")
     add("--batch_size", type=int, default=128, help="rows in one optimiser step (default: %(default)s)")
-    add("--group_by_length", action=argparse.BooleanOptionalAction, default=False, help="batches of like length")
+    add("--group_by_length", action=argparse.BooleanOptionalAction, default=False, help="batches of similar length")
     add("--prompt_loss_weight", type=float, default=1.0, help="of a prompt's token; an answer's has 1 (default: 1.0)")
-    add("--train_on_inputs", dest="prompt_loss_weight", action="store_const", const=1.0, help="--prompt_loss_weight 1")
     add(
-        "--no-train_on_inputs",
-        dest="prompt_loss_weight",
-        action="store_const",
-        const=0.0,
-        help="--prompt_loss_weight 0",
+        "--train_on_inputs", dest="prompt_loss_weight", action="store_const", const=1.0, help="--prompt_loss_weight 1.0"
     )
+    add("--no-train_on_inputs", dest="prompt_loss_weight", action="store_const", const=0.0, help="the same with 0")
     add("--cutoff_len", type=int, default=512, help="tokens of a record; answers are never cut (default: %(default)s)")
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the start adapter's, else alpaca)")
     add("--seed", type=int, default=0, help="of LoRA's start, the order of rows and dropout (default: %(default)s)")
@@ -47,11 +43,7 @@ def parse_arguments():
     add("--lora_r", type=int, default=8, help="(default: %(default)s)")
     add("--lora_alpha", type=int, default=16, help="(default: %(default)s)")
     add("--lora_dropout", type=float, default=0.05, help="(default: %(default)s)")
-    add(
-        "--lora_target_modules",
-        nargs="+",
-        help="or all-linear (default: the architecture's query and value projections)",
-    )
+    add("--lora_target_modules", nargs="+", help="or all-linear (default: the query and value projections)")
     add = parser.add_argument_group("selection of the best checkpoint").add_argument
     add("--metric_for_best_model", choices=["auc", "loss"], default="auc", help="(default: %(default)s)")
     add("--eval_steps", type=int, default=10, help="validate every so many steps (default: %(default)s)")

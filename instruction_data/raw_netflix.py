@@ -18,8 +18,8 @@ from tlrec.data.preparation import Source
 from tlrec.errors import InputError
 
 BLOCK = 1 << 26  # bytes
-HEADER = re.compile(rb"^(\d+):[ \t]*\r?\n", re.MULTILINE)
-RATING = re.compile(rb"\d+,\d+,\d{4}-\d\d-\d\d[ \t]*\r?\n")
+HEADER = re.compile(rb"^(\d{1,9}):[ \t]*\r?\n", re.MULTILINE)
+RATING = re.compile(rb"\d{1,9},\d{1,2},\d{4}-\d\d-\d\d[ \t]*\r?\n")
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
@@ -37,7 +37,11 @@ def _read_titles(path, commas):
     with raw.open_text(path, "latin-1") as file:
         for number, line in enumerate(file, start=1):
             fields = line.rstrip("\r\n").split(",", 2)
-            if len(fields) != 3 or not fields[0].isdecimal() or not (fields[1].isdecimal() or fields[1] == "NULL"):
+            if (
+                len(fields) != 3
+                or not re.fullmatch(r"\d{1,9}", fields[0])
+                or not (fields[1].isdecimal() or fields[1] == "NULL")
+            ):
                 raise InputError(f"{raw.where(path, number)}: expected id,year,title, found {line.strip()[:60]!r}")
             item, year, title = int(fields[0]), fields[1], fields[2].strip()
             if item in titles:
@@ -65,7 +69,8 @@ def _read_ratings(path, known, titles_name):
             sizes[-1] += counts[0]
         films += map(int, rest[::2])
         sizes += counts[1:]
-        tables.append(_parse(b"".join(bodies), sum(counts), block, path, line))
+        if sum(counts):  # a block of headers only has no dates
+            tables.append(_parse(b"".join(bodies), sum(counts), block, path, line))
         line += block.count(b"\n")
 
     begins = np.cumsum([1, *sizes[:-1]]) + np.arange(len(films))  # lines of the headers

@@ -42,7 +42,7 @@ PACKAGES = (
     "pandas",
     "openai",
 )
-_STARTED = datetime.now(UTC)  # this room is imported when a script begins
+_STARTED = datetime.now(UTC)  # this module is imported when a script begins
 
 
 def write_run(folder, script, arguments, data, results, started=None, **facts):

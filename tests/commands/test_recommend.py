@@ -131,7 +131,7 @@ def test_scores_order_and_files(recommend, own_scores, tmp_path):
     assert list(rows[0]) == ["rank", "title", "creator", "p_yes", "p_no"]
     assert_scores(rows, CANDIDATES, own_scores([record(LIKED, DISLIKED, item) for item in CANDIDATES]))
     lines = out.splitlines()
-    assert lines[0] == "8 candidates; 3 items that the user has rated are left out"
+    assert lines[0] == "candidates: 8; rated by the user and left out: 3"
     assert lines[1] == "--top 99: there are 8, and all are listed"
     printed = [line for line in lines if line.strip()][-9:]
     assert printed[0].split() == ["rank", "title", "P(Yes)", "P(No)"]
@@ -215,7 +215,7 @@ def test_what_has_been_rated_is_left_out(recommend, tmp_path):
     assert {row["title"] for row in json.loads(output.read_text())} == {"Harbor", "Lighthouse, The (2102)", "Yes"}
     assert out.splitlines()[:2] == [
         f"{items}: 2 rows repeat an earlier item and are left out",
-        "3 candidates; 2 items that the user has rated are left out",
+        "candidates: 3; rated by the user and left out: 2",
     ]
 
 
@@ -223,7 +223,9 @@ def test_a_catalogue_of_one_item(recommend, own_scores, tmp_path):
     items = write_catalogue(tmp_path / "one.csv", [["Harbor"]])
     status, out, err = recommend("--liked", "Zorblax", "--output", tmp_path / "list.json", items=items)
     assert status == 0, err
-    assert out.startswith("--liked 'Zorblax': not in the catalogue; taken as it is\n1 candidates; 0 items ")
+    assert out.startswith(
+        "--liked 'Zorblax': not in the catalogue; taken as it is\ncandidates: 1; rated by the user and left out: 0"
+    )
     (row,) = json.loads((tmp_path / "list.json").read_text())
     (expected,) = own_scores([record(["Zorblax"], [], Item("Harbor"))])
     assert (row["rank"], row["title"]) == (1, "Harbor")
@@ -299,7 +301,9 @@ def test_another_spelling_without_a_terminal(recommend, catalogue, own_scores, t
     output = tmp_path / "list.json"
     status, out, err = recommend("--liked", "Yes", spelt, "--as_written", "--top", 99, "--output", output)
     assert status == 0, err
-    assert out.startswith(f"--liked '{spelt}': not in the catalogue; taken as it is\n10 candidates; 1 items ")
+    assert out.startswith(
+        f"--liked '{spelt}': not in the catalogue; taken as it is\ncandidates: 10; rated by the user and left out: 1"
+    )
     items = [item for item in ITEMS if item.title != "Yes"]
     assert_scores(
         json.loads(output.read_text()), items, own_scores([record(["Yes", spelt], [], item) for item in items])

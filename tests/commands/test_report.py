@@ -354,7 +354,7 @@ def test_launcher_from_a_foreign_folder(tmp_path):
     environment = {**os.environ, "ROOT_PATH": "my work", "PYTHON": sys.executable}
     done = subprocess.run(["bash", launcher], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: my work: no runs; a run is a folder with a run.json or a metrics.json\n"
+    assert done.stderr == "error: my work: no runs; a run is a folder with a run.json, a metrics.json or a probe.json\n"
     assert list((tmp_path / "my work").iterdir()) == []
 
 

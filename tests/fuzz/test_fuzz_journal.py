@@ -140,7 +140,7 @@ def test_any_value_in_an_answer(path, answer, value, key):
     found, _ = read(path)
     for answer in found:
         assert answer.flaw in (None, "refused", "cut off", "empty")
-        assert answer.text.encode() and "".join([answer.finish_reason, answer.model]) is not None
+        assert (answer.text + answer.finish_reason + answer.model).encode() is not None
         assert answer.prompt_tokens + answer.completion_tokens >= 0
 
 

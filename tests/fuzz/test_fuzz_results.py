@@ -14,11 +14,18 @@ from tests.fuzz.damage import as_json, damaged, values
 from tests.support.synthetic import evaluate, make_records, score, tune
 from tlrec.data.records import read_records, write_records
 from tlrec.errors import InputError
-from tlrec.evaluation.results import read_evaluation, results_table
+from tlrec.evaluation.results import read_evaluation
 from tlrec.report import cells, checks, collect, tables
 from tlrec.runs import read_run
 
 FILES = ("run.json", "metrics.json", "predictions.jsonl")
+
+
+class Contents(dict):
+    """{name of a file: its bytes}; pages of them would hide what a failing test says."""
+
+    def __repr__(self):
+        return "contents"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +40,7 @@ def workspace(tmp_path_factory):
     run = tune(root / "run", paths, "few-shot", source, 16, 0, history=[(10, 0.6), (20, 0.66)])
     evaluate(run, paths["test"], test, *score(test, 0.3, 2), run, train)
     evaluate(root / "other", paths["test"], test, *score(test, 0, 1), train_records=train)
-    return root, {name: (run / name).read_bytes() for name in FILES}
+    return root, Contents((name, (run / name).read_bytes()) for name in FILES)
 
 
 @st.composite
@@ -58,12 +65,9 @@ def check(root, contents, name, content):
         (folder / each).write_bytes(content if each == name else good)
     for read in (read_run, read_evaluation):
         try:
-            found = read(folder)
+            read(folder)
         except InputError as error:
             assert len(str(error).splitlines()) == 1 and str(error).startswith(str(folder))
-        else:
-            if read is read_evaluation:
-                results_table(found[0])
     workspace = collect.collect(root)
     test_sets = cells.test_sets(workspace.evaluations, workspace.problems, 100)
     tables.sections(test_sets, checks.check(test_sets, root), workspace)

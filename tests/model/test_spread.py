@@ -3,6 +3,7 @@
 1. Scores and validation loss are the same, also where a process has no row of its own in a batch.
 2. The training loss and the gradients of the adapter are the same, and so is what is said of a layer without.
 3. The adapter is saved whole, by the first process.
+4. Ranking gives the same, spread, and where each of two processes has a whole model and takes its share of the items.
 """
 
 import os
@@ -16,11 +17,13 @@ from torch import multiprocessing
 from torch.distributed.fsdp import fully_shard
 from transformers import TrainingArguments
 
+from tlrec.data.preferences import parse_input
 from tlrec.data.records import labels_of, read_records
 from tlrec.errors import InputError
 from tlrec.model import adapters, base_models
 from tlrec.model.processes import is_spread, whole
 from tlrec.model.prompts import load_frame
+from tlrec.model.ranking import score_candidates
 from tlrec.model.scoring import Scorer
 from tlrec.tuning.learning import check_gradients, fingerprints
 from tlrec.tuning.trainer import Collator, TuningTrainer
@@ -36,11 +39,21 @@ def made(base_folder):
     return model
 
 
+def ranked(model, base_folder, records):
+    """log P(Yes) of the targets of `records` for some of their users."""
+    items = [parse_input(record["input"]).target for record in records]
+    requests = [(records[0], items), (records[1], items[:1]), (records[2], items[:5])]
+    tokenizer = base_models.load_tokenizer(base_folder)
+    scores = score_candidates(model, tokenizer, requests, load_frame("alpaca"), token_budget=400)
+    return torch.cat([torch.tensor(one.log_p_yes) for one in scores])
+
+
 def observed(model, base_folder, records, folder):
     """Scores, losses and gradients of `model`, {name: tensor}; saves its adapter."""
     tokenizer = base_models.load_tokenizer(base_folder)
     scorer = Scorer(tokenizer, records, load_frame("alpaca"), 512, with_loss=True)
     scores = scorer.score(model, token_budget=700)
+    ranking = ranked(model, base_folder, records)
     trainer = TuningTrainer(
         model=model,
         train_dataset=[],
@@ -65,6 +78,7 @@ def observed(model, base_folder, records, folder):
         "log_p_yes": torch.tensor(scores.log_p_yes),
         "validation": torch.tensor(scores.loss),
         "loss": loss.detach(),
+        "ranking": ranking,
         "adapter": torch.tensor([int(digest[:12], 16) for _, digest in sorted(start.items())]),
     } | gradients
 
@@ -78,12 +92,22 @@ def refusal(model):
     return str(error.value)
 
 
-def process(rank, port, base_folder, data, folder):
+def join(rank, port):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)  # left by tests in the process that this was forked from
     assert PartialState(cpu=True).num_processes == 2
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def process(rank, port, base_folder, data, folder):
+    join(rank, port)
     model = made(base_folder)
     for layer in model.get_base_model().model.layers:
         fully_shard(layer)
@@ -101,19 +125,35 @@ def test_fsdp_on_two_processes(tiny_llama, tiny_workspace, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir(), two.mkdir()
     expected = observed(made(tiny_llama), tiny_llama, read_records(data), one)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     # Forked: libraries and fixtures are in memory already
-    multiprocessing.start_processes(process, (port, tiny_llama, data, two), nprocs=2, start_method="fork")
+    multiprocessing.start_processes(process, (free_port(), tiny_llama, data, two), nprocs=2, start_method="fork")
     found = torch.load(two / "result.pt")
-    assert found.keys() == expected.keys() and len(found) == 4 + 8
+    assert found.keys() == expected.keys() and len(found) == 5 + 8
     assert torch.equal(found.pop("adapter"), expected.pop("adapter"))  # its fingerprints, put together from the shares
     for name, value in expected.items():
         assert torch.allclose(found[name].to(value.dtype), value, atol=1e-5), name
     saved, wanted = adapters.read_adapter(two), adapters.read_adapter(one)
     assert saved.keys() == wanted.keys()
     assert all(torch.equal(saved[name], wanted[name]) for name in wanted)
+
+
+def ranking_process(rank, port, base_folder, data, folder):
+    join(rank, port)
+    model = made(base_folder)
+    torch.save(ranked(model, base_folder, read_records(data)), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranking_by_two_processes(tiny_llama, tiny_workspace, tmp_path):
+    data = tiny_workspace / "rec_data" / "movie" / "test.json"
+    arguments = (free_port(), tiny_llama, data, tmp_path)
+    multiprocessing.start_processes(ranking_process, arguments, nprocs=2, start_method="fork")
+    alone = ranked(made(tiny_llama), tiny_llama, read_records(data))
+    assert len(alone) > 20
+    for rank in (0, 1):
+        together = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
 def test_a_model_in_one_piece_is_not_spread(tiny_llama):

@@ -213,8 +213,11 @@ def test_float16_may_overflow_until_its_scale_is_one(model):
 
 
 def test_steps_that_cannot_change_anything(instruct, tmp_path):
-    result = instruct(tmp_path / "a", "--learning_rate", 0)
-    refused(result, "--learning_rate 0.0: give a number above 0", tmp_path / "a")
+    status, _, err = instruct(tmp_path / "a", "--learning_rate", 0)
+    assert (status, err.count("\n")) == (2, 1) and err.startswith(
+        "error: --learning_rate 0.0: give a number above 0"
+    ), err
+    assert not (tmp_path / "a").exists()
     one = ["--batch_size", 16, "--num_epochs", 1, "--warmup_steps", 20]
     message = "one step in all, and --warmup_steps 20 begins at a learning rate of 0, so that nothing is learnt; give"
     refused(instruct(tmp_path / "b", *one), message, tmp_path / "b")
@@ -232,7 +235,7 @@ def test_a_best_checkpoint_that_is_the_start(instruct, tiny_adapter, tmp_path, m
     message = (
         "nothing was learnt in 4 steps: the adapter of step 1, the best by validation, is the one that tuning began "
     )
-    message += "with (the first step of --warmup_steps has a learning rate of 0)"
+    message += "with (the first of the --warmup_steps has a learning rate of 0, and none after it was better); give --warmup_steps 0"
     refused(instruct(tmp_path / "out", *flags), message, tmp_path / "out")
     # its checkpoints are those of a run that has ended; going on from them comes to the same
     refused(instruct(tmp_path / "out", *flags, "--resume"), message, tmp_path / "out")

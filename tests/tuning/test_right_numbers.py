@@ -362,17 +362,24 @@ def test_the_same_base_under_another_path(stage, evaluate, own_base, tmp_path, m
     assert evaluate(folder, base=moved)[0] == 0
 
 
-def test_a_stopped_run_in_a_workspace_that_has_moved(stage, own_base, tmp_path, monkeypatch):
+@pytest.mark.parametrize("last", [7, 8])
+def test_a_stopped_run_in_a_workspace_that_has_moved(last, stage, own_base, tmp_path, monkeypatch):
     assert stage(tmp_path / "undisturbed", *WILD, base=own_base)[0] == 0
     there, here = tmp_path / "there", tmp_path / "here"
     there.mkdir()
+
+    def die(trainer, *arguments, original=TuningTrainer._save_checkpoint):
+        original(trainer, *arguments)
+        if trainer.state.global_step == last:  # of 8 steps
+            raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        stop_in_batch(patch, 14)
-        assert stage(there / "run", *WILD, base=shutil.copytree(own_base, there / "model"))[0] == 143
+        patch.setattr(TuningTrainer, "_save_checkpoint", die)
+        assert stage(there / "run", *WILD, base=shutil.copytree(own_base, there / "model"))[0] == 130
     there.rename(here)
     status, out, err = stage(here / "run", *WILD, "--resume", base=here / "model")
     assert status == 0, err
-    assert f"resuming: {here}/run/checkpoints/checkpoint-7\n" in out
+    assert f"resuming: {here}/run/checkpoints/checkpoint-{last}\n" in out
     name = "adapter_model.safetensors"
     assert sha256(here / "run" / name) == sha256(tmp_path / "undisturbed" / name)
     assert not there.exists()

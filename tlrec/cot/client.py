@@ -1,4 +1,4 @@
-"""A service that speaks OpenAI's interface: its key and address, what it answers, and what its errors mean.
+"""A service with OpenAI's interface: its key and address, what it answers, and what its errors mean.
 
 All that a service says passes through here: bounded in bytes and time, read as JSON, without the key and passwords.
 Only this module of tlrec reads the environment, for OPENAI_API_KEY and OPENAI_BASE_URL.

@@ -65,7 +65,7 @@ class Answer:
 
 
 def read_completion(pid, stage, completion, request_id, batch=False):
-    """An Answer from a chat completion, read as JSON; ValueError if it is none. null counts as not given."""
+    """An Answer from a chat completion, read as JSON; ValueError if it is not one. null counts as not given."""
 
     def given(value, default):
         return default if value is None else value

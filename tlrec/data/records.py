@@ -1,7 +1,7 @@
 """The preference record: what a user liked and disliked, a target item, and whether they like it.
 
 A record is a dict with the string fields `instruction`, `input` and `output`; a record file is a JSON array of
-them. This room reads, validates, writes and draws records, and turns the text of `input` into titles and back.
+them. This module reads, validates, writes and draws records.
 """
 
 import copy

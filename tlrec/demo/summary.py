@@ -39,7 +39,7 @@ def collect(root, target):
             continue
         adapter = metrics["run"].get("adapter")
         if adapter and not adapter["run"]:
-            continue  # someone else's adapter: nobody knows which step it is
+            continue  # not made by these scripts: its step is unknown
         order, name, shots = step_of(adapter)
         found.append(Result(order, name, shots, path.parent, metrics))
     if not any(result.metrics["run"].get("adapter") for result in found):

@@ -1,4 +1,4 @@
-"""An offline teacher: a small server on loopback that speaks OpenAI's chat completions, files and batches.
+"""An offline teacher: a small server on loopback with OpenAI's chat completions, files and batches.
 
     python -m tlrec.demo.teacher --port 0 --url_file teacher.url &
     export OPENAI_API_KEY=none OPENAI_BASE_URL="$(cat teacher.url)"

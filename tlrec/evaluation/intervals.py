@@ -64,12 +64,13 @@ def bootstrap_uaucs(labels, scores, users, resamples=2000, seed=0, weighted=Fals
     return result
 
 
-def bootstrap_means(values, groups, resamples=2000, seed=0):
-    """Means over rows of the columns of `values` (n, k) on resamples of whole groups (users), drawn as `bootstrap_aucs`
-    draws them: (resamples, k)."""
-    members = np.unique(groups, return_inverse=True)[1]
+def bootstrap_means(values, groups=None, resamples=2000, seed=0):
+    """Means over rows of the columns of `values` (n, k), on the same resamples of the rows, or of whole groups (users), for
+    all columns, drawn as `bootstrap_aucs` draws them. Returns (resamples, k)."""
+    values = np.asarray(values, np.float64)
+    members = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
     rows = np.bincount(members)
-    sums = np.stack([np.bincount(members, weights=column) for column in np.asarray(values, np.float64).T], axis=1)
+    sums = np.stack([np.bincount(members, weights=column) for column in values.T], axis=1)
     result = np.empty((resamples, sums.shape[1]))
     for drawn, counts in _drawn_counts(len(members), len(rows), resamples, seed):
         result[drawn] = (counts.T @ sums) / (counts.T @ rows)[:, None]

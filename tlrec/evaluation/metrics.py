@@ -9,7 +9,7 @@ AUC ranks all rows of all users together, and so rewards knowing which users are
 user and averages over users, and so rewards only knowing what a user likes.
 
 Intervals are bootstrap intervals, over rows and over users. Rows of one user overlap and are not independent, so the
-interval over users is the honest one; that over rows stands beside it because it is what the field prints, if anything.
+interval over users is the right one; the one over rows is given too, because it is what papers print, if any.
 """
 
 import numpy as np

@@ -24,7 +24,7 @@ from tlrec.evaluation.metrics import (
 from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate, whole_file, write_json
 from tlrec.runs import describe_adapter, describe_records, describe_run
 
-INFERRED = "inferred from overlapping windows"  # where users are from, if nobody said who they are
+INFERRED = "inferred from overlapping windows"  # where users come from, if they were not given
 
 
 def summarise(labels, p_yes, p_no, preferences=None, floors=None, users=None, source="given", seed=0, resamples=2000):

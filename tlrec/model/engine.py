@@ -126,6 +126,17 @@ class Engine:
             total += torch.nn.functional.cross_entropy(logits, some, reduction="sum")
         return total
 
+    def token_log_p(self, hidden, targets):
+        """Log-probability (n,) float64 of each of `targets` (n,) given `hidden` (n, width), and whether it is the most
+        probable token (n,)."""
+        log_p, best = [], []
+        for start in range(0, len(targets), self.positions_at_once):
+            every = self.head(hidden[start : start + self.positions_at_once]).float().log_softmax(-1)
+            some = targets[start : start + self.positions_at_once]
+            log_p.append(every.gather(-1, some[:, None])[:, 0].double())
+            best.append(every.argmax(-1) == some)
+        return torch.cat(log_p), torch.cat(best)
+
 
 def _default_budget(model):
     """By device; and on the CPU, which does not say when memory runs out, no more than memory holds."""

@@ -1,6 +1,6 @@
 """Tokenizer and model of a GGUF file as Hugging Face has them, checked against the file.
 
-transformers does the reading. What it leaves out and this room adds: pre-tokenizers it has no entry for, the scaling of
+transformers does the reading. This module adds what it leaves out: pre-tokenizers it has no entry for, the scaling of
 rotary embeddings, the width of heads, and the question whether every number of the file has found its place.
 """
 

@@ -1,6 +1,6 @@
 """Which base model it is: digests of what a model folder holds, since another model may come to lie at the same path.
 
-config      config.json, but for the path that it was loaded from
+config      config.json, without the path that it was loaded from
 tokenizer   the files of the tokenizer
 weights     size, header and a sample of bytes of every weight file: 64 blocks of each, whatever its size
 """

@@ -1,4 +1,4 @@
-"""A causal language model in two parts, hidden states and output head, so that no logits are made that nobody reads."""
+"""A causal language model in two parts, hidden states and output head, so that only the logits that are read are computed."""
 
 import torch
 from peft import (

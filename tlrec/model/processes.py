@@ -1,6 +1,6 @@
-"""The processes of one run, as `accelerate launch` starts them: who speaks, how they stop, add up and share a model.
+"""The processes of one run, as `accelerate launch` starts them: who prints, how they stop, add up and share a model.
 
-Without accelerate there is one process, for which all of this comes out as it should.
+Without accelerate there is one process, and every function here works for it too.
 """
 
 import os
@@ -16,8 +16,8 @@ from torch.distributed.tensor import DTensor
 from tlrec.errors import InputError
 
 
-def only_the_first_speaks():
-    """Send standard output of all processes but the first nowhere. Standard error stays: a crash is nobody's secret."""
+def only_the_first_prints():
+    """Drop stdout of all processes except the first. stderr stays."""
     if not PartialState().is_main_process:
         sys.stdout = open(os.devnull, "w")
 
@@ -71,7 +71,7 @@ def whole(tensor):
 def catch_signals():
     """Inside the block SIGTERM and SIGINT do not end the process: they are put into the list that the block gets.
 
-    A second Ctrl-C acts as it always does, for the impatient. A second SIGTERM is none: a cluster sends it to all processes,
+    A second Ctrl-C stops at once. A second SIGTERM changes nothing: a cluster sends it to all processes,
     and so does the one that started them.
     """
     received, before = [], {}

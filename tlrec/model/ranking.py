@@ -123,7 +123,7 @@ class _Ranker:
         self.waiting = []  # requests that have not been handed out, in their order
         self.way, self.said = PACKED, None
         self.checked = 0  # tokens of the longest prompt whose scores have been compared
-        # how far rounding alone may drive a hidden state off, relative to its length
+        # how far rounding alone may drive a hidden state off, relative to its length; commonly it is a fifth of it
         exact = model.dtype == torch.float32 and not is_quantized(model)
         self.rounding = 1e-4 if exact else 0.1
         layers = DynamicCache(config=model.config).layers
@@ -203,7 +203,7 @@ class _Ranker:
         ]
         rows.sort(key=lambda row: -self._width(group, row))
         row_tokens = self._width(group, rows[0])
-        if self.way != PACKED:  # rows that are short beside their history are none the less paid for in memory
+        if self.way != PACKED:  # short rows behind a long history still cost the history's memory
             row_tokens = max(history.longest for history in group)
         forward = partial(self._hidden, self.way, group, cache)
         mine = rows if engine.spread else rows[engine.process :: engine.processes]
@@ -252,7 +252,7 @@ class _Ranker:
         """(n, 1, width, longest_history + width): the tokens of the history and, behind them, of the row that each token
         of the row sees. owners (n, width): the number of the suffix each token belongs to; starts: n history lengths.
 
-        Padding (owner 0) sees what it likes: nobody reads it, but a token that saw nothing would be NaN.
+        Padding (owner 0) is never read, so it may see anything; a token that saw nothing would be NaN.
         """
         device, width = owners.device, owners.shape[1]
         history = torch.arange(longest_history, device=device) < torch.tensor(starts, device=device)[:, None]
@@ -270,7 +270,8 @@ class _Ranker:
         cache of the history.
 
         The item is the last of a full row, where a mask that is ignored, a window that is too short or positions that
-        are not taken from the position ids show. How far rounding alone drives numbers apart is seen from the rows.
+        are not taken from the position ids show. Where it is further off than rounding commonly is, the same item in a
+        row of its own tells how far rounding drives this model.
         """
         if self.way == PACKED and self.window is not None and history.longest > self.window:
             self.way = ROWS
@@ -280,13 +281,14 @@ class _Ranker:
         plain, cache = self._at_answer(WHOLE, history, None, pack[-1:]), None
         if self.way != WHOLE:
             cache = _attempt(self._start, [history])
+        if self.way == PACKED:
+            packed = _distance(_attempt(self._at_answer, PACKED, history, cache, pack), plain)
+        if self.way == ROWS or self.way == PACKED and not packed <= self.rounding / 5:
             apart = _distance(_attempt(self._at_answer, ROWS, history, cache, pack[-1:]), plain)
             if not apart <= self.rounding:
                 self.way = WHOLE
-            elif self.way == PACKED:
-                packed = _distance(_attempt(self._at_answer, PACKED, history, cache, pack), plain)
-                if not packed <= max(4 * apart, self.rounding / 10):
-                    self.way = ROWS
+            elif self.way == PACKED and not packed <= 4 * apart:
+                self.way = ROWS
         if self.way != self.said:
             self.said = self.way
             if self.engine.process == 0:

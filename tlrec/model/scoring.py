@@ -77,7 +77,7 @@ class Scorer:
         bar = tqdm(total=len(self.rows), desc=progress, unit="row", disable=silent, leave=False)
         for batch in self._batches(budget, engine.processes, prefix.length):
             own = batch[engine.process :: engine.processes]
-            idle = engine.spread and not own  # the others need this process for every pass of a model they share
+            idle = engine.spread and not own  # the others cannot run their pass of a shared model without this process
             own = batch[:1] if idle else own
             longest = max((len(self.rows[row]) - prefix.length for row in own), default=0)
             for part, (chosen, part_nll) in engine.in_parts(own, longest, partial(self._forward, engine, prefix)):

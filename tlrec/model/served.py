@@ -1,4 +1,4 @@
-"""A served language model: the log-probabilities of both answers from a server that speaks vLLM's interface.
+"""A served language model: the log-probabilities of both answers from a server with vLLM's interface.
 
 Prompts are sent as token ids, so BOS, tokenisation and truncation are those of the tuning, and `logprob_token_ids`
 makes the server return both answers however unlikely they are; the usual `logprobs: k` leaves out what is not among
@@ -46,7 +46,7 @@ def load_encoder(folder, prompt_frame):
 async def ask_server(service, served_name, prompts, answer_ids):
     """(name of the model, (n, 2) log-probabilities) from a server; InputError if it does not answer as it should.
 
-    service: `tlrec.cot.client.Service`, closed at the end. The rest as in `answer_log_probabilities`, but for the name,
+    service: `tlrec.cot.client.Service`, closed at the end. The rest as in `answer_log_probabilities`, except the name,
     which may be None where the server has one model only.
     """
     import openai
@@ -68,7 +68,7 @@ async def answer_log_probabilities(service, served_name, prompts, answer_ids):
     """(n, 2) natural logarithms of the probabilities of the two answer tokens behind each prompt.
 
     prompts: lists of token ids; answer_ids: ids of Yes and No. Raises ValueError for a server that does not return both
-    for every prompt, or returns something else than log-probabilities.
+    for every prompt, or returns anything other than log-probabilities.
     """
     log_p = []
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):

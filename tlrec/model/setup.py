@@ -8,7 +8,7 @@ from accelerate import PartialState
 
 from tlrec.errors import InputError
 from tlrec.model import adapters, base_models, memory
-from tlrec.model.processes import models_are_spread, only_the_first_speaks
+from tlrec.model.processes import models_are_spread, only_the_first_prints
 from tlrec.model.prompts import load_frame
 from tlrec.model.ranking import score_candidates
 from tlrec.model.scoring import Scorer
@@ -16,7 +16,7 @@ from tlrec.runs import SCORING
 
 
 def scoring_here(kept, given, device, base_model, trust_remote_code):
-    """What shapes scores on this machine, a dict as `tlrec.runs.scoring_of`, with what stands here for "auto".
+    """What shapes scores on this machine, a dict as `tlrec.runs.scoring_of`, with the values that "auto" stands for here.
 
     kept: of the adapter; given: by flags, which win. device, base_model, trust_remote_code: flags. What is kept and cannot be done here, such
     as float16 on the CPU, is "auto"; what is given and cannot be is an InputError.
@@ -56,7 +56,7 @@ class ModelSetup:
         self.attention = base_models.resolve_attention(attention, self.device, self.dtype)
         self.processes, self.first = PartialState().num_processes, PartialState().is_main_process
         self._scorers, self._carried = {}, None  # the latter the PeftModel around the base
-        only_the_first_speaks()
+        only_the_first_prints()
 
     @cached_property
     def tokenizer(self):
@@ -123,7 +123,7 @@ class ModelSetup:
         self._carried = None
 
     def forget(self):
-        """Let go of the base model, so that another one has room."""
+        """Free the base model's memory, so that another one can be loaded."""
         self.detach()
         self.__dict__.pop("base", None)
         gc.collect()

@@ -148,5 +148,18 @@ class RecordTokenizer:
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
+def encode_completions(tokenizer, context, completions):
+    """(token ids of a context with BOS, [ids of each of the texts that may follow it]); text outside of any frame.
+
+    A token that holds the end of the context and more is the completion's, and where that happens with one of them, all
+    begin as early, so that they can be compared.
+    """
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    texts = [context, *(context + completion for completion in completions)]
+    alone, *rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    boundary = min(_common_prefix(alone, ids) for ids in rows)
+    return bos + alone[:boundary], [ids[boundary:] for ids in rows]
+
+
 def _common_prefix(a, b):
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b)))

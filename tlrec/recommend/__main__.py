@@ -128,7 +128,7 @@ def main():
     items = [item for place, item in enumerate(catalogue.items) if place not in rated]
     if not items:
         raise InputError(f"{args.items}: the user has rated all {len(rated)} items, and none is left to recommend")
-    print(f"{len(items)} candidates; {len(rated)} items that the user has rated are left out")
+    print(f"candidates: {len(items)}; rated by the user and left out: {len(rated)}")
     if args.top > len(items):
         print(f"--top {args.top}: there are {len(items)}, and all are listed")
 
@@ -148,7 +148,7 @@ def main():
     # 5. Print and write
     print(f"\n{listing.table(rows)}\n")
     if by_row:
-        print(listing.place_of_target(asked.preference.target, [items[place] for place in order]))
+        print(f"{listing.place_of_target(asked.preference.target, [items[place] for place in order])}\n")
     if args.explain and asked.without:
         print(listing.explanation(rows))
     if args.output:

@@ -56,7 +56,7 @@ def served_scorer(args, prompt_frame):
     def service():
         return Service(args.served, SECONDS, ATTEMPTS, key=api_key(default="none"))  # vLLM needs no key
 
-    service()  # an address or a key that is none shows before the tokenizer is loaded
+    service()  # a wrong address or key is found before the tokenizer is loaded
     encoder = load_encoder(args.base_model, prompt_frame)
 
     def score(requests):

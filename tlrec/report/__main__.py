@@ -2,8 +2,8 @@
 
     python -m tlrec.report .
 
-Reads  every folder under ROOT that holds a run.json or a metrics.json (their formats: tlrec/run_format.py and
-       tlrec/evaluation/formats.py).
+Reads  every folder under ROOT that holds a run.json, a metrics.json or a probe.json (their formats:
+       tlrec/run_format.py, tlrec/evaluation/formats.py and tlrec/evaluation/knowledge.py).
 Writes results.csv (a row for each evaluation), results.md, PNG figures and index.html, which needs nothing beside it,
        into ROOT/report (or --output_dir); files of those names from an earlier report are replaced.
 Damaged or unfinished runs are listed in the report.
@@ -38,8 +38,10 @@ def main():
     from tlrec.report import collect
 
     workspace = collect.collect(arguments.root)
-    if not (workspace.evaluations or workspace.tunings or workspace.problems):
-        raise InputError(f"{arguments.root}: no runs; a run is a folder with a run.json or a metrics.json")
+    if not (workspace.evaluations or workspace.tunings or workspace.probes or workspace.problems):
+        raise InputError(
+            f"{arguments.root}: no runs; a run is a folder with a run.json, a metrics.json or a probe.json"
+        )
 
     try:
         output.mkdir(parents=True, exist_ok=True)

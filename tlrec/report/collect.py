@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tlrec.errors import InputError
+from tlrec.evaluation import knowledge
 from tlrec.evaluation.results import read_evaluation
 from tlrec.files import printable
 from tlrec.runs import read_run
@@ -54,10 +55,12 @@ class Evaluation:
 
 @dataclass
 class Workspace:
-    """evaluations; tunings: (folder, run.json) of the tuners' runs; problems: (folder, what is wrong)."""
+    """evaluations; tunings: (folder, run.json) of the tuners' runs; probes: (folder, probe.json); problems: (folder, what
+    is wrong)."""
 
     evaluations: list = field(default_factory=list)
     tunings: list = field(default_factory=list)
+    probes: list = field(default_factory=list)
     problems: list = field(default_factory=list)
 
 
@@ -94,6 +97,8 @@ def collect(root):
                 problem(folder, "an adapter without run.json: unfinished, or not made by TLRec")
             if "metrics.json" in files:
                 workspace.evaluations.append(read_result(Path(folder), name_of(folder), run))
+            if knowledge.FILE in files:
+                workspace.probes.append((name_of(folder), knowledge.read_probe(folder)))
         except InputError as error:
             problem(folder, str(error))
     return workspace

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field
 from html import escape
 
+from tlrec.evaluation import knowledge
 from tlrec.files import printable, whole_file
 from tlrec.report.cells import shots_order
 from tlrec.report.checks import other_scoring, shots_name, target_selection
@@ -61,6 +62,8 @@ def sections(test_sets, findings, workspace):
         result.append(Section("No results", ["No evaluation that can be read; evaluate.py makes them."]))
     if any(run.get("results", {}).get("history") for _, run in workspace.tunings):
         result.append(Section("Tuning", pictures=""))
+    if workspace.probes:
+        result.append(knowledge_section(workspace.probes))
     rows = [[finding.level, finding.subject, finding.text] for finding in findings]
     caption = "Leaks between data files, what selected the checkpoints, labels, cut prompts, seeds"
     table = Table(caption, ["", "What", "Found"], rows, 3)
@@ -71,6 +74,19 @@ def sections(test_sets, findings, workspace):
     if workspace.evaluations:
         result.append(Section("Evaluations", [], [run_table(test_sets)]))
     return result
+
+
+def knowledge_section(probes):
+    """What the probes found, a table for each catalogue and record file of each, and what the numbers mean."""
+    tables, meanings = [], {}
+    for folder, probe in probes:
+        where = f"{folder}, base model {probe['run'].get('base_model') or 'not known'}; "
+        parts = (("titles", knowledge.titles_said, knowledge.title_table),)
+        parts += (("histories", knowledge.histories_said, knowledge.history_table),)
+        tables += [Table(where + said(probe), *table(probe)) for part, said, table in parts if probe[part]]
+        meanings |= dict.fromkeys(knowledge.meanings(probe))
+    first = "How well the models complete what stands in the catalogues and histories, before any test row is seen."
+    return Section("What the model knows beforehand", [first, *meanings], tables)
 
 
 def headline(test_set):

@@ -88,7 +88,7 @@ def _lora_layers(model):
 
 
 def _largest(tensor):
-    """The largest absolute value of what this process holds of the tensor, not a number if one of them is none."""
+    """The largest absolute value of what this process holds of the tensor, NaN if one of them is NaN."""
     if isinstance(tensor, DTensor):
         tensor = tensor.to_local()
     return torch.zeros(()) if tensor is None or not tensor.numel() else tensor.detach().abs().max()
@@ -121,9 +121,12 @@ def check_changed(model, start, state, args):
                 f"{args.learning_rate}, or another --dtype"
             )
     if fingerprints(model) == start:
-        in_warmup = step == 1 and args.get_warmup_steps(state.max_steps)
-        why = "the first step of --warmup_steps has a learning rate of 0" if in_warmup else "no step has changed it"
+        if step == 1 and args.get_warmup_steps(state.max_steps):
+            why = "the first of the --warmup_steps has a learning rate of 0, and none after it was better"
+            remedy = "--warmup_steps 0, or another --learning_rate"
+        else:
+            why, remedy = "no step has changed it", f"a larger --learning_rate than {args.learning_rate}"
         raise InputError(
             f"nothing was learnt in {state.global_step} steps: the adapter of step {step}, the best by validation, is the "
-            f"one that tuning began with ({why}); give another --learning_rate than {args.learning_rate}, or other data"
+            f"one that tuning began with ({why}); give {remedy}"
         )

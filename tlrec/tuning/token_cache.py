@@ -123,7 +123,7 @@ def _digest(encoder, records):
         "bos, eos": [encoder.bos, encoder.eos],
         "frame": [[encoder.frame.prompt(form), encoder.frame.head(form)] for form in forms],
         "cutoff_len": encoder.cutoff_len,
-        "code": [sha256(room) for room in (__file__, tokenization.__file__, prompts.__file__)],
+        "code": [sha256(module) for module in (__file__, tokenization.__file__, prompts.__file__)],
         "versions": [tokenizers.__version__, transformers.__version__],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]

@@ -25,7 +25,7 @@ from tlrec.tuning.token_cache import TokenRows
 class Collator:
     """Pads rows `{"input_ids", "labels"}` on the right into two long tensors of shape (rows, longest).
 
-    No attention mask is made: causal attention never looks at what stands to the right, and labels of -100 keep padding
+    No attention mask is made: causal attention never looks to the right, and labels of -100 keep padding
     out of the loss. Counts the tokens that pass, with and without padding.
 
     prompt_loss_weight: between 0 and 1, the labels then cover the prompt too, whose tokens, labelled -100 in the rows, have
@@ -75,7 +75,7 @@ class EpochOrder(Sampler):
     """A new order of the rows in each epoch, which depends on seed and epoch alone: not on the process, not on what has
     drawn random numbers before, and not on whether the run was interrupted.
 
-    lengths: tokens of each row. group: rows of one group come in batches of like length; None: all are shuffled.
+    lengths: tokens of each row. group: rows of one group come in batches of similar length; None: all are shuffled.
     """
 
     def __init__(self, lengths, group, seed, state):
@@ -216,7 +216,7 @@ class TuningTrainer(Trainer):
         _, head = language_model_parts(self.model)
         # The outer model runs, so that wrappers, mixed precision and compilation work; its own head sees one position.
         hidden = model(**inputs, use_cache=False, logits_to_keep=1, output_hidden_states=-1).hidden_states[-1]
-        if not hidden.requires_grad:
+        if model.training and not hidden.requires_grad:
             raise InputError("no LoRA layer has a gradient: what comes out of the model does not depend on the adapter")
         labelled = labels != -100
         weights = None if weights is None else weights[:, 1:][labelled]

@@ -1,0 +1,445 @@
+"""What a model knows beforehand: python -m tlrec.probe.
+
+1.  A model that was taught the years of some titles scores far above the shuffled years; an untaught one does not, and
+    the interval of its difference holds 0. The same for the second halves of histories.
+2.  Log-probabilities, greedy completion, ranks and means are those of a plain loop over transformers' logits, for the
+    base alone and with an adapter, in families whose caches differ, in any batch.
+3.  Years: the last one in parentheses; authors where the catalogue has creators; the rest is left out and counted.
+4.  The shuffle uses each year once, never the title's own; the candidates hold both and are distinct; all of it seeded.
+5.  Halves: of the row with the most liked items; another user's is as long, and holds nothing that both have rated.
+6.  Intervals are those of a plain bootstrap.
+7.  probe.json is whole and checked; the report shows its numbers, and lists a damaged one.
+8.  Same command, same bytes but for the times; what exists is kept.
+9.  Mistakes are one line before torch is imported, and --help is there without numpy.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from tests.conftest import REPOSITORY
+from tests.support.models import make_family, make_llama
+from tlrec.data.catalogue import read_catalogue
+from tlrec.data.preferences import Item, Preference, build_record, read_checked
+from tlrec.data.records import labels_of, write_records
+from tlrec.evaluation import knowledge
+from tlrec.evaluation.intervals import bootstrap_means, interval
+from tlrec.model.base_models import load_base_model, load_tokenizer
+from tlrec.model.completions import score_completions
+from tlrec.probe.questions import history_questions, title_questions
+from tlrec.report.__main__ import main as report
+
+SCRIPT = "tlrec/probe/__main__.py"
+CPU = torch.device("cpu")
+WORDS = ["Harbor", "Night", "Golden", "Secret", "Lighthouse", "Quiet"]
+TITLES = [f"{a} {b} ({2101 + (7 * n) % 12})" for n, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS if a != b)]
+BOOKS = [("Emma", "Ada Norwick"), ("Emma", "Ben Zell"), ("The Reef (2101)", "Ada Norwick"), ("Snow, Ice", "Ben Zell")]
+
+
+def write_catalogue(path, rows, columns=("title",)):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory):
+    return write_catalogue(tmp_path_factory.mktemp("items") / "items.csv", [[title] for title in TITLES])
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """16 users of one row each, with titles of their own."""
+    rng, rows = np.random.default_rng(3), []
+    for user in range(16):
+        items = [Item(f"{WORDS[rng.integers(6)]} {user}{place} ({2101 + place})") for place in range(7)]
+        rows.append(build_record(Preference(tuple(items[:6]), (items[6],), Item(f"Target {user}"), "movie"), user % 2))
+    path = tmp_path_factory.mktemp("records") / "rows.json"
+    write_records(path, rows)
+    return path
+
+
+def teach(folder, base, texts, steps):
+    """A copy of the model `base` that has seen the texts; returns its folder."""
+    make_llama(folder)
+    tokenizer, model = load_tokenizer(base), LlamaForCausalLM.from_pretrained(base)
+    rows = [[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    labels = torch.tensor([row + [-100] * (longest - len(row)) for row in rows])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0)
+    for _ in range(steps):
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def probe(run_script, tiny_llama, tmp_path):
+    """probe("--flag", value, ...): (what it printed, probe.json) of the tiny model, or another base."""
+
+    def run(*flags, base=tiny_llama, folder=tmp_path / "out"):
+        model = ["--base_model", base, "--device", "cpu", "--dtype", "float32"]
+        status, out, err = run_script(SCRIPT, *model, "--output_dir", folder, *flags)
+        assert status == 0, err
+        return out, knowledge.read_probe(folder)
+
+    return run
+
+
+def bounds(measured):
+    return measured["interval"]
+
+
+def test_taught_years(probe, tiny_llama, catalogue, tmp_path):
+    taught = teach(tmp_path / "taught", tiny_llama, [f'"{title}"' for title in TITLES], 80)
+    _, found = probe("--items", catalogue, base=taught, folder=tmp_path / "a")
+    numbers = found["models"][0]["titles"]
+    assert numbers["greedy"]["true"]["value"] > 0.9 and numbers["greedy"]["shuffled"]["value"] < 0.1
+    assert bounds(numbers["greedy"]["difference"])[0] > 0.5 and bounds(numbers["log_p"]["difference"])[0] > 1
+    assert bounds(numbers["preferred"])[0] > 0.9 and bounds(numbers["rank"]["true"])[1] < 1.3
+    assert bounds(numbers["rank"]["difference"])[1] < -2
+
+    _, found = probe("--items", catalogue, folder=tmp_path / "b")
+    numbers = found["models"][0]["titles"]
+    for low, high in (bounds(numbers[name]["difference"]) for name in ("greedy", "rank", "log_p")):
+        assert low <= 0 <= high
+    low, high = bounds(numbers["preferred"])
+    assert low < 0.5 < high
+
+
+def test_taught_histories(probe, tiny_llama, records, tmp_path):
+    _, preferences = read_checked(records)
+    texts = [f"User Preference: {', '.join(map(str, p.likes))}" for p in preferences]
+    taught = teach(tmp_path / "taught", tiny_llama, texts, 70)
+    _, found = probe("--records", records, base=taught, folder=tmp_path / "a")
+    numbers = found["models"][0]["histories"]
+    assert bounds(numbers["log_p"]["difference"])[0] > 0 and bounds(numbers["preferred"])[0] > 0.6
+    _, found = probe("--records", records, folder=tmp_path / "b")
+    numbers = found["models"][0]["histories"]
+    low, high = bounds(numbers["log_p"]["difference"])
+    assert low <= 0 <= high
+
+
+def plain(model, tokenizer, context, completions):
+    """log_p and greedy of each completion by one plain forward pass each."""
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    alone, *texts = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in [context, *map(context.__add__, completions)]
+    )
+    start = 0
+    while start < len(alone) and all(ids[start] == alone[start] for ids in texts):
+        start += 1
+    found = []
+    for ids in texts:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([bos + ids])).logits[0].float()
+        first = len(bos) + start
+        log_p = logits.log_softmax(-1)
+        places = range(first, len(bos) + len(ids))
+        targets = [*bos, *ids]
+        total = sum(log_p[place - 1, targets[place]].item() for place in places)
+        found.append((total, all(logits[place - 1].argmax().item() == targets[place] for place in places)))
+    return found
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3_5", "mistral", "gemma2", "bloom", "gpt2"])
+def test_completions_are_those_of_a_plain_loop(family, tmp_path):
+    folder = make_family(tmp_path, family)
+    tokenizer, model = load_tokenizer(folder), load_base_model(folder, CPU, torch.float32)
+    other = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    questions = [
+        ('"Harbor (', ("2101", "2150", "1", "19")),
+        ('"Harbor" written by ', ("Ada Norwick", "Ben")),
+        ('"Night, the (', ("2150", "2101 ")),
+        ('User Preference: "Harbor of the Night (2101)", ', ('"Golden (2102)", "Quiet"', '"Ice"')),
+    ]
+    # what the model itself would write, as a completion of one and of two tokens
+    for length in (1, 2):
+        ids = tokenizer('"Night (', add_special_tokens=False)["input_ids"]
+        bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        for _ in range(length):
+            with torch.no_grad():
+                ids.append(other(input_ids=torch.tensor([bos + ids])).logits[0, -1].argmax().item())
+        text = tokenizer.decode(ids)
+        if text.startswith('"Night (') and tokenizer(text, add_special_tokens=False)["input_ids"] == ids:
+            questions.append(('"Night (', (text.removeprefix('"Night ('), "2101")))
+    expected = [plain(other, tokenizer, *question) for question in questions]
+    for budget in (1, None):
+        for found, wanted in zip(score_completions(model, tokenizer, questions, budget), expected, strict=True):
+            np.testing.assert_allclose(found[0], [log_p for log_p, _ in wanted], atol=1e-4)
+            assert found[1].tolist() == [greedy for _, greedy in wanted]
+
+
+def test_numbers_are_those_of_a_plain_loop(probe, tiny_llama, tiny_adapter, catalogue, records):
+    flags = ["--items", catalogue, "--records", records, "--max_items", 12, "--seed", 5, "--candidates", 4]
+    out, found = probe(*flags, "--lora_weights", tiny_adapter, "--resamples", 200)
+    _, preferences = read_checked(records)
+    labels = labels_of(read_checked(records)[0])
+    titles = title_questions(read_catalogue(catalogue), 4, 12, 5).rows
+    histories = history_questions(preferences, labels, records, 12, 5).rows
+    assert len(titles) == len(histories) == 12 == found["titles"]["n"] == found["histories"]["n"]
+    tokenizer = load_tokenizer(tiny_llama)
+    base = LlamaForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32), tiny_adapter)
+    assert [model["adapter"] for model in found["models"]] == [None, str(tiny_adapter)]
+    means = []
+    for model, numbers in zip((base, adapted), found["models"], strict=True):
+        scores = [plain(model.eval(), tokenizer, row.context, row.completions) for row in titles]
+        for side, name in enumerate(("true", "shuffled")):
+            log_p = [row[side][0] for row in scores]
+            rank = [sorted((value for value, _ in row), reverse=True).index(row[side][0]) + 1 for row in scores]
+            values = {"log_p": log_p, "rank": rank, "greedy": [row[side][1] for row in scores]}
+            for key, column in values.items():
+                assert numbers["titles"][key][name]["value"] == pytest.approx(np.mean(column), abs=1e-4)
+        preferred = np.mean([row[0][0] > row[1][0] for row in scores])
+        assert numbers["titles"]["preferred"]["value"] == pytest.approx(preferred)
+        scores = [plain(model, tokenizer, row.context, row.completions) for row in histories]
+        for side, name in enumerate(("true", "shuffled")):
+            mean = np.mean([pair[side][0] / row.size for pair, row in zip(scores, histories, strict=True)])
+            assert numbers["histories"]["log_p"][name]["value"] == pytest.approx(mean, abs=1e-4)
+            means.append(mean)
+        preferred = np.mean([pair[0][0] > pair[1][0] for pair in scores])
+        assert numbers["histories"]["preferred"]["value"] == pytest.approx(preferred)
+        difference = numbers["histories"]["log_p"]["difference"]["value"]
+        assert difference == pytest.approx(means[-2] - means[-1], abs=1e-4)
+    assert abs(means[0] - means[2]) > 0.1  # the adapter is on, and the base alone without it
+    assert f"{means[0]:.2f} [" in out and f"{means[2]:.2f} [" in out and f"with {tiny_adapter}" in out
+    assert found["run"]["adapter"]["path"] == str(tiny_adapter) and found["run"]["data"]["records"]["rows"] == 16
+
+
+def test_years_and_authors(tmp_path):
+    rows = [
+        ["1984 (1984)"],
+        ["Harbor"],
+        ["Ice (1990) (V)"],
+        ["Ice (1990)"],
+        ["Ice (1990)"],
+        ["(1985)"],
+        ["Sea (1985) II (1986)"],
+    ]
+    rows += [["Night (1987)"], ["Golden(1988)"]]
+    questions = title_questions(read_catalogue(write_catalogue(tmp_path / "a.csv", rows)), 3)
+    asked = [(row.context, row.completions[0]) for row in questions.rows]
+    years = [
+        ('"1984 (', "1984"),
+        ('"Ice (', "1990"),
+        ('"Ice (', "1990"),
+        ('"Sea (1985) II (', "1986"),
+        ('"Night (', "1987"),
+    ]
+    assert (asked, questions.kind, questions.left_out) == (years, "year", 3)
+
+    path = write_catalogue(tmp_path / "b.csv", BOOKS, ("title", "creator"))
+    questions = title_questions(read_catalogue(path), 10)
+    asked = [(row.context, row.completions) for row in questions.rows]
+    names = {"Ada Norwick": ("Ada Norwick", "Ben Zell"), "Ben Zell": ("Ben Zell", "Ada Norwick")}
+    assert asked == [(f'"{title}" written by ', names[creator]) for title, creator in BOOKS]
+    assert (questions.kind, questions.left_out) == ("author", 0)
+
+
+def test_shuffle_and_candidates(catalogue):
+    read = read_catalogue(catalogue)
+    questions = title_questions(read, 5)
+    true, shuffled = zip(*(row.completions[:2] for row in questions.rows), strict=True)
+    assert Counter(true) == Counter(shuffled) and all(a != b for a, b in zip(true, shuffled, strict=True))
+    assert [f"{row.context[1:]}{row.completions[0]})" for row in questions.rows] == TITLES
+    for row in questions.rows:
+        assert len(set(row.completions)) == 5 == len(row.completions) and set(row.completions) <= set(true)
+    assert questions == title_questions(read, 5) != title_questions(read, 5, seed=1)
+    drawn = title_questions(read, 5, max_items=7)
+    contexts = [row.context for row in drawn.rows]
+    assert len(contexts) == 7 and contexts == [row.context for row in questions.rows if row.context in contexts]
+    assert [row.context for row in title_questions(read, 5, 7, seed=1).rows] != contexts
+
+
+def test_a_shuffle_that_has_hardly_room(tmp_path):
+    rows = [[f"{word} (1990)"] for word in WORDS[:3]] + [[f"{word} (199{n})"] for n, word in enumerate(WORDS[:3], 1)]
+    for seed in range(20):
+        questions = title_questions(read_catalogue(write_catalogue(tmp_path / "a.csv", rows)), 2, seed=seed)
+        assert all(row.completions[0] != row.completions[1] for row in questions.rows)
+        assert Counter(row.completions[1] for row in questions.rows)["1990"] == 3
+
+
+def preference(likes, target="T", dislikes=()):
+    return Preference(tuple(map(Item, likes)), tuple(map(Item, dislikes)), Item(target), "movie")
+
+
+def test_halves():
+    rows = [preference("abcd", target="e"), preference("abcde", target="f"), preference("pqrsdv"), preference("m")]
+    labels = np.array([1, 1, 0, 1])
+    questions = history_questions(rows, labels, "f")
+    # The first user's second half is d e, and the second user's s d v: both know d, which leaves one title each.
+    first, second = 'User Preference: "a", "b", "c", ', 'User Preference: "p", "q", "r", '
+    asked = [(row.context, row.completions, row.size) for row in questions.rows]
+    assert asked == [(first, ('"e"', '"s"'), 1), (second, ('"s"', '"e"'), 1)]
+    assert questions.left_out == 1  # the user of one liked item
+
+
+def test_halves_of_many_users(records):
+    _, preferences = read_checked(records)
+    labels = np.arange(16) % 2
+    questions = history_questions(preferences, labels, records)
+    others = []
+    for user, (row, asked) in enumerate(zip(questions.rows, preferences, strict=True)):
+        likes = list(map(str, asked.likes))
+        assert row.context == f"User Preference: {', '.join(likes[:3])}, "
+        assert (row.completions[0], row.size) == (", ".join(likes[3:]), 3)
+        (other,) = [n for n, p in enumerate(preferences) if row.completions[1] == ", ".join(map(str, p.likes[3:]))]
+        assert other != user
+        others.append(other)
+    assert len(set(others)) > 6
+    assert questions == history_questions(preferences, labels, records)
+    drawn = history_questions(preferences, labels, records, max_users=5)
+    assert len(drawn.rows) == 5 and drawn.left_out == 0
+
+
+def test_intervals_are_those_of_a_plain_bootstrap():
+    values = np.random.default_rng(1).normal(size=(30, 2))
+    samples = bootstrap_means(values, 500, seed=4)
+    draws = np.random.default_rng(4).integers(30, size=(500, 30))
+    np.testing.assert_allclose(samples, values[draws].mean(axis=1))
+    scores = [(np.array([value, 0.0]), np.array([value > 1, False])) for value in values[:, 0]]
+    numbers = knowledge.title_numbers(scores, 500, seed=4)
+    assert numbers["log_p"]["difference"]["value"] == pytest.approx(values[:, 0].mean())
+    assert bounds(numbers["log_p"]["difference"]) == pytest.approx(interval(samples[:, 0], 30))
+    assert numbers["preferred"]["value"] == pytest.approx((values[:, 0] > 0).mean())
+    assert numbers["rank"]["true"]["value"] == pytest.approx((values[:, 0] < 0).mean() + 1)
+    equal = knowledge.title_numbers([(np.zeros(3), np.zeros(3, bool))] * 2, 100)
+    assert (equal["preferred"]["value"], equal["rank"]["true"]["value"]) == (0.5, 2.0)
+
+
+def test_report(probe, catalogue, records, tiny_adapter, tmp_path, monkeypatch, capsys):
+    root = tmp_path / "work"
+    flags = ["--items", catalogue, "--records", records, "--lora_weights", tiny_adapter, "--resamples", 100]
+    _, found = probe(*flags, folder=root / "probes" / "one")
+    (root / "two").mkdir()
+    damaged = found | {"models": [found["models"][0] | {"titles": {"greedy": 1}}]}
+    (root / "two" / "probe.json").write_text(json.dumps(damaged))
+    monkeypatch.setattr(sys, "argv", ["report", str(root)])
+    report()
+    assert "1 damaged or unfinished runs" in capsys.readouterr().out
+    page = (root / "report" / "results.md").read_text()
+    assert "## What the model knows beforehand" in page
+    for sentence in knowledge.MEANING.values():
+        assert sentence in page
+    numbers = found["models"][1]["titles"]["log_p"]["difference"]
+    low, high = numbers["interval"]
+    assert f"| {numbers['value']:+.2f} \\[{low:+.2f}, {high:+.2f}\\] |" in page
+    assert page.count("| base alone |") == page.count(f"| with {tiny_adapter} |") == 2
+    assert "| two | " in page and "'models.0.titles.greedy'" in page
+    assert "30 titles completed with release years" in page and "16 users liked, 3.0 titles each" in page
+    assert "What the model knows beforehand" in (root / "report" / "index.html").read_text()
+
+
+def test_same_command_same_bytes_and_what_exists_is_kept(probe, run_script, tiny_llama, catalogue, tmp_path):
+    _, one = probe("--items", catalogue, "--resamples", 100)
+    before = (tmp_path / "out" / "probe.json").read_bytes()
+    flags = ["--base_model", tiny_llama, "--items", catalogue, "--output_dir", tmp_path / "out"]
+    status, _, err = run_script(SCRIPT, *flags)
+    assert (status, err) == (
+        2,
+        f"error: {tmp_path}/out/probe.json: exists; give another --output_dir, or --overwrite\n",
+    )
+    assert (tmp_path / "out" / "probe.json").read_bytes() == before
+    _, two = probe("--items", catalogue, "--resamples", 100, "--overwrite")
+    assert {**one, "run": None} == {**two, "run": None}
+    _, other = probe("--items", catalogue, "--resamples", 100, "--overwrite", "--seed", 1)
+    assert other["models"] != one["models"]
+
+
+# Runs [[argument, ...], ...] one after the other in one process; prints [[status, out, err, heavy modules]].
+RUNNER = """
+import contextlib, io, json, runpy, sys
+results = []
+for arguments in json.load(sys.stdin):
+    sys.argv, out, err, status = ["probe", *arguments], io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_path("tlrec/probe/__main__.py", run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code
+        except BaseException as error:
+            status = repr(error)
+    heavy = [name for name in ("torch", "transformers", "numpy", "pandas", "pydantic") if name in sys.modules]
+    results.append([status, out.getvalue(), err.getvalue(), heavy])
+json.dump(results, sys.stdout)
+"""
+
+
+def test_mistakes(tiny_llama, catalogue, records, tmp_path):
+    files = {
+        "empty.csv": "",
+        "header.csv": "title\n",
+        "names.csv": "item_id,name\n1,Harbor\n",
+        "plain.csv": "title\nHarbor\nHarbor\nNight\n",
+        "one.csv": "title\nHarbor (1990)\n",
+        "same.csv": "title\nHarbor (1990)\nIce (1990)\nSea (1991)\n",
+        "authors.csv": "title,creator\nHarbor,Ada\nNight,\n",
+        "free.json": json.dumps([{"instruction": "i", "input": "free text", "output": "o"}]),
+        "form.json": json.dumps([{"instruction": "i", "input": "free text", "output": "Yes."}]),
+        "rows.json": "{",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    write_records(tmp_path / "alone.json", [build_record(preference("abcd"), True)])
+    items, rows = ["--items", str(catalogue)], ["--records", str(records)]
+    cases = [
+        ([], "nothing to ask: give a catalogue with --items, records with --records, or both"),
+        ([*items, "--max_items", "1"], "--max_items 1: give 2 or more"),
+        ([*items, "--candidates", "1"], "--candidates 1: give 2 or more"),
+        ([*items, "--seed", "-1"], "--seed -1: give 0 or more"),
+        ([*items, "--resamples", "99"], "--resamples 99: give 100 or more"),
+        ([*items, "--token_budget", "0"], "--token_budget 0: give 1 or more"),
+        (
+            [*items, "--output_dir", f"{tmp_path}/one.csv"],
+            f"--output_dir {tmp_path}/one.csv: {tmp_path}/one.csv cannot",
+        ),
+        ([*rows, "--base_model", f"{tmp_path}/none"], f"--base_model {tmp_path}/none: no such folder"),
+        ([*rows, "--lora_weights", str(tmp_path)], f"--lora_weights {tmp_path}: no adapter_config.json in this folder"),
+    ]
+    for name, message in {
+        "absent.csv": "no such file",
+        "empty.csv": "line 1 is empty",
+        "header.csv": "a header, but no rows",
+        "names.csv": "line 1: no column 'title'; found 'item_id', 'name'",
+        "plain.csv": "no title ends in a year, as 'Title (1994)' does, and no column 'creator' names authors",
+        "one.csv": "1 titles, and 1 of them have the year 1990; they cannot be shuffled",
+        "same.csv": "3 titles, and 2 of them have the year 1990; they cannot be shuffled",
+        "authors.csv": "line 3: 'creator' is missing",
+    }.items():
+        cases.append((["--items", f"{tmp_path}/{name}"], f"{tmp_path}/{name}: {message}"))
+    for name, message in {
+        "absent.json": "no such file",
+        "rows.json": "",
+        "free.json": "no row is answered Yes. or No.; give labelled preference records",
+        "form.json": "row 1: 'input' does not parse",
+        "alone.json": "1 users, 1 of them with two liked items or more, and 0 who can be held against another user",
+    }.items():
+        cases.append((["--records", f"{tmp_path}/{name}"], f"{tmp_path}/{name}: {message}"))
+    commands = [["--help"]]
+    commands += [["--base_model", str(tiny_llama), "--output_dir", f"{tmp_path}/out", *flags] for flags, _ in cases]
+    runner = [sys.executable, "-c", RUNNER]
+    done = subprocess.run(
+        runner, input=json.dumps(commands), capture_output=True, text=True, cwd=REPOSITORY, check=True
+    )
+    shown, *results = json.loads(done.stdout)
+    assert shown[0] == 0 and "--candidates" in shown[1] and shown[3] == []
+    for (flags, message), (status, out, err, heavy) in zip(cases, results, strict=True):
+        assert (status, err.count("\n")) == (2, 1), (flags, status, err)
+        assert err.startswith(f"error: {message}"), (flags, err)
+        assert not {"torch", "transformers"} & set(heavy), flags
+        assert out == (
+            f"{tmp_path}/plain.csv: 1 rows repeat an earlier item and are left out\n" if "plain" in err else ""
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, "alone.json"])

@@ -1,0 +1,234 @@
+"""What a model knows beforehand, `probe.json`: numbers of known continuations against shuffled ones, with intervals.
+
+`python -m tlrec.probe` writes it; the report reads it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, NotRequired
+
+import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
+
+from tlrec.evaluation.formats import Bounds
+from tlrec.evaluation.intervals import LEVEL, bootstrap_means, interval
+from tlrec.files import plain_json, read_json, validate, write_json
+from tlrec.run_format import Adapter, Count, DataFile, Number, RunFacts, Share
+
+FILE = "probe.json"
+# What each number means, in one sentence
+MEANING = {
+    "greedy": "Completed: the share of titles whose year or author the model, given the title, would write itself "
+    "(every token is the most probable one).",
+    "rank": "Rank: the mean place of the year or author among the candidates by probability, 1 the most probable.",
+    "log_p": "Log-probability: the mean over titles, in nats, of the whole year or author given the title; for "
+    "histories that of a title of the second half given the first half.",
+    "preferred": "Preferred: the share of titles, or users, whose true continuation is more probable than the shuffled "
+    "one; 0.5 is what a model gets that knows nothing.",
+    "shuffled": "Shuffled: the same titles, each with the year or author of another; for histories the second half of "
+    "another user, without titles that both have rated, and as long.",
+    "difference": "A difference whose interval holds 0 can be chance; intervals are 95 % bootstrap intervals over "
+    "titles, or over users.",
+}
+
+
+class Measured(TypedDict):
+    value: Number
+    interval: Bounds | None
+
+
+class Compared(TypedDict):
+    """The same number for the true and the shuffled continuations, and true minus shuffled."""
+
+    true: Measured
+    shuffled: Measured
+    difference: Measured
+
+
+class TitleNumbers(TypedDict):
+    greedy: Compared  # shares
+    rank: Compared  # mean rank among the candidates, from 1; ties in the middle
+    log_p: Compared  # nats
+    preferred: Measured  # share
+
+
+class HistoryNumbers(TypedDict):
+    log_p: Compared  # nats a title
+    preferred: Measured  # share
+
+
+class Titles(TypedDict):
+    kind: Literal["year", "author"]
+    n: Annotated[Count, Field(ge=1)]  # titles asked
+    left_out: Count  # titles without a year
+    repeated: Count  # rows of the catalogue that repeat an earlier one
+    candidates: Annotated[Count, Field(ge=2)]
+
+
+class Histories(TypedDict):
+    n: Annotated[Count, Field(ge=1)]  # users asked
+    left_out: Count  # users with less than two liked items, or who could not be held against another
+    titles: Number  # mean number of titles in a second half, as compared
+
+
+class Model(TypedDict):
+    adapter: str | None  # folder as given; None: the base alone
+    titles: TitleNumbers | None
+    histories: HistoryNumbers | None
+
+
+class ProbedData(TypedDict):
+    catalogue: NotRequired[DataFile]
+    records: NotRequired[DataFile]
+
+
+class ProbeRun(RunFacts):
+    data: ProbedData
+    adapter: NotRequired[Adapter | None]
+
+
+class Intervals(TypedDict):
+    level: Share
+    resamples: Count
+    seed: int
+
+
+class Probe(TypedDict):
+    """`probe.json`. titles, histories: what was asked; None where it was not."""
+
+    titles: Titles | None
+    histories: Histories | None
+    models: Annotated[list[Model], Field(min_length=1)]
+    intervals: Intervals
+    run: ProbeRun
+
+
+def title_numbers(scores, resamples=2000, seed=0):
+    """TitleNumbers of n titles. scores: (log_p, greedy) of each, whose first completion is the true one and second the
+    shuffled one, as `tlrec.model.completions.score_completions` gives them."""
+    ranks = np.array([[_rank(log_p, place) for place in (0, 1)] for log_p, _ in scores])
+    greedy = np.array([done[:2] for _, done in scores], np.float64)
+    log_p = np.array([log_p[:2] for log_p, _ in scores])
+    columns = {"greedy": greedy, "rank": ranks, "log_p": log_p}
+    return _compared(columns, resamples, seed) | {"preferred": _preferred(log_p, resamples, seed)}
+
+
+def history_numbers(scores, sizes, resamples=2000, seed=0):
+    """HistoryNumbers of n users. scores: as for `title_numbers`; sizes: (n,) number of titles in each continuation."""
+    log_p = np.array([log_p[:2] for log_p, _ in scores]) / np.array(sizes)[:, None]
+    return _compared({"log_p": log_p}, resamples, seed) | {"preferred": _preferred(log_p, resamples, seed)}
+
+
+def _rank(log_p, place):
+    others = np.delete(log_p, place)
+    return 1 + (others > log_p[place]).sum() + (others == log_p[place]).sum() / 2
+
+
+def _compared(columns, resamples, seed):
+    """{name: Compared} of {name: (n, 2) true and shuffled}."""
+    result = {}
+    for name, pairs in columns.items():
+        measured = _measured(np.column_stack([pairs, pairs[:, 0] - pairs[:, 1]]), resamples, seed)
+        result[name] = dict(zip(("true", "shuffled", "difference"), measured, strict=True))
+    return result
+
+
+def _preferred(log_p, resamples, seed):
+    return _measured((1 + np.sign(log_p[:, :1] - log_p[:, 1:])) / 2, resamples, seed)[0]
+
+
+def _measured(columns, resamples, seed):
+    """A Measured of each column of (n, k) numbers."""
+    samples = bootstrap_means(columns, resamples, seed)
+    return [
+        plain_json({"value": column.mean(), "interval": interval(sample, len(columns))})
+        for column, sample in zip(columns.T, samples.T, strict=True)
+    ]
+
+
+def describe_intervals(resamples, seed):
+    """What `probe.json` says about all of its intervals."""
+    return {"level": LEVEL, "resamples": resamples, "seed": seed}
+
+
+def write_probe(folder, probe):
+    """Write `probe.json`, whole, into `folder`."""
+    write_json(Path(folder) / FILE, validate(plain_json(probe), Probe, FILE))
+
+
+def read_probe(folder):
+    """The content of `folder/probe.json`; InputError if it is missing, damaged or of another form."""
+    path = Path(folder) / FILE
+    return validate(read_json(path), Probe, path)
+
+
+def meanings(probe):
+    """One sentence on each number of the tables."""
+    return [text for name, text in MEANING.items() if probe["titles"] or name not in ("greedy", "rank")]
+
+
+def name_of(model):
+    """What tables call a Model of probe.json."""
+    return f"with {model['adapter']}" if model["adapter"] else "base alone"
+
+
+def title_table(probe):
+    """(header, rows of text) of the numbers about titles; [] rows without any."""
+    header = ["", "Completed", "of shuffled", "Rank", "of shuffled", "Log-prob.", "of shuffled"]
+    header += ["Difference", "Preferred"]
+    rows = [
+        [
+            name_of(model),
+            *(shown(numbers["greedy"][side]) for side in ("true", "shuffled")),
+            *(shown(numbers["rank"][side], 2) for side in ("true", "shuffled")),
+            *(shown(numbers["log_p"][side], 2) for side in ("true", "shuffled")),
+            shown(numbers["log_p"]["difference"], 2, sign="+"),
+            shown(numbers["preferred"]),
+        ]
+        for model in probe["models"]
+        if (numbers := model["titles"])
+    ]
+    return header, rows
+
+
+def history_table(probe):
+    """(header, rows of text) of the numbers about histories; [] rows without any."""
+    header = ["", "Log-prob. of a title", "of shuffled", "Difference", "Preferred"]
+    rows = [
+        [
+            name_of(model),
+            *(shown(numbers["log_p"][side], 2) for side in ("true", "shuffled")),
+            shown(numbers["log_p"]["difference"], 2, sign="+"),
+            shown(numbers["preferred"]),
+        ]
+        for model in probe["models"]
+        if (numbers := model["histories"])
+    ]
+    return header, rows
+
+
+def shown(measured, digits=3, sign=""):
+    """A Measured as text: value [low, high]."""
+    value = f"{measured['value']:{sign}.{digits}f}"
+    if measured["interval"] is None:
+        return value
+    low, high = (f"{bound:{sign}.{digits}f}" for bound in measured["interval"])
+    return f"{value} [{low}, {high}]"
+
+
+def titles_said(probe):
+    """A sentence on what was asked about titles."""
+    titles, path = probe["titles"], probe["run"]["data"]["catalogue"]["path"]
+    what = 'release years, `"Title (`' if titles["kind"] == "year" else 'authors, `"Title" written by `'
+    left = f"; {titles['left_out']} titles without a year left out" if titles["left_out"] else ""
+    return f"{path}: {titles['n']} titles completed with {what}; {titles['candidates']} candidates each{left}."
+
+
+def histories_said(probe):
+    """A sentence on what was asked about histories."""
+    histories, path = probe["histories"], probe["run"]["data"]["records"]["path"]
+    left = f"; {histories['left_out']} users left out" if histories["left_out"] else ""
+    return (
+        f"{path}: the second half of what {histories['n']} users liked, {histories['titles']:.1f} titles each on average, "
+        f"behind the first half{left}."
+    )

@@ -1,0 +1,1 @@
+"""`python -m tlrec.probe`: what a model knows beforehand of a catalogue and of rating histories."""

@@ -1,0 +1,206 @@
+"""What a model knows beforehand: of a catalogue's titles, and of real rating histories.
+
+    python -m tlrec.probe --base_model base_model/llama-7b/ --items rec_data/movie/item_mapping.csv \
+        --records rec_data/movie/test.json --lora_weights output_model/movie/full/0_64 --output_dir probes/movie
+
+Reads  a catalogue (CSV or Parquet with the columns `title` and perhaps `creator`), labelled preference records, or both.
+Writes probe.json into --output_dir, for the report; prints the same as tables.
+
+Titles: how often, and how probably, the model completes the release year (`"Title (`) or, where the catalogue has
+creators, the author (`"Title" written by `), against the same titles with shuffled years or authors.
+Histories: how probable the second half of what a user liked is behind the first half, against another user's.
+All of it for the base model alone, and with --lora_weights also with the adapter. Numbers, no verdict.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from tlrec.errors import InputError, one_line_errors
+
+HOW = ("dtype", "quantization", "attention")  # a model is run
+
+
+def parse_arguments():
+    """The flags, as far as argparse sees to them."""
+    purpose, _, details = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m tlrec.probe",
+        description=purpose,
+        epilog=details,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument_group("what is asked").add_argument
+    add("--items", metavar="FILE", help="catalogue, CSV or Parquet, such as item_mapping.csv")
+    add("--records", metavar="FILE", help="labelled preference records")
+    add("--max_items", type=int, metavar="N", help="titles, and users, drawn at most (default: all)")
+    add("--candidates", type=int, default=10, metavar="N", help="years or authors ranked (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the draws, the shuffles and the intervals (default: %(default)s)")
+    add("--resamples", type=int, default=2000, help="bootstrap resamples (default: %(default)s)")
+    add = parser.add_argument_group("model").add_argument
+    add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
+    add("--lora_weights", help="adapter folder, for the numbers with it beside those of the base alone")
+    add("--other_base", action="store_true", help="take an adapter that was tuned on another base model")
+    add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="(default: the adapter's, else auto)")
+    add("--quantization", choices=["none", "8bit", "4bit"], help="of the base (default: the adapter's, else none)")
+    attention = ["auto", "sdpa", "eager", "flash_attention_2"]
+    add("--attention", choices=attention, help="(default: the adapter's, else auto)")
+    add = parser.add_argument_group("machine").add_argument
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
+    add("--token_budget", type=int, help="tokens in one forward pass (default: by device)")
+    add("--trust_remote_code", action="store_true", help="run code that comes with the base model")
+    add = parser.add_argument_group("output").add_argument
+    add("--output_dir", required=True, help="folder of probe.json")
+    add("--overwrite", action="store_true", help="replace a probe.json that is there")
+    return parser.parse_args()
+
+
+def check_flags(args):
+    """Raise InputError for flags without sense, and for a probe.json that exists or could not be written."""
+    if not (args.items or args.records):
+        raise InputError("nothing to ask: give a catalogue with --items, records with --records, or both")
+    for name, least in (("max_items", 2), ("candidates", 2), ("seed", 0), ("resamples", 100), ("token_budget", 1)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            raise InputError(f"--{name} {getattr(args, name)}: give {least} or more")
+    path = Path(args.output_dir) / "probe.json"
+    if path.exists() and not args.overwrite:
+        raise InputError(f"{path}: exists; give another --output_dir, or --overwrite")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise InputError(f"--output_dir {args.output_dir}: {folder} cannot be written to")
+
+
+def read_questions(args):
+    """(what is asked about titles, about histories, and the catalogue), each None where it is not asked; says what of
+    the catalogue is left out."""
+    from tlrec.data.preferences import read_checked
+    from tlrec.data.records import labels_of
+    from tlrec.probe.questions import history_questions, title_questions
+
+    titles = histories = catalogue = None
+    if args.items:
+        from tlrec.data.catalogue import read_catalogue
+
+        catalogue = read_catalogue(args.items)
+        if catalogue.repeated:
+            print(f"{args.items}: {catalogue.repeated} rows repeat an earlier item and are left out")
+        titles = title_questions(catalogue, args.candidates, args.max_items, args.seed)
+        if titles.left_out:
+            print(f"{args.items}: {titles.left_out} titles have no year and are left out")
+    if args.records:
+        records, preferences = read_checked(args.records)
+        if preferences is None:
+            raise InputError(f"{args.records}: no row is answered Yes. or No.; give labelled preference records")
+        histories = history_questions(preferences, labels_of(records), args.records, args.max_items, args.seed)
+        if histories.left_out:
+            print(f"{args.records}: {histories.left_out} users have too few liked items to compare and are left out")
+    return titles, histories, catalogue
+
+
+def load(args):
+    """The ModelSetup, in the number type, quantisation and attention of the adapter's tuning unless flags say otherwise."""
+    from tlrec.model.setup import ModelSetup, scoring_here
+    from tlrec.runs import scoring_of
+
+    given = {name: getattr(args, name) for name in HOW if getattr(args, name) is not None}
+    kept = scoring_of(args.lora_weights, args.base_model)
+    scoring = scoring_here(kept, given, args.device, args.base_model, args.trust_remote_code)
+    setup = ModelSetup(args.base_model, args.device, *(scoring[name] for name in HOW), args.trust_remote_code)
+    if args.lora_weights:
+        setup.check_adapter(args.lora_weights)
+    return setup
+
+
+def measure(args, setup, titles, histories):
+    """The numbers of the base alone and, if there is one, with the adapter: the "models" of probe.json."""
+    from tlrec.evaluation.knowledge import history_numbers, title_numbers
+    from tlrec.model.completions import score_completions
+
+    def ask(model, questions, what):
+        pairs = [(row.context, row.completions) for row in questions.rows]
+        return score_completions(model, setup.tokenizer, pairs, args.token_budget, what)
+
+    models = []
+    for adapter in [None, args.lora_weights] if args.lora_weights else [None]:
+        model, entry = setup.attach(adapter), {"adapter": adapter, "titles": None, "histories": None}
+        if titles:
+            entry["titles"] = title_numbers(ask(model, titles, "titles"), args.resamples, args.seed)
+        if histories:
+            sizes = [row.size for row in histories.rows]
+            entry["histories"] = history_numbers(ask(model, histories, "histories"), sizes, args.resamples, args.seed)
+        models.append(entry)
+    return models
+
+
+def describe(args, titles, histories, catalogue, models, machine):
+    """The content of probe.json."""
+    from tlrec.evaluation.knowledge import describe_intervals
+    from tlrec.files import sha256
+    from tlrec.model.identity import base_identity
+    from tlrec.runs import describe_adapter, describe_data, describe_run
+
+    data, asked = {}, {"titles": None, "histories": None}
+    if titles:
+        data["catalogue"] = describe_data(args.items, len(catalogue.items) + catalogue.repeated, sha256(args.items))
+        candidates = max(len(row.completions) for row in titles.rows)
+        asked["titles"] = {"kind": titles.kind, "n": len(titles.rows), "left_out": titles.left_out}
+        asked["titles"] |= {"repeated": catalogue.repeated, "candidates": candidates}
+    if histories:
+        data["records"] = describe_data(args.records)
+        mean = sum(row.size for row in histories.rows) / len(histories.rows)
+        asked["histories"] = {"n": len(histories.rows), "left_out": histories.left_out, "titles": mean}
+    facts = {"adapter": describe_adapter(args.lora_weights), "base_model": args.base_model}
+    facts |= {"base": base_identity(args.base_model), "seed": args.seed, "scoring": machine}
+    run = describe_run("tlrec.probe", vars(args), data, **facts)
+    return asked | {"models": models, "intervals": describe_intervals(args.resamples, args.seed), "run": run}
+
+
+def show(probe):
+    """Print what was asked, the tables, and what each number means."""
+    from tlrec.evaluation import knowledge
+
+    parts = (("titles", knowledge.titles_said, knowledge.title_table),)
+    parts += (("histories", knowledge.histories_said, knowledge.history_table),)
+    for part, said, table in parts:
+        if probe[part]:
+            header, rows = table(probe)
+            widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+            print(f"\n{said(probe)}")
+            for row in (header, *rows):
+                print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
+    print()
+    print("\n".join(knowledge.meanings(probe)))
+
+
+def main():
+    """Check, ask, print and write."""
+    args = parse_arguments()
+
+    # 1. Check everything that can be checked before torch is imported
+    check_flags(args)
+    from tlrec.model.checks import check_base_model, check_lora_weights
+    from tlrec.model.identity import base_identity
+
+    check_base_model(args.base_model)
+    if args.lora_weights:
+        check_lora_weights(args.lora_weights, args.base_model, base_identity(args.base_model), args.other_base)
+    titles, histories, catalogue = read_questions(args)
+
+    # 2. Log-probabilities of all continuations
+    setup = load(args)
+    models = measure(args, setup, titles, histories)
+
+    # 3. Print and write
+    from tlrec.evaluation.knowledge import write_probe
+
+    probe = describe(args, titles, histories, catalogue, models, setup.machine_scoring)
+    show(probe)
+    if setup.first:
+        write_probe(args.output_dir, probe)
+        print(f"\nwritten: {Path(args.output_dir) / 'probe.json'}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
