@@ -73,7 +73,7 @@ def test_a_tie_is_the_mean_over_its_orders():
 
 def test_intervals_over_users():
     better, users = np.array([0, 1, 9, 30, 0, 70]), np.array([5, 5, 5, 2, 9, 9])
-    ours, chance = (better, np.zeros(6, int)), (np.zeros(6, int), np.full(6, 99))
+    ours, chance = row_metrics(better, np.zeros(6)), row_metrics(np.zeros(6), np.full(6, 99))
     metrics = RankMetrics({"model": ours, "floor": chance}, users, 100, resamples=3000, seed=7)
     assert metrics.means("model")["hr@10"] == 4 / 6 and metrics.means("model")["mean_rank"] == (6 + 110) / 6
     hits = {5: (3, 3), 2: (0, 1), 9: (1, 2)}  # HR@10: hits, rows
@@ -90,7 +90,7 @@ def test_intervals_over_users():
 
 
 def test_cut_offs_that_say_nothing():
-    metrics = RankMetrics({"model": ([0, 3], [0, 0])}, [0, 1], 10, resamples=10)
+    metrics = RankMetrics({"model": row_metrics([0, 3], [0, 0])}, [0, 1], 10, resamples=10)
     means, bounds = metrics.means("model"), metrics.intervals("model")
     assert [name for name in NAMES if means[name] is None] == ["hr@10", "hr@50", "ndcg@10", "ndcg@50"]
     assert [name for name in NAMES if bounds[name] is None] == ["hr@10", "hr@50", "ndcg@10", "ndcg@50"]

@@ -34,7 +34,7 @@ RANKS, RANKING = "ranks.jsonl", "ranking.json"
 
 
 def ranking_of(test, rank, items, max_rank_rows, rank_seed):
-    """The RankingSet that the flags of these names ask for, None without --rank; InputError for flags that are wrong."""
+    """The RankingSet that the flags of these names ask for, None without --rank; InputError for wrong flags."""
     if rank is None:
         for name, value in (("items", items), ("max_rank_rows", max_rank_rows)):
             if value is not None:
@@ -190,7 +190,7 @@ class RankingSet:
         return found
 
     def _find(self, item):
-        """Places of an item in the catalogue; where it has several spellings of one title, the very one if it is there."""
+        """Places of an item in the catalogue, several where it has several spellings of one title."""
         if item not in self._found:
             self._found[item] = self.catalogue.find(item)
         return self._found[item]

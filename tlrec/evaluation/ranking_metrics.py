@@ -47,15 +47,15 @@ def row_metrics(better, tied):
 class RankMetrics:
     """Means over rows of several methods on the same rows, with intervals on the same resamples of users.
 
-    standings: {method: (better, tied)}, arrays (n,) each. users: (n,) ids. most: candidates of the row that has most; a
-    metric cut at as many or more would say nothing, and is None.
+    values: {method: what `row_metrics` returned, or its mean over seeds}. users: (n,) ids. most: candidates of the row that
+    has most; a metric cut at as many or more would say nothing, and is None.
     """
 
-    def __init__(self, standings, users, most, resamples=2000, seed=0):
+    def __init__(self, values, users, most, resamples=2000, seed=0):
         self.most = most
-        self.values = {method: row_metrics(*standing) for method, standing in standings.items()}
+        self.values = values
         self.units = len(np.unique(users))
-        columns = [values[name] for values in self.values.values() for name in NAMES]
+        columns = [of_method[name] for of_method in values.values() for name in NAMES]
         samples = bootstrap_means(np.stack(columns, axis=1), users, resamples, seed)
         self._samples = dict(zip(self.values, np.split(samples, len(self.values), axis=1), strict=True))
 

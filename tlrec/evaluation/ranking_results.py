@@ -7,7 +7,7 @@ import numpy as np
 from tlrec.errors import InputError
 from tlrec.evaluation.intervals import LEVEL
 from tlrec.evaluation.ranking import RANKING, RANKS, standings_of
-from tlrec.evaluation.ranking_metrics import CUTOFFS, RankMetrics
+from tlrec.evaluation.ranking_metrics import CUTOFFS, RankMetrics, row_metrics
 from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate, write_json
 from tlrec.runs import describe_adapter, describe_records, describe_run
 
@@ -29,8 +29,8 @@ def summarise_ranking(ranking, lines, seed=0, resamples=RESAMPLES):
     """
     users = np.array([line["user"] for line in lines])
     sizes = [line["candidates"] for line in lines]
-    standings = {"": standings_of(lines)} | {name: standings_of(lines, name) for name in ranking.floors}
-    metrics = RankMetrics(standings, users, max(sizes), resamples, seed)
+    values = {name: row_metrics(*standings_of(lines, name)) for name in ranking.floors}
+    metrics = RankMetrics({"": row_metrics(*standings_of(lines))} | values, users, max(sizes), resamples, seed)
     floors = {
         name: {
             **metrics.means(name),
