@@ -3,9 +3,9 @@
     python base_model/export_model.py --base_model base_model/llama-7b/ --output_dir base_model/movie-7b \
         --lora_weights instruction_model/movie/alpaca_stage123_instrument
 
-Reads  a base model that is not quantised, a LoRA adapter on it, and records to compare scores on (by default made-up ones).
-Writes --output_dir, whole or not at all: weights (safetensors), a tokenizer that AutoTokenizer reads as the scripts do,
-       generation_config.json, prompt_frame.json (what a client needs to build prompts) and run.json.
+Reads  a base model that is not quantised, a LoRA adapter for it, and records to compare scores on (default: made-up ones).
+Writes --output_dir, complete or not at all: weights (safetensors), a tokenizer that AutoTokenizer reads as the scripts
+       do, generation_config.json, prompt_frame.json (what a client needs to build prompts) and run.json.
 Prints the largest difference between the scores of base and adapter and those of the folder, read back from the disk.
 
 base_model/score_served.py asks the folder's model once vLLM serves it.
@@ -33,8 +33,8 @@ from tlrec.model.identity import base_identity
 from tlrec.model.prompts import ANSWERS, FRAME_NAMES, load_frame
 
 MADE_UP_RECORDS = 32
-# Largest difference of a log-probability. Merged float32 weights differ by the order of additions; two-byte weights keep
-# 8 bits (bfloat16) or 11 bits (float16) of each sum, so a part of a small adapter is lost.
+# Largest difference allowed in a log-probability. Merged float32 weights differ by the order of additions; two-byte weights
+# keep 8 bits (bfloat16) or 11 bits (float16) of each sum, so a part of a small adapter is lost.
 TOLERANCE = {"float32": 1e-4, "float16": 0.1, "bfloat16": 0.5}
 
 
@@ -45,7 +45,7 @@ def parse_arguments():
     add = parser.add_argument
     add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
     add("--lora_weights", required=True, help="adapter folder")
-    add("--output_dir", required=True, help="folder of the merged model")
+    add("--output_dir", required=True, help="folder for the merged model")
     add("--check_data_path", help=f"records to compare scores on (default: {MADE_UP_RECORDS} made-up ones)")
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the adapter's, else alpaca)")
     add("--cutoff_len", type=int, help="tokens of a record (default: the adapter's, else 512)")
@@ -53,14 +53,14 @@ def parse_arguments():
     add(
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],
-        help="of the merged weights (default: the adapter's, else auto; as evaluate.py scores on this device)",
+        help="type of the merged weights (default: the adapter's, else auto; as evaluate.py scores on this device)",
     )
     add("--overwrite", action="store_true", help="replace the exported model that --output_dir holds")
     return parser.parse_args()
 
 
 def check_not_quantized(base_model, adapter):
-    """Raise InputError if the base, or the one that the adapter was tuned on, has quantised weights."""
+    """Raise InputError if the base, or the base that the adapter was tuned on, has quantised weights."""
     config = Path(base_model) / "config.json"
     if config.exists() and "quantization_config" in read_json(config):
         raise InputError(
@@ -77,12 +77,12 @@ def check_not_quantized(base_model, adapter):
 
 
 def check_output_dir(path, overwrite):
-    """Raise InputError if the exported folder cannot be made: nothing but an earlier export is ever replaced."""
+    """Raise InputError if the folder cannot be made; only an earlier export may be replaced."""
     folder = Path(path)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         ours = (folder / "run.json").exists() and runs.read_run(folder)["script"] == "export_model.py"
         if not ours:
-            raise InputError(f"--output_dir {path}: holds what this script did not write; give another folder")
+            raise InputError(f"--output_dir {path}: holds files that this script did not write; give another folder")
         if not overwrite:
             raise InputError(f"--output_dir {path}: holds an exported model; give --overwrite or another folder")
     try:
@@ -122,8 +122,8 @@ def main():
     from transformers import AutoTokenizer, GenerationConfig
 
     from tlrec.model import (
-        adapters,  # before the others: it quiets their warnings
-        base_models,  # before the others: it quiets their warnings
+        adapters,  # first: they silence the warnings of the others
+        base_models,
     )
     from tlrec.model.scoring import Scorer
     from tlrec.model.setup import scoring_here
@@ -140,15 +140,15 @@ def main():
     encoder = RecordTokenizer(tokenizer, frame, cutoff_len)
     scorer = Scorer(tokenizer, records, frame, cutoff_len)
 
-    # 4. Scores of base and adapter as they were tuned, side by side
+    # 4. Scores of base and adapter, not merged, as in tuning
     adapters.check_adapter_on(args.base_model, args.lora_weights)
     model = base_models.load_base_model(args.base_model, device, dtype)
-    if getattr(model.config, "quantization_config", None):  # of a hub name, whose folder could not be looked at
+    if getattr(model.config, "quantization_config", None):  # of a hub name, which the check above cannot read
         raise InputError(f"--base_model {args.base_model}: is quantised; give the model it was quantised from")
     size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
     if size > shutil.disk_usage(Path(args.output_dir).absolute().parent).free:
         raise InputError(
-            f"--output_dir {args.output_dir}: the model takes {size / 1e9:.1f} GB, which the disk has not free"
+            f"--output_dir {args.output_dir}: the model takes {size / 1e9:.1f} GB, more than the disk has free"
         )
     model = adapters.attach_adapter(model, args.lora_weights)
     tuned = scorer.score(model, merge=False, progress="base and adapter")
@@ -156,7 +156,7 @@ def main():
     with whole_folder(args.output_dir) as folder:
         # 5. Merge, and write all files
         model = model.merge_and_unload()
-        # Greedy, up to the answer's end: some models bring sampling settings, which servers would apply.
+        # Greedy decoding: some models come with sampling settings, which servers would apply.
         model.generation_config = GenerationConfig(
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=encoder.eos or None,
@@ -166,7 +166,7 @@ def main():
         model.save_pretrained(folder)
         del model  # one model at a time in memory
         if encoder.bos and tokenizer("a")["input_ids"][:1] != encoder.bos:
-            tokenizer.add_bos_token = True  # so that whoever sends text, not ids, is understood too
+            tokenizer.add_bos_token = True  # so that prompts sent as text get BOS too
         tokenizer.save_pretrained(folder)
         write_json(
             folder / "prompt_frame.json",
@@ -200,7 +200,7 @@ def main():
                 + ("" if dtype_name == "float32" else "; give --dtype float32")
             )
 
-        # 7. Last what made it
+        # 7. run.json, last
         runs.write_run(
             folder,
             script="export_model.py",

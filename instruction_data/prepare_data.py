@@ -1,14 +1,14 @@
-"""Make source data from raw ratings: preference records to learn the task from, and the same rows as ids.
+"""Make source data from raw ratings: preference records for learning the task, and the same rows as ids.
 
     python instruction_data/prepare_data.py --domain netflix --raw ~/netflix-prize
     python instruction_data/prepare_data.py --domain amazon-book --raw ~/amazon-books
     python instruction_data/prepare_data.py --domain custom --ratings games.csv --items titles.csv
 
 Input: Netflix Prize (`combined_data_1.txt`, `movie_titles.csv`), Amazon Books Reviews (`Books_rating.csv`,
-`books_data.csv`), or two tables of your own (user, item, rating, timestamp; item, title and, if you like, creator and
+`books_data.csv`), or two tables of your own (user, item, rating, timestamp; item, title, and optionally creator and
 kind), CSV or Parquet.
 Output: `train`, `valid` and `test`, each as `.json` (records) and `.csv` (ids, ratings, times), `item_mapping.csv`, and
-`prepared.json` (settings, digests of the raw files, what was left out). README.md beside this file describes them.
+`prepared.json` (settings, digests of the raw files, what was left out). README.md in this folder describes them.
 """
 
 import argparse
@@ -47,26 +47,26 @@ def parse_arguments(argv):
     )
     parser.add_argument("--domain", required=True, choices=PUBLISHED)
     parser.add_argument("--raw", type=Path, metavar="DIR", help="netflix, amazon-book: folder of the raw files")
-    parser.add_argument("--download", action="store_true", help="says what to download by hand; both need an account")
+    parser.add_argument("--download", action="store_true", help="show what to download by hand; both need an account")
     parser.add_argument("--ratings", type=Path, metavar="FILE", help="custom: user, item, rating, timestamp")
-    parser.add_argument("--items", type=Path, metavar="FILE", help="custom: item, title, if you like creator and kind")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: the domain's name, beside this file")
-    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run left in --output")
+    parser.add_argument("--items", type=Path, metavar="FILE", help="custom: item, title; optional: creator, kind")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: the domain's name, in this folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run in --output")
 
     group = parser.add_argument_group("definitions (published ones in brackets)")
     group.add_argument("--liked_above", type=float, metavar="R", help="a higher rating is a like (3, amazon-book 4)")
     group.add_argument("--history", type=int, metavar="N", help="items in a history (10)")
     group.add_argument("--last", type=int, metavar="N", help="windows to keep, from the end; -1: all (10000)")
-    group.add_argument("--split", choices=("order", "time", "user"), help="what is cut into three (order)")
+    group.add_argument("--split", choices=("order", "time", "user"), help="how the rows are split (order)")
     group.add_argument("--split_seed", type=int, metavar="S", help="shuffles the users of --split user (0)")
     group.add_argument("--ratio", type=parse_ratio, metavar="A:B:C", help="train, valid, test (8:1:1)")
     group.add_argument("--title_commas", choices=("keep", "drop"), help="netflix: commas inside titles (drop)")
-    group.add_argument("--kind", metavar="NOUN", help="custom: one word for the items, without a column kind (item)")
+    group.add_argument("--kind", metavar="NOUN", help="custom: word for all items, without a kind column (item)")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
-    # 2. Arguments: all that can be wrong with them shows before anything is read
+    # 2. Check all arguments before anything is read
     args = parse_arguments(argv)
     settings = choose_settings(args.domain, PUBLISHED, vars(args))
     output = args.output or Path(__file__).parent / args.domain

@@ -1,7 +1,7 @@
 """The reader of Amazon Books Reviews: `Books_rating.csv` (three million reviews) and `books_data.csv`.
 
-The two are joined by title. As the published records were made: of a user's reviews of one title the first counts, and
-rows with an empty field are left out, the publication year among the fields.
+The two are joined by title. As in the published records, only a user's first review of a title counts, and rows with an
+empty field are left out; the publication year is one of the fields.
 """
 
 from tlrec.data import raw_tables as raw

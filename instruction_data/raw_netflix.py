@@ -4,7 +4,7 @@
     1488844,3,2005-09-06        user, rating, date
     822109,5,2005-05-13
 
-Twenty-four million such lines pass in blocks, without a Python loop over rows.
+The file has twenty-four million such lines; they are read in blocks, without a Python loop over rows.
 """
 
 import io
@@ -116,7 +116,7 @@ def _blocks(path):
 
 
 def _parse(body, rows, block, path, line):
-    """The ratings of a block. pandas reads them fast but names no line, so a flaw is looked up afterwards."""
+    """The ratings of a block. pandas reads them fast but does not name a bad line, so that is searched for afterwards."""
     try:
         table = pd.read_csv(
             io.BytesIO(body),

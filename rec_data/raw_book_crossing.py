@@ -17,7 +17,7 @@ BOOK_COLUMNS = {"ISBN": "item", "Book-Title": "title", "Book-Author": "creator"}
 
 
 def read_book_crossing(folder, implicit):
-    """Read either form. implicit: "keep" or "drop" the ratings 0, which say "has it" and not "hates it".
+    """Read either form. implicit: "keep" or "drop" ratings of 0, which mean "has it", not "hates it".
 
     Lines with the wrong number of fields, books without title or author, and ratings of books that are not in the
     table are known flaws of the dump; they are left out and counted.
@@ -54,7 +54,7 @@ def _read(path, columns, separator, encoding, skipped):
     """Text columns of one table, indexed by line; malformed lines are counted in `skipped`.
 
     A line such as `"04";"A \\"Title\\"; more";"An Author"` has a field too many; in a few lines one is lost.
-    Python's csv module takes lines apart as pandas did for the published files, and knows their numbers.
+    Python's csv module splits lines as pandas did for the published files, and knows their numbers.
     """
     with raw.open_text(path, encoding) as file:
         reader = csv.reader(file, delimiter=separator)
@@ -67,7 +67,7 @@ def _read(path, columns, separator, encoding, skipped):
                 rows.append([fields[position] for position in positions])
                 lines.append(line)
             else:
-                malformed += bool(fields)  # an empty line is nothing
+                malformed += bool(fields)  # empty lines do not count
             line = reader.line_num + 1
     skipped[f"malformed lines of {path.name}"] = malformed
     if not rows:

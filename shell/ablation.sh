@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # What each part of the method is worth: the base model and every curriculum, zero-shot and few-shot, without and with the
-# general adapter if there is one, and a report. Started again, it goes on where it ended.
+# general adapter if there is one, and a report. The same command again continues where it stopped.
 #   bash shell/ablation.sh GPU TARGET SOURCE [arguments of both tuners]
 #   bash shell/ablation.sh 1 movie netflix
 #   CURRICULA="base, source" SHOTS=16 SEEDS=0 bash shell/ablation.sh cpu movie netflix
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-export ROOT_PATH="${ROOT_PATH:-$repository}"                       # data, adapters and base model hang under it
+export ROOT_PATH="${ROOT_PATH:-$repository}"                       # folder of data, adapters and base model
 export BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # or base_model/pocket-llama
 CURRICULA="${CURRICULA:-base, cot, source, cot source, stage1 stage12 cot source}" # base, or STAGES of zero_shot.sh
-GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                             # its folder, by default instruction_model/TARGET/alpaca
-                                                                   # if there is one; none: only without
+GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                             # its folder; by default instruction_model/TARGET/alpaca
+                                                                   # if there is one; none: run only without it
 export SHOTS="${SHOTS:-16 64 256}"
 export SEEDS="${SEEDS:-0 1 2}"
 
@@ -21,14 +21,14 @@ gpu="$1" target="$2" source_domain="$3"
 shift 3
 use_gpu "$gpu"
 export PYTHON
-[ -z "${EXP_NAME:-}" ] || fail "EXP_NAME '$EXP_NAME': it names one experiment, and an ablation is many; unset EXP_NAME"
+[ -z "${EXP_NAME:-}" ] || fail "EXP_NAME '$EXP_NAME': it names one experiment, but an ablation runs many; unset EXP_NAME"
 SHOTS="$(numbers SHOTS "$SHOTS" -1)"
 SEEDS="$(numbers SEEDS "$SEEDS")"
 refuse_flags "--base_model BASE_MODEL" "--train_data_path ROOT_PATH" "--val_data_path ROOT_PATH" "--test_data_path ROOT_PATH" \
   "--output_dir ROOT_PATH" "--resume_from_checkpoint GENERAL_ADAPTER" "--device GPU" "--stage CURRICULA" "--sample SHOTS" \
   "--seed SEEDS" "--source SOURCE" "--target TARGET" -- "$@"
 
-# 1. Everything the runs need is there
+# 1. Check that everything the runs need exists
 data="$ROOT_PATH/rec_data/$target"
 need "base model" "$BASE_MODEL" "base_model/README.md tells how to place one"
 for split in train valid test; do

@@ -6,16 +6,16 @@
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-ROOT_PATH="${ROOT_PATH:-$repository}"                       # data, adapters and base model hang under it
+ROOT_PATH="${ROOT_PATH:-$repository}"                       # folder of data, adapters and base model
 BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # or base_model/pocket-llama
 RECIPE="${RECIPE:-published}"                               # a file of shell/recipes: published, small
-STAGES="${STAGES:-cot source}"                              # of the instruction adapter, as given to zero_shot.sh
-GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                      # of it, too
-INSTRUCTION_ADAPTER="${INSTRUCTION_ADAPTER:-}"              # its folder, by default the one that zero_shot.sh made; or none
-EXP_NAME="${EXP_NAME:-}"                                    # name of the experiment, as given to zero_shot.sh: of the
-                                                            # instruction adapter and of output_model/TARGET/EXP_NAME
+STAGES="${STAGES:-cot source}"                              # the stages given to zero_shot.sh
+GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                      # the general adapter given to zero_shot.sh
+INSTRUCTION_ADAPTER="${INSTRUCTION_ADAPTER:-}"              # its folder; by default the one zero_shot.sh made; or none
+EXP_NAME="${EXP_NAME:-}"                                    # name of the experiment, as given to zero_shot.sh; names
+                                                            # the instruction adapter and output_model/TARGET/EXP_NAME
 SHOTS="${SHOTS:-16 64 256}"
-SEEDS="${SEEDS:-}"                                          # several seeds; instead of SEED
+SEEDS="${SEEDS:-}"                                          # several seeds, instead of SEED
 
 source "$repository/shell/launch.sh"
 [ $# -ge 3 ] || fail "usage: bash shell/few_shot.sh GPU SEED TARGET [arguments of rec_tuning.py], such as 1 0 movie"
@@ -30,7 +30,7 @@ refuse_flags "--base_model BASE_MODEL" "--train_data_path ROOT_PATH" "--val_data
   "--output_dir ROOT_PATH and EXP_NAME" "--resume_from_checkpoint INSTRUCTION_ADAPTER" "--device GPU" "--sample SHOTS" \
   "--seed SEED or SEEDS" "--target TARGET" -- "$@"
 
-# 1. Everything the run needs is there
+# 1. Check that everything the run needs exists
 data="$ROOT_PATH/rec_data/$target"
 name="$(adapter_name "$STAGES")"
 adapter="${INSTRUCTION_ADAPTER:-$ROOT_PATH/instruction_model/$target/${EXP_NAME:-$name}}"
@@ -46,10 +46,10 @@ if [ "$adapter" != none ]; then
     "${EXP_NAME:+EXP_NAME='$EXP_NAME' }STAGES='$STAGES' bash shell/zero_shot.sh $gpu $target SOURCE makes it (or name another: INSTRUCTION_ADAPTER)"
 fi
 
-# One run alone gets its <seed>_<shots> folder here; of several, rec_tuning.py makes one each
+# A single run gets its <seed>_<shots> folder here; for several, rec_tuning.py makes the folders
 case "$SHOTS $seeds" in *" "*" "*) ;; *) output="$output/${seeds}_$SHOTS" ;; esac
 
-# 2. Every seed with every number of shots, from the instruction adapter anew; what is complete is skipped
+# 2. Every seed with every number of shots, each from the instruction adapter; complete runs are skipped
 run rec_tuning.py \
   --base_model "$BASE_MODEL" --train_data_path "$data/train.json" --val_data_path "$data/valid.json" \
   --test_data_path "$data/test.json" ${start[@]+"${start[@]}"} --output_dir "$output" \

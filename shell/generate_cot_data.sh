@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Chain-of-thought data of the source domains, then one cot_data/stage123.json. Started again, it goes on where it ended.
+# Chain-of-thought data of the source domains, then one cot_data/stage123.json. The same command again continues where it stopped.
 #   OPENAI_API_KEY=... bash shell/generate_cot_data.sh [arguments of generate_data.py]
-#   bash shell/generate_cot_data.sh --dry_run --price_in 30 --price_out 60        # what it would cost; asks nothing
+#   bash shell/generate_cot_data.sh --dry_run --price_in 30 --price_out 60        # shows the cost; sends no request
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-ROOT_PATH="${ROOT_PATH:-$repository}"             # data hangs under it
+ROOT_PATH="${ROOT_PATH:-$repository}"             # folder of the data
 SOURCES="${SOURCES:-netflix amazon-book}"         # source domains
-BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # its tokenizer tells which records are too long
+BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # its tokenizer finds the records that are too long
 
 source "$repository/shell/launch.sh"
 
-# 1. Everything the run needs is there, before the first call is paid for
+# 1. Check that everything the run needs exists, before the first paid call
 dry_run=""
 for argument in "$@"; do
   case "$argument" in --dry_run | --help | -h) dry_run=yes ;; esac
@@ -28,7 +28,7 @@ for source_domain in $SOURCES; do
 done
 [ -z "$dry_run" ] || exit 0
 
-# 3. Hits become instruction records
+# 3. Make instruction records from the hits
 echo "== stage123.json"
 tokenizer=()
 [ ! -e "$BASE_MODEL" ] || tokenizer=(--base_model "$BASE_MODEL")

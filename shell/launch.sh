@@ -6,7 +6,7 @@ fail() {
   exit 2
 }
 
-# The project's own environment if shell/setup.sh has made it, else the python on the PATH.
+# The project's own environment if shell/setup.sh has made it, else python3 from the PATH.
 if [ -z "${PYTHON:-}" ]; then
   PYTHON="$repository/.venv/bin/python"
   [ -x "$PYTHON" ] || PYTHON="$(command -v python3 || true)"
@@ -20,14 +20,14 @@ use_recipe() {
   source "$repository/shell/recipes/$1.sh"
 }
 
-# words TEXT: its words with one space between them, so that names and folders depend on the words alone.
+# words TEXT: its words with one space between them, so that extra spaces do not change folder names.
 words() {
   local word all=""
   for word in $1; do all="$all $word"; done
   echo "${all# }"
 }
 
-# numbers NAME TEXT [LEAST]: the whole numbers in TEXT, each once, in their order; stop if there is none, or something else.
+# numbers NAME TEXT [LEAST]: the whole numbers in TEXT, in order, without repeats; stop if there are none, or other words.
 numbers() {
   local word all=""
   for word in $2; do
@@ -50,7 +50,7 @@ refuse_flags() {
   done
 }
 
-# need WHAT PATH HOW: stop unless PATH exists, saying what is missing, where it was looked for, and what makes it.
+# need WHAT PATH HOW: stop unless PATH exists; the error says what is missing, where it should be, and how to make it.
 need() {
   [ -e "$2" ] || fail "no $1 at $2; $3"
 }
@@ -68,8 +68,8 @@ use_gpu() {
   case "$PROCESSES" in *[!0-9]*) fail "GPU '$1': give a number of processes, such as cpu:2" ;; esac
 }
 
-# run SCRIPT [arguments]: one process, or as many as there are GPUs, which accelerate starts. ACCELERATE_ARGS tells
-# `accelerate launch` something else than one machine and DDP: a file of shell/accelerate, or several machines.
+# run SCRIPT [arguments]: one process, or one for each GPU, started by accelerate. ACCELERATE_ARGS replaces the arguments of
+# `accelerate launch`, which are one machine and DDP: give a file of shell/accelerate, or several machines.
 run() {
   local script="$repository/$1"
   local how="${ACCELERATE_ARGS:---multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no}"
@@ -78,8 +78,8 @@ run() {
     "$PYTHON" "$script" "$@"
     return
   fi
-  "$PYTHON" "$script" "$@" --check_only # one process says once what is wrong
-  if [ "$DEVICE" = cpu ]; then          # accelerate leaves several processes on the CPU to MPI; this needs none
+  "$PYTHON" "$script" "$@" --check_only # in one process, so that an error is printed once
+  if [ "$DEVICE" = cpu ]; then          # accelerate needs MPI for several processes on the CPU; torch does not
     OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" "$PYTHON" -m torch.distributed.run --standalone \
       --nproc_per_node "$PROCESSES" "$script" "$@"
   else
@@ -88,7 +88,7 @@ run() {
 }
 
 # adapter_name STAGES: the folder name of the published layout, alpaca_stage123_instrument for "cot source". It begins
-# with the name of GENERAL_ADAPTER, or with fresh where that is none.
+# with the name of GENERAL_ADAPTER, or with "fresh" if that is none.
 adapter_name() {
   local name=alpaca stage
   [ -n "$1" ] || fail "STAGES is empty: give at least one of cot and source"
@@ -105,7 +105,7 @@ adapter_name() {
   echo "$name"
 }
 
-# train_data STAGE: the file that the stage learns from.
+# train_data STAGE: the training file of the stage.
 train_data() {
   case "$1" in
     stage1 | stage12) echo "$ROOT_PATH/cot_data/$1.json" ;;
@@ -114,7 +114,7 @@ train_data() {
   esac
 }
 
-# need_train_data STAGES: stop unless the files of all stages are there.
+# need_train_data STAGES: stop unless the training files of all stages exist.
 need_train_data() {
   local stage
   for stage in $1; do

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The whole method on this machine, without a GPU: a few minutes on two CPU cores.
+# Runs the whole method on this machine, without a GPU: a few minutes on two CPU cores.
 #   bash shell/quickstart.sh
-# 1. makes .venv and installs requirements.txt                          (the network is used for this only)
+# 1. makes .venv and installs requirements.txt                          (the only step that uses the network)
 # 2. makes demo_workspace/: fictional films and books with known ground truth
-# 3. chain-of-thought data from an offline teacher on loopback          (real client, no key, no cost)
+# 3. chain-of-thought data from a local offline teacher                 (real client, no key, no cost)
 # 4. evaluate.py on the untuned model
 # 5. shell/zero_shot.sh cpu movie netflix                               (CoT stage, source stage, zero-shot AUC)
 # 6. shell/few_shot.sh cpu 0 movie                                      (16, 64, 256 shots)
 # 7. a table and demo_workspace/quickstart.png
-# A second run finds everything complete and ends with the same table.
+# A second run finds everything complete and prints the same table.
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
@@ -33,19 +33,19 @@ case " $STAGES " in *" cot "*)
   teacher=$!
   trap "kill $teacher 2>/dev/null" EXIT
   until [ -s "$url_file" ]; do
-    kill -0 "$teacher" 2>/dev/null || { echo "error: the offline teacher ended before it could be asked" >&2; exit 1; }
+    kill -0 "$teacher" 2>/dev/null || { echo "error: the offline teacher stopped before it was ready" >&2; exit 1; }
     sleep 0.1
   done
   OPENAI_API_KEY=none-needed OPENAI_BASE_URL="$(cat "$url_file")" bash shell/generate_cot_data.sh --model tlrec-offline-teacher
   ;;
 esac
 
-# What the model is worth before any tuning
+# The score before any tuning
 data="$ROOT_PATH/rec_data/movie"
 "$PYTHON" evaluate.py --base_model "$BASE_MODEL" --device cpu --target movie --test_data_path "$data/test.json" \
   --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/movie/base" >/dev/null
 
-# Fewer rows and epochs than published, for the sake of time; and as pocket-llama is narrow, LoRA takes larger steps.
+# Fewer rows and epochs than published, to save time; larger LoRA steps, because pocket-llama is narrow.
 bash shell/zero_shot.sh cpu movie netflix --max_train_samples "${SOURCE_ROWS:-192}"
 bash shell/few_shot.sh cpu 0 movie --num_epochs 10 --warmup_steps 5 --learning_rate 2e-3 --no-train_on_inputs
 

@@ -5,7 +5,7 @@
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-ROOT_PATH="${ROOT_PATH:-$repository}" # the runs are looked for everywhere under it
+ROOT_PATH="${ROOT_PATH:-$repository}" # searched for runs, with all its subfolders
 
 source "$repository/shell/launch.sh"
 PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m tlrec.report "$ROOT_PATH" "$@"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Make .venv and install requirements.txt into it, with what it brings along at the versions of shell/constraints.txt; does
-# nothing when that is done already. Leaves PYTHON set when sourced, and install_requirements for further files.
+# Make .venv and install requirements.txt into it, with all dependencies at the versions in shell/constraints.txt; does
+# nothing if that is already done. When sourced, it sets PYTHON and defines install_requirements for further files.
 #   bash shell/setup.sh
-# An environment of your own is used as it is: PYTHON=/path/to/python bash shell/...
+# Your own environment is used unchanged: PYTHON=/path/to/python bash shell/...
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-# install_requirements FILE: into .venv, unless FILE and the constraints are what was installed the last time.
+# install_requirements FILE: into .venv, unless FILE and the constraints are unchanged since the last time.
 install_requirements() {
   [ -z "$own_environment" ] || return 0
   local constraints="$repository/shell/constraints.txt" installed="$repository/.venv/installed-${1//\//-}"

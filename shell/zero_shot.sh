@@ -6,14 +6,14 @@
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-ROOT_PATH="${ROOT_PATH:-$repository}"                       # data, adapters and base model hang under it
+ROOT_PATH="${ROOT_PATH:-$repository}"                       # folder of data, adapters and base model
 BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # or base_model/pocket-llama
 RECIPE="${RECIPE:-published}"                               # a file of shell/recipes: published, small
 STAGES="${STAGES:-cot source}"                              # also: source, cot, "source cot", "stage1 stage12 cot source"
-GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                      # folder to start from, none: a fresh LoRA; by default
+GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                      # folder to start from; none: a fresh LoRA; by default
                                                             # instruction_model/TARGET/alpaca if there is one
-EXP_NAME="${EXP_NAME:-}"                                    # name of the experiment: of the last adapter's folder, from
-                                                            # which few_shot.sh starts; by default made from STAGES
+EXP_NAME="${EXP_NAME:-}"                                    # name of the experiment and of the last adapter's folder,
+                                                            # few_shot.sh's start; by default made from STAGES
 VALID="${VALID:-target}"                                    # select checkpoints on target or on source validation data
 EVALUATE_ARGS="${EVALUATE_ARGS:-}"                          # more arguments of evaluate.py, such as "--token_budget 2048"
 
@@ -28,7 +28,7 @@ refuse_flags "--base_model BASE_MODEL" "--train_data_path ROOT_PATH and STAGES" 
   "--output_dir ROOT_PATH and EXP_NAME" "--resume_from_checkpoint GENERAL_ADAPTER" "--device GPU" "--stage STAGES" \
   "--source SOURCE" "--target TARGET" -- "$@"
 
-# 1. Everything the run needs is there
+# 1. Check that everything the run needs exists
 test="$ROOT_PATH/rec_data/$target/test.json"
 case "$VALID" in
   target) valid="$ROOT_PATH/rec_data/$target/valid.json" ;;
@@ -43,7 +43,7 @@ need_train_data "$STAGES"
 need "validation data" "$valid" "rec_data/README.md tells how to make it"
 need "test data" "$test" "rec_data/README.md tells how to make it"
 
-# 2. One adapter after the other, each starting from the one before
+# 2. One adapter after another, each starting from the one before
 start=()
 general="${GENERAL_ADAPTER:-$adapters/alpaca}"
 if [ -e "$general/adapter_config.json" ]; then
@@ -64,11 +64,11 @@ for stage in $STAGES; do
   start=(--resume_from_checkpoint "$output")
 done
 
-# 3. Zero-shot AUC on the target's test set, scored as the adapter was tuned: its run.json says how
+# 3. Zero-shot AUC on the target's test set, scored with the settings in the adapter's run.json
 echo "== zero-shot: $output"
-floors=() # those that know the items need the target's train split
+floors=() # the floors that use items need the target's train split
 [ -e "$ROOT_PATH/rec_data/$target/train.json" ] && floors=(--train_data_path "$ROOT_PATH/rec_data/$target/train.json")
-trust=() # a choice of the user's, which no file makes for them
+trust=() # only the user can allow this, so no file keeps it
 for argument in "$@"; do [ "$argument" != --trust_remote_code ] || trust=(--trust_remote_code); done
 run evaluate.py \
   --base_model "$BASE_MODEL" --lora_weights "$output" --test_data_path "$test" ${floors[@]+"${floors[@]}"} \

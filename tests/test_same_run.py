@@ -67,6 +67,15 @@ def test_an_old_run_goes_by_the_name_of_its_base_model(tmp_path, data, written):
     assert differences(found, other) == ["--base_model (llama-7b, not llama-13b)"]
 
 
+@pytest.mark.parametrize("on_inputs, weight", [(True, 1.0), (False, 0.0)])
+def test_an_old_run_has_the_defaults_of_later_flags(tmp_path, data, on_inputs, weight):
+    folder = finished(tmp_path / "run", ARGUMENTS | {"train_on_inputs": on_inputs}, data, None, BASE)
+    now = ARGUMENTS | {"prompt_loss_weight": weight, "max_val_samples": -1}
+    assert is_complete(folder, describe(now, data, None, BASE))
+    assert not is_complete(folder, describe(now | {"prompt_loss_weight": 0.5}, data, None, BASE))
+    assert not is_complete(folder, describe(now | {"max_val_samples": 100}, data, None, BASE))
+
+
 def test_overwrite_acts_once_on_what_is_finished(tmp_path, data):
     wanted = describe(ARGUMENTS | {"overwrite": True}, data, None, BASE)
     before = finished(tmp_path / "before", ARGUMENTS, data, None, BASE)

@@ -21,6 +21,10 @@ BOOKKEEPING = {  # flags that do not change an adapter, and those whose contents
 }
 
 
+# Flags that came later, with the value that every run before them had.
+LATER_FLAGS = {"max_val_samples": -1, "prompt_loss_weight": 1.0}
+
+
 def describe(arguments, data, start_adapter=None, base=None):
     """What makes a run the run it is, as its run.json has it.
 
@@ -38,10 +42,11 @@ def differences(found, wanted):
     """
 
     def flags(run):
+        given = {**LATER_FLAGS, **run["arguments"]}
+        if "train_on_inputs" in given:  # what --prompt_loss_weight was called
+            given["prompt_loss_weight"] = float(given.pop("train_on_inputs"))
         return {
-            f"--{key}": value
-            for key, value in run["arguments"].items()
-            if key not in BOOKKEEPING and not key.endswith("_path")
+            f"--{key}": value for key, value in given.items() if key not in BOOKKEEPING and not key.endswith("_path")
         }
 
     def contents(run):

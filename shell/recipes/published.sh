@@ -1,3 +1,3 @@
-# The published recipe (RECIPE=published, the default): LLaMA-7B. The tuners' own defaults, so there is nothing to add.
+# The published recipe (RECIPE=published, the default): LLaMA-7B. These are the tuners' defaults, so nothing is added.
 instruction_flags=()
 few_shot_flags=()

@@ -11,7 +11,6 @@
 9. The summary names every step in the order of the curriculum and compares the right ones.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -23,6 +22,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from base_model import pocket_texts, pocket_tokens, pocket_words
 from tests.support import synthetic
 from tlrec.data.preferences import Item, Preference, build_record, parse_input
 from tlrec.data.records import labels_of, read_records
@@ -200,19 +200,10 @@ def test_command_line(tmp_path):
 # ------------------------------------------------------------------------------------------------- 6: pretraining
 
 
-@pytest.fixture(scope="module")
-def pretraining():
-    spec = importlib.util.spec_from_file_location("train_pocket_llama", REPOSITORY / "base_model/train_pocket_llama.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_pretraining_text_keeps_published_wording_and_demo_items_out(pretraining, demo):
+def test_pretraining_text_keeps_published_wording_and_demo_items_out(demo):
     root, _ = demo
     rng = np.random.default_rng(5)
-    text = "\n".join(pretraining.text(rng, progress) for progress in np.linspace(0, 1, 1500))
+    text = "\n".join(pocket_texts.text(rng, progress) for progress in np.linspace(0, 1, 1500))
     sentence = build_record(Preference((), (), Item("x"), "movie"), True)["instruction"].split(" movie ")[0]
     assert sentence not in text
     themed = {t for t in re.findall(r'"([^"\n]*) \((2[1-9]\d\d)\)"', text) if world.theme_of(t[0]) and int(t[1]) > 2149}
@@ -221,13 +212,13 @@ def test_pretraining_text_keeps_published_wording_and_demo_items_out(pretraining
     assert not any(f"written by {item.creator}" in text for item in items_of(root, "book"))
 
 
-def test_pretraining_text_is_deterministic(pretraining):
-    one, two = ([pretraining.text(rng, 0.5) for _ in range(20)] for rng in map(np.random.default_rng, (3, 3)))
+def test_pretraining_text_is_deterministic():
+    one, two = ([pocket_texts.text(rng, 0.5) for _ in range(20)] for rng in map(np.random.default_rng, (3, 3)))
     assert one == two
 
 
-def test_places_of_lists_and_answers(pretraining):
-    encode = pretraining.Encoder(POCKET_LLAMA)
+def test_places_of_lists_and_answers():
+    encode = pocket_tokens.Encoder(POCKET_LLAMA)
     sample = encode('Likes: "No Harbor"\nDislikes: "Judge"\nWill the user like "Tide"?\nYes.')
     pieces = [encode.pieces.id_to_piece(i) for i in sample.ids]
     assert [pieces[i] for i in sample.answers] == ["Yes"]
@@ -287,12 +278,12 @@ def p_yes(pocket_llama, records):
     return np.array(scores)
 
 
-def test_it_weighs_the_share_of_likes_of_unknown_titles(pocket_llama, pretraining):
+def test_it_weighs_the_share_of_likes_of_unknown_titles(pocket_llama):
     rng = np.random.default_rng(11)
     records, shares = [], []
     for likes in range(11):
         for _ in range(3):
-            titles = [Item(f"{pretraining.any_title(rng, 'book')} (1995)") for _ in range(11)]
+            titles = [Item(f"{pocket_words.any_title(rng, 'book')} (1995)") for _ in range(11)]
             preference = Preference(tuple(titles[:likes]), tuple(titles[likes:10]), titles[10], "movie")
             records.append(build_record(preference, True))
             shares.append(likes)
@@ -327,8 +318,10 @@ def evaluated(tmp_path_factory):
     adapters = root / "instruction_model" / "movie"
     cot = synthetic.tune(adapters / "alpaca_stage123", paths, "cot")
     source = synthetic.tune(adapters / "alpaca_stage123_instrument", paths, "source", start=cot)
-    shots = {n: synthetic.tune(root / "output_model" / "movie" / "runs" / f"0_{n}", paths, "few-shot", source, shots=n)
-             for n in (16, 256)}  # fmt: skip
+    shots = {
+        n: synthetic.tune(root / "output_model" / "movie" / "runs" / f"0_{n}", paths, "few-shot", source, shots=n)
+        for n in (16, 256)
+    }
     untuned = root / "output_model" / "movie" / "untuned"
     for skill, (folder, adapter) in enumerate(
         [(untuned, None), (cot, cot), (source, source), *((f, f) for f in shots.values())]
@@ -347,8 +340,10 @@ def test_the_summary_compares_zero_shot_and_most_shots(evaluated):
     results = summary.collect(evaluated, "movie")
     aucs = [result.metrics["auc"] for result in results]
     said = {text: difference["difference"] for text, difference in summary.gains(results)}
-    assert said == {"zero-shot - untuned": pytest.approx(aucs[2] - aucs[0]),
-                    "256 shots - zero-shot": pytest.approx(aucs[4] - aucs[2])}  # fmt: skip
+    assert said == {
+        "zero-shot - untuned": pytest.approx(aucs[2] - aucs[0]),
+        "256 shots - zero-shot": pytest.approx(aucs[4] - aucs[2]),
+    }
 
 
 def test_the_summary_prints_the_table_and_draws(evaluated):
@@ -356,8 +351,18 @@ def test_the_summary_prints_the_table_and_draws(evaluated):
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    begins = ["floor", "untuned", "after CoT", "after source (zero-shot)", "16 shots", "256 shots", "best reachable",
-              "zero-shot - untuned", "256 shots - zero-shot", "picture"]  # fmt: skip
+    begins = [
+        "floor",
+        "untuned",
+        "after CoT",
+        "after source (zero-shot)",
+        "16 shots",
+        "256 shots",
+        "best reachable",
+        "zero-shot - untuned",
+        "256 shots - zero-shot",
+        "picture",
+    ]
     assert [begin for begin, line in zip(begins, lines[3:]) if not line.startswith(begin)] == []
     assert (evaluated / "quickstart.png").stat().st_size > 10_000
 

@@ -306,7 +306,7 @@ def test_halves_of_many_users(records):
 
 def test_intervals_are_those_of_a_plain_bootstrap():
     values = np.random.default_rng(1).normal(size=(30, 2))
-    samples = bootstrap_means(values, 500, seed=4)
+    samples = bootstrap_means(values, None, 500, seed=4)
     draws = np.random.default_rng(4).integers(30, size=(500, 30))
     np.testing.assert_allclose(samples, values[draws].mean(axis=1))
     scores = [(np.array([value, 0.0]), np.array([value > 1, False])) for value in values[:, 0]]

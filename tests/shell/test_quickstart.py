@@ -23,4 +23,4 @@ def test_a_teacher_that_dies_ends_the_quickstart(tmp_path):
     command = ["bash", REPOSITORY / "shell" / "quickstart.sh"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
     assert done.returncode == 1
-    assert done.stderr == "no room\nerror: the offline teacher ended before it could be asked\n"
+    assert done.stderr == "no room\nerror: the offline teacher stopped before it was ready\n"

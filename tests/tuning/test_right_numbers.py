@@ -276,8 +276,9 @@ def test_float16_of_a_gpu_is_scored_in_float32_on_the_cpu_and_said(sweep, evalua
     (tmp_path / "a" / "run.json").write_text(json.dumps(run))
     status, out, err = evaluate(tmp_path / "a")
     assert status == 0, err
-    assert out.splitlines()[1].endswith("dtype float32, quantization none, attention sdpa; "
-                                        "tuned with dtype float16, attention flash_attention_2")  # fmt: skip
+    assert out.splitlines()[1].endswith(
+        "dtype float32, quantization none, attention sdpa; tuned with dtype float16, attention flash_attention_2"
+    )
 
 
 # --------------------------------------------------------------------------------------------- another base model

@@ -5,7 +5,7 @@
 
     python -m tlrec.baselines ... --rank full
 
-Reads  labelled preference records; `--sample` and `--seed` draw the very rows that rec_tuning.py draws.
+Reads  labelled preference records; `--sample` and `--seed` draw the same rows as rec_tuning.py.
 Writes metrics.json and predictions.jsonl, as evaluate.py does, into --output_dir/<method>/<seed>_<shots>; runs that are
        complete are skipped. With --rank also ranking.json and ranks.jsonl, on the candidates that evaluate.py ranks
        with the same flags, test and train data (docs/ranking.md). `python -m tlrec.report` shows them beside the language models.
@@ -45,13 +45,13 @@ def parse_arguments():
     add = parser.add_argument
     add("--method", nargs="+", choices=NAMES, default=list(NAMES), help="(default: all of them)")
     add("--train_data_path", required=True, help="labelled records to draw the shots from")
-    add("--val_data_path", required=True, help="labelled records that end the training of the neural methods")
+    add("--val_data_path", required=True, help="labelled records that tell the neural methods when to stop")
     add("--test_data_path", required=True, help="labelled records to score")
-    add("--output_dir", required=True, help="folder of the <method>/<seed>_<shots> folders")
+    add("--output_dir", required=True, help="folder for the <method>/<seed>_<shots> folders")
     add("--sample", type=int, nargs="+", default=[16, 64, 256, -1], help="shots; -1: all rows (default: 16 64 256 -1)")
-    add("--seed", type=int, nargs="+", default=[0, 1, 2], help="of the draw and the training (default: 0 1 2)")
-    add("--num_epochs", type=int, default=200, help="at most, of the neural methods (default: %(default)s)")
-    add("--patience", type=int, default=20, help="stop after so many validations without gain (default: %(default)s)")
+    add("--seed", type=int, nargs="+", default=[0, 1, 2], help="seeds of the draw and the training (default: 0 1 2)")
+    add("--num_epochs", type=int, default=200, help="most epochs of the neural methods (default: %(default)s)")
+    add("--patience", type=int, default=20, help="stop after this many validations without gain (default: %(default)s)")
     add("--target", help="name of the target domain in metrics.json")
     add("--rank", metavar="full|N", help="also rank: all items that a user has not rated before, or N sampled ones")
     add("--items", metavar="FILE", help="catalogue, CSV or Parquet (default: item_mapping.csv beside the test data)")

@@ -1,4 +1,4 @@
-"""Baselines that count: popularity and item-kNN, over the ratings that the training shots hold."""
+"""Baselines that count: popularity and item-kNN, over the ratings in the training shots."""
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -6,14 +6,15 @@ from sklearn.preprocessing import normalize
 
 from tlrec.data.users import infer_users
 
-PRIOR = 5  # ratings' worth of the mean like-rate in an item's own
+PRIOR = 5  # made-up ratings at the mean like-rate, added to an item's own
 VOTE = 1.0  # weight of the mean like-rate among the votes of the neighbours
 
 
 def ratings_of(preferences, labels):
-    """{(user, item): liked} of everything that rows say, histories and targets.
+    """{(user, item): liked} of all histories and targets.
 
-    Rows of a user overlap and repeat a rating up to eleven times; with users inferred from the overlaps it counts once.
+    Rows of a user overlap and repeat a rating up to eleven times; users are inferred from the overlaps, so that each
+    rating counts once.
     """
     ratings = {}
     for user, preference, label in zip(infer_users(preferences, labels).tolist(), preferences, labels, strict=True):
@@ -24,10 +25,10 @@ def ratings_of(preferences, labels):
 
 
 class Popularity:
-    """P(like) of an item: its like-rate among `ratings`, whoever asks.
+    """P(like) of an item: its like-rate among `ratings`, the same for all users.
 
-    (likes + 5 m) / (times + 5), where m is the like-rate of all ratings: PRIOR made-up ratings hold back the rates of
-    items that were rated once or twice, and an item never rated gets m.
+    (likes + 5 m) / (times + 5), where m is the like-rate of all ratings: PRIOR made-up ratings pull the rates
+    of items with few ratings towards m, and an item that was never rated gets m.
     """
 
     def __init__(self, ratings):
@@ -54,7 +55,7 @@ class ItemKNN:
     target and history item. A liked item votes for the target if s > 0 and against it if s < 0, a disliked one the
     other way round, each with weight |s| (weighted sum of Sarwar et al. 2001, Item-Based Collaborative Filtering
     Recommendation Algorithms, WWW, section 3.2). All history items are neighbours. The mean like-rate of the training
-    ratings votes too, with weight VOTE, and alone where the target or the whole history was never rated in training.
+    ratings votes too, with weight VOTE; it is the result if the target or the whole history was never rated in training.
     """
 
     def __init__(self, ratings):

@@ -1,15 +1,15 @@
 """SASRec, GRU4Rec and Caser as models of P(like | history with likes and dislikes, target), in plain PyTorch.
 
-The papers rank the next item among all; here the target is given and the question is whether it will be liked. So each
-paper's encoder of a history is kept, with its sizes, dropout and optimiser, and three things are common to all:
+The papers rank the next item among all items; here the target is given and the question is whether it will be liked. So
+the encoder of each paper is kept, with its sizes, dropout and optimiser, and three things are the same for all:
 
     input    embedding of the item + embedding of like or dislike, padded on the left
-    output   logit = h . t[target] + b[target] + w . h + b, with h the encoded history; w sees how much a user likes
+    output   logit = h . t[target] + b[target] + w . h + b, with h the encoded history; w learns how much a user likes in general
     loss     binary cross-entropy on the label of the target
 
-Training replaces each item by "unknown" with probability UNKNOWN_SHARE, so that the embedding which stands for unseen
-items is learned. It ends when the log-loss on validation rows has not improved `patience` times in a row (20 epochs in SASRec's
-section IV), and the best state is kept. Same seed, same numbers on one CPU thread.
+Training replaces each item by "unknown" with probability UNKNOWN_SHARE, so that the embedding of unseen items is
+learned. It stops when the log-loss on validation rows has not improved `patience` times in a row (20 epochs in SASRec's
+section IV), and the best state is kept. The same seed gives the same numbers on one CPU thread.
 """
 
 import copy
@@ -27,11 +27,11 @@ ROWS_AT_ONCE = 4096  # in prediction
 
 
 class SequenceModel(nn.Module):
-    """What the three have in common. Of its paper a subclass gives `size`, `batch_size`, `optimizer()` and
+    """What the three have in common. A subclass defines, as in its paper, `size`, `batch_size`, `optimizer()` and
     `encode(items, history)`: item ids (n, length) and embedded histories (n, length, size) to hidden states (n, size)."""
 
     def __init__(self, n_items, length):
-        """n_items: number of ids, padding and unknown among them. length: items in the longest history."""
+        """n_items: number of ids, including padding and unknown. length: items in the longest history."""
         super().__init__()
         self.length = length
         self.items = nn.Embedding(n_items, self.size, padding_idx=PADDING)
@@ -64,7 +64,7 @@ class SASRec(SequenceModel):
     """Kang and McAuley (2018), Self-Attentive Sequential Recommendation, ICDM.
 
     Two blocks of causal self-attention with one head, learned positions, the item embedding shared with the output;
-    d = 50, batch 128, Adam with 0.001, and dropout 0.2, theirs for MovieLens, as in section IV and the published code.
+    d = 50, batch 128, Adam with 0.001, and dropout 0.2 (their value for MovieLens), as in section IV and the published code.
     """
 
     size, batch_size, dropout = 50, 128, 0.2
@@ -80,11 +80,11 @@ class SASRec(SequenceModel):
         self.norm = nn.LayerNorm(self.size)
 
     def states(self, items, history):
-        """Hidden states of all positions, (n, length, size), each of what came until then; zero at padding."""
+        """Hidden states of all positions, (n, length, size), each seeing the items up to it; zero at padding."""
         known = items != PADDING
         later = torch.ones(self.length, self.length, dtype=torch.bool).triu(1)
         hidden_from = later | ~known[:, None, :]
-        hidden_from &= ~torch.eye(self.length, dtype=torch.bool)  # a softmax over nothing is NaN
+        hidden_from &= ~torch.eye(self.length, dtype=torch.bool)  # a softmax over no position is NaN
         states = functional.dropout(history * self.size**0.5 + self.positions, self.dropout, self.training)
         for block in self.blocks:
             states = block(states, hidden_from)
@@ -126,7 +126,7 @@ class Caser(SequenceModel):
 
     16 horizontal filters of every height, pooled by maximum over time, and 4 vertical filters, then a layer of size
     d = 50; all ReLU, dropout 0.5, Adam with 0.001 and weight decay 1e-6, as in the published code; batch 100, as in the
-    paper. No user embeddings, since test users are new; and the filters span the whole history, not its last five items.
+    paper. No user embeddings, because test users are new; the filters cover the whole history, not its last five items.
     """
 
     size, batch_size, dropout = 50, 100, 0.5
@@ -148,7 +148,7 @@ class Caser(SequenceModel):
 
 
 def item_ids(preferences):
-    """{item: id} of every item in histories and targets, in order of appearance; ids begin after UNKNOWN."""
+    """{item: id} of every item in histories and targets, in order of appearance; ids start after UNKNOWN."""
     items = (item for preference in preferences for item in (*preference.history, preference.target))
     return {item: number for number, item in enumerate(dict.fromkeys(items), start=UNKNOWN + 1)}
 
@@ -174,10 +174,10 @@ def logits(model, rows):
 
 
 def train(model, rows, labels, valid_rows, valid_labels, num_epochs, patience):
-    """Train `model` in place and leave it as it was at its best validation; returns (that step, its log-loss).
+    """Train `model` in place, ending with its state at the best validation; returns (that step, its log-loss).
 
-    rows, valid_rows: of `encode`. labels, valid_labels: (n,) float tensors of 0 and 1. Validated after every epoch, or
-    every EVAL_STEPS steps in longer ones: overlapping windows are learned by heart within a single epoch.
+    rows, valid_rows: from `encode`. labels, valid_labels: (n,) float tensors of 0 and 1. Validates after every epoch, and
+    in long epochs every EVAL_STEPS steps: overlapping windows are memorised within a single epoch.
     """
     optimizer = model.optimizer()
     loss_of = functional.binary_cross_entropy_with_logits

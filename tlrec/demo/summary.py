@@ -1,9 +1,9 @@
-"""The quickstart's last page: AUC on a demo workspace, untuned and after every step, between floor and best reachable.
+"""The quickstart's summary: AUC on a demo workspace, untuned and after every step, beside floor and best reachable.
 
     python -m tlrec.demo.summary demo_workspace movie
 
-In: `demo.json` and the evaluations below `instruction_model/` and `output_model/`, told apart by what their metrics.json
-says of them. Out: a table, the two differences that tuning is about, and `quickstart.png` in the workspace.
+In: `demo.json` and the evaluations below `instruction_model/` and `output_model/`; their metrics.json tells which step
+each belongs to. Out: a table, what the curriculum and the shots add, and `quickstart.png` in the workspace.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def collect(root, target):
             continue
         adapter = metrics["run"].get("adapter")
         if adapter and not adapter["run"]:
-            continue  # not made by these scripts: its step is unknown
+            continue  # an adapter from elsewhere: its step is unknown
         order, name, shots = step_of(adapter)
         found.append(Result(order, name, shots, path.parent, metrics))
     if not any(result.metrics["run"].get("adapter") for result in found):
@@ -49,7 +49,7 @@ def collect(root, target):
 
 
 def step_of(adapter):
-    """(sort key, name, shots) of the step that made an adapter, None for the base model alone."""
+    """(sort key, name, shots) of the step that made an adapter; `adapter` is None for the base model alone."""
     if not adapter:
         return (0,), "untuned", 0
     run = adapter["run"]
@@ -62,7 +62,7 @@ def step_of(adapter):
 
 
 def zero_shot(result, found):
-    """The result, called zero-shot if it is the last one before any shots."""
+    """The result, with "(zero-shot)" in its name if it is the last one before any shots."""
     last = [other for other in found if not other.shots][-1]
     if result is not last or result.order == (0,):
         return result

@@ -1,15 +1,15 @@
-"""An offline teacher: a small server on loopback with OpenAI's chat completions, files and batches.
+"""An offline teacher: a small local server with OpenAI's API of chat completions, files and batches.
 
     python -m tlrec.demo.teacher --port 0 --url_file teacher.url &
     export OPENAI_API_KEY=none OPENAI_BASE_URL="$(cat teacher.url)"
     python cot_data/generate_data.py --model tlrec-offline-teacher
 
-It answers the three prompts of cot_data/prompts/ from rules (themes of the demo world, authors, shared words) and from
-nothing but the prompt itself, so that quickstart and tests run the real client over a real connection. It serves one
-model, `tlrec-offline-teacher`, and signs every answer with that name: nothing here can be taken for the output of GPT.
+It answers the three prompts of cot_data/prompts/ by rules (themes of the demo world, authors, shared words) that read
+only the prompt, so the quickstart and the tests run the real client over a real connection. It serves one model,
+`tlrec-offline-teacher`, and gives that name in every answer, so that no answer can be mistaken for GPT's.
 
-It can be told to misbehave. Whether a request fails is drawn from --seed, its prompt and how often that prompt has been
-asked; whether an answer is bad from --seed and its prompt alone. So the same command meets the same faults.
+Flags make it fail on purpose. Whether a request fails depends on --seed, its prompt and how often that prompt was asked
+before; whether an answer is bad depends on --seed and its prompt alone. So the same command meets the same faults.
 """
 
 import argparse
@@ -38,7 +38,7 @@ ANSWER_FAULTS = ("empty", "cut_off", "malformed", "refused")
 
 
 def answer_prompt(prompt):
-    """The teacher's answer to a prompt of cot_data/prompts/, or to anything else, one sentence that says so."""
+    """The teacher's answer to a prompt of cot_data/prompts/; any other prompt gets one sentence that says so."""
     known = _block(prompt, r"The \w+ I know:")
     steps = re.findall(r"^Step (\d):", prompt, re.MULTILINE)
     if not known or not steps:
@@ -63,7 +63,7 @@ def _block(prompt, heading):
 
 
 def _features(item):
-    """What the rules know of an item: its theme or its words, and its author."""
+    """What the rules know about an item: its theme or its words, and its author."""
     title, _, author = item.partition(" written by ")
     theme = theme_of(title)
     words = {theme} if theme else {word.casefold() for word in re.findall(r"[^\W\d]{4,}", title)}
@@ -125,7 +125,7 @@ class Teacher(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def handle_error(self, request, client_address):
-        """A client that went away is no error of the server's."""
+        """A client that disconnects is not a server error."""
 
     def note(self, digest, fate):
         if self.log:
@@ -133,7 +133,7 @@ class Teacher(ThreadingHTTPServer):
                 self.log.write(json.dumps({"prompt": digest, "fate": fate}) + "\n")
 
     def complete(self, body, batched=False):
-        """(status, headers, body, fate) for a chat request; fate None stands for an answer."""
+        """(prompt digest, status, headers, body, fate) for a chat request; fate is None for a good answer."""
         prompt = body["messages"][-1]["content"]
         digest = hashlib.sha256(prompt.encode()).hexdigest()
         with self.lock:
@@ -261,8 +261,8 @@ class Handler(BaseHTTPRequestHandler):
                 file_id = f"file-{len(teacher.files) + 1}"
                 teacher.files[file_id] = _uploaded(self.headers["Content-Type"], body)
             size = len(teacher.files[file_id])
-            self._send(200, {"id": file_id, "object": "file", "bytes": size, "created_at": 0, "filename": "batch.jsonl",
-                             "purpose": "batch", "status": "processed"})  # fmt: skip
+            file = {"id": file_id, "object": "file", "bytes": size, "created_at": 0, "filename": "batch.jsonl"}
+            self._send(200, file | {"purpose": "batch", "status": "processed"})
         elif path == "/v1/batches":
             with teacher.lock:
                 batch = teacher.create_batch(json.loads(body))
@@ -281,8 +281,8 @@ class Handler(BaseHTTPRequestHandler):
             names = list(teacher.batches)[::-1]
             names = names[names.index(after) + 1 :] if after in names else names
             page = [teacher.look_at_batch(name) for name in names[:20]]
-            self._send(200, {"object": "list", "data": page, "has_more": len(names) > 20,
-                             "last_id": page[-1]["id"] if page else None})  # fmt: skip
+            last = page[-1]["id"] if page else None
+            self._send(200, {"object": "list", "data": page, "has_more": len(names) > 20, "last_id": last})
         elif (match := re.fullmatch(r"/v1/batches/([^/]+)", url.path)) and match[1] in teacher.batches:
             self._send(200, teacher.look_at_batch(match[1]))
         elif (match := re.fullmatch(r"/v1/files/([^/]+)/content", url.path)) and match[1] in teacher.files:
@@ -306,7 +306,7 @@ class Handler(BaseHTTPRequestHandler):
         if fate == "garbled":
             answer = b'{"id": "chatcmpl-broken", "choices": ['
         self._send(status, answer, headers)
-        teacher.note(digest, fate or "answered")  # behind the sending: a client that was killed got no answer
+        teacher.note(digest, fate or "answered")  # after sending: a client that was killed got no answer
 
     def _authorised(self):
         expected = self.server.settings.key
@@ -322,7 +322,7 @@ class Handler(BaseHTTPRequestHandler):
         fields = {"Content-Type": content_type, "Content-Length": len(body), "x-request-id": f"req_{time.time_ns()}"}
         for name, value in {**fields, **(headers or {})}.items():
             self.send_header(name, str(value))
-        self._headers_buffer.append(b"\r\n" + body)  # one packet for head and body
+        self._headers_buffer.append(b"\r\n" + body)  # header and body in one packet
         self.flush_headers()
 
 
@@ -331,7 +331,7 @@ def _error(message, code):
 
 
 def _draw(name, settings, faults):
-    """The fault that falls on a request, or None; `name` is the seed."""
+    """The fault of a request, or None; `name` is the seed of the draw."""
     chance = random.Random(name).random()
     for fault in faults:
         chance -= getattr(settings, fault)
@@ -352,16 +352,16 @@ def parse_arguments(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--port", type=int, default=0, help="0 takes a free one (default: %(default)s)")
-    add("--url_file", type=Path, help="write the base URL there once the server listens")
+    add("--port", type=int, default=0, help="0: any free port (default: %(default)s)")
+    add("--url_file", type=Path, help="write the base URL to this file once the server listens")
     add(
         "--log",
         type=Path,
-        help="append one JSON line for each chat request: digest of the prompt and what became of it",
+        help="append one JSON line for each chat request: digest of the prompt, and the outcome",
     )
     add("--key", help="the only API key accepted (default: any)")
     add("--delay", type=float, default=0.0, metavar="S", help="seconds before each answer (default: 0)")
-    add("--seed", type=int, default=0, help="of all faults (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of all faults (default: %(default)s)")
     faults = parser.add_argument_group("faults, each a share of the requests from 0 to 1 (default: 0)")
     faults.add_argument("--rate_limited", type=float, default=0.0, help="429 with Retry-After")
     faults.add_argument("--server_error", type=float, default=0.0, help="500")
@@ -372,9 +372,9 @@ def parse_arguments(argv=None):
     faults.add_argument("--cut_off", type=float, default=0.0, help="half an answer, finish_reason length")
     faults.add_argument("--malformed", type=float, default=0.0, help="prose where a list is asked for")
     faults.add_argument("--refused", type=float, default=0.0, help="a refusal")
-    faults.add_argument("--batch_expired", type=float, default=0.0, help="requests of a batch that run out of time")
+    faults.add_argument("--batch_expired", type=float, default=0.0, help="requests of a batch that expire")
     add("--retry_after", type=float, default=0.1, metavar="S", help="seconds in Retry-After (default: %(default)s)")
-    add("--hang", type=float, default=60.0, metavar="S", help="seconds of a time-out (default: %(default)s)")
+    add("--hang", type=float, default=60.0, metavar="S", help="length of a time-out in seconds (default: %(default)s)")
     add("--quota", type=int, metavar="N", help="answers until the quota is exhausted (default: no limit)")
     add("--batch_seconds", type=float, default=0.0, metavar="S", help="how long a batch takes (default: 0)")
     add("--enqueued_requests", type=int, metavar="N", help="larger batches fail (default: no limit)")

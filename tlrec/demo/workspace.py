@@ -1,11 +1,12 @@
-"""Make a demo workspace: fictional records in the exact formats of the real ones, with known ground truth.
+"""Make a demo workspace: fictional records in exactly the format of the real ones, with known ground truth.
 
     python -m tlrec.demo.workspace demo_workspace --seed 0
 
 In: nothing. Out, below the folder: `instruction_data/{netflix,amazon-book}/{train,valid}.json`,
-`rec_data/{movie,book}/{train,valid,test}.json`, a `DEMO.md` everywhere, and `demo.json` with seed, sizes, the best AUC
-that any reader of the records can reach on each file, and the floor of the share of likes. The same command again
-changes nothing; another seed or size needs `--overwrite`, and a folder with other data is never touched without it.
+`rec_data/{movie,book}/{train,valid,test}.json`, a `DEMO.md` in each folder, and `demo.json` with seed, sizes and, for
+each file, the best reachable AUC (of an oracle that knows the simulated tastes but sees only the record) and the floor of
+the share of likes. The same command again changes nothing; another seed or size needs `--overwrite`, and a folder with
+other data is never changed without it.
 """
 
 import argparse
@@ -30,9 +31,9 @@ FILES = {
 
 _BANNER = """# Demo data: every film, book, author and user here is invented
 
-Made by `python -m tlrec.demo.workspace` from a seed. No row stems from Netflix, MovieLens, Amazon or Book-Crossing: the
-folders bear those names only because the launchers look for them. Films are dated 2101 to 2199. Numbers measured here
-say whether the code works; they say nothing about any real data set.
+Made by `python -m tlrec.demo.workspace` from a seed. No row comes from Netflix, MovieLens, Amazon or Book-Crossing: the
+folders have those names only because the launchers look for them. Films are dated 2101 to 2199. Numbers measured here
+show whether the code works; they say nothing about any real data set.
 """
 
 
@@ -93,14 +94,15 @@ def _explanation(files):
     return f"""
 ## How the answers come about
 
-An item has one theme, told by the words of its title ({", ".join(THEME_NAMES)}); an author keeps to one theme. A user
+An item has one theme, given by the words of its title ({", ".join(THEME_NAMES)}); an author writes on one theme only. A user
 follows a few themes and loves, hates or does not mind each. P(like) = sigmoid(generosity + taste for the theme), and
 the label is drawn from it. Source and target domains share themes and words but no item and no user, so comparing a
-title with the lists carries over. What only target records can teach: in `movie` and `book` people are tired of
-sequels. A title with "II" loses {-DOMAINS["movie"].sequels} log-odds there and nothing in the source domains.
+title with the lists carries over. One thing can be learnt from target records only: in `movie` and `book` users
+dislike sequels. A title with "II" loses {-DOMAINS["movie"].sequels} log-odds there and nothing in the source domains.
 
-*Best reachable* is the AUC of P(target liked | the history in the record) under this very model, computed exactly up
-to a grid: no reader of the records can expect more. The *floor* is the share of liked items in the history.
+*Best reachable* is the AUC of an oracle that knows the simulated tastes but sees only the record: P(target liked | the
+history in the record), computed exactly but for a grid. No model can expect more. The *floor* is the AUC of the share of
+liked items in the history.
 
 | file | rows | floor | best reachable |
 |---|---|---|---|
@@ -139,7 +141,7 @@ def _refuse_to_lose(root, existing):
         )
     if found:
         raise InputError(
-            f"{root}: holds data that is no demo ({found[0]}); give another folder, or --overwrite to lose it"
+            f"{root}: holds data that is not a demo ({found[0]}); give another folder, or --overwrite to replace it"
         )
 
 
@@ -165,13 +167,13 @@ def main():
         for name, (_, splits) in FILES.items()
     }
     if args.seed < 0:
-        raise InputError(f"--seed {args.seed}: give a number from 0 on")
+        raise InputError(f"--seed {args.seed}: give 0 or more")
     for name, splits in sizes.items():
         for split, rows in splits.items():
             if rows < 1:
                 raise InputError(f"--{name.replace('-', '_')}_{split} {rows}: give at least one row")
     demo, written = make_workspace(args.folder, args.seed, sizes, args.overwrite)
-    print(f"{args.folder}: demo workspace {'written' if written else 'is there already, left as it is'}")
+    print(f"{args.folder}: demo workspace {'written' if written else 'already there, left unchanged'}")
     for path, facts in demo["files"].items():
         floor, best = (_shown(facts[key]) for key in ("history_floor_auc", "best_reachable_auc"))
         print(f"  {path:35} {facts['rows']:5} rows   floor {floor}   best reachable {best}")

@@ -1,12 +1,13 @@
 """A fictional world: films and books with themes, users with tastes, and the exact probability of every answer.
 
-Nothing here is real. Films are dated 2101 to 2199, authors are invented. An item has one theme, told by the words of
-its title; an author keeps to one theme. A user follows a few themes and loves, hates or does not mind each of them:
+Nothing here is real. Films are dated 2101 to 2199, authors are invented. An item has one theme, given by the words of
+its title; an author writes on one theme only. A user follows a few themes and loves, hates or does not mind each of them:
 
     P(user likes item) = sigmoid(generosity + taste[theme] + (sequels[domain] if the item is a sequel))
 
-so the best score that any reader of a record could give, P(target liked | the history of the record), is known in
-closed form up to a one-dimensional grid (`like_posterior`). Source and target domain share themes and words, not items.
+so the score of an oracle that knows the simulated tastes but sees only the record, P(target liked | the history of the
+record), is known in closed form except for a one-dimensional grid (`like_posterior`). Source and target domains share
+themes and words, not items.
 """
 
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ NEUTRAL = (
 ).split()
 TAILS = ("at Midnight", "of Tomorrow", "for Two", "in Autumn", "of Yesterday", "and the Stranger", "by Night")
 
-# Every corner of the world has its own years and its own authors, so the items of two corners are never the same.
+# Each part of the world ("corner") has its own years and authors, so no item is in two of them.
 YEARS = {"pretraining": (2101, 2149), "source": (2150, 2174), "target": (2175, 2199)}
 _SURNAMES = {
     "pretraining": "Marlow Tennant Okoro Vance Pell Ruiz Dahl Ives Corbin Nakata Sorel Hobbs".split(),
@@ -68,7 +69,7 @@ class Domain:
     sequels: float
 
 
-# Themes carry over from source to target. What only target records can teach: people there are tired of sequels.
+# Themes carry over from source to target. Only target records show that users there dislike sequels.
 SEQUEL, SEQUEL_SHARE = " II", 0.35
 DOMAINS = {
     "netflix": Domain("netflix", "source", "movie", False, level=0.3, sequels=0.0),
@@ -79,13 +80,13 @@ DOMAINS = {
 
 
 def themes_in(text):
-    """The themes named in a text, in the order of their first word."""
+    """The themes whose words occur in a text, in the order of their first word."""
     words = text.replace(",", " ").replace(":", " ").split()
     return list(dict.fromkeys(_THEME_OF_WORD[word] for word in words if word in _THEME_OF_WORD))
 
 
 def theme_of(title):
-    """The theme of a fictional title, told by its words, or None where no word has a theme."""
+    """The theme of a fictional title, found by its words, or None if no word has a theme."""
     return next(iter(themes_in(title)), None)
 
 
@@ -105,7 +106,7 @@ def is_sequel(item):
 def make_item(rng, theme, corner, kind="movie", article_last=False, sequels=0.0):
     """Draw an item of a theme. Films carry a year of their corner, books an author of their corner and theme.
 
-    sequels: share of titles with a "II" behind them.
+    sequels: share of titles that end in "II".
     """
     words = THEMES[theme]
     word, neutral = words[rng.integers(len(words))], NEUTRAL[rng.integers(len(NEUTRAL))]
@@ -155,7 +156,7 @@ class User:
     generosity: float
 
     def like_probability(self, theme, shift=0.0):
-        """P(like) for an item of the theme with that index, whose log-odds are shifted by what all users feel alike."""
+        """P(like) for an item of the theme with that index. shift: added to its log-odds for all users (sequels)."""
         return float(_sigmoid(self.generosity + self.taste[theme] + shift))
 
 
@@ -169,7 +170,7 @@ def make_user(rng, level=0.0, taste=TASTE, generosity_sd=GENEROSITY_SD, followed
 
 
 def like_posterior(history, target, level):
-    """P(target liked | history): the best score any reader of the record can give.
+    """P(target liked | history): the score of an oracle that knows the simulated tastes but sees only the record.
 
     `history` is a list of (theme index, shift, liked), `target` a pair (theme index, shift), `level` the domain's mean
     generosity. Tastes are summed out theme by theme, generosity over a grid.
@@ -210,7 +211,7 @@ class Example:
 def make_examples(rng, domain, catalogue, count, windows_per_user=5, history=10):
     """Draw `count` examples: sliding windows of `history` items over fresh users, the next item as the target.
 
-    Books have shorter histories now and then, as in the published book data. No item occurs twice in a window.
+    Some books have shorter histories, as in the published book data. No item occurs twice in a window.
     """
     examples = []
     while len(examples) < count:

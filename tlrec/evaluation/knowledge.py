@@ -139,7 +139,7 @@ def _preferred(log_p, resamples, seed):
 
 def _measured(columns, resamples, seed):
     """A Measured of each column of (n, k) numbers."""
-    samples = bootstrap_means(columns, resamples, seed)
+    samples = bootstrap_means(columns, None, resamples, seed)
     return [
         plain_json({"value": column.mean(), "interval": interval(sample, len(columns))})
         for column, sample in zip(columns.T, samples.T, strict=True)
