@@ -85,8 +85,8 @@ class RankingSet:
         ranked = list(self._ranked())
         if not ranked:
             raise InputError(
-                f"{self.items_path}: no liked row of {test.path} can be ranked: of {self.unknown_targets} the target is "
-                f"not in the catalogue, in {self.nothing_left} the user has rated every other item"
+                f"{self.items_path}: no liked row of {test.path} can be ranked: of {self.unknown_targets} the target "
+                f"is not in the catalogue, in {self.nothing_left} the user has rated every other item"
             )
         self.eligible = len(ranked)
         if max_rows is not None and max_rows < len(ranked):  # a larger draw with the same seed holds a smaller one
@@ -219,7 +219,7 @@ class RankingSet:
 
 
 def _rated_before(preferences, train_preferences, labels, train):
-    """A function from the place of a test row to the items that its user has rated before it, as far as the rows say."""
+    """A function from the place of a test row to the items that its user has rated before, as far as the rows say."""
     rows = [*preferences, *train_preferences]
     answers = np.concatenate([labels, [LABELS[record["output"]] for record in train or ()]]).astype(int)
     by_target = defaultdict(list)  # (user, item) -> rows that ask this user about it

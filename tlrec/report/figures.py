@@ -151,8 +151,8 @@ def auc_against_shots(test_set, looks):
 
 
 def lines_against_shots(axes, points, place, width, looks):
-    """A line for each method of points, {method: [(shots, mean, its interval or None, values of the seeds)]}; place: {shots:
-    position}; width: between the bars of two methods."""
+    """A line for each method of points, {method: [(shots, mean, its interval or None, values of the seeds)]}; place:
+    {shots: position}; width: between the bars of two methods."""
     for index, (method, cells) in enumerate(points.items()):
         shots, mean, bounds, _ = zip(*cells, strict=True)
         x = np.array([place[number] for number in shots]) + (index - (len(points) - 1) / 2) * width

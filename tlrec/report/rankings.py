@@ -11,9 +11,9 @@ from tlrec.evaluation.ranking_results import NOT_NEXT, SAMPLED
 MAIN = "ndcg@10"  # the metric of the picture, and of the interval in the table
 FLOORS = {"history": "history (chance)", "item": "item (like-rate)", "likes": "likes (how often liked)"}
 RULES = (
-    "HR@K: share of liked rows whose target is among the first K; NDCG@K: the same, worth more further up; MRR: mean of 1 / "
-    "rank. Equal scores share their ranks. Floors need no model: history is the same for all of a user's candidates and so "
-    "is chance, item is an item's like-rate in the training split, likes is how many training rows like it. "
+    "HR@K: share of liked rows whose target is among the first K; NDCG@K: the same, worth more further up; MRR: mean of "
+    "1 / rank. Equal scores share their ranks. Floors need no model: history is the same for all of a user's candidates "
+    "and so is chance, item is an item's like-rate in the training split, likes is how many training rows like it. "
 )
 
 
