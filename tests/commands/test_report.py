@@ -223,6 +223,7 @@ def test_files_and_the_same_bytes_again(workspace, tmp_path, monkeypatch, capsys
         "results.md",
         "roc_movie.png",
         "shots_movie.png",
+        "uauc_movie.png",
         "validation.png",
     ]
     printed = capsys.readouterr().out.partition("index.html\n")[2]
@@ -252,7 +253,7 @@ def test_files_and_the_same_bytes_again(workspace, tmp_path, monkeypatch, capsys
     assert all(f"]({name})" in markdown for name in names if name.endswith(".png"))
 
     html = (tmp_path / "out" / "index.html").read_text()
-    assert html.count('src="data:image/png;base64,') == html.count("<img ") == 4
+    assert html.count('src="data:image/png;base64,') == html.count("<img ") == 5
     assert not re.search(r'(?:src|href)="(?!data:|#)', html) and "<script" not in html
     assert all(len(alt) > 40 for alt in re.findall(r'<img alt="([^"]*)"', html))
     assert f"{cell.mean:.4f} ± {cell.sd:.4f} (3)" in html

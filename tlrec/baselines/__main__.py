@@ -8,7 +8,8 @@
 Reads  labelled preference records; `--sample` and `--seed` draw the same rows as rec_tuning.py.
 Writes metrics.json and predictions.jsonl, as evaluate.py does, into --output_dir/<method>/<seed>_<shots>; runs that are
        complete are skipped. With --rank also ranking.json and ranks.jsonl, on the candidates that evaluate.py ranks
-       with the same flags, test and train data (docs/ranking.md). `python -m tlrec.report` shows them beside the language models.
+       with the same flags, test and train data (docs/ranking.md).
+`python -m tlrec.report` shows them beside the language models.
 The neural methods run on one CPU thread, so the same command gives the same scores.
 """
 

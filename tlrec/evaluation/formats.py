@@ -1,7 +1,7 @@
-"""The formats of `metrics.json` and `predictions.jsonl`, and of `ranking.json` and `ranks.jsonl`: what an evaluation found.
+"""The formats of `metrics.json`, `predictions.jsonl`, `ranking.json` and `ranks.jsonl`: what an evaluation found.
 
-They lie in the adapter's folder or in evaluate.py's --output_dir. `tlrec.evaluation.results` computes and writes the first
-two; its `read_metrics` and `read_evaluation` hold them against `Metrics` and `Prediction`. For the others
+They lie in the adapter's folder or in evaluate.py's --output_dir. `tlrec.evaluation.results` computes and writes the
+first two; its `read_metrics` and `read_evaluation` hold them against `Metrics` and `Prediction`. For the others
 `tlrec.evaluation.ranking_results` has `read_ranking`, and here stand `Ranking` and `Rank`. Keys marked
 NotRequired are missing in old files. Other keys may be there: they are kept.
 """

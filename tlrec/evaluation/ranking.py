@@ -34,7 +34,7 @@ RANKS, RANKING = "ranks.jsonl", "ranking.json"
 
 
 def ranking_of(test, rank, items, max_rank_rows, rank_seed):
-    """The RankingSet that the flags of these names ask for, None without --rank; InputError for flags that are wrong."""
+    """The RankingSet that the flags of these names ask for, None without --rank; InputError for wrong flags."""
     if rank is None:
         for name, value in (("items", items), ("max_rank_rows", max_rank_rows)):
             if value is not None:
@@ -85,8 +85,8 @@ class RankingSet:
         ranked = list(self._ranked())
         if not ranked:
             raise InputError(
-                f"{self.items_path}: no liked row of {test.path} can be ranked: of {self.unknown_targets} the target is "
-                f"not in the catalogue, in {self.nothing_left} the user has rated every other item"
+                f"{self.items_path}: no liked row of {test.path} can be ranked: of {self.unknown_targets} the target "
+                f"is not in the catalogue, in {self.nothing_left} the user has rated every other item"
             )
         self.eligible = len(ranked)
         if max_rows is not None and max_rows < len(ranked):  # a larger draw with the same seed holds a smaller one
@@ -190,7 +190,7 @@ class RankingSet:
         return found
 
     def _find(self, item):
-        """Places of an item in the catalogue; where it has several spellings of one title, the very one if it is there."""
+        """Places of an item in the catalogue, several where it has several spellings of one title."""
         if item not in self._found:
             self._found[item] = self.catalogue.find(item)
         return self._found[item]
@@ -219,7 +219,7 @@ class RankingSet:
 
 
 def _rated_before(preferences, train_preferences, labels, train):
-    """A function from the place of a test row to the items that its user has rated before it, as far as the rows say."""
+    """A function from the place of a test row to the items that its user has rated before, as far as the rows say."""
     rows = [*preferences, *train_preferences]
     answers = np.concatenate([labels, [LABELS[record["output"]] for record in train or ()]]).astype(int)
     by_target = defaultdict(list)  # (user, item) -> rows that ask this user about it
@@ -262,7 +262,9 @@ def read_ranks(folder, ranking, run, overwrite):
         return {line["row"]: line for line in lines}
     if overwrite:
         return {}
-    other = "more rows" if all(line["run"] == run for line in lines) else "another model, catalogue or protocol"
+    other = (
+        "more rows" if all(line["run"] == run for line in lines) else "another model, test data, catalogue or protocol"
+    )
     raise InputError(f"{path}: holds ranks of {other}; give --output_dir or --overwrite")
 
 

@@ -6,9 +6,9 @@ A row has one relevant item, its target. With the target at rank r (from 1):
     NDCG@K   1 / log2(1 + r) if r <= K      Järvelin and Kekäläinen (2002, ACM TOIS 20(4)); the ideal is 1
     MRR      1 / r
 
-Scores may be equal: a method that knows nothing of two items must not gain or lose by their order in a file. So a target
-with `better` candidates above it and `tied` others beside it has each of the ranks better + 1 ... better + tied + 1 with
-the same probability, and every metric is its mean over these (McSherry and Najork 2008, Computing Information Retrieval
+Scores may be equal: a method that knows nothing of two items must not gain or lose by their order in a file. So a
+target with `better` candidates above it and `tied` others beside it has each of the ranks better + 1 ... better + tied + 1
+with the same probability, and every metric is its mean over these (McSherry and Najork 2008, Computing Information Retrieval
 Performance Measures Efficiently in the Presence of Tied Scores, ECIR). scikit-learn's `ndcg_score` does the same.
 """
 
@@ -47,15 +47,15 @@ def row_metrics(better, tied):
 class RankMetrics:
     """Means over rows of several methods on the same rows, with intervals on the same resamples of users.
 
-    standings: {method: (better, tied)}, arrays (n,) each. users: (n,) ids. most: candidates of the row that has most; a
-    metric cut at as many or more would say nothing, and is None.
+    values: {method: what `row_metrics` returned, or its mean over seeds}. users: (n,) ids. most: candidates of the row
+    that has most; a metric cut at as many or more would say nothing, and is None.
     """
 
-    def __init__(self, standings, users, most, resamples=2000, seed=0):
+    def __init__(self, values, users, most, resamples=2000, seed=0):
         self.most = most
-        self.values = {method: row_metrics(*standing) for method, standing in standings.items()}
+        self.values = values
         self.units = len(np.unique(users))
-        columns = [values[name] for values in self.values.values() for name in NAMES]
+        columns = [of_method[name] for of_method in values.values() for name in NAMES]
         samples = bootstrap_means(np.stack(columns, axis=1), users, resamples, seed)
         self._samples = dict(zip(self.values, np.split(samples, len(self.values), axis=1), strict=True))
 

@@ -7,17 +7,17 @@ import numpy as np
 from tlrec.errors import InputError
 from tlrec.evaluation.intervals import LEVEL
 from tlrec.evaluation.ranking import RANKING, RANKS, standings_of
-from tlrec.evaluation.ranking_metrics import CUTOFFS, RankMetrics
+from tlrec.evaluation.ranking_metrics import CUTOFFS, RankMetrics, row_metrics
 from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate, write_json
 from tlrec.runs import describe_adapter, describe_records, describe_run
 
 NOT_NEXT = (
-    "P(Yes) is P(like | rated): it is learnt from items that people chose to rate. It is not P(next item), and a list in "
-    "its order is not a forecast of what a user takes next."
+    "P(Yes) is P(like | rated): it is learnt from items that people chose to rate. It is not P(next item), and a list "
+    "in its order is not a forecast of what a user takes next."
 )
 SAMPLED = (
-    "Sampled candidates: these numbers are not those of the full catalogue and can put methods in another order (Krichene "
-    "and Rendle 2020, On Sampled Metrics for Item Recommendation, KDD). Give --rank full before you conclude from them."
+    "Sampled candidates: these numbers are not those of the full catalogue and can put methods in another order "
+    "(Krichene and Rendle 2020, On Sampled Metrics for Item Recommendation, KDD). Give --rank full before you conclude from them."
 )
 RESAMPLES = 2000
 
@@ -25,12 +25,12 @@ RESAMPLES = 2000
 def summarise_ranking(ranking, lines, seed=0, resamples=RESAMPLES):
     """Everything that `ranking.json` says but what made it, as a dict of plain JSON values.
 
-    ranking: the RankingSet; lines: of `tlrec.evaluation.ranking.rank_rows`. Format: tlrec/evaluation/formats.py, Ranking.
+    ranking: the RankingSet; lines: of `tlrec.evaluation.ranking.rank_rows`. The format: `formats.Ranking`.
     """
     users = np.array([line["user"] for line in lines])
     sizes = [line["candidates"] for line in lines]
-    standings = {"": standings_of(lines)} | {name: standings_of(lines, name) for name in ranking.floors}
-    metrics = RankMetrics(standings, users, max(sizes), resamples, seed)
+    values = {name: row_metrics(*standings_of(lines, name)) for name in ranking.floors}
+    metrics = RankMetrics({"": row_metrics(*standings_of(lines))} | values, users, max(sizes), resamples, seed)
     floors = {
         name: {
             **metrics.means(name),
@@ -66,7 +66,7 @@ def summarise_ranking(ranking, lines, seed=0, resamples=RESAMPLES):
 
 
 def record_ranking(folder, script, arguments, ranking, lines, adapter=None, **facts):
-    """Summarise the `lines` of a RankingSet, write ranking.json into `folder` (None writes nothing), return its content.
+    """Summarise the `lines` of a RankingSet, write ranking.json into `folder` (None writes nothing), return it.
 
     adapter: the adapter folder, None for the base model alone; facts: of the run, as in metrics.json.
     """
@@ -117,8 +117,8 @@ def ranking_table(ranking):
     level = f"{ranking['intervals']['level']:.0%}"
     for name in [name for name in ("hr@10", "ndcg@10", "mrr") if name in columns]:
         differences = "; ".join(
-            f"- {floor} {values['difference']['means'][name]:+.4f} ({_bounds(values['difference']['intervals'][name], '+')})"
-            for floor, values in ranking["floors"].items()
+            f"- {floor} {values['means'][name]:+.4f} ({_bounds(values['intervals'][name], '+')})"
+            for floor, values in ((floor, means["difference"]) for floor, means in ranking["floors"].items())
         )
         lines.append(f"{name.upper()}, {level} over users: {_bounds(ranking['intervals'][name])}; {differences}")
     if missing := [str(k) for k in CUTOFFS if k not in shown]:

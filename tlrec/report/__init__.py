@@ -2,6 +2,7 @@
 
 collect    finds runs by their run.json and metrics.json       -> Evaluation
 cells      groups them by method and shots, judges the noise   -> TestSet, Cell
+rankings   rankings on the same candidates, side by side       -> Ranked
 checks     leaks and sanity                                    -> Check
 tables     results.csv, results.md, and the tables of the page
 figures    PNG files

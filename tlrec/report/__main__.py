@@ -49,9 +49,11 @@ def main():
         raise InputError(f"--output_dir {output}: cannot be made: {error.strerror}") from None
 
     # 2. Group them, judge what is noise, look for leaks
-    from tlrec.report import cells, checks, figures, page, tables
+    from tlrec.report import cells, checks, figures, page, rankings, tables
 
     test_sets = cells.test_sets(workspace.evaluations, workspace.problems, arguments.resamples)
+    for test_set in test_sets:
+        test_set.rankings = rankings.rankings(test_set, arguments.resamples)
     findings = checks.check(test_sets, arguments.root)
 
     # 3. Write

@@ -68,6 +68,7 @@ class TestSet:
     uauc_floors: dict = field(default_factory=dict)
     best_uauc_floor: str | None = None
     uauc_users: int = 0
+    rankings: list = field(default_factory=list)  # of tlrec.report.rankings
 
     @property
     def labels(self):

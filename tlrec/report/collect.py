@@ -1,11 +1,13 @@
 """Finds the runs of a workspace by their files, never by the names of folders."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tlrec.errors import InputError
 from tlrec.evaluation import knowledge
+from tlrec.evaluation.ranking import RANKING, RANKS
+from tlrec.evaluation.ranking_results import read_ranking
 from tlrec.evaluation.results import read_evaluation
 from tlrec.files import printable
 from tlrec.runs import read_run
@@ -47,6 +49,8 @@ class Evaluation:
     shots: int  # 0: zero-shot, -1: all rows
     seed: int | None
     settings: dict  # flags that could tell two runs of the same method apart
+    ranking: dict | None = None  # of ranking.json
+    ranks: list = field(default_factory=list)  # of ranks.jsonl
 
     @property
     def run(self):
@@ -97,6 +101,12 @@ def collect(root):
                 problem(folder, "an adapter without run.json: unfinished, or not made by TLRec")
             if "metrics.json" in files:
                 workspace.evaluations.append(read_result(Path(folder), name_of(folder), run))
+                if RANKING in files:
+                    workspace.evaluations[-1] = with_ranking(workspace.evaluations[-1], folder)
+                elif RANKS in files:
+                    problem(
+                        folder, f"{RANKS} without {RANKING}: a ranking that was stopped; give the same command again"
+                    )
             if knowledge.FILE in files:
                 workspace.probes.append((name_of(folder), knowledge.read_probe(folder)))
         except InputError as error:
@@ -134,6 +144,19 @@ def read_result(folder, name, run):
         seed=last.get("seed"),
         settings=settings_of(evaluation, chain),
     )
+
+
+def with_ranking(evaluation, folder):
+    """The Evaluation with the ranking that lies beside it. Raises InputError for damaged files and for a ranking of
+    another adapter or other test data."""
+    ranking, ranks = read_ranking(folder)
+
+    def made_of(run):
+        return run["data"]["test"]["sha256"], (run.get("adapter") or {}).get("sha256")
+
+    if made_of(ranking["run"]) != made_of(evaluation.run):
+        raise InputError(f"{Path(folder) / RANKING}: was made for another adapter or other test data; rank again")
+    return replace(evaluation, ranking=ranking, ranks=ranks)
 
 
 def chain_of(adapter):

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tlrec.files import printable, whole_file
+from tlrec.report import rankings
 from tlrec.report.cells import shots_order
 from tlrec.report.checks import shots_name
 from tlrec.report.collect import chain_of, method_of
@@ -71,6 +72,13 @@ def draw(folder, test_sets, tunings):
             for kind, make in (("shots", auc_against_shots), ("roc", roc), ("reliability", reliability)):
                 figure, text = make(test_set, looks)
                 pictures.append(save(figure, folder / f"{kind}_{name}.png", text, test_set.target))
+            if test_set.uauc_users:
+                figure, text = uauc_beside_auc(test_set, looks)
+                pictures.append(save(figure, folder / f"uauc_{name}.png", text, test_set.target))
+            for number, ranked in enumerate(test_set.rankings, start=1):
+                figure, text = ndcg_against_shots(test_set, ranked, looks)
+                path = folder / f"ranking{number if number > 1 else ''}_{name}.png"
+                pictures.append(save(figure, path, text, test_set.target))
         if drawn := validation(tunings, looks):
             pictures.append(save(drawn[0], folder / "validation.png", drawn[1], ""))
     return pictures
@@ -114,29 +122,15 @@ def auc_against_shots(test_set, looks):
     figure = Figure(figsize=(7.5 + 0.3 * max(0, len(methods) - 6), 4.6))
     axes = figure.add_subplot()
     width = min(0.09, 0.7 / len(methods))
-    for index, method in enumerate(methods):
-        cells = [cell for cell in test_set.cells if cell.method == method]
-        x = np.array([place[cell.shots] for cell in cells]) + (index - (len(methods) - 1) / 2) * width
-        mean = np.array([cell.mean for cell in cells])
-        bars = [cell.interval or [cell.mean, cell.mean] for cell in cells]
-        axes.errorbar(
-            x,
-            mean,
-            yerr=np.abs(np.array(bars).T - mean),
-            markersize=5.5,
-            capsize=2.5,
-            elinewidth=0.9,
-            linewidth=1.6,
-            label=wrapped(method),
-            zorder=3,
-            marker=looks[method].marker,
-            **looks[method].line,
-        )
-        for cell, at in zip(cells, x, strict=True):
-            if len(cell.evaluations) > 1:
-                seeds = [evaluation.metrics["auc"] for evaluation in cell.evaluations]
-                style = {"color": looks[method].line["color"], "alpha": 0.45, "linewidths": 0}
-                axes.scatter([at] * len(seeds), seeds, s=9, zorder=4, **style)
+    points = {
+        method: [
+            (cell.shots, cell.mean, cell.interval, [evaluation.metrics["auc"] for evaluation in cell.evaluations])
+            for cell in test_set.cells
+            if cell.method == method
+        ]
+        for method in methods
+    }
+    lines_against_shots(axes, points, place, width, looks)
     for (name, value), dashes in zip(test_set.floors.items(), ((5, 2), (1, 1.5), (5, 2, 1, 2)), strict=False):
         axes.axhline(
             value, color=GREY, linewidth=1.3, dashes=dashes, label=f"floor: {wrapped(name, 40)} ({value:.4f})", zorder=2
@@ -146,9 +140,7 @@ def auc_against_shots(test_set, looks):
         x = [place[s] - (len(methods) / 2 + 0.5) * width - 0.03 for s in entry.aucs]
         axes.plot(x, list(entry.aucs.values()), label=entry.label, zorder=3, **style)
     axes.axhline(0.5, color="#bbbbbb", linewidth=1, label="chance (0.5)", zorder=1)
-    axes.set_xticks(range(len(shots)), ["zero-shot" if s == 0 else "all rows" if s == -1 else str(s) for s in shots])
-    axes.set_xlim(-0.5, len(shots) - 0.5)
-    axes.set_xlabel("training rows of the target (shots)")
+    shots_axis(axes, shots)
     axes.set_ylabel("AUC")
     note = f"bars: 95 % interval over {test_set.unit}; small dots: seeds"
     axes.set_title(f"{wrapped(test_set.target)}: AUC against shots\n{note}", fontsize=10)
@@ -156,6 +148,94 @@ def auc_against_shots(test_set, looks):
     cells = "; ".join(f"{cell.method}, {shots_name(cell.shots)}: {cell.mean:.4f}" for cell in test_set.cells)
     floors = "; ".join(f"{name} {value:.4f}" for name, value in test_set.floors.items())
     return figure, f"AUC against shots on {test_set.target}. {cells}. Floors: {floors or 'none'}."
+
+
+def lines_against_shots(axes, points, place, width, looks):
+    """A line for each method of points, {method: [(shots, mean, its interval or None, values of the seeds)]}; place:
+    {shots: position}; width: between the bars of two methods."""
+    for index, (method, cells) in enumerate(points.items()):
+        shots, mean, bounds, _ = zip(*cells, strict=True)
+        x = np.array([place[number] for number in shots]) + (index - (len(points) - 1) / 2) * width
+        bars = [bound or [value, value] for bound, value in zip(bounds, mean, strict=True)]
+        axes.errorbar(
+            x,
+            mean,
+            yerr=np.abs(np.array(bars).T - np.array(mean)),
+            markersize=5.5,
+            capsize=2.5,
+            elinewidth=0.9,
+            linewidth=1.6,
+            label=wrapped(method),
+            zorder=3,
+            marker=looks[method].marker,
+            **looks[method].line,
+        )
+        for (*_, seeds), at in zip(cells, x, strict=True):
+            if len(seeds) > 1:
+                style = {"color": looks[method].line["color"], "alpha": 0.45, "linewidths": 0}
+                axes.scatter([at] * len(seeds), seeds, s=9, zorder=4, **style)
+
+
+def shots_axis(axes, shots):
+    """Numbers of shots, in this order, along the bottom."""
+    axes.set_xticks(range(len(shots)), ["zero-shot" if s == 0 else "all rows" if s == -1 else str(s) for s in shots])
+    axes.set_xlim(-0.5, len(shots) - 0.5)
+    axes.set_xlabel("training rows of the target (shots)")
+
+
+def ndcg_against_shots(test_set, ranked, looks):
+    """NDCG of each method against its shots, as `auc_against_shots` has AUC."""
+    shots = sorted({cell.shots for cell in ranked.cells}, key=shots_order)
+    place = {number: position for position, number in enumerate(shots)}
+    points, name = {}, ranked.main
+    for cell in ranked.cells:
+        point = cell.shots, cell.means[name], cell.intervals[name], cell.each
+        points.setdefault(cell.method, []).append(point)
+    figure = Figure(figsize=(7.5 + 0.3 * max(0, len(points) - 6), 4.6))
+    axes = figure.add_subplot()
+    lines_against_shots(axes, points, place, min(0.09, 0.7 / len(points)), looks)
+    floors = {rankings.FLOORS.get(floor, floor): means[name] for floor, means in ranked.floors.items()}
+    for (floor, value), dashes in zip(floors.items(), ((5, 2), (1, 1.5), (5, 2, 1, 2)), strict=False):
+        label = f"floor: {wrapped(floor, 40)} ({value:.4f})"
+        axes.axhline(value, color=GREY, linewidth=1.3, dashes=dashes, label=label, zorder=2)
+    shots_axis(axes, shots)
+    axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])  # a mark at 0 is seen whole
+    axes.set_ylabel(name.upper())
+    axes.set_title(
+        f"{wrapped(test_set.target)}: {name.upper()} against shots, P(like | rated)\n{ranked.title}", fontsize=10
+    )
+    legend_below(figure, axes)
+    words = "; ".join(f"{cell.method}, {shots_name(cell.shots)}: {cell.means[name]:.4f}" for cell in ranked.cells)
+    known = "; ".join(f"{floor} {value:.4f}" for floor, value in floors.items())
+    return figure, f"{name.upper()} against shots on {test_set.target}, {ranked.title}. {words}. Floors: {known}."
+
+
+def uauc_beside_auc(test_set, looks):
+    """A mark for each cell and floor: its AUC to the right, its uAUC upwards."""
+    figure = Figure(figsize=(5.6, 5.2))
+    axes = figure.add_subplot()
+    words = []
+    for method in test_set.methods:
+        cells = [cell for cell in test_set.cells if cell.method == method]
+        x, y = [cell.mean for cell in cells], [cell.uauc for cell in cells]
+        style = {"markersize": 6.5, "linewidth": 0.8, "marker": looks[method].marker, **looks[method].line}
+        axes.plot(x, y, label=wrapped(method), zorder=3, **style)
+        for cell in cells:
+            text = {0: "0", -1: "all"}.get(cell.shots, str(cell.shots))
+            axes.annotate(text, (cell.mean, cell.uauc), xytext=(5, 3), textcoords="offset points", fontsize=7.5)
+            words.append(f"{cell.method}, {shots_name(cell.shots)}: {cell.mean:.4f} and {cell.uauc:.4f}")
+    for index, (name, value) in enumerate(test_set.uauc_floors.items()):
+        style = {"marker": "*x+"[index % 3], "color": GREY, "linestyle": "none", "markersize": 9}
+        axes.plot(test_set.floors[name], value, label=f"floor: {wrapped(name, 40)}", zorder=2, **style)
+        words.append(f"floor {name}: {test_set.floors[name]:.4f} and {value:.4f}")
+    axes.axvline(0.5, color="#bbbbbb", linewidth=1, label="chance (0.5)", zorder=1)
+    axes.axhline(0.5, color="#bbbbbb", linewidth=1, zorder=1)
+    axes.margins(0.12)
+    axes.set(xlabel="AUC: all users together", ylabel="uAUC: mean over users")
+    note = "right: knows who is generous; up: knows what each likes; numbers: shots"
+    axes.set_title(f"{wrapped(test_set.target)}: uAUC beside AUC\n{note}", fontsize=10)
+    legend_below(figure, axes)
+    return figure, f"AUC and uAUC on {test_set.target}. {'; '.join(words)}."
 
 
 def leaders(test_set):

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from html import escape
 
 from tlrec.evaluation import knowledge
+from tlrec.evaluation.ranking_metrics import NAMES as RANK_METRICS
 from tlrec.files import printable, whole_file
+from tlrec.report import rankings
 from tlrec.report.cells import shots_order
 from tlrec.report.checks import other_scoring, shots_name, target_selection
 from tlrec.report.published import SEQUENTIAL
@@ -54,6 +56,9 @@ def sections(test_sets, findings, workspace):
         if test_set.uauc_users:
             tables.insert(1, uauc_table(test_set))
             paragraphs.insert(1, WITHIN_USERS.format(users=test_set.uauc_users))
+        if test_set.rankings:
+            tables[-1:-1] = [ranking_table(ranked) for ranked in test_set.rankings]
+            paragraphs.append(rankings.said(test_set.rankings))
         if test_set.published:
             other = "" if test_set.published[0].same_rows else " They were measured on other rows: do not compare."
             paragraphs.append(f"Published numbers are of LLaMA-7B.{other} {SEQUENTIAL}")
@@ -138,6 +143,36 @@ def uauc_table(test_set):
     return Table(caption, ["Method", *map(shots_name, test_set.shots)], rows)
 
 
+def ranking_table(ranked):
+    """A row for each cell and floor: HR, NDCG, MRR, mean rank."""
+
+    def texts(means):
+        return [f"{means[name]:.1f}" if name == "mean_rank" else number(means[name]) for name in names]
+
+    names = rankings.columns(ranked)
+    header = ["Method", "Shots", "Seeds", *(name.upper().replace("_", " ") for name in names)]
+    header.append(f"{ranked.main.upper()}, 95 % (users)")
+    rows = [
+        [
+            cell.method,
+            shots_name(cell.shots),
+            seeds_text(cell.seeds),
+            *texts(cell.means),
+            bounds(cell.intervals[ranked.main]),
+        ]
+        for cell in ranked.cells
+    ]
+    rows += [
+        [f"floor: {rankings.FLOORS.get(name, name)}", "", "", *texts(means), ""]
+        for name, means in ranked.floors.items()
+    ]
+    return Table(f"Ranking: {ranked.title}", header, rows, 3)
+
+
+def seeds_text(seeds):
+    return ", ".join("-" if seed is None else str(seed) for seed in seeds)
+
+
 def cell_text(cell, test_set):
     """Such as "0.7312 ± 0.0041 (3) ▲ ☆"."""
     if cell is None:
@@ -180,7 +215,7 @@ def detail_table(test_set):
             [
                 cell.method,
                 shots_name(cell.shots),
-                ", ".join("-" if seed is None else str(seed) for seed in cell.seeds),
+                seeds_text(cell.seeds),
                 number(cell.mean, "not defined"),
                 number(cell.sd),
                 bounds(cell.interval),
@@ -265,6 +300,8 @@ def csv_row(test_set, evaluation):
     row |= {"best_floor": best["floor"], "over_best_floor": best["auc"]}
     for unit in ("rows", "users"):
         row |= spread(f"over_best_floor_{unit}", best["interval"].get(unit))
+    ranking = evaluation.ranking or {}
+    row |= {f"rank_{name}": ranking.get(name) for name in ("protocol", "rows", "candidates", *RANK_METRICS)}
     row |= {
         "base_model": evaluation.base_model,
         "frame": run.get("frame"),

@@ -1,0 +1,451 @@
+"""evaluate.py --rank: the target of every liked row among the items of a catalogue.
+
+1. Ranks are those of scoring every candidate of a row by itself, with P(Yes).
+2. Candidates: the catalogue without what the user has rated before, as far as records tell; later items stay.
+3. Sampled candidates and drawn rows follow --rank_seed, and a smaller draw is part of a larger one.
+4. ranking.json has the means of ranks.jsonl, floors and intervals; same command, same bytes.
+5. A run that was stopped goes on where it was, without scoring a row again; another run's ranks are refused.
+6. Baselines rank the very same candidates.
+7. What cannot be ranked is counted and said, or one line of error before torch is imported.
+"""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import REPOSITORY
+from tlrec.baselines import counting, neural
+from tlrec.baselines.__main__ import main as baselines_main
+from tlrec.data.preferences import Item, Preference, build_record, parse_input, with_targets
+from tlrec.data.records import RecordFile, labels_of, read_records, write_records
+from tlrec.errors import one_line_errors
+from tlrec.evaluation.evaluation_set import EvaluationSet
+from tlrec.evaluation.ranking import RankingSet, ranking_of
+from tlrec.evaluation.ranking_metrics import CUTOFFS, NAMES, row_metrics, standing
+from tlrec.evaluation.ranking_results import NOT_NEXT, SAMPLED, read_ranking
+from tlrec.model import adapters, base_models, scoring
+from tlrec.model.prompts import load_frame
+
+
+def write_items(path, titles):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["item_id", "title"], *enumerate(titles)])
+    return path
+
+
+def titles_of(*paths):
+    preferences = [parse_input(record["input"]) for path in paths for record in read_records(path)]
+    return list(dict.fromkeys(item.title for p in preferences for item in (*p.history, p.target)))
+
+
+@pytest.fixture(scope="module")
+def movie(tiny_workspace, tmp_path_factory):
+    """The movie data of the tiny workspace with the catalogue of its items, and two that nobody has rated."""
+    folder = shutil.copytree(tiny_workspace / "rec_data" / "movie", tmp_path_factory.mktemp("data") / "movie")
+    titles = titles_of(*(folder / f"{name}.json" for name in ("train", "valid", "test")))
+    write_items(folder / "item_mapping.csv", [*titles, 'No, "Never" (2100)', "Yes (2101)"])
+    return folder
+
+
+@pytest.fixture
+def evaluate(run_script, tiny_llama, tiny_adapter, movie, tmp_path):
+    """evaluate("--flag", value, ...) with an adapter of its own; returns (status, standard output, standard error)."""
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+
+    def run(*flags, data=movie / "test.json"):
+        model = ["--base_model", tiny_llama, "--device", "cpu", "--dtype", "float32", "--lora_weights", adapter]
+        return run_script("evaluate.py", *model, "--test_data_path", data, *flags)
+
+    return run
+
+
+@pytest.fixture
+def ranking_set(movie):
+    """ranking_set(protocol, ...): of the movie data, with train records."""
+
+    def make(*arguments, **options):
+        test = EvaluationSet(movie / "test.json", RecordFile(movie / "train.json"))
+        return RankingSet(test, None, *arguments, **options)
+
+    return make
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "ranks.jsonl").read_text().splitlines()]
+
+
+# ---------------------------------------------------------------------------------------------------------- the numbers
+
+
+def test_ranks_are_those_of_single_prompts(evaluate, movie, tiny_llama, tmp_path, ranking_set):
+    status, out, err = evaluate("--train_data_path", movie / "train.json", "--rank", "full")
+    assert status == 0, err
+    ranking, lines = read_ranking(tmp_path / "adapter")
+    records, catalogue = read_records(movie / "test.json"), titles_of(*(movie / f"{n}.json" for n in ("train",)))
+    assert len(catalogue) > 60
+    base = base_models.load_base_model(tiny_llama, torch.device("cpu"), torch.float32)
+    model, tokenizer = adapters.attach_adapter(base, tmp_path / "adapter"), base_models.load_tokenizer(tiny_llama)
+    liked = [number for number, record in enumerate(records, start=1) if record["output"] == "Yes."]
+    assert [line["row"] for line in lines] == liked
+    rows = ranking_set("full")
+    ranks = []
+    for row, line in list(zip(rows.rows, lines, strict=True))[:4]:
+        record, items = rows.request(row)
+        target = items.index(parse_input(record["input"]).target)
+        scores = scoring.score_records(model, tokenizer, with_targets(record, items), load_frame("alpaca")).log_p_yes
+        near = (np.abs(scores - scores[target]) < 1e-4).sum() - 1
+        better = (scores > scores[target]).sum()
+        ranks.append(better)
+        assert abs(line["better"] - better) <= near and line["candidates"] == len(items)
+        assert line["tied"] == 0 and line["rank"] == line["better"] + 1
+    assert len(set(ranks)) > 1 and max(ranks) > 10
+    expected = row_metrics([line["better"] for line in lines], [line["tied"] for line in lines])
+    for name in NAMES:
+        assert ranking[name] == pytest.approx(expected[name].mean()), name
+    assert (ranking["protocol"], ranking["rows"], ranking["rank_seed"]) == ("full", len(liked), None)
+    assert ranking["candidates"] == np.mean([line["candidates"] for line in lines])
+    assert ranking["users"] == len({line["user"] for line in lines}) and ranking["notes"] == [NOT_NEXT]
+    metrics = json.loads((tmp_path / "adapter" / "metrics.json").read_text())
+    assert ranking["run"]["adapter"]["sha256"] == metrics["run"]["adapter"]["sha256"]
+    assert set(ranking["run"]["data"]) == {"test", "train", "items"}
+    assert f"{ranking['ndcg@10']:.4f}" in out and NOT_NEXT in out and SAMPLED not in out
+    assert [line for line in out.splitlines() if "=====" in line] == [f"===== auc: {metrics['auc']} ====="]
+
+
+def test_floors(evaluate, movie, tmp_path, ranking_set):
+    evaluate("--train_data_path", movie / "train.json", "--rank", "full", "--max_rank_rows", 3)
+    ranking, lines = read_ranking(tmp_path / "adapter")
+    assert list(ranking["floors"]) == ["history", "item", "likes"]
+    train = read_records(movie / "train.json")
+    liked = [parse_input(record["input"]).target for record in train if record["output"] == "Yes."]
+    asked = [parse_input(record["input"]).target for record in train]
+    rows = ranking_set("full")
+    rows = {row.row: rows.request(row)[1] for row in rows.rows}
+    for line in lines:
+        items = rows[line["row"]]
+        target = list(map(str, items)).index(line["target"])
+        assert line["floors"]["history"] == [0, len(items) - 1]  # chance
+        assert line["floors"]["likes"] == list(standing([liked.count(item) for item in items], target))
+        rates = [(liked.count(item) + 2.5) / (asked.count(item) + 5) for item in items]
+        assert line["floors"]["item"] == list(standing(rates, target))
+    mean = np.mean([10 / line["candidates"] for line in lines])
+    assert ranking["floors"]["history"]["hr@10"] == pytest.approx(mean)
+    difference = ranking["floors"]["history"]["difference"]["means"]["mrr"]
+    assert difference == pytest.approx(ranking["mrr"] - ranking["floors"]["history"]["mrr"])
+
+
+# ------------------------------------------------------------------------------------------------------- the candidates
+
+
+def windows(letters, liked="1" * 40, size=3):
+    """Records of one user who rates `letters` in this order: `size` of them as history, the next as target."""
+    records = []
+    for start in range(len(letters) - size):
+        history = [(letters[k], liked[k] == "1") for k in range(start, start + size)]
+        preference = Preference(
+            tuple(Item(title) for title, like in history if like),
+            tuple(Item(title) for title, like in history if not like),
+            Item(letters[start + size]),
+            "movie",
+        )
+        records.append(build_record(preference, liked[start + size] == "1"))
+    return records
+
+
+def names(count, start=0):
+    return [f"Film {number}" for number in range(start, start + count)]
+
+
+def test_what_a_user_has_rated_before(tmp_path):
+    """Films 0 to 25 by one user, of whose rows the first four are train records, 40 to 57 by another, of whose one is."""
+    first, second = windows(names(26), "10" * 13, 6), windows(names(18, 40), "110" * 6, 6)
+    write_records(tmp_path / "train.json", first[:4] + second[:1])
+    test = first[4:] + second[1:]
+    catalogue = write_items(tmp_path / "item_mapping.csv", names(60))
+    for order in (range(len(test)), np.random.default_rng(0).permutation(len(test))):  # order of rows tells nothing
+        write_records(tmp_path / "test.json", [test[number] for number in order])
+        for train, unknown in ((None, (4, 1)), (RecordFile(tmp_path / "train.json"), (0, 0))):
+            ranking = RankingSet(EvaluationSet(tmp_path / "test.json", train), catalogue)
+            assert len(ranking.rows) == sum(record["output"] == "Yes." for record in test)
+            for row in ranking.rows:
+                target = int(ranking.catalogue.items[row.target].title.split()[1])
+                begin = unknown[0] if target < 40 else 40 + unknown[1]
+                left = [int(item.title.split()[1]) for item in ranking.request(row)[1]]
+                assert left == [film for film in range(60) if not begin <= film < target]
+
+
+def test_sampled_candidates_and_drawn_rows(ranking_set):
+    full, sampled, again, other = (
+        ranking_set("full"),
+        ranking_set(7),
+        ranking_set(7),
+        ranking_set(7, seed=1),
+    )
+    for row in sampled.rows:
+        places, target = sampled.candidates(row)
+        assert places[target] == row.target and len(set(places)) == len(places) == 8
+        assert set(places) <= set(full.candidates(row)[0])
+        assert again.candidates(row)[0].tolist() == places.tolist()
+    assert any(other.candidates(row)[0].tolist() != sampled.candidates(row)[0].tolist() for row in sampled.rows)
+    assert sampled.digest == again.digest and len({full.digest, sampled.digest, other.digest}) == 3
+    few, more = ({row.row for row in ranking_set("full", max_rows=n).rows} for n in (3, 6))
+    assert len(few) == 3 and len(more) == 6 and few < more
+    drawn = np.concatenate([sampled.candidates(row)[0] for row in sampled.rows])
+    assert len(set(drawn)) > 40  # of the whole catalogue
+
+
+def test_a_sampled_protocol_is_named(evaluate, tmp_path):
+    status, out, err = evaluate("--rank", 20, "--rank_seed", 3)
+    assert status == 0, err
+    ranking, lines = read_ranking(tmp_path / "adapter")
+    assert (ranking["protocol"], ranking["rank_seed"], ranking["candidates"]) == ("sampled 20", 3, 21)
+    assert ranking["hr@50"] is None and ranking["ndcg@50"] is None and ranking["hr@10"] is not None
+    assert ranking["notes"] == [NOT_NEXT, SAMPLED] and "Krichene and Rendle 2020" in out
+    assert "ranking, sampled 20 candidates: " in out and list(ranking["floors"]) == ["history"]
+    assert "no row has more than 21 candidates: HR and NDCG at 50 would say nothing" in out
+
+
+# --------------------------------------------------------------------------------------------------- stop, resume, files
+
+
+def test_a_run_that_was_stopped_goes_on(evaluate, tmp_path, monkeypatch):
+    from tlrec.model import setup
+
+    evaluate("--rank", "full")
+    folder, scored = tmp_path / "adapter", []
+    whole, ranking = (folder / "ranks.jsonl").read_bytes(), json.loads((folder / "ranking.json").read_text())
+    ends = [place + 1 for place, byte in enumerate(whole) if byte == 10]
+
+    def counted(model, tokenizer, requests, *rest):
+        requests = list(requests)
+        scored.append(len(requests))
+        return engine(model, tokenizer, requests, *rest)
+
+    engine = setup.score_candidates
+    monkeypatch.setattr(setup, "score_candidates", counted)
+    for kept, missing in ((whole[: ends[4] + 9], len(ends) - 5), (whole[: ends[0]], len(ends) - 1), (b"", len(ends))):
+        (folder / "ranks.jsonl").write_bytes(kept)
+        (folder / "ranking.json").unlink()
+        status, out, err = evaluate("--rank", "full")
+        assert status == 0, err
+        assert scored.pop() == missing and (folder / "ranks.jsonl").read_bytes() == whole
+        found = json.loads((folder / "ranking.json").read_text())
+        assert {k: v for k, v in found.items() if k != "run"} == {k: v for k, v in ranking.items() if k != "run"}
+    evaluate("--rank", "full")
+    assert scored == []  # nothing left to score
+
+
+def test_it_is_written_row_by_row(ranking_set, tmp_path):
+    from tlrec.evaluation.ranking import rank_rows
+
+    rows = ranking_set("full")
+
+    def score(asked):
+        for number, row in enumerate(asked):
+            written = (tmp_path / "ranks.jsonl").read_text().splitlines()
+            assert len(written) == number
+            if number == 3:
+                raise KeyboardInterrupt
+            yield np.arange(len(rows.candidates(row)[0])), 0
+
+    with pytest.raises(KeyboardInterrupt):
+        rank_rows(rows, tmp_path, "x", {}, score)
+    assert [line["row"] for line in lines_of(tmp_path)] == [row.row for row in rows.rows[:3]]
+    assert not (tmp_path / "ranking.json").exists()
+
+
+def test_more_rows_go_on_and_other_ranks_are_refused(evaluate, tmp_path, movie):
+    folder = tmp_path / "adapter"
+    evaluate("--rank", "full", "--max_rank_rows", 3)
+    three = lines_of(folder)
+    status, _, err = evaluate("--rank", "full", "--max_rank_rows", 5)
+    assert status == 0, err
+    five = lines_of(folder)
+    assert len(five) == 5 and all(line in five for line in three)
+    assert [line["row"] for line in five] == sorted(line["row"] for line in five)
+    before = (folder / "ranks.jsonl").read_bytes()
+    for flags, other in (
+        (["--rank", "full", "--max_rank_rows", 3], "more rows"),
+        (["--rank", "9"], "another model, test data, catalogue or protocol"),
+        (["--rank", "full", "--prompt_frame", "tallrec"], "another model, test data, catalogue or protocol"),
+    ):
+        status, _, err = evaluate(*flags)
+        expected = f"error: {folder}/ranks.jsonl: holds ranks of {other}; give --output_dir or --overwrite\n"
+        assert (status, err.splitlines(True)[-1]) == (2, expected)
+        assert (folder / "ranks.jsonl").read_bytes() == before and (folder / "ranking.json").exists()
+    status, _, err = evaluate("--rank", "9", "--overwrite")
+    assert status == 0, err
+    assert {line["candidates"] for line in read_ranking(folder)[1]} == {10}
+
+
+def test_files_that_do_not_belong_together(evaluate, tmp_path):
+    from tlrec.errors import InputError
+
+    evaluate("--rank", 9)
+    folder = tmp_path / "adapter"
+    lines = (folder / "ranks.jsonl").read_text().splitlines(True)
+    for text, message in (
+        ("".join(lines[1:]), "does not belong to ranking.json"),
+        ("".join(lines).replace('"better": ', '"better": -'), "line [0-9]+: 'better'"),
+        ("{", "line 1: damaged"),
+    ):
+        (folder / "ranks.jsonl").write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_ranking(folder)
+
+
+def test_without_a_folder_it_is_printed(run_script, tiny_llama, movie):
+    flags = ["--base_model", tiny_llama, "--device", "cpu", "--test_data_path", movie / "test.json", "--rank", "full"]
+    status, out, err = run_script("evaluate.py", *flags, "--max_rank_rows", "2")
+    assert status == 0, err
+    assert "ranking, the full catalogue: 2 liked rows" in out and not (movie / "ranks.jsonl").exists()
+
+
+# -------------------------------------------------------------------------------------------------------- the baselines
+
+
+def baselines(monkeypatch, movie, output, *words):
+    flags = [f"--{name}_data_path={movie / file}.json" for name, file in zip(("train", "val", "test"), SPLITS)]
+    monkeypatch.setattr(sys, "argv", ["baselines", *flags, "--output_dir", str(output), "--seed", "0", *words])
+    with one_line_errors():
+        baselines_main()
+
+
+SPLITS = ("train", "valid", "test")
+
+
+def test_baselines_rank_the_same_candidates(evaluate, movie, tmp_path, monkeypatch, capsys, ranking_set):
+    evaluate("--train_data_path", movie / "train.json", "--rank", "full", "--max_rank_rows", 4)
+    ours, our_lines = read_ranking(tmp_path / "adapter")
+    words = ["--sample", "-1", "--num_epochs", "2"]
+    baselines(monkeypatch, movie, tmp_path / "b", *words)  # without ranks
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "b").glob("*/*/metrics.json")}
+    baselines(monkeypatch, movie, tmp_path / "b", *words, "--rank", "full", "--max_rank_rows", "4")
+    assert len(before) == 5 and all(path.stat().st_mtime_ns == time for path, time in before.items())
+    rows = ranking_set("full", max_rows=4)
+    for method in ("popularity", "item-knn", "sasrec", "gru4rec", "caser"):
+        ranking, lines = read_ranking(tmp_path / "b" / method / "0_-1")
+        assert ranking["candidates_sha256"] == ours["candidates_sha256"] == rows.digest
+        assert [line["floors"] for line in lines] == [line["floors"] for line in our_lines]
+        assert (ranking["run"]["stage"], ranking["run"]["shots"]) == ("baseline", -1)
+    train = read_records(movie / "train.json")
+    preferences, labels = [parse_input(record["input"]) for record in train], labels_of(train)
+    learned = counting.Popularity(counting.ratings_of(preferences, labels))
+    for row, line in zip(rows.rows, read_ranking(tmp_path / "b" / "popularity" / "0_-1")[1], strict=True):
+        record, items = rows.request(row)
+        found = learned.of_targets([parse_input(r["input"]) for r in with_targets(record, items)])
+        assert (line["better"], line["tied"]) == standing(found, rows.candidates(row)[1])
+    capsys.readouterr()
+    baselines(monkeypatch, movie, tmp_path / "b", *words, "--rank", "full", "--max_rank_rows", "4")
+    assert capsys.readouterr().out.count("complete already: ") == 5
+
+
+@pytest.mark.parametrize("network", [neural.SASRec, neural.GRU4Rec, neural.Caser])
+def test_a_network_scores_many_targets_as_it_scores_one(network):
+    films = [Item(name) for name in names(9)]
+    shots = [Preference(tuple(films[k : k + 2]), (films[k + 2],), films[k + 3], "movie") for k in range(6)]
+    labels = np.array([1, 0, 1, 0, 1, 1])
+    fitted = neural.Fitted(network, shots, labels, shots, labels, 3, seed=0, num_epochs=2, patience=2)
+    with torch.no_grad():
+        fitted.model.items.weight.normal_()
+        fitted.model.target_bias.weight.normal_()
+    asked = Preference((films[1],), (films[4], films[0]), films[2], "movie")
+    items = [*films, Item("never seen"), Item("nor this")]
+    found = fitted.of_items(asked, items)
+    single = fitted.of_targets([Preference(asked.likes, asked.dislikes, item, "movie") for item in items])
+    np.testing.assert_allclose(1 / (1 + np.exp(-found)), single, atol=1e-6)
+    assert found[-1] == found[-2] and len(set(found)) == 10
+
+
+# ------------------------------------------------------------------------------------------------------------- mistakes
+
+
+def test_what_cannot_be_ranked_is_counted(tmp_path):
+    records = windows(names(12), "101110111011")
+    write_records(tmp_path / "test.json", records)
+    test = EvaluationSet(tmp_path / "test.json")
+    liked = int(labels_of(records).sum())
+    ranking = RankingSet(test, write_items(tmp_path / "a.csv", [n for n in names(14) if n not in ("Film 0", "Film 6")]))
+    assert (ranking.unknown_targets, len(ranking.rows)) == (1, liked - 1)  # 6 is a target, 0 in histories only
+    assert f"1 of {liked} liked rows are left out: their target is not in the catalogue" in ranking.said()
+    assert f"2 titles of the histories are not in {tmp_path / 'a.csv'}" in ranking.said()
+    ranking = RankingSet(test, write_items(tmp_path / "b.csv", names(4, 8)))
+    assert ranking.nothing_left == 1  # before Film 11 the user has rated 8, 9 and 10
+    assert f"1 of {liked} liked rows are left out: the user has rated every other item" in ranking.said()
+    ranking = RankingSet(test, write_items(tmp_path / "c.csv", names(14) + ["Film 3", "FILM 4"]))
+    assert f"{tmp_path / 'c.csv'}: 1 rows repeat an earlier item and are left out" in ranking.said()
+    for row in ranking.rows:  # another spelling of what is asked about, or has been rated, is no candidate either
+        record, items = ranking.request(row)
+        preference, film = parse_input(record["input"]), Item("Film 4")
+        if film in (*preference.history, preference.target):
+            assert sum(item.title.casefold() == "film 4" for item in items) == (film == preference.target)
+
+
+def test_mistakes_are_one_line_before_torch_is_imported(tiny_llama, movie, tmp_path):
+    for name, titles in {"one": ["A"], "other": ["A", "B", "C"], "none": []}.items():
+        write_items(tmp_path / f"{name}.csv", titles)
+    (tmp_path / "untitled.csv").write_text("item_id,name\n1,A\n2,B\n")
+    write_records(tmp_path / "disliked.json", [r for r in read_records(movie / "test.json") if r["output"] == "No."])
+    free = [{"instruction": "i", "input": f"in {k}", "output": "Yes." if k else "No."} for k in range(2)]
+    write_records(tmp_path / "free.json", free)
+    write_records(tmp_path / "test.json", read_records(movie / "test.json"))
+    test, items = ["--test_data_path", f"{movie}/test.json"], f"{movie}/item_mapping.csv"
+    size = len(read_lines(items)) - 1
+    liked = int(labels_of(read_records(movie / "test.json")).sum())
+    cases = [
+        ([*test, "--rank", "some"], "--rank some: give full, or how many items to sample, 1 or more"),
+        ([*test, "--rank", "0"], "--rank 0: give full, or how many items to sample, 1 or more"),
+        ([*test, "--rank", str(size)], f"--rank {size}: {items} has {size} items; give fewer, or full"),
+        ([*test, "--items", items], "--items needs --rank"),
+        ([*test, "--max_rank_rows", "4"], "--max_rank_rows needs --rank"),
+        ([*test, "--rank", "full", "--max_rank_rows", "0"], "--max_rank_rows 0: give 1 or more"),
+        ([*test, "--rank", "full", "--rank_seed", "-1"], "--rank_seed -1: give 0 or more"),
+        ([*test, "--rank", "full", "--items", f"{tmp_path}/x.csv"], f"{tmp_path}/x.csv: no such file"),
+        ([*test, "--rank", "full", "--items", f"{tmp_path}/one.csv"], f"{tmp_path}/one.csv: one item only; there is"),
+        ([*test, "--rank", "full", "--items", f"{tmp_path}/none.csv"], f"{tmp_path}/none.csv: a header, but no rows"),
+        (
+            [*test, "--rank", "full", "--items", f"{tmp_path}/untitled.csv"],
+            f"{tmp_path}/untitled.csv: line 1: no column 'title'",
+        ),
+        (
+            [*test, "--rank", "full", "--items", f"{tmp_path}/other.csv"],
+            f"{tmp_path}/other.csv: no liked row of {movie}/test.json can be ranked: of {liked} the target is not in the",
+        ),
+        (
+            ["--test_data_path", f"{tmp_path}/test.json", "--rank", "full"],
+            f"{tmp_path}/item_mapping.csv: no catalogue beside {tmp_path}/test.json; give --items FILE",
+        ),
+        (["--test_data_path", f"{tmp_path}/disliked.json", "--rank", "full"], f"{tmp_path}/disliked.json: all "),
+        (
+            ["--test_data_path", f"{tmp_path}/free.json", "--rank", "full", "--items", items],
+            f"{tmp_path}/free.json: row 1: 'input' does not parse: ",
+        ),
+    ]
+    from tests.test_bad_input import RUNNER
+
+    commands = [["evaluate.py", "--base_model", str(tiny_llama), *flags] for flags, _ in cases]
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER], input=json.dumps(commands), capture_output=True, text=True, cwd=REPOSITORY
+    )
+    for (flags, message), (status, _, err, heavy) in zip(cases, json.loads(done.stdout), strict=True):
+        assert (status, err.count("\n")) == (2, 1) and err.startswith(f"error: {message}"), (flags, status, err)
+        assert not {"torch", "transformers"} & set(heavy), flags
+
+
+def read_lines(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_flags_make_the_set(movie):
+    test = EvaluationSet(movie / "test.json")
+    assert ranking_of(test, None, None, None, 0) is None
+    ranking = ranking_of(test, "12", None, 2, 5)
+    assert (ranking.protocol, len(ranking.rows), ranking.seed) == ("sampled 12", 2, 5)
+    assert max(CUTOFFS) == 50
