@@ -151,18 +151,23 @@ class _Ranker:
         request = _Request(np.zeros((len(items), 2)), len(items))
         self.waiting.append(request)
         for start in range(0, len(items), ITEMS_AT_ONCE):
-            prompts = self.encoder.prompts(with_targets(record, items[start : start + ITEMS_AT_ONCE]))
-            request.truncated += prompts.truncated
-            # Cut prompts have lost as many tokens of history as their item is long, so those of one length share most.
-            kinds = {}
-            for place, ids in enumerate(prompts.input_ids, start):
-                kinds.setdefault(len(ids) if prompts.truncated else 0, []).append((place, ids))
-            for rows in kinds.values():
-                places, rows = zip(*rows)
-                shared = shared_prefix(rows, min(map(len, rows)) - 1)
-                history = _History(request, rows[0][:shared], [ids[shared:] for ids in rows], places)
-                request.own_tokens += history.own_tokens
-                yield history
+            records = with_targets(record, items[start : start + ITEMS_AT_ONCE])
+            yield from self._cut(request, records, start)  # whole prompts are not kept beyond that call
+
+    def _cut(self, request, records, start):
+        """The histories of some of the request's prompts, those of its items from number `start` on."""
+        prompts = self.encoder.prompts(records)
+        request.truncated += prompts.truncated
+        # Cut prompts have lost as many tokens of history as their item is long, so those of one length share most.
+        kinds, histories = {}, []
+        for place, ids in enumerate(prompts.input_ids, start):
+            kinds.setdefault(len(ids) if prompts.truncated else 0, []).append((place, ids))
+        for rows in kinds.values():
+            places, rows = zip(*rows)
+            shared = shared_prefix(rows, min(map(len, rows)) - 1)
+            histories.append(_History(request, rows[0][:shared], [ids[shared:] for ids in rows], places))
+        request.own_tokens += sum(history.own_tokens for history in histories)
+        return histories
 
     def finished(self, group):
         """CandidateScores of the requests that are complete with this group."""
