@@ -3,7 +3,7 @@
     python base_model/export_model.py --base_model base_model/llama-7b/ --output_dir base_model/movie-7b \
         --lora_weights instruction_model/movie/alpaca_stage123_instrument
 
-Reads  a base model that is not quantised, a LoRA adapter for it, and records to compare scores on (default: made-up ones).
+Reads  a base model that is not quantised, a LoRA adapter for it, and records to compare scores on (default: made-up).
 Writes --output_dir, complete or not at all: weights (safetensors), a tokenizer that AutoTokenizer reads as the scripts
        do, generation_config.json, prompt_frame.json (what a client needs to build prompts) and run.json.
 Prints the largest difference between the scores of base and adapter and those of the folder, read back from the disk.
@@ -33,8 +33,8 @@ from tlrec.model.identity import base_identity
 from tlrec.model.prompts import ANSWERS, FRAME_NAMES, load_frame
 
 MADE_UP_RECORDS = 32
-# Largest difference allowed in a log-probability. Merged float32 weights differ by the order of additions; two-byte weights
-# keep 8 bits (bfloat16) or 11 bits (float16) of each sum, so a part of a small adapter is lost.
+# Largest allowed difference of log-probabilities. Merged float32 weights differ by the order of additions; two-byte
+# weights keep 8 bits (bfloat16) or 11 bits (float16) of each sum, so a part of a small adapter is lost.
 TOLERANCE = {"float32": 1e-4, "float16": 0.1, "bfloat16": 0.5}
 
 

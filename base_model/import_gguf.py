@@ -5,8 +5,8 @@
 Reads  one GGUF file of any causal language model that transformers reads from GGUF (Llama, Mistral, Qwen 2, 3 and 3.5,
        Gemma 2 and 3, Phi-3, GPT-2 and more), quantised or not. Needs a little more than four bytes of memory for
        each weight.
-Writes --output_dir, complete or not at all: config.json, model.safetensors, the tokenizer with its special tokens and chat
-       template, generation_config.json, README.md (origin, licence, loss by quantisation) and run.json.
+Writes --output_dir, complete or not at all: config.json, model.safetensors, the tokenizer with its special tokens and
+       chat template, generation_config.json, README.md (origin, licence, loss by quantisation) and run.json.
 Checks every token id against the file's vocabulary, that every number of the file is in the model, and that the folder,
        read back, gives the logits of the loaded file.
 
@@ -43,7 +43,7 @@ def parse_arguments():
         "--dtype",
         choices=list(BYTES),
         default="float32",
-        help="type of the weights on the disk; float32 holds every quantised weight exactly, bfloat16 takes half the space "
+        help="type of the weights on disk; float32 holds every quantised weight exactly, bfloat16 takes half the space "
         "and rounds to 8 bits (default: %(default)s)",
     )
     add("--sha256", help="digest that the file must have")
@@ -122,8 +122,8 @@ def write_readme(path, args, gguf, digest, cost):
         "|---|---:|---:|",
         *(f"| {kind} | {tensors} | {numbers:,} |" for kind, (tensors, numbers) in gguf.types().items()),
         "",
-        "The original weights are unknown, so the loss is an estimate: the weights are rounded once more, as coarsely as "
-        f"in the file (an error of {cost['relative_error']:.2%} of the weights, root mean square), and the "
+        "The original weights are unknown, so the loss is an estimate: the weights are rounded once more, as coarsely "
+        f"as in the file (an error of {cost['relative_error']:.2%} of the weights, root mean square), and the "
         f"cross-entropy of {cost['text_tokens']} tokens of English is compared:",
         "",
         "| weights | nats per token |",

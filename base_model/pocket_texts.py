@@ -1,8 +1,8 @@
 """The text that pocket-llama is trained on: lists of liked and disliked items, and questions about further titles.
 
 Three kinds of taste occur: by theme (the words of `tlrec.demo.world`, with other items and users than any demo
-workspace has), by a word or author that titles share, and by the share of liked items alone. The instruction sentence of
-published records does not occur.
+workspace has), by a word or author that titles share, and by the share of liked items alone. The instruction sentence
+of published records does not occur.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""pocket-llama's tokenizer, and its training text as tokens with what is known about each (see `train_pocket_llama.py`)."""
+"""pocket-llama's tokenizer, and its training text as tokens with labels (see `train_pocket_llama.py`)."""
 
 import io
 from dataclasses import dataclass

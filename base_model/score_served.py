@@ -4,9 +4,9 @@
     OPENAI_BASE_URL=http://localhost:8000/v1 python base_model/score_served.py \
         --model_folder base_model/movie-7b --test_data_path rec_data/movie/test.json
 
-Reads  labelled records; tokenizer and prompt_frame.json from the folder that export_model.py wrote, but not the weights;
+Reads  labelled records; tokenizer and prompt_frame.json from the folder that export_model.py wrote, not the weights;
        from the environment OPENAI_BASE_URL and, if the server needs a key, OPENAI_API_KEY.
-Prints a table and the line `===== auc: <value> =====`; with --output_dir writes metrics.json and predictions.jsonl there.
+Prints a table and the line `===== auc: <value> =====`; --output_dir also gets metrics.json and predictions.jsonl.
 
 tlrec/model/served.py describes the requests, and what a server must be able to answer.
 """

@@ -152,7 +152,7 @@ def build_model(args, vocabulary):
 
 
 def train(args, folder):
-    """Train a model from random weights, or from the checkpoint in `folder`; returns it and the log of its abilities."""
+    """Train a model from random weights, or from the checkpoint in `folder`; returns the model and the log."""
     import torch
     from tqdm import tqdm
 

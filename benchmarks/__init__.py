@@ -1,3 +1,3 @@
-"""Runnable programs, one per claim about speed; see README.md."""
+"""Programs that measure speed, one for each claim; see README.md."""
 
 import tlrec  # noqa: F401 - first: it quiets the libraries

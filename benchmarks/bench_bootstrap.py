@@ -1,9 +1,9 @@
-"""Bootstrap of the AUC: counts on rows sorted once, beside scikit-learn on every resample.
+"""Bootstrap of the AUC: counts on rows sorted once, compared with scikit-learn on every resample.
 
     python benchmarks/bench_bootstrap.py --json bootstrap.json
 
-Prints medians of several repeats, ours and the plain one alternating, on made-up scores of 2,500 rows; asserts that
-both give the same AUC on the same resamples. The plain one runs a part of the resamples and is scaled up.
+Prints medians of several repeats, alternating between ours and the plain loop, on made-up scores of 2,500 rows; asserts
+that both give the same AUC on the same resamples. The plain loop runs a part of the resamples; its time is scaled up.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tlrec.files import write_json
 
 
 def plain(labels, scores, resamples, seed):
-    """The textbook loop: draw rows, compute the AUC anew."""
+    """The textbook loop: draw rows, compute their AUC."""
     rng = np.random.default_rng(seed)
     aucs = []
     for _ in range(resamples):
@@ -33,7 +33,7 @@ def plain(labels, scores, resamples, seed):
 
 
 def check_same(labels, scores):
-    """Ours on one resample equals scikit-learn with the resample's counts as weights."""
+    """Assert that ours on one resample equals scikit-learn with the resample's counts as weights."""
     ours = bootstrap_aucs(labels, [scores], None, 20, seed=1)[:, 0]
     n = len(labels)
     draws = np.random.default_rng(1).integers(n, size=(20, n))

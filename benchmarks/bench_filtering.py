@@ -1,11 +1,11 @@
-"""User filtering: time and memory by number of rows, and the same candidates as a dense similarity matrix.
+"""User filtering: time and memory by number of rows; the candidates must equal those of a dense similarity matrix.
 
     python benchmarks/bench_filtering.py --rows 8000 50000 200000 --json bench_filtering.json
 
-Rows are sliding windows of synthetic users over a catalogue as large and as lopsided as the Netflix source data (4,499
+Rows are sliding windows of synthetic users over a catalogue of the size and skew of the Netflix source data (4,499
 titles; the first is in a third of all rows). Up to 10,000 rows the result is compared with a dense similarity matrix.
-Prints a line for each number of rows: seconds (wall, and of all cores together), peak memory, and how many items the
-last of the twelve neighbours shares. Claim: 8,000 rows in seconds, 200,000 within minutes and 2 GiB.
+Prints a line for each number of rows: seconds (wall clock, and CPU time of all cores), peak memory, and how many items
+the last of the twelve neighbours shares. Claim: 8,000 rows in seconds, 200,000 within minutes and 2 GiB.
 """
 
 import argparse
@@ -26,13 +26,13 @@ HISTORY, USER_NUM, CANDIDATE_NUM = 10, 12, 19
 
 
 def synthetic_histories(n_rows, n_items, windows_of_user, seed):
-    """Sliding windows of users who draw items by a steep popularity; (histories, users)."""
+    """Sliding windows of users who draw items from a skewed popularity; (histories, users)."""
     random = np.random.default_rng(seed)
     popularity = 1 / np.arange(4, n_items + 4)
     log_popularity = np.log(popularity)
     histories, users = [], []
     while len(histories) < n_rows:
-        noise = random.gumbel(size=n_items)  # the largest of log p + noise are a draw without replacement
+        noise = random.gumbel(size=n_items)  # the largest values of log p + noise are a draw without replacement
         taken = np.argpartition(-(log_popularity + noise), HISTORY + windows_of_user)[: HISTORY + windows_of_user]
         taken = random.permutation(taken).tolist()
         for start in range(windows_of_user):
@@ -58,7 +58,7 @@ def measure(n_rows, n_items, windows_of_user, exclude_same_user, seed, answer):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     compared = n_rows <= 10_000 and not exclude_same_user
     if compared:
-        assert np.array_equal(rows, dense_rows(histories, n_items)), "other rows than the dense reference"
+        assert np.array_equal(rows, dense_rows(histories, n_items)), "the rows differ from those of the dense reference"
     answer.put(
         {
             "rows": n_rows,
@@ -83,11 +83,11 @@ def main():
     parser.add_argument("--windows_of_user", type=int, default=4)
     parser.add_argument("--exclude_same_user", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the results there")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     args = parser.parse_args()
 
     results = []
-    for n_rows in args.rows:  # a process each, so that peak memory is its own
+    for n_rows in args.rows:  # one process each, so that peak memory is measured separately
         answer = multiprocessing.Queue()
         process = multiprocessing.Process(
             target=measure, args=(n_rows, args.items, args.windows_of_user, args.exclude_same_user, args.seed, answer)

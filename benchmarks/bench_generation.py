@@ -1,15 +1,16 @@
-"""What cot_data/generate_data.py promises, measured on the real command over a real connection to the offline teacher.
+"""Speed and safety of cot_data/generate_data.py: the real command, connected to the offline teacher.
 
     python benchmarks/bench_generation.py --json bench_generation.json
 
 speed     160 samples, 16 in flight, a server that takes 0.5 s for an answer: seconds from the first call to the last
-          answer, beside the ideal of ten rounds of three answers (target: within 10 %), and of the whole command.
-failures  160 samples while 30 % of the calls fail in mixed ways: starts until nothing is missing, and answered prompts
-          that were asked again (target: none).
-kills     the command is killed (kill -9) at 20 random moments and started again: the same stage123.json, byte for byte,
-          as without, and no answer in the journal twice.
+          answer, compared with the ideal of ten rounds of three answers (target: within 10 %), and of the whole
+          command.
+failures  160 samples while 30 % of the calls fail in mixed ways: starts needed until nothing is missing, and prompts
+          asked again after they were answered (target: none).
+kills     the command is killed (kill -9) at 20 random moments and started again: stage123.json must be the same, byte
+          for byte, as without kills, and no answer may be in the journal twice.
 memory    peak memory of the whole command for 1,000 samples (target: under 300 MiB).
-The records are those of the demo world. Run it on an idle machine: speed is wall time, and the teacher runs here too.
+The records come from the demo world. Run it on an idle machine: it measures wall time, and the teacher runs here too.
 """
 
 import argparse
@@ -35,7 +36,7 @@ MIXED_FAILURES = (
 
 @contextmanager
 def teacher(root, flags=""):
-    """Run the offline teacher with a fresh log; yields the environment that leads to it."""
+    """Run the offline teacher with a new log; yields the environment that points to it."""
     url, log = root / "teacher.url", root / "teacher.log"
     url.unlink(missing_ok=True)
     log.unlink(missing_ok=True)
@@ -51,7 +52,7 @@ def teacher(root, flags=""):
 
 
 def start(root, environment, flags):
-    """Start the real command, its output in files below root."""
+    """Start the real command; its output goes to files below root."""
     command = [sys.executable, REPOSITORY / "cot_data" / "generate_data.py", "--root_path", root]
     command += ["--model", "tlrec-offline-teacher", *flags.split()]
     with open(root / "output", "w") as output:
@@ -79,7 +80,7 @@ def answers(root):
 
 
 def asked_again(root):
-    """Prompts that the teacher was asked after it had sent an answer to them."""
+    """Prompts that were sent to the teacher again after it had answered them."""
     answered, again = set(), 0
     for entry in map(json.loads, (root / "teacher.log").read_text().splitlines()):
         again += entry["prompt"] in answered
@@ -102,7 +103,7 @@ def measure_speed(root):
     with teacher(root, f"--delay {DELAY}") as environment:
         begin = time.perf_counter()
         process = start(root, environment, f"--max_samples {SAMPLES} --concurrency {IN_FLIGHT}")
-        while not journal(root).exists():  # made right before the first call
+        while not journal(root).exists():  # made just before the first call
             time.sleep(0.002)
         first_call = time.perf_counter()
         while len(answers(root)) < 3 * SAMPLES:
@@ -162,7 +163,7 @@ def main():
     parser.add_argument("--parts", nargs="+", default=["speed", "failures", "kills", "memory"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the results there")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     args = parser.parse_args()
 
     parts = {

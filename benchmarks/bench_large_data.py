@@ -1,14 +1,14 @@
-"""Large source data: time and memory by number of records, of reading them, and of ins_tuning.py up to its first steps.
+"""Large source data: time and memory by number of records, for reading and for ins_tuning.py up to its first steps.
 
     python benchmarks/bench_large_data.py --rows 10000 100000 1000000 --output large_data.json
 
-Records are those of the demo world, repeated with other years. Every figure is of a process of its own:
+Records come from the demo world, repeated with other years. Every figure comes from a separate process:
 reading      tlrec.data.records.RecordFile alone: validation, offsets, digest
-first start  ins_tuning.py with pocket-llama from its start to the end of --steps steps and one small validation; its own
-             imports and reading included, token ids not in the cache
-second start the same command again, token ids in the cache; what the first took longer is tokenisation
-Memory is the most the process held of its own, sampled every 20 ms; pages of the memory-mapped cache, which the system
-takes back when it needs them, are in the last column. Linux only.
+first start  ins_tuning.py with pocket-llama from its start to the end of --steps steps and one small validation; its
+             own imports and reading included, token ids not in the cache
+second start the same command again, token ids in the cache; the difference to the first is tokenisation
+Memory is the peak of the process's own memory, sampled every 20 ms; pages of the memory-mapped cache, which the system
+can take back at any time, are in the last column. Linux only.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from tlrec.files import whole_file, write_json
 
 DIFFERENT = 5_000  # records drawn from the demo world, which is slow
 READ = "import sys; from tlrec.data.records import RecordFile; RecordFile(sys.argv[1])"
-# The script itself, but for its Trainer, which ends after a few steps
+# The script itself, except that its Trainer stops after a few steps
 TUNE = """
 import runpy, sys
 from tlrec.tuning import trainer
@@ -61,8 +61,8 @@ def demo_records(count):
 
 
 def write_many(path, records, rows):
-    """A record file of `rows` rows as `write_records` would write it: `records` again and again, every time with years
-    that are a hundred years later."""
+    """A record file of `rows` rows as `write_records` would write it: `records` repeated, each time with all years a
+    hundred years later."""
     with whole_file(path) as file:
         for start in range(0, rows, len(records)):
             century = f"({21 + start // len(records)}"
@@ -72,8 +72,8 @@ def write_many(path, records, rows):
 
 
 def run(command, environment):
-    """Run a process: {"seconds", "cpu_seconds", "tokenised", "own_gb", "mapped_gb"}; `tokenised` is the second in which its
-    token ids were there."""
+    """Run a process: {"seconds", "cpu_seconds", "tokenised", "own_gb", "mapped_gb"}; `tokenised` is the second at which
+    its token ids were complete."""
     begin, cpu, tokenised, peaks = time.perf_counter(), _cpu_of_children(), None, {"RssAnon": 0, "RssFile": 0}
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -98,7 +98,7 @@ def run(command, environment):
 
 
 def _cpu_of_children():
-    """Seconds of all cores that the processes took which have ended."""
+    """CPU seconds, over all cores, of the child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -115,7 +115,7 @@ def _watch(process, peaks):
 
 
 def measure_rows(rows, records, args, folder):
-    """The figures of one number of rows; its files are made below `folder`."""
+    """The figures for one number of rows; the files are made below `folder`."""
     train, valid = folder / "train.json", folder / "valid.json"
     write_many(train, records, rows)
     write_records(valid, records[:16])

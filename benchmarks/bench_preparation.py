@@ -1,9 +1,9 @@
-"""How long raw downloads take to become data sets, and how much memory: the claims of issue 4 as a program.
+"""Time and memory for making data sets from raw downloads.
 
     python benchmarks/bench_preparation.py --movie ~/ml-100k
 
-Movie: the given folder of MovieLens-100K (claim: under 5 s). Netflix: a synthetic `combined_data_1.txt` of the real
-one's size, 24 million ratings of 4,499 films by up to 480,000 users (claim: under 3 minutes and 6 GiB on two cores).
+Movie: the given folder of MovieLens-100K (claim: under 5 s). Netflix: a synthetic `combined_data_1.txt` of the size of
+the real one, 24 million ratings of 4,499 films by up to 480,000 users (claim: under 3 minutes and 6 GiB on two cores).
 Prints wall time and peak memory of the whole commands, each in its own process. Needs 0.6 GB in the temporary folder.
 """
 
@@ -23,7 +23,7 @@ FILMS, USERS, DAYS = 4_499, 480_000, 2_200
 
 
 def write_netflix(folder, ratings, seed=0):
-    """Films of a skewed popularity, each rated at most once by a user, on random days."""
+    """Films with skewed popularity, each rated at most once by a user, on random days."""
     rng = np.random.default_rng(seed)
     days = pd.date_range("1999-11-11", periods=DAYS).strftime("%Y-%m-%d").to_numpy()
     share = 1 / (np.arange(FILMS) + 100)
@@ -60,7 +60,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--movie", type=Path, metavar="DIR", help="folder of u.data and u.item; left out without it")
+    parser.add_argument(
+        "--movie", type=Path, metavar="DIR", help="folder of u.data and u.item; without it Movie is not measured"
+    )
     parser.add_argument("--netflix_ratings", type=int, default=24_053_764, metavar="N", help="synthetic (%(default)s)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

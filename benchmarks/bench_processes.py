@@ -1,12 +1,12 @@
-"""Scaling over processes: tokens per second in tuning and rows per second in scoring, with one, two ... of them.
+"""Scaling over processes: tokens per second in tuning and rows per second in scoring, with one, two or more processes.
 
     python benchmarks/bench_processes.py --gpus cpu cpu:2 --output processes.json
     python benchmarks/bench_processes.py --gpus 0 0,1 0,1,2,3 --base_model base_model/llama-7b --micro_batch_size 16
 
-Runs shell/zero_shot.sh on demo records for each entry, as a user would, and reads run.json and metrics.json. The effective
-batch is 128 whatever the number of processes; efficiency is the speed-up over the first entry, divided by its processes.
-On the CPU two processes share the cores that one process has to itself, so there is nothing to gain there: that row
-shows what the exchange costs.
+Runs shell/zero_shot.sh on demo records for each entry, as a user would, and reads run.json and metrics.json. The
+effective batch is 128 for any number of processes; efficiency is the speed-up over the first entry per process.
+On the CPU, two processes share the cores that one process has alone, so they cannot be faster: that row shows what the
+communication costs.
 """
 
 import argparse
@@ -53,7 +53,12 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--gpus", nargs="+", default=["cpu", "cpu:2"], help="what zero_shot.sh gets, one run each (default: cpu cpu:2)")
+    add(
+        "--gpus",
+        nargs="+",
+        default=["cpu", "cpu:2"],
+        help="GPU argument of zero_shot.sh, one run each (default: cpu cpu:2)",
+    )
     add("--base_model", type=Path, default=REPOSITORY / "base_model" / "pocket-llama", help="(default: %(default)s)")
     add("--rows", type=int, default=256, help="training rows (default: %(default)s)")
     add("--micro_batch_size", type=int, default=32, help="(default: %(default)s)")

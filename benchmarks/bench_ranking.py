@@ -1,14 +1,14 @@
-"""Ranking many films for one user: packed behind a history that is computed once, beside a plain batch of whole prompts.
+"""Ranking many films for one user: packed after a history that is computed once, compared with whole prompts.
 
-    python benchmarks/bench_ranking.py --dtype bfloat16 --output ranking.json           # base_model/smollm2-135m, or 20m
-    python benchmarks/bench_ranking.py --shape 7b --rows 1600 --output ranking_7b.json  # on a GPU
+    python benchmarks/bench_ranking.py --dtype bfloat16 --output ranking.json          # base_model/smollm2-135m, or 20m
+    python benchmarks/bench_ranking.py --shape 7b --rows 1600 --output ranking_7b.json # on a GPU
 
-plain batch     whole prompts of some of the films, no prefix shared: how fast the model goes through tokens at its best
-rows            tlrec.model.scoring: the prefix is computed once, every film is a row of its own behind it
-ranking         tlrec.model.ranking: the films are packed into rows behind the history
-Own tokens are those behind what the prompts of one user share. Asserts that all give the same log-probabilities. With
---users the films are shared out among that many users, who go through the model together. Where others use the machine,
---threads 1 and the column of CPU seconds compare best.
+plain batch     whole prompts of some of the films, no shared prefix: the model's best rate of tokens
+rows            tlrec.model.scoring: the prefix is computed once, each film is a separate row after it
+ranking         tlrec.model.ranking: the films are packed into rows after the history
+Own tokens are those after the part that the prompts of one user share. Asserts that all give the same
+log-probabilities. With --users the films are divided among that many users, who are scored together. On a busy machine,
+use --threads 1 and compare CPU seconds.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def requests_of(args, films):
     records = read_records(args.data) if args.data.exists() else models.load_records(args.data, 600)[0]
     preferences = [parse_input(record["input"]) for record in records]
     items = list(dict.fromkeys(item for preference in preferences for item in (*preference.history, preference.target)))
-    while len(items) < films:  # the test file's own films, and as many editions of them as are asked for
+    while len(items) < films:  # the films of the test file, and further editions of them until there are enough
         items += [replace(item, title=f"{item.title} {len(items)}") for item in items[: films - len(items)]]
     each = -(-films // args.users)
     users = records[:: len(records) // args.users][: args.users]
@@ -78,7 +78,7 @@ def prepare(args):
 
 
 def count_tokens(args):
-    """Tokens of each procedure that are worth having: whole prompts, or own tokens and each history once."""
+    """Tokens that each procedure must compute: whole prompts, or own tokens and each history once."""
     tokenizer = base_models.load_tokenizer(SMOLLM2) if args.shape is None else models.load_tokenizer()
     whole, own = [], 0
     for request in requests_of(args, args.rows):
@@ -96,7 +96,7 @@ def main(arguments=None):
     add("--shape", choices=models.SHAPES, help="random weights (default: base_model/smollm2-135m, or else 20m)")
     add("--data", type=Path, default=models.MOVIE_TEST, help="records (default: the Movie test file, or demo records)")
     add("--rows", type=int, default=600, help="films to rank (default: %(default)s)")
-    add("--users", type=int, default=1, help="among whom they are shared out (default: %(default)s)")
+    add("--users", type=int, default=1, help="users to divide the films among (default: %(default)s)")
     add("--plain_rows", type=int, default=64, help="films of the plain batch (default: %(default)s)")
     add("--repeats", type=int, default=3, help="(default: %(default)s)")
     add("--threads", type=int, help="(default: torch's)")
@@ -133,7 +133,7 @@ def main(arguments=None):
         "peak_over_a_quarter": measure.ratio_of_peaks(figures, RANKING, QUARTER),
     }
 
-    # 3. Tell
+    # 3. Print
     print(
         f"ranking {args.rows} films for {args.users} users, {args.shape or SMOLLM2.name}, {args.dtype}, "
         f"{own / args.rows:.1f} own tokens of {whole / args.rows:.0f} a film; {environment['hardware']}"
@@ -154,7 +154,7 @@ def main(arguments=None):
         ],
     )
     print(
-        f"rates by {'CPU' if clock == 'cpu_median' else 'wall clock'} seconds; the plain batch's are of all its tokens"
+        f"rates by {'CPU' if clock == 'cpu_median' else 'wall clock'} seconds; the plain batch's count all its tokens"
     )
     if args.output:
         write_json(args.output, report)

@@ -1,12 +1,12 @@
-"""Scoring a test set: ours beside the published procedure, and beside ours without the shared prefix.
+"""Scoring a test set: ours compared with the published procedure, and with ours without the shared prefix.
 
     python benchmarks/bench_scoring.py --shape 20m --rows 128 --output scoring.json
     python benchmarks/bench_scoring.py --shape 7b --rows 1000 --repeats 2 --output scoring_7b.json   # on a GPU
 
 published   batches of 16 in the order of the file, padded on the left, `generate` of 128 tokens, of which only the
-            distribution of the first is read. A model that ends its answers stops earlier: --max_new_tokens 4 shows that.
-ours        tlrec.model.scoring: one forward pass a row, sorted by length, the prefix of all rows computed once, LoRA merged.
-Both tokenise, both carry an adapter. Asserts that all give the same log-probabilities and the same AUC.
+            distribution of the first is read. A model that ends its answers stops earlier, as with --max_new_tokens 4.
+ours        tlrec.model.scoring: one forward pass per row, sorted by length, shared prefix computed once, LoRA merged.
+Both include tokenisation, both have an adapter. Asserts that all give the same log-probabilities and the same AUC.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def prepare(args):
 
 
 def operations(args, records, prefix=True):
-    """What the answers cost: every row through the model once (the shared prefix once), the head at one position."""
+    """Operations needed: every row through the model once (the shared prefix once), the head at one position."""
     scorer = Scorer(models.load_tokenizer(), records, FRAME, cutoff_len=512)
     lengths = [len(row) for row in scorer.rows]
     return models.forward_operations(args.shape, lengths, scorer.prefix_len if prefix else 0, heads=len(records))
@@ -92,7 +92,12 @@ def main(arguments=None):
         help="records (default: the Movie test file, or else demo records)",
     )
     add("--rows", type=int, default=128, help="(default: %(default)s)")
-    add("--max_new_tokens", type=int, default=128, help="of the published procedure (default: %(default)s)")
+    add(
+        "--max_new_tokens",
+        type=int,
+        default=128,
+        help="tokens that the published procedure generates (default: %(default)s)",
+    )
     add("--repeats", type=int, default=3, help="(default: %(default)s)")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
     add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="(default: %(default)s)")
@@ -122,7 +127,7 @@ def main(arguments=None):
         report["matrix_rate"] = measure.matrix_rate()
         report["share_of_matrix_rate"] = operations(args, records) / medians[OURS] / report["matrix_rate"]
 
-    # 3. Tell
+    # 3. Print
     print(f"scoring {args.rows} rows of {source}, shape {args.shape}, {environment['hardware']}")
     measure.print_table(
         ["", "seconds", "rows/s", "times as fast", "peak GB"],

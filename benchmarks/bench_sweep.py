@@ -1,13 +1,13 @@
-"""Few-shot tuning at several numbers of shots: one process, as shell/few_shot.sh, beside one process for each step.
+"""Few-shot tuning at several numbers of shots: one process, as in shell/few_shot.sh, compared with one for each step.
 
     python benchmarks/bench_sweep.py --output sweep.json
     python benchmarks/bench_sweep.py --gpu 0 --base_model base_model/llama-7b --output sweep_7b.json   # on a GPU
 
-published   for each number of shots rec_tuning.py, then evaluate.py, each loading everything anew.
+published   for each number of shots rec_tuning.py, then evaluate.py, each loading everything again.
 ours        `bash shell/few_shot.sh GPU 0 movie`: everything is loaded once.
-Runs on a demo workspace in a temporary folder, from a fresh instruction adapter, with the commands' own defaults; flags
-that this program does not know go to rec_tuning.py. Asserts that adapters and predictions are equal: on the CPU byte by
-byte, on a GPU in their AUC to 0.005.
+Runs on a demo workspace in a temporary folder, from a new instruction adapter, with the commands' own defaults;
+flags that this program does not know are passed to rec_tuning.py. Asserts that adapters and predictions are equal: on
+the CPU byte for byte, on a GPU in AUC to within 0.005.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def published(args, root, adapter, output, flags):
 
 
 def check_same(args, one, other):
-    """Assert that two sweeps ended alike; returns the AUC of each number of shots."""
+    """Assert that two sweeps have equal results; returns the AUC of each number of shots."""
     aucs = {}
     for shots in args.shots:
         here, there = one / f"0_{shots}", other / f"0_{shots}"
@@ -160,7 +160,7 @@ def main(arguments=None):
                 seconds[name].append(time.perf_counter() - begin)
             aucs = check_same(args, outputs[PUBLISHED], outputs[OURS])
 
-    # 2. Compare and tell
+    # 2. Compare and print
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     report = environment | {
         "arguments": {key: str(value) for key, value in vars(args).items()} | {"passed_on": flags},

@@ -1,13 +1,13 @@
-"""Tuning, in tokens per second: ours beside the published way of running the same steps.
+"""Tuning, in tokens per second: ours compared with the published way of running the same steps.
 
     python benchmarks/bench_tuning.py --shape 20m --rows 128 --output tuning.json
     python benchmarks/bench_tuning.py --shape 7b --rows 512 --steps 4 --output tuning_7b.json   # on a GPU
 
 published   transformers' Trainer: micro-batches of 32 in random order, padded on the left to the longest row; eager
             attention; the model's own loss on logits of every position; fp16 on a GPU, float32 on the CPU.
-ours        tlrec.tuning.trainer: micro-batches of like length, padded on the right without a mask; PyTorch's attention or
-            FlashAttention; the loss in chunks; bf16 on a GPU, float32 on the CPU, fused AdamW on a GPU.
-Both take --steps optimiser steps of 128 rows from the same adapter. Padding counts for nothing. Asserts that one step
+ours        tlrec.tuning.trainer: micro-batches of similar length, padded on the right without a mask; PyTorch's
+            attention or FlashAttention; the loss in chunks; bf16 on a GPU, float32 on the CPU, fused AdamW on a GPU.
+Both take --steps optimiser steps of 128 rows from the same adapter. Padding is not counted. Asserts that one step
 without dropout has the same loss and, in float32, the same gradient norm.
 """
 
@@ -62,13 +62,13 @@ def left_padded(rows):
     return {
         "input_ids": torch.tensor([[0] * n + row["input_ids"] for n, row in zip(padding, rows)]),
         "attention_mask": torch.tensor([[0] * n + [1] * (longest - n) for n in padding]),
-        # BOS is no label: behind padding it would be predicted, in the longest row it is not.
+        # BOS is no label: after padding it would be predicted, but not in the longest row.
         "labels": torch.tensor([[-100] * (n + 1) + row["labels"][1:] for n, row in zip(padding, rows)]),
     }
 
 
 def log_of(trainer):
-    """Train; [{"loss", "grad_norm", ...}], one of each optimiser step."""
+    """Train; returns [{"loss", "grad_norm", ...}], one for each optimiser step."""
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return trainer.state.log_history
@@ -111,7 +111,7 @@ def prepare(args):
     tokenizer = models.load_tokenizer()
     records, _ = models.load_records(args.data, args.rows)
     rows = RecordTokenizer(tokenizer, FRAME, cutoff_len=512).examples(records).rows
-    scorer = Scorer(tokenizer, records[:2], FRAME, cutoff_len=512, with_loss=True)  # never asked
+    scorer = Scorer(tokenizer, records[:2], FRAME, cutoff_len=512, with_loss=True)  # never used
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     attention = base_models.resolve_attention("auto", device, dtype)
     procedures = {}
@@ -133,7 +133,7 @@ def prepare(args):
 
 
 def check_same_steps(args, device):
-    """Assert that one step on few rows without dropout has the same loss and the same gradient; returns what it found."""
+    """Assert that one step on few rows without dropout has the same loss and the same gradient; returns both."""
     small = argparse.Namespace(**{**vars(args), "rows": min(args.rows, 16), "steps": 1, "lora_dropout": 0.0})
     first = {name: procedure()[0] for name, procedure in prepare(small).items()}
     loss, norm = ({name: float(step[key]) for name, step in first.items()} for key in ("loss", "grad_norm"))
@@ -159,8 +159,8 @@ def main(arguments=None):
     add("--rows", type=int, default=128, help="(default: %(default)s)")
     add("--steps", type=int, default=1, help="optimiser steps (default: %(default)s)")
     add("--lora_dropout", type=float, default=0.05, help="(default: %(default)s)")
-    add("--gradient_checkpointing", action="store_true", help="of ours")
-    add("--torch_compile", action="store_true", help="of ours; it compiles in each repeat, so give many --steps")
+    add("--gradient_checkpointing", action="store_true", help="for ours")
+    add("--torch_compile", action="store_true", help="for ours; it compiles in each repeat, so give many --steps")
     add("--repeats", type=int, default=3, help="(default: %(default)s)")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
     add("--output", type=Path, help="write the figures to this JSON file")
@@ -175,7 +175,7 @@ def main(arguments=None):
     # 2. Compare
     medians = {name: figure["median"] for name, figure in figures.items()}
     rows = RecordTokenizer(models.load_tokenizer(), FRAME, cutoff_len=512).examples(records).rows
-    # Every epoch has rows / BATCH optimiser steps, and all rows.
+    # Every epoch has all rows, in rows / BATCH optimiser steps.
     tokens = sum(len(row["input_ids"]) for row in rows) * args.steps / max(1, args.rows / BATCH)
     report = environment | {
         "arguments": {key: str(value) for key, value in vars(args).items()},
@@ -186,13 +186,13 @@ def main(arguments=None):
         "memory_ours_over_published": measure.ratio_of_peaks(figures, OURS, PUBLISHED),
     }
     if device.type == "cuda":
-        # With a frozen base a token costs 2 operations a weight forward and 2 backward, for the gradient of the
-        # activations only: 4 times the weights that multiply (the embedding is looked up), attention left out.
+        # With a frozen base a token takes 2 operations per weight forward and 2 backward (the gradient of the
+        # activations only): 4 times the weights that multiply (the embedding is looked up), without attention.
         report["matrix_rate"] = measure.matrix_rate()
         operations = 4 * models.multiplying_weights(args.shape) * tokens
         report["share_of_matrix_rate"] = operations / medians[OURS] / report["matrix_rate"]
 
-    # 3. Tell
+    # 3. Print
     print(
         f"{args.steps} steps of tuning on {args.rows} rows of {source}, shape {args.shape}, {environment['hardware']}"
     )

@@ -1,13 +1,13 @@
-"""One validation during tuning (AUC and loss over prompt and answer): ours beside full-vocabulary logits.
+"""One validation during tuning (AUC and loss over prompt and answer): ours compared with full-vocabulary logits.
 
     python benchmarks/bench_validation.py --shape 20m --rows 128 --output validation.json
     python benchmarks/bench_validation.py --shape 7b --rows 1000 --output validation_7b.json   # on a GPU
 
 published   batches of 8 (the Trainer's default) in the order of the file, padded on the left; logits of every position
             in float32, their loss, and a softmax over all of them, from which the answer's row is picked
-            (`preprocess_logits_for_metrics`), so that no logits outlive their batch.
-ours        tlrec.model.scoring: the prefix of all rows computed once, the head at a few positions at a time, LoRA merged.
-Records are tokenised before, as in tuning. Asserts that both give the same log-probabilities, AUC and loss.
+            (`preprocess_logits_for_metrics`), so that logits are freed after each batch.
+ours        tlrec.model.scoring: the shared prefix computed once, the head at a few positions at a time, LoRA merged.
+Records are tokenised beforehand, as in tuning. Asserts that both give the same log-probabilities, AUC and loss.
 """
 
 import argparse
@@ -33,7 +33,7 @@ OURS, PUBLISHED = "ours", "published"
 
 
 def published(model, tokenizer, rows):
-    """((n, 2) log-probabilities of Yes and No, mean loss of a token)."""
+    """((n, 2) log-probabilities of Yes and No, mean loss per token)."""
     yes, no = tokenizer.convert_tokens_to_ids(["Yes", "No"])
     log_p, total, count = [], 0.0, 0
     for start in range(0, len(rows), 8):
@@ -42,9 +42,7 @@ def published(model, tokenizer, rows):
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in batch], device=model.device)
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch], device=model.device)
         labels = torch.where(mask == 1, ids, -100)
-        labels[
-            ids == tokenizer.bos_token_id
-        ] = -100  # behind padding it would be predicted, in the longest row it is not
+        labels[ids == tokenizer.bos_token_id] = -100  # after padding it would be predicted, but not in the longest row
         with torch.no_grad():
             outputs = model(input_ids=ids, attention_mask=mask, labels=labels)
             probabilities = outputs.logits.float().softmax(-1)
@@ -73,7 +71,7 @@ def prepare(args):
 
 
 def operations(args, records):
-    """What the figures cost: every row through the model once, the shared prefix once, and the head at every position."""
+    """Operations needed: every row through the model once, the shared prefix once, and the head at every position."""
     scorer = Scorer(models.load_tokenizer(), records, FRAME, cutoff_len=512, with_loss=True)
     lengths = [len(row) for row in scorer.rows]
     heads = scorer.prefix_len + sum(length - scorer.prefix_len for length in lengths)
@@ -126,7 +124,7 @@ def main(arguments=None):
         report["matrix_rate"] = measure.matrix_rate()
         report["share_of_matrix_rate"] = operations(args, records) / medians[OURS] / report["matrix_rate"]
 
-    # 3. Tell
+    # 3. Print
     print(f"validation on {args.rows} rows of {source}, shape {args.shape}, {environment['hardware']}")
     measure.print_table(
         ["", "seconds", "rows/s", "times as fast", "peak GB"],

@@ -1,4 +1,4 @@
-"""How the benchmarks measure: procedures take turns in one run, medians count, and each one's peak memory is its own."""
+"""How the benchmarks measure: procedures take turns in one run; medians of seconds, and peak memory of each."""
 
 import argparse
 import gc
@@ -20,9 +20,9 @@ def measure(prepare, args, device):
     """Run every procedure `args.repeats` times, in turns: {name: {"seconds": [...], "median", "cpu_median" (CPU seconds
     of all threads), "peak_memory_gb"}}, and {name: what its last run returned}.
 
-    prepare: a function of a module; prepare(args) returns {name: function without arguments} and depends on nothing
-    else. With fewer `rows` it also serves to warm up. Peak memory is what a procedure takes on top of the model: on a
-    GPU of all tensors, on the CPU of a process of its own (Linux; None elsewhere).
+    prepare: a module-level function; prepare(args) returns {name: function without arguments} and depends on nothing
+    else. It is also called with fewer `rows` to warm up. Peak memory is what a procedure takes in addition to the
+    model: on a GPU that of all tensors, on the CPU that of a separate process (Linux; None elsewhere).
     """
     _warm_up(prepare, args)
     procedures = prepare(args)
@@ -62,7 +62,7 @@ def _growth(prepare, args, name):
     _warm_up(prepare, args, only=name)
     procedure = prepare(args)[name]
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
     before = _memory("VmRSS")
     procedure()
     return _memory("VmHWM") - before
@@ -86,7 +86,7 @@ def matrix_rate(size=8192):
 
 
 def environment(device):
-    """What a figure needs beside it: when, on what, with which versions, by which command."""
+    """Details to report with every figure: date, hardware, versions, command."""
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name()
     else:
@@ -109,7 +109,7 @@ def _read(path):
 
 
 def print_table(headers, rows):
-    """Columns as wide as they must be, the first one to the left."""
+    """A table with columns as wide as needed, the first one left-aligned."""
     cells = [
         [cell if isinstance(cell, str) else "-" if cell is None else f"{cell:,.2f}" for cell in row] for row in rows
     ]
@@ -122,8 +122,8 @@ def print_table(headers, rows):
         )
 
 
-# Largest difference of a log-probability. In two-byte numbers every layer rounds to 8 (bfloat16) or 11 bits, and another
-# order of additions rounds differently.
+# Largest difference allowed in a log-probability. In two-byte numbers every layer rounds to 8 (bfloat16) or 11 bits
+# (float16), and a different order of additions rounds differently.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
 
 
@@ -136,6 +136,6 @@ def check_same_scores(log_p, reference, aucs, dtype):
 
 
 def ratio_of_peaks(figures, one, other):
-    """Peak memory of one procedure over that of the other; None where it cannot be measured."""
+    """Peak memory of one procedure divided by that of the other; None if it cannot be measured."""
     peaks = figures[one]["peak_memory_gb"], figures[other]["peak_memory_gb"]
     return None if None in peaks else peaks[0] / peaks[1]

@@ -1,12 +1,12 @@
-"""GPU memory of tuning LLaMA-7B and 13B, computed from their shapes: which card is enough for which setting?
+"""GPU memory for tuning LLaMA-7B and 13B, computed from their shapes: which card is enough for which setting.
 
     python benchmarks/memory_table.py             # the table of base_model/README.md
-    python benchmarks/memory_table.py --check     # the same count beside what small models take on the CPU
+    python benchmarks/memory_table.py --check     # compare the count with what small models take on the CPU
 
-Counts what the recipe holds at its peak: weights, LoRA with its gradients and AdamW states, activations that autograd
-keeps, and the largest temporary tensors. All rows are as long as --cutoff_len, which is the worst case: a median MovieLens
-row has half of 512 tokens. Not counted: the CUDA context and the allocator's gaps, about 1 GB together, and validation,
-which takes what is left and halves its batches if need be.
+Counts what is in memory at the peak: weights, LoRA with its gradients and AdamW states, activations that autograd
+keeps, and the largest temporary tensors. All rows are as long as --cutoff_len, which is the worst case: the median
+MovieLens row has half of 512 tokens. Not counted: the CUDA context and the allocator's gaps, about 1 GB together, and
+validation, which uses what is left and halves its batches if necessary.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def weights(shape, quantization):
     others = 2 * shape.vocabulary * d + (2 * shape.layers + 1) * d  # embedding, head; norms
     if quantization == "none":
         return 2 * (linear + others)
-    # PEFT's preparation makes float32 of what is not quantised.
+    # PEFT's preparation converts to float32 what is not quantised.
     if quantization == "8bit":
         outputs = shape.layers * (4 * d + 2 * m + d)
         return linear + 4 * outputs + 4 * others  # a scale in float32 for each output of a linear layer
@@ -70,10 +70,11 @@ def table(cutoff_len, micro_batches=(32, 8, 1)):
 
 
 def measured(shape, rows, length, quantization, checkpointing, dtype="bfloat16", targets=None):
-    """Bytes of all tensors at the peak of two tuning steps of a random model on the CPU, its frozen weights left out.
+    """Bytes of all tensors at the peak of two tuning steps of a random model on the CPU, without its frozen weights.
 
-    One micro-batch of `rows` rows of `length` tokens, by the tuners' own trainer. targets: LoRA's, by default q and v. On a GPU the 8-bit product
-    has another implementation than on the CPU; it runs here too, and is the one that is measured.
+    One micro-batch of `rows` rows of `length` tokens, by the tuners' own trainer. targets: modules that get LoRA,
+    by default q and v. The 8-bit product of a GPU has another implementation than that of the CPU; it runs on the CPU
+    too, and is the one measured here.
     """
     import torch
     from bitsandbytes.autograd import _functions as bitsandbytes_products
@@ -125,7 +126,7 @@ def measured(shape, rows, length, quantization, checkpointing, dtype="bfloat16",
         trainer = TuningTrainer(
             model=get_peft_model(base, lora),
             train_dataset=[{"input_ids": row, "labels": row} for row in ids],
-            scorer=SimpleNamespace(rows=[], prompt_loss_weight=1.0),  # never asked
+            scorer=SimpleNamespace(rows=[], prompt_loss_weight=1.0),  # never used
             validation_labels=None,
             args=TrainingArguments(
                 output_dir=folder,

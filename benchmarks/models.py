@@ -1,8 +1,8 @@
-"""What the benchmarks run on: models with random weights in real shapes, an adapter, and Movie test records.
+"""Models with random weights in real shapes, an adapter, and Movie test records for the benchmarks.
 
-Speed depends on shapes, not on what the weights have learnt. All shapes share the tokenizer of pocket-llama, whose 3,072
-pieces are the first ids of a larger vocabulary; it cuts the Movie records into about as many tokens as LLaMA's own does.
-"""
+Speed depends on shapes, not on what the weights have learnt. All shapes share the tokenizer of pocket-llama, whose
+3,072 pieces are the first ids of a larger vocabulary; it splits the Movie records into about as many tokens as LLaMA's
+own."""
 
 import tempfile
 from pathlib import Path
@@ -34,7 +34,7 @@ def load_tokenizer():
 
 
 def make_model(shape, device, dtype, attention="sdpa", lora_dropout=0.0):
-    """A random LLaMA of `shape` on `device`, frozen, with a random LoRA of the recipe's form on it; the same each time."""
+    """A random LLaMA of `shape` on `device`, frozen, with a random LoRA of the recipe's form; the same every time."""
     vocabulary, width, inner, layers, heads = SHAPES[shape]
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -54,7 +54,7 @@ def make_model(shape, device, dtype, attention="sdpa", lora_dropout=0.0):
 
 
 def load_records(path, rows):
-    """(records, where they are from): the first `rows` of the file, or demo records where the default file is absent."""
+    """(records, their source): the first `rows` of the file, or demo records where the default file is absent."""
     source = str(path)
     if path == MOVIE_TEST and not path.exists():
         sizes = {
@@ -63,7 +63,7 @@ def load_records(path, rows):
         with tempfile.TemporaryDirectory() as folder:
             make_workspace(Path(folder), 0, sizes)
             records = read_records(Path(folder) / "rec_data" / "movie" / "test.json")
-        return records, "demo records (the Movie test file is not at hand)"
+        return records, "demo records (there is no Movie test file)"
     records = read_records(path)
     if len(records) < rows:
         raise InputError(f"{path}: has {len(records)} rows, --rows asks for {rows}")
@@ -73,7 +73,7 @@ def load_records(path, rows):
 def forward_operations(shape, lengths, prefix, heads):
     """Additions and multiplications of one forward pass over rows of `lengths` tokens that share their first `prefix`.
 
-    heads: positions at which the output head is read. Padding counts for nothing.
+    heads: positions at which the output head is computed. Padding is not counted.
     """
     vocabulary, width, inner, layers, _ = SHAPES[shape]
     # A token in a layer: query, key, value and output projections of width x width; gate, up and down of width x inner;
@@ -89,6 +89,6 @@ def forward_operations(shape, lengths, prefix, heads):
 
 
 def multiplying_weights(shape):
-    """Weights that every token is multiplied with: all but the embedding, which is looked up."""
+    """Number of weights that every token is multiplied with: all but the embedding, which is looked up."""
     vocabulary, width, inner, layers, _ = SHAPES[shape]
     return layers * (4 * width * width + 3 * width * inner) + width * vocabulary

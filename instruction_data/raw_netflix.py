@@ -116,7 +116,7 @@ def _blocks(path):
 
 
 def _parse(body, rows, block, path, line):
-    """The ratings of a block. pandas reads them fast but does not name a bad line, so that is searched for afterwards."""
+    """The ratings of a block. pandas reads fast but does not name a bad line, so that is searched for afterwards."""
     try:
         table = pd.read_csv(
             io.BytesIO(body),

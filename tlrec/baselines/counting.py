@@ -55,7 +55,7 @@ class ItemKNN:
     target and history item. A liked item votes for the target if s > 0 and against it if s < 0, a disliked one the
     other way round, each with weight |s| (weighted sum of Sarwar et al. 2001, Item-Based Collaborative Filtering
     Recommendation Algorithms, WWW, section 3.2). All history items are neighbours. The mean like-rate of the training
-    ratings votes too, with weight VOTE; it is the result if the target or the whole history was never rated in training.
+    ratings votes too, with weight VOTE; it is the result if target or whole history was never rated in training.
     """
 
     def __init__(self, ratings):

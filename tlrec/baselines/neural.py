@@ -4,7 +4,7 @@ The papers rank the next item among all items; here the target is given and the 
 the encoder of each paper is kept, with its sizes, dropout and optimiser, and three things are the same for all:
 
     input    embedding of the item + embedding of like or dislike, padded on the left
-    output   logit = h . t[target] + b[target] + w . h + b, with h the encoded history; w learns how much a user likes in general
+    output   logit = h . t[target] + b[target] + w . h + b, with h the encoded history; w learns how much a user likes
     loss     binary cross-entropy on the label of the target
 
 Training replaces each item by "unknown" with probability UNKNOWN_SHARE, so that the embedding of unseen items is
@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 4096  # in prediction
 
 class SequenceModel(nn.Module):
     """What the three have in common. A subclass defines, as in its paper, `size`, `batch_size`, `optimizer()` and
-    `encode(items, history)`: item ids (n, length) and embedded histories (n, length, size) to hidden states (n, size)."""
+    `encode(items, history)`: item ids (n, length), embedded histories (n, length, size) to hidden states (n, size)."""
 
     def __init__(self, n_items, length):
         """n_items: number of ids, including padding and unknown. length: items in the longest history."""
@@ -64,7 +64,7 @@ class SASRec(SequenceModel):
     """Kang and McAuley (2018), Self-Attentive Sequential Recommendation, ICDM.
 
     Two blocks of causal self-attention with one head, learned positions, the item embedding shared with the output;
-    d = 50, batch 128, Adam with 0.001, and dropout 0.2 (their value for MovieLens), as in section IV and the published code.
+    d = 50, batch 128, Adam with 0.001, and dropout 0.2 (theirs for MovieLens), as in section IV and the published code.
     """
 
     size, batch_size, dropout = 50, 128, 0.2
@@ -100,8 +100,8 @@ class SASRec(SequenceModel):
 class GRU4Rec(SequenceModel):
     """Hidasi et al. (2016), Session-based Recommendations with Recurrent Neural Networks, ICLR.
 
-    One layer of 100 gated recurrent units; batch 50, dropout 0.5, Adagrad with 0.01, as in the paper and in its code for
-    the loss TOP1 on RSC15.
+    One layer of 100 gated recurrent units; batch 50, dropout 0.5, Adagrad with 0.01, as in the paper and in its code
+    for the loss TOP1 on RSC15.
     """
 
     size, batch_size, dropout = 100, 50, 0.5
@@ -176,8 +176,8 @@ def logits(model, rows):
 def train(model, rows, labels, valid_rows, valid_labels, num_epochs, patience):
     """Train `model` in place, ending with its state at the best validation; returns (that step, its log-loss).
 
-    rows, valid_rows: from `encode`. labels, valid_labels: (n,) float tensors of 0 and 1. Validates after every epoch, and
-    in long epochs every EVAL_STEPS steps: overlapping windows are memorised within a single epoch.
+    rows, valid_rows: from `encode`. labels, valid_labels: (n,) float tensors of 0 and 1. Validates after every epoch,
+    and in long epochs every EVAL_STEPS steps: overlapping windows are memorised within a single epoch.
     """
     optimizer = model.optimizer()
     loss_of = functional.binary_cross_entropy_with_logits

@@ -4,9 +4,9 @@
 
 In: nothing. Out, below the folder: `instruction_data/{netflix,amazon-book}/{train,valid}.json`,
 `rec_data/{movie,book}/{train,valid,test}.json`, a `DEMO.md` in each folder, and `demo.json` with seed, sizes and, for
-each file, the best reachable AUC (of an oracle that knows the simulated tastes but sees only the record) and the floor of
-the share of likes. The same command again changes nothing; another seed or size needs `--overwrite`, and a folder with
-other data is never changed without it.
+each file, the best reachable AUC (of an oracle that knows the simulated tastes but sees only the record) and the floor
+of the share of likes. The same command again changes nothing; another seed or size needs `--overwrite`, and a folder
+with other data is never changed without it.
 """
 
 import argparse
@@ -94,15 +94,15 @@ def _explanation(files):
     return f"""
 ## How the answers come about
 
-An item has one theme, given by the words of its title ({", ".join(THEME_NAMES)}); an author writes on one theme only. A user
-follows a few themes and loves, hates or does not mind each. P(like) = sigmoid(generosity + taste for the theme), and
-the label is drawn from it. Source and target domains share themes and words but no item and no user, so comparing a
+An item has one theme, given by the words of its title ({", ".join(THEME_NAMES)}); an author writes on one theme only. A
+user follows a few themes and loves, hates or does not mind each. P(like) = sigmoid(generosity + taste for the theme),
+and the label is drawn from it. Source and target domains share themes and words but no item and no user, so comparing a
 title with the lists carries over. One thing can be learnt from target records only: in `movie` and `book` users
 dislike sequels. A title with "II" loses {-DOMAINS["movie"].sequels} log-odds there and nothing in the source domains.
 
 *Best reachable* is the AUC of an oracle that knows the simulated tastes but sees only the record: P(target liked | the
-history in the record), computed exactly but for a grid. No model can expect more. The *floor* is the AUC of the share of
-liked items in the history.
+history in the record), computed exactly except for a grid. No model can expect more. The *floor* is the AUC of the
+share of liked items in the history.
 
 | file | rows | floor | best reachable |
 |---|---|---|---|

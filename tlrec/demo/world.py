@@ -1,7 +1,7 @@
 """A fictional world: films and books with themes, users with tastes, and the exact probability of every answer.
 
 Nothing here is real. Films are dated 2101 to 2199, authors are invented. An item has one theme, given by the words of
-its title; an author writes on one theme only. A user follows a few themes and loves, hates or does not mind each of them:
+its title; an author writes on one theme only. A user follows a few themes and loves, hates or does not mind each:
 
     P(user likes item) = sigmoid(generosity + taste[theme] + (sequels[domain] if the item is a sequel))
 
