@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tqdm import tqdm
 
 from tlrec.errors import one_line_errors
 
@@ -95,6 +96,9 @@ def run_script():
                     module.main()
             except SystemExit as stop:
                 status = stop.code
+            finally:
+                for bar in list(tqdm._instances):  # of a run that was stopped, whose process would be gone now
+                    bar.close()
         return status, out.getvalue(), err.getvalue()
 
     return run

@@ -4,7 +4,6 @@ import re
 import unicodedata
 from collections import defaultdict
 
-from tlrec.data import raw_tables as raw
 from tlrec.data.preferences import Item, parse_item
 from tlrec.errors import InputError
 
@@ -65,6 +64,8 @@ def read_catalogue(path):
     Raises InputError, naming file and line, if there is no title column, no row, a row without a title, or one without
     a creator where others have one: such an item could not be told from the title that follows it in a record.
     """
+    from tlrec.data import raw_tables as raw  # pandas, which --help has no need of
+
     table = raw.read_csv_or_parquet(path, ["title"], optional=["creator", "kind"])
     for column in table.columns.intersection(["title", "creator"]):
         table[column] = table[column].str.replace(r"\s*[\r\n]+\s*", " ", regex=True)

@@ -74,19 +74,18 @@ class Scorer:
         log_p = np.zeros((len(self.rows), 2))
         nll, tokens = prefix.nll if engine.process == 0 else 0.0, 0
         silent = progress is None or engine.process > 0
-        bar = tqdm(total=len(self.rows), desc=progress, unit="row", disable=silent, leave=False)
-        for batch in self._batches(budget, engine.processes, prefix.length):
-            own = batch[engine.process :: engine.processes]
-            idle = engine.spread and not own  # the others cannot run their pass of a shared model without this process
-            own = batch[:1] if idle else own
-            longest = max((len(self.rows[row]) - prefix.length for row in own), default=0)
-            for part, (chosen, part_nll) in engine.in_parts(own, longest, partial(self._forward, engine, prefix)):
-                if not idle:
-                    log_p[part] = chosen
-                    nll += part_nll
-                    tokens += len(part) * longest
-            bar.update(len(batch))
-        bar.close()
+        with tqdm(total=len(self.rows), desc=progress, unit="row", disable=silent, leave=False) as bar:
+            for batch in self._batches(budget, engine.processes, prefix.length):
+                own = batch[engine.process :: engine.processes]
+                idle = engine.spread and not own  # the others cannot run their pass of a shared model without this one
+                own = batch[:1] if idle else own
+                longest = max((len(self.rows[row]) - prefix.length for row in own), default=0)
+                for part, (chosen, part_nll) in engine.in_parts(own, longest, partial(self._forward, engine, prefix)):
+                    if not idle:
+                        log_p[part] = chosen
+                        nll += part_nll
+                        tokens += len(part) * longest
+                bar.update(len(batch))
         if engine.token_budget != budget:
             self.token_budget = engine.token_budget
         nll, tokens = add_up(np.array([float(nll), float(tokens)]))
