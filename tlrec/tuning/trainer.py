@@ -123,7 +123,7 @@ class TuningTrainer(Trainer):
         with catch_signals() as self.received:
             try:
                 output = super().train(resume_from_checkpoint=resume_from_checkpoint)
-            except InputError:
+            except Exception:
                 self.callback_handler.on_train_end(self.args, self.state, self.control)  # progress bars and trackers
                 raise
         self.seconds = time.perf_counter() - clock
