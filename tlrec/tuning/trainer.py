@@ -110,9 +110,9 @@ class TuningTrainer(Trainer):
         self.seconds = self.validation_seconds = 0.0
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole batch, for every model
         self.rows_at_once = self.args.per_device_train_batch_size
-        self.add_callback(ChecksFirstStep(self.accelerator))
-        self.add_callback(_KeepsTheBest())
-        self.add_callback(_SaveWhenStopped(self))
+        self.saving = _SaveWhenStopped(self)
+        for callback in (_KeepsTheBest(), self.saving, ChecksFirstStep(self.accelerator)):
+            self.add_callback(callback)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # of the run before, in a sweep
 
@@ -124,7 +124,8 @@ class TuningTrainer(Trainer):
             try:
                 output = super().train(resume_from_checkpoint=resume_from_checkpoint)
             except Exception:
-                self.callback_handler.on_train_end(self.args, self.state, self.control)  # progress bars and trackers
+                if self.saving.underway:  # close progress bars and trackers
+                    self.callback_handler.on_train_end(self.args, self.state, self.control)
                 raise
         self.seconds = time.perf_counter() - clock
         if self.received:
@@ -317,9 +318,13 @@ class _SaveWhenStopped(TrainerCallback):
 
     def __init__(self, trainer):
         self.trainer = trainer
-        self.had_ended = False
+        self.had_ended = self.underway = False
+
+    def on_train_end(self, args, state, control, **_):
+        self.underway = False
 
     def on_train_begin(self, args, state, control, **_):
+        self.underway = True
         stopping = [one for one in self.trainer.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
         self.had_ended = any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in stopping)
 
