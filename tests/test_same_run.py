@@ -8,12 +8,13 @@
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tlrec.errors import InputError
 from tlrec.runs import describe_adapter, describe_data, write_run
-from tlrec.same_run import checkpoint_of, describe, differences, is_complete, write_start
+from tlrec.same_run import check_output_dir, checkpoint_of, describe, differences, is_complete, write_start
 
 BASE = {"config": "c", "tokenizer": "t", "weights": "w"}
 ARGUMENTS = {"learning_rate": 3e-4, "seed": 0, "base_model": "base_model/llama-7b/", "overwrite": False}
@@ -65,6 +66,12 @@ def test_an_old_run_goes_by_the_name_of_its_base_model(tmp_path, data, written):
     other = describe(ARGUMENTS | {"base_model": "base_model/llama-13b"}, data, None, BASE)
     found = json.loads((folder / "run.json").read_text())
     assert differences(found, other) == ["--base_model (llama-7b, not llama-13b)"]
+
+
+def test_several_processes_look_at_a_folder_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: check_output_dir(tmp_path / "run", False), range(400)))
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 @pytest.mark.parametrize("on_inputs, weight", [(True, 1.0), (False, 0.0)])

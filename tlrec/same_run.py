@@ -1,6 +1,7 @@
 """Whether what a folder holds is of this very run: finished, stopped, or another's. Contents are compared, never paths."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from tlrec.errors import InputError
@@ -165,9 +166,7 @@ def check_output_dir(path, overwrite, other=()):
         raise InputError(f"--output_dir {path}: holds another run's adapter{made}; give --overwrite or another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()  # of no name, since several processes of one run try at once
     except OSError as error:
         raise InputError(f"--output_dir {path}: cannot be written to: {error.strerror}") from None
     if shutil.disk_usage(folder).free < 100e6:
