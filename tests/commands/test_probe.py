@@ -37,6 +37,8 @@ from tlrec.model.completions import score_completions
 from tlrec.probe.questions import history_questions, title_questions
 from tlrec.report.__main__ import main as report
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = "tlrec/probe/__main__.py"
 CPU = torch.device("cpu")
 WORDS = ["Harbor", "Night", "Golden", "Secret", "Lighthouse", "Quiet"]

@@ -27,6 +27,8 @@ from tests.conftest import REPOSITORY
 from tests.support.hostile import chat, completion, serving
 from tests.support.teaching import MODEL, make_source, teaching
 
+pytestmark = pytest.mark.slow
+
 KEY = 'sk-Proj/7"9\\x+&Zq_QR4=~wv83KmT'
 PASSWORD = "Pa55/w0rd+17"
 

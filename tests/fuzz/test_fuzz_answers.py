@@ -4,10 +4,13 @@
 2. Titles that can be told apart, written as the prompt asks for, are read back as they are, and the hit is the target.
 """
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tlrec.cot.answers import Titles, is_hit, parse_list, parse_recommendations
+
+pytestmark = pytest.mark.slow
 
 SIGNS = (
     "1. ",

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from tests.fuzz.damage import as_json, damaged, said, values
 from tlrec.cot.journal import Answer, Journal, read_completion
 
+pytestmark = pytest.mark.slow
+
 PARAMETERS = {"model": "m", "temperature": 0.2, "data": "0f" * 32}
 counts = st.integers(0, 10**6)
 answers = st.builds(

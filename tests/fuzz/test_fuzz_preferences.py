@@ -12,10 +12,13 @@ Items are all films or all books: the format cannot tell a film in a list of boo
 
 import re
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tlrec.data.preferences import Item, Preference, ambiguous_names, build_input, parse_input
+
+pytestmark = pytest.mark.slow
 
 FRAME = ("User Preference: ", "\nUser Unpreference: ", "\nWhether the user will like the target movie ")
 MARKS = ('"', '""', ", ", ', "', '" written by ', '"written by', "written by", "'", "', \"", "?", ".", ",", "\\", " ")

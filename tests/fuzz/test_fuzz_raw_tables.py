@@ -21,6 +21,8 @@ from tlrec.data.preferences import parse_input
 from tlrec.data.preparation import build_records, shuffled_histories
 from tlrec.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 cells = st.one_of(
     st.text(max_size=6),
     st.sampled_from(

@@ -17,6 +17,8 @@ from tlrec.data import json_stream
 from tlrec.data.preferences import read_checked
 from tlrec.data.records import FIELDS, RecordFile, check_two_classes, read_records, write_records
 
+pytestmark = pytest.mark.slow
+
 records = st.fixed_dictionaries(
     {"instruction": st.text(), "input": st.text(), "output": st.sampled_from(["Yes.", "No."])},
 )

@@ -18,6 +18,8 @@ from tlrec.evaluation.results import read_evaluation
 from tlrec.report import cells, checks, collect, tables
 from tlrec.runs import read_run
 
+pytestmark = pytest.mark.slow
+
 FILES = ("run.json", "metrics.json", "predictions.jsonl")
 
 

@@ -26,6 +26,8 @@ from tlrec.model.processes import share_batch
 from tlrec.same_run import last_checkpoint, remove_checkpoints
 from tlrec.tuning.trainer import Collator, TuningTrainer
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--batch_size", 8, "--micro_batch_size", 4, "--warmup_steps", 0, "--learning_rate", 1e-2, "--device", "cpu"]
 
 

@@ -27,6 +27,8 @@ from tlrec.files import sha256
 from tlrec.model import base_models
 from tlrec.tuning.trainer import Collator, TuningTrainer
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--batch_size", 8, "--micro_batch_size", 4, "--warmup_steps", 0, "--device", "cpu", "--num_epochs", 4]
 WILD = ["--learning_rate", 0.1, "--eval_steps", 1, "--patience", 99]  # the best of eight validations is an early one
 CALM = ["--learning_rate", 1e-2, "--eval_steps", 3]
