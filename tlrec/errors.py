@@ -18,6 +18,11 @@ class Stopped(Exception):
         self.status = 128 + number
 
 
+def first_line(error):
+    """The first line of an exception's message, else its name."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
 @contextmanager
 def one_line_errors():
     """Wrap a script's `main()`: an InputError ends in its message and exit status 2, Ctrl-C in status 130."""

@@ -19,8 +19,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
-from tlrec.errors import InputError
-from tlrec.model.base_models import first_line, is_quantized, skeleton_of
+from tlrec.errors import InputError, first_line
+from tlrec.model.base_models import is_quantized, skeleton_of
 from tlrec.model.parts import backbone_of
 from tlrec.model.processes import is_spread, whole
 from tlrec.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_weights

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.utils import is_flash_attn_2_available
 
-from tlrec.errors import InputError
+from tlrec.errors import InputError, first_line
 from tlrec.model.parts import check_parts
 
 LARGE = 50_000_000  # parameters; a smaller model gains little
@@ -187,7 +187,3 @@ def cannot_be_loaded(base_model, error, what=""):
     if "trust_remote_code" in str(error):
         return InputError(f"--base_model {base_model}: comes with code of its own; --trust_remote_code runs it")
     return InputError(f"--base_model {base_model}: {what}cannot be loaded: {first_line(error)}")
-
-
-def first_line(error):
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlrec.errors import InputError
+from tlrec.errors import InputError, first_line
 
 # Encoders with a decoder: transformers reads them, but they do not continue a text.
 NO_CAUSAL_MODELS = ("t5", "t5encoder", "umt5")
@@ -95,8 +95,3 @@ def count_numbers(gguf, tied):
         for name, (_, numbers) in gguf.tensors.items()
         if name != ROPE_FREQUENCIES and not (tied and name == "output.weight") and not name.startswith(tuple(beyond))
     )
-
-
-def first_line(error):
-    """The first line of an exception's message, else its name."""
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -16,8 +16,8 @@ from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_toke
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 from transformers.pytorch_utils import Conv1D
 
-from tlrec.errors import InputError
-from tlrec.model.gguf_files import ROPE_FREQUENCIES, count_numbers, first_line
+from tlrec.errors import InputError, first_line
+from tlrec.model.gguf_files import ROPE_FREQUENCIES, count_numbers
 
 # llama.cpp's names of ways to split a text before byte-level BPE, as far as transformers does not know them.
 SPLITS_OF_GPT2 = ("default", "gpt-2", "phi-2", "olmo", "mpt", "jina-en", "jina-es", "jina-de")
