@@ -1,4 +1,4 @@
-"""A user's mistake is one line on standard error and exit status 2, never a stack trace."""
+"""A user's mistake ends in one line on stderr and exit status 2, never in a stack trace."""
 
 import errno
 import os
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 
 class InputError(Exception):
-    """Something the user gave is wrong. The message says what, where, and how to mend it."""
+    """Something the user gave is wrong. The message says what, where, and how to fix it."""
 
 
 class Stopped(Exception):
-    """A signal ended the work, and what was done is kept. Ends the process as the signal would have: 128 + its number."""
+    """A signal stopped the work; what was done so far is kept. The exit status is 128 + the signal's number."""
 
     def __init__(self, message, number):
         super().__init__(message)
@@ -25,7 +25,7 @@ def first_line(error):
 
 @contextmanager
 def one_line_errors():
-    """Wrap a script's `main()`: an InputError ends in its message and exit status 2, Ctrl-C in status 130."""
+    """Wrap a script's `main()`: an InputError prints its message and exits with status 2, Ctrl-C with status 130."""
     try:
         yield
     except InputError as error:
@@ -35,15 +35,13 @@ def one_line_errors():
         print(stop, file=sys.stderr)
         sys.exit(stop.status)
     except KeyboardInterrupt:
-        print("interrupted: what was complete has been kept", file=sys.stderr)
+        print("interrupted: finished work has been kept", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has closed the pipe
         sys.exit(141)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(
-            f"error: {error.filename or 'writing'}: {error.strerror}; what was complete has been kept", file=sys.stderr
-        )
+        print(f"error: {error.filename or 'writing'}: {error.strerror}; finished work has been kept", file=sys.stderr)
         sys.exit(2)

@@ -1,5 +1,5 @@
-"""Files and folders that appear whole or not at all, JSON that is checked when it is read, and the digests by which runs
-recognise their data."""
+"""Files and folders that appear whole or not at all, JSON that is checked when it is read, and SHA-256 digests of
+files."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from tlrec.errors import InputError
 
 
 def read_bytes(path):
-    """The content of a file; InputError, naming it, if it is not there, cannot be read, or is a folder or a pipe."""
+    """The content of a file; InputError, naming it, if it is missing, cannot be read, or is a folder or a pipe."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe might never end
             raise InputError(f"{path}: is not a file")
@@ -27,8 +27,8 @@ def read_bytes(path):
 
 
 def parse_json(text, where):
-    """The value of a JSON document, str or bytes of UTF-8; InputError, beginning with `where`, for what is damaged and
-    for what nothing can work with: numbers of thousands of digits, nesting deeper than 200, lone surrogates."""
+    """The value of a JSON document, str or bytes of UTF-8; InputError, beginning with `where`, if it is damaged or has
+    numbers of thousands of digits, nesting deeper than 200, or lone surrogates."""
     from pydantic_core import from_json  # not at the top, so that --help is quick
 
     try:
@@ -49,8 +49,8 @@ def read_json(path, required=()):
 
 
 def validate(value, schema, where):
-    """`value` as it is, once it has the form of `schema`, a TypedDict; InputError, beginning with `where` and naming
-    the first key that is wrong, if not. Keys that the schema does not name may be there, and stay."""
+    """Return `value` unchanged if it matches `schema`, a TypedDict; else raise InputError, which begins with `where`
+    and names the first wrong key. Keys that the schema does not name are allowed and kept."""
     from pydantic import ValidationError
 
     try:
@@ -75,7 +75,7 @@ def printable(text):
     """`text` or a path with backslash escapes for control characters and bytes that are not UTF-8."""
 
     def escaped(character):
-        if "\udc80" <= character <= "\udcff":  # a byte of a file name, in Python's disguise
+        if "\udc80" <= character <= "\udcff":  # a byte of a file name that is not UTF-8, as Python stores it
             return f"\\x{ord(character) - 0xDC00:02x}"
         return character.encode("unicode_escape").decode("ascii")
 
@@ -84,7 +84,7 @@ def printable(text):
 
 def plain_json(value):
     """`value` in the types of JSON: paths become strings, numpy values Python's, NaN and infinity None."""
-    import numpy as np  # not where only files are read, so that --help is quick
+    import numpy as np  # not at the top, so that --help is quick
 
     if isinstance(value, dict):
         return {str(key): plain_json(item) for key, item in value.items()}
@@ -103,18 +103,18 @@ FULL = (
     "No space left on device",
     "Disk quota exceeded",
     "file write failed",
-)  # as libraries say it, torch.save the last
+)  # in the libraries' messages; the last is torch.save's
 
 
 @contextmanager
 def one_line_if_full(folder):
-    """Inside the block a full disk is an InputError, whichever library meets it."""
+    """Inside the block a full disk raises InputError, whichever library notices it."""
     try:
         yield
-    except Exception as error:  # every file format has its own
+    except Exception as error:  # every file format raises its own class
         if not any(words in str(error) for words in FULL):
             raise
-        raise InputError(f"{folder}: the disk is full; make room, and give the same command again") from None
+        raise InputError(f"{folder}: the disk is full; free some space and run the same command again") from None
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def whole_file(path, mode="w"):
 
 @contextmanager
 def whole_folder(path):
-    """A folder to write into, beside `path`; it takes the place of `path` when the block ends without error."""
+    """A folder to write into, beside `path`; it replaces `path` when the block ends without error."""
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -144,7 +144,7 @@ def whole_folder(path):
     try:
         yield temporary
         for file in temporary.iterdir():
-            file.chmod(0o644)  # safetensors writes for the owner only; labs share their models
+            file.chmod(0o644)  # safetensors' files are readable by their owner only; labs share their models
         if path.exists():
             before = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(before)

@@ -1,4 +1,4 @@
-"""One run at a time writes to a folder. A run that finds another at work there is refused, and says which."""
+"""Only one run at a time writes to a folder. A second one stops with an error that names the first."""
 
 import fcntl
 import os
@@ -10,15 +10,15 @@ from pathlib import Path
 from tlrec.errors import InputError
 
 LOCK = ".lock"  # in the folder while a run works there: its process and machine
-PATIENCE = 1.0  # seconds; others hold the lock for an instant when they look whether it is free
+PATIENCE = 1.0  # seconds to wait: a process that only checks the lock also holds it for an instant
 
 
 @contextmanager
 def locked(folders, active=True):
     """Inside the block these folders belong to this process; InputError if one belongs to another.
 
-    The lock ends with the process, however it dies. active: False locks nothing, as for all but the first of several
-    processes that make one run together.
+    The lock ends with the process, even if it is killed. active: False locks nothing, as in all but the first of
+    several processes that make one run together.
     """
     with ExitStack() as stack:
         if active:
@@ -35,7 +35,7 @@ def check_unlocked(folder):
     except BlockingIOError:
         raise _taken(folder) from None
     except OSError:
-        return  # no such file, or no locks on this file system, which `locked` says
+        return  # no such file, or a file system without locks, about which `locked` warns
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def _locked(folder):
     folder.mkdir(parents=True, exist_ok=True)
     path, end = folder / LOCK, time.monotonic() + PATIENCE
     while True:
-        file = open(path, "a+b", buffering=0)  # never empties it: another's name may be in it
+        file = open(path, "a+b", buffering=0)  # "a" does not empty the file, which may name another process
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -53,10 +53,10 @@ def _locked(folder):
             time.sleep(0.05)
             continue
         except OSError as error:
-            print(f"warning: {folder}: this file system keeps no locks ({error.strerror}); start no run twice")
+            print(f"warning: {folder}: this file system has no locks ({error.strerror}); do not start a run twice")
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             break
-        file.close()  # its holder has ended, and removed it, since it was opened
+        file.close()  # its holder ended and removed it after it was opened here; try again
     with file:
         file.truncate(0)
         file.write(f"{os.getpid()} on {platform.node()}".encode())
@@ -72,5 +72,5 @@ def _taken(folder):
     except OSError:
         holder = ""
     return InputError(
-        f"{folder}: process {holder or 'of another run'} writes there; let it end, or give another folder"
+        f"{folder}: process {holder or 'of another run'} is writing there; wait for its end, or give another folder"
     )

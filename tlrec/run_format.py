@@ -1,10 +1,10 @@
-"""The format of `run.json`: what made the output that lies beside it.
+"""The format of `run.json`: how the output beside it was made.
 
-One per output folder, written by the scripts with `tlrec.runs.write_run`; by the tuners last, so that a folder which
-has it is complete. `tlrec.runs.read_run` reads it and holds it against `Run`. Values that are not known are null. Keys
-marked NotRequired are missing in old files or are facts of some scripts only. Other keys may be there: they are kept.
+There is one per output folder, written with `tlrec.runs.write_run`. The tuners write it last, so that a folder which
+has one is complete. `tlrec.runs.read_run` reads it and checks it against `Run`. Unknown values are null. Keys marked
+NotRequired are missing in old files, or only some scripts write them. Other keys are allowed and kept.
 
-Arguments are written as given, the environment never; so keys of an API stay out of it as long as no flag takes one.
+Arguments are written as given. The environment is never written, so API keys stay out as long as no flag takes one.
 """
 
 from typing import Annotated, Any, NotRequired
@@ -43,15 +43,15 @@ class Results(TypedDict):
 
 
 class Adapter(TypedDict):
-    """`tlrec.runs.describe_adapter`. Through the run's own start adapter it holds the whole chain of stages."""
+    """What `tlrec.runs.describe_adapter` returns. "run" has its own start adapter, so the whole chain of stages."""
 
     path: str  # as given
     sha256: str  # of the weights
-    run: "Run | None"  # its run.json; None: no script of ours made it
+    run: "Run | None"  # its run.json; None: these scripts did not make it
 
 
 class Base(TypedDict):
-    """Identity of a base model, `tlrec.model.identity.base_identity`: digests of what its folder holds."""
+    """Identity of a base model, `tlrec.model.identity.base_identity`: digests of its folder's content."""
 
     config: str
     tokenizer: str
@@ -59,8 +59,9 @@ class Base(TypedDict):
 
 
 class Scoring(TypedDict):
-    """What shapes a score besides record and weights: what was used, also where "auto" was asked for. A tuner's stands in
-    `run.json`, and every evaluation takes it from there; what an evaluation used stands in `metrics.json`."""
+    """The settings that a score depends on besides record and weights, as used: "auto" is replaced by what was chosen.
+    A tuner's are in its `run.json`, and every evaluation takes them from there; those of an evaluation are in its
+    `metrics.json`."""
 
     frame: NotRequired[str | None]
     cutoff_len: NotRequired[Count | None]
@@ -82,7 +83,7 @@ class RunFacts(TypedDict):
     platform: NotRequired[dict[str, Any]]  # "system", "cpus"
     hardware: NotRequired[list[str] | str | None]  # names of the GPUs
     results: NotRequired[Results]
-    stage: NotRequired[str | None]  # what the run taught: "cot", "source", "few-shot" or another name; or "baseline"
+    stage: NotRequired[str | None]  # curriculum stage: "cot", "source", "few-shot" or another name; or "baseline"
     method: NotRequired[str | None]  # name of a baseline
     source: NotRequired[str | None]  # name of the source domain, for the stage "source"
     target: NotRequired[str | None]  # name of the target domain

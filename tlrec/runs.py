@@ -1,6 +1,6 @@
-"""What made a result: `run.json` beside every output, written by the scripts and read by the report.
+"""How a result was made: `run.json` beside every output, written by the scripts and read by the report.
 
-Its format stands in tlrec/run_format.py; that of `metrics.json`, which holds the same facts of an evaluation under "run",
+Its format is in tlrec/run_format.py. `metrics.json` has the same facts about an evaluation under "run"; its format is
 in tlrec/evaluation/formats.py.
 """
 
@@ -77,7 +77,7 @@ def describe_run(script, arguments, data, results=None, started=None, **facts):
 
 
 def describe_data(path, rows=None, digest=None):
-    """{"path" as given, "sha256", "rows"} of a record file; give `rows` and `digest` where they are already known."""
+    """{"path" as given, "sha256", "rows"} of a record file; give `rows` and `digest` if they are already known."""
     if rows is None:
         with open(path, encoding="utf-8") as file:
             rows = len(json.load(file))
@@ -85,21 +85,21 @@ def describe_data(path, rows=None, digest=None):
 
 
 def describe_records(file):
-    """What `describe_data` returns, of a RecordFile or EvaluationSet, which has counted and hashed its file already."""
+    """What `describe_data` returns, for a RecordFile or EvaluationSet, which already knows rows and digest."""
     return {"path": str(file.path), "sha256": file.sha256, "rows": len(file)}
 
 
 def read_run(folder):
-    """The content of `folder/run.json`. Raises InputError if it is missing, damaged, or not the file of a run."""
-    from tlrec.run_format import Run  # with pydantic, and so not at the top: --help is quick
+    """The content of `folder/run.json`. Raises InputError if it is missing, damaged, or not in its format."""
+    from tlrec.run_format import Run  # imports pydantic; not at the top, so that --help is quick
 
     path = Path(folder) / "run.json"
     return validate(read_json(path), Run, path)
 
 
 def describe_adapter(folder):
-    """{"path" as given, "sha256" of its weights, "run": its run.json, None if no script of ours made it}; None for no
-    adapter (None or "")."""
+    """{"path" as given, "sha256" of its weights, "run": its run.json, None if these scripts did not make it}; None for
+    no adapter (None or "")."""
     if not folder:
         return None
     run = read_run(folder) if (Path(folder) / "run.json").exists() else None
@@ -107,7 +107,7 @@ def describe_adapter(folder):
 
 
 def other_parts(one, other):
-    """Names of the parts in which two identities of a base model differ; [] where one of them is not known."""
+    """Names of the parts in which two identities of a base model differ; [] if one of them is not known."""
     return [name for name in one if one[name] != other.get(name)] if one and other else []
 
 
@@ -115,10 +115,10 @@ SCORING = {"frame": "alpaca", "cutoff_len": 512, "dtype": "auto", "quantization"
 
 
 def scoring_of(*folders):
-    """What shaped the scores of the first of these that says it: adapters, or models with an adapter merged into them,
-    name it in run.json; {} if none does. A dict with keys of SCORING, whose values are the scripts' defaults.
+    """The settings that scores depend on, from the first of these folders whose run.json has them; {} if none has.
 
-    Folders may be none (None or ""). An old run.json says it by its flags, of which "auto" says nothing.
+    folders: of adapters, or of models with an adapter merged into them; None and "" are skipped. Returns a dict with
+    keys of SCORING (whose values are the scripts' defaults). An old run.json has only its flags; "auto" is left out.
     """
     for folder in folders:
         if folder and (Path(folder) / "run.json").exists():
@@ -131,14 +131,15 @@ def scoring_of(*folders):
 
 
 def scoring_said(scoring, kept):
-    """One line about what shaped the scores: `scoring`, and where that is other than what the adapter `kept`."""
+    """One line: the settings that the scores depend on, `scoring`, and those that the adapter was tuned with, `kept`,
+    if they differ."""
     words = ", ".join(f"{name} {scoring[name]}" for name in SCORING if name != "frame")
     other = ", ".join(f"{name} {kept[name]}" for name in kept if kept[name] != scoring[name])
     return f"scored with {words}" + (f"; tuned with {other}" if other else "")
 
 
 def frame_of(*folders):
-    """Name of the prompt frame of the first of these that says it, as `scoring_of`; None if none does."""
+    """Name of the prompt frame in `scoring_of(*folders)`; None if it has none."""
     return scoring_of(*folders).get("frame")
 
 
@@ -152,9 +153,9 @@ def _versions():
     return versions
 
 
-@cache  # as it was when the process first asked
+@cache  # as it was at the first call
 def _git_revision():
-    """Revision and dirty flag of the checkout this file belongs to; None if it is not in one of its own."""
+    """Revision and dirty flag of the checkout this file belongs to; None if it is not in its own checkout."""
     repository = Path(__file__).resolve().parent.parent
 
     def git(*words):
@@ -163,7 +164,7 @@ def _git_revision():
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != repository:
-            return None  # installed below some other project's checkout
+            return None  # installed inside another project's checkout
         changes = git("status", "--porcelain", "--untracked-files=no")
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.CalledProcessError):

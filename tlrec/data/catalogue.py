@@ -1,4 +1,4 @@
-"""The items that can be recommended: a table of titles, and titles as people write them found among them."""
+"""The items that can be recommended: a table of titles, and a search in it for titles as people write them."""
 
 import re
 import unicodedata
@@ -7,7 +7,7 @@ from collections import defaultdict
 from tlrec.data.preferences import Item, parse_item
 from tlrec.errors import InputError
 
-NEAR = 80  # of 100, the similarity from which on a title may be meant
+NEAR = 80  # of 100: titles at least this similar are suggested
 YEAR = re.compile(r" \(\d{4}\)$")
 SHORT = 4  # characters; a shorter title is a part of many others by chance
 
@@ -15,8 +15,8 @@ SHORT = 4  # characters; a shorter title is a part of many others by chance
 class Catalogue:
     """The items of a table, in its order and each once.
 
-    items: list of Item; repeated: rows that were left out since they repeat an earlier item; kinds: what the column
-    `kind` calls them, in order of first appearance, [] without such a column.
+    items: list of Item; repeated: number of rows that were left out because they repeat an earlier item; kinds: the
+    values of the column `kind`, in order of first appearance, [] without such a column.
     """
 
     def __init__(self, path, items, kinds):
@@ -28,8 +28,8 @@ class Catalogue:
             self._places[_key(item.title)].append(place)
 
     def find(self, item):
-        """Places of the items that are this one, but for case, spaces and the composition of accents. Where one of the
-        two has no creator, the title decides."""
+        """Places of the items that equal this one, apart from case, spaces and how accents are encoded. If one of the
+        two has no creator, only the titles are compared."""
         places = self._places.get(_key(item.title), [])
         names = {place: _key(self.items[place].creator) for place in places}
         return [place for place in places if not (item.creator and names[place]) or names[place] == _key(item.creator)]
@@ -39,8 +39,8 @@ class Catalogue:
         first; [] if none is near."""
         from rapidfuzz import fuzz, process, utils
 
-        # Order of words, and what stands around the title, count a little. rapidfuzz's own mixture (WRatio) would also
-        # take any two titles that share a word, such as "the", and differ in length.
+        # The order of words and the text around a title count a little. rapidfuzz's own mixture (WRatio) would also
+        # match any two titles that share a word, such as "the", and differ in length.
         measures = {fuzz.ratio: 1, fuzz.token_sort_ratio: 0.95, fuzz.token_set_ratio: 0.95, fuzz.partial_ratio: 0.9}
         texts = [(place, item.title) for place, item in enumerate(self.items)]
         texts += [(place, YEAR.sub("", title)) for place, title in texts if YEAR.search(title)]
@@ -62,9 +62,9 @@ def read_catalogue(path):
     such as the `item_id` of item_mapping.csv, are not read. Line breaks in titles and creators become spaces.
 
     Raises InputError, naming file and line, if there is no title column, no row, a row without a title, or one without
-    a creator where others have one: such an item could not be told from the title that follows it in a record.
+    a creator where others have one: in a record, such an item could not be separated from the title that follows it.
     """
-    from tlrec.data import raw_tables as raw  # pandas, which --help has no need of
+    from tlrec.data import raw_tables as raw  # imports pandas; not at the top, so that --help is quick
 
     table = raw.read_csv_or_parquet(path, ["title"], optional=["creator", "kind"])
     for column in table.columns.intersection(["title", "creator"]):

@@ -1,4 +1,4 @@
-"""Downloads that break and go on: a cache folder, a progress bar, a digest, and the wanted files of an archive."""
+"""Downloads that can be continued: a cache folder, a progress bar, a digest, and the wanted files of an archive."""
 
 import hashlib
 import os
@@ -55,7 +55,7 @@ def _download(url, part):
     try:
         request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            if answer.status != 206:  # a server without ranges begins anew
+            if answer.status != 206:  # a server without ranges sends the whole file
                 have = 0
             length = answer.headers["Content-Length"]
             total = have + int(length) if length else None
@@ -65,7 +65,7 @@ def _download(url, part):
                     file.write(block)
                     bar.update(len(block))
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is missing; the digest decides
+        if error.code == 416:  # nothing is missing; the digest is checked next
             return
         raise InputError(
             f"{url}: {error.code} {error.reason}; give another address as --url, or get it by hand for --raw"
@@ -73,10 +73,10 @@ def _download(url, part):
     except ValueError as error:
         raise InputError(f"--url {url}: {error}") from None
     except (OSError, HTTPException) as error:  # URLError is an OSError
-        raise InputError(f"{url}: {error}; the same command goes on where this one broke off") from None
+        raise InputError(f"{url}: {error}; run the same command again to continue") from None
     have = part.stat().st_size
     if total and have < total:
-        raise InputError(f"{url}: broke off at {have} of {total} bytes; the same command goes on from there")
+        raise InputError(f"{url}: stopped at {have} of {total} bytes; run the same command again to continue")
 
 
 def _digest(path, like):
@@ -94,7 +94,7 @@ def _unpack(path, members):
             names = {Path(name).name: name for name in archive.namelist()}
             for member in members:
                 if member not in names:
-                    raise InputError(f"{path}: holds no {member}")
+                    raise InputError(f"{path}: {member} is not in it")
                 with archive.open(names[member]) as source, whole_file(folder / member, "wb") as target:
                     while block := source.read(BLOCK):
                         target.write(block)

@@ -1,7 +1,7 @@
 """A record file read as a stream: the values of a JSON array one after the other, whatever the file's size.
 
-Beside each value stand the bytes where it begins and ends, so that it can be read again alone. What is wrong with a file
-is said in the words of `json.load`, where it has any.
+Each value comes with the bytes where it begins and ends, so that it can be read again alone. Errors have the wording of
+`json.load`, where it has one.
 """
 
 import codecs
@@ -13,7 +13,7 @@ import sys
 from tlrec.errors import InputError
 
 BLOCK = 1 << 20  # bytes read at once
-LONGEST_TOKEN = 16  # characters; so near to the end of what is held, more may change the meaning: fal, 1., \ud83c\u
+LONGEST_TOKEN = 16  # characters; this near to the end of the held text, more may change the meaning: fal, 1., \ud83c\u
 _scan = json.JSONDecoder().scan_once  # what json.load itself calls: (text, position) -> (value, end)
 _WHITE_SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -21,8 +21,8 @@ _WHITE_SPACE = re.compile(r"[ \t\n\r]*")
 class RecordStream:
     """Iterates once over (value, start, end) of the JSON array in the file `path`; offsets in bytes, end exclusive.
 
-    Raises InputError, naming the file, if it cannot be read or is not a JSON array; at the latest where it ends, so what
-    came before may be used only then. Afterwards `sha256` is the hexadecimal digest of the whole file.
+    Raises InputError, naming the file, if it cannot be read or is not a JSON array. That may show only at its end, so
+    do not use the values before. Afterwards `sha256` is the hexadecimal digest of the whole file.
     """
 
     def __init__(self, path):
@@ -35,8 +35,8 @@ class RecordStream:
             raise InputError(f"{path}: cannot be read: {error}") from None
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._digest = hashlib.sha256()
-        self._text, self._at = "", 0  # what is held of the file, and where its next sign is looked for
-        self._counted, self._bytes = 0, 0  # a place in the text, and how many bytes of the file are before it
+        self._text, self._at = "", 0  # the text that is held of the file, and the current position in it
+        self._counted, self._bytes = 0, 0  # a position in the text, and how many bytes of the file are before it
         self._before = (0, 0, 0)  # lines, characters of the last line, and all characters before the held text
 
     @property
@@ -73,7 +73,7 @@ class RecordStream:
                 message, position = "Expecting value", stop.value
             except json.JSONDecodeError as error:
                 message, position = error.msg, error.pos
-            except ValueError:  # Python reads whole numbers up to a length only
+            except ValueError:  # Python limits the length of integers
                 raise self._not_json(f"A number of more than {sys.get_int_max_str_digits()} digits", start) from None
             except RecursionError:
                 raise self._not_json("Nested too deeply", start) from None
@@ -115,7 +115,7 @@ class RecordStream:
         return True
 
     def _offset(self, position):
-        """Byte of the file at a position in the text, which must not lie before the last one asked for."""
+        """Byte of the file at a position in the text, which must not be before that of the last call."""
         new = self._text[self._counted : position]
         self._bytes += len(new) if new.isascii() else len(new.encode())
         self._counted = position

@@ -10,11 +10,11 @@ from tlrec.data.records import labels_of
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a later file shares with an earlier one; `users` and `user_rows` rest on inferred users."""
+    """What a later file shares with an earlier one; `users` and `user_rows` depend on inferred users."""
 
     earlier: str
     later: str
-    rows: int  # rows of the later file whose input stands in the earlier one too
+    rows: int  # rows of the later file whose input is in the earlier one too
     users: int  # users with rows in both
     user_rows: int  # rows of the later file that belong to them
 

@@ -14,10 +14,10 @@ def read_own_ratings(ratings_path, items_path, kind):
     """Read ratings (user, item, rating, timestamp) and items (item, title, optional creator, optional kind).
 
     Timestamps are numbers, or dates in ISO 8601, and sort as such. `kind` is the noun for items in a table without a
-    column of that name. Creators are there for every item or for none: in a list that mixes both, an item without
-    one could not be told from the title that follows it.
-    White space in titles and creators, line breaks among it, becomes single spaces: a record is told in lines.
-    Returns a Source; raises InputError with file and line for anything amiss.
+    column of that name. Either every item has a creator or none has: in a list that mixes both, an item without one
+    could not be separated from the title that follows it.
+    White space in titles and creators, including line breaks, becomes single spaces: line breaks divide a record.
+    Returns a Source; raises InputError with file and line for anything wrong.
     """
     items = raw.read_csv_or_parquet(items_path, ["item", "title"], optional=["creator", "kind"])
     for column in items.columns.intersection(["title", "creator"]):
@@ -40,12 +40,14 @@ def read_own_ratings(ratings_path, items_path, kind):
 
 
 def _times(ratings, path):
-    """Numbers if the first time is one, else dates; a mixture has no order."""
+    """Numbers if the first time is one, else dates; a mixture could not be sorted."""
     if np.isfinite(pd.to_numeric(ratings["timestamp"].iloc[:1], errors="coerce")).all():
         return raw.numbers(ratings, "timestamp", path)
     times = pd.to_datetime(ratings["timestamp"], format="ISO8601", errors="coerce", utc=True)
     if times.isna().any():
         line = times.isna().idxmax()
         found = ratings.at[line, "timestamp"]
-        raise InputError(f"{raw.where(path, line)}: timestamp {found!r} is no number and no date such as 2024-05-31")
+        raise InputError(
+            f"{raw.where(path, line)}: timestamp {found!r} is neither a number nor a date such as 2024-05-31"
+        )
     return times

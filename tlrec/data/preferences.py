@@ -1,4 +1,4 @@
-"""What the text of a record's `input` says, as items: liked, disliked, target. Parsed from it and written to it."""
+"""The items in the text of a record's `input`: liked, disliked, target. Parsed from the text and written back to it."""
 
 import re
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Preference:
 
     @property
     def history(self):
-        """All history items, liked ones first (their mutual time order is not in the record)."""
+        """All history items, liked ones first (the record does not say how the two lists mix in time)."""
         return self.likes + self.dislikes
 
 
@@ -45,9 +45,9 @@ _WRITTEN_BY = re.compile(r'"\s*written by ?')
 def parse_input(text):
     """Parse the `input` of a record into a Preference; raise ValueError if it has another form.
 
-    Titles may hold quotes, commas and the words of the frame. An item ends where `, "` begins the next one; in a
-    list of books an item is complete only once it has its `written by`, and what has none at all goes on with the
-    author before it.
+    Titles may contain quotes, commas and the words of the frame. An item ends where `, "` begins the next one; in a
+    list of books an item is complete only once it has its `written by`, and text without any belongs to the author
+    before it.
     """
     match = _INPUT.fullmatch(text)
     if match is None:
@@ -89,8 +89,8 @@ def build_record(preference, liked, quoted_target=False):
 
 
 def with_targets(record, items):
-    """The record once for each item, with the item as its target. All else stays: the wording, the history, the doubled
-    quotes around a book; and the whole record where the item is its target already.
+    """The record once for each item, with the item as its target. All else is kept: the wording, the history, the
+    doubled quotes around a book; and the whole record if the item is already its target.
 
     Raises ValueError if the input has another form.
     """
@@ -106,8 +106,8 @@ def with_targets(record, items):
 
 
 def without_item(record, place):
-    """The record without the item at `place` of its history, liked ones first as in `Preference.history`; all else
-    stays.
+    """The record without the item at `place` of its history, liked ones first as in `Preference.history`; all else is
+    kept.
 
     Raises ValueError if the input has another form.
     """
@@ -120,10 +120,10 @@ def without_item(record, place):
 
 
 def ambiguous_names(preference):
-    """Titles and creators that hold what also separates items, so that another reading of the record is possible.
+    """Titles and creators that contain text which also separates items, so that the record can be read in another way.
 
-    These have an odd number of quotes, or hold `, "` or `" written by` (the quote before a title counts): the cut may
-    have gone through them. So may it through a book's quotes at both ends of the target.
+    They have an odd number of quotes, or contain `, "` or `" written by` (the quote before a title counts): they may
+    have been cut in the wrong place. So may a book with quotes at both ends as the target.
     """
     items, target = (*preference.history, preference.target), preference.target
     names = [(name, before + name) for item in items for before, name in (('"', item.title), ("", item.creator))]
@@ -143,7 +143,7 @@ def _parse_items(text):
 
 
 def _split_items(text):
-    """The texts of the items of a list; with ", " between them they are the text again."""
+    """The texts of the items of a list; joined with ", " they give the text again."""
     text = text.strip()
     if not text:
         return []
@@ -184,7 +184,7 @@ def _shown(text):
 def read_checked(path):
     """The records of a file and their Preferences, or None for instruction records, whose answers are free text.
 
-    A file with one "Yes." or "No." must hold nothing else. Raises InputError, naming file and row.
+    A file with one "Yes." or "No." must have no other answers. Raises InputError, naming file and row.
     """
     records = read_records(path, labelled=False)
     if not any(record["output"] in LABELS for record in records):

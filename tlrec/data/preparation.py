@@ -33,7 +33,7 @@ FILES = (*(f"{split}.{form}" for split in SPLITS for form in ("json", "csv")), "
 
 @dataclass(frozen=True)
 class Source:
-    """Raw ratings, in one form whatever file they come from.
+    """Raw ratings, in the same form for every source.
 
     ratings: DataFrame in file order with user, item, rating (numbers) and timestamp (sorts as it is; None: no times).
     items: DataFrame indexed by item, with title, creator ("" if items have none) and kind ("movie", "book", ...).
@@ -55,7 +55,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Example:
-    """One record as ids: `history` and `history_ratings` in the order in which they are told."""
+    """One record as ids: `history` and `history_ratings` in the order of the record."""
 
     user: object
     history: tuple
@@ -116,7 +116,7 @@ def last_windows(ratings, history, last):
     codes, _ = ratings["user"].factorize()
     windows = np.maximum(np.bincount(codes) - history, 0)  # of each user
     if not windows.any():
-        raise InputError(f"no user has more than {history} ratings: not one window; give a smaller --history")
+        raise InputError(f"no user has more than {history} ratings, so there is no window; give a smaller --history")
     needed = 0
     if last != -1:
         from_here_on = np.cumsum(windows[::-1])[::-1]
@@ -145,7 +145,7 @@ def last_windows(ratings, history, last):
 
 
 def shuffled_histories(ratings, history, min_ratings, seed):
-    """One example a user, without time: the shuffled ratings' first ones (`history` at most) predict their last one.
+    """One example per user, without time: of the shuffled ratings the first (`history` at most) predict the last.
 
     Users come in order of first appearance; those with fewer than `min_ratings` ratings are left out. Every user's
     ratings are shuffled by Python's generator, seeded anew with `seed`, as in the published code.
@@ -163,7 +163,9 @@ def shuffled_histories(ratings, history, min_ratings, seed):
         before = before[:history]
         examples.append(Example(user, tuple(i for i, _ in before), tuple(r for _, r in before), item, rating, None))
     if not examples:
-        raise InputError(f"no user has {min_ratings} ratings or more: not one record; give a smaller --min_ratings")
+        raise InputError(
+            f"no user has {min_ratings} ratings or more, so there is no record; give a smaller --min_ratings"
+        )
     return examples
 
 
@@ -171,8 +173,8 @@ def split_examples(examples, how, ratio, seed):
     """Cut examples into {"train": [...], "valid": [...], "test": [...]} in the proportions `ratio`.
 
     how: "order" cuts them as they come (the published way; a user's windows may fall on both sides of a cut);
-    "time" sorts them by the time of the target first, so that nothing is tested that happened before the training
-    ended; "user" shuffles users with `seed` and keeps all examples of a user in one split.
+    "time" sorts them by the time of the target first, so that no target is tested that is older than one in training;
+    "user" shuffles users with `seed` and keeps all examples of a user in one split.
     Raises InputError if a split would be empty, or for "time" without times.
     """
     if how == "time":
@@ -229,7 +231,7 @@ def _parses_back(record, preference):
 
 
 def write_data_set(output, splits, source, settings, quoted_target=False):
-    """Write all FILES into `output`, replacing those that are there; none of them before all are complete.
+    """Write all FILES into `output`, replacing existing ones, but only once all are complete.
 
     splits: as from `split_examples`; settings: what made them, with "liked_above". Returns lines of a summary.
     """

@@ -1,8 +1,8 @@
-"""Reading raw tables: text columns that remember their line, and one-line errors that name it.
+"""Reading raw tables: text columns with their line numbers, and one-line errors that name the line.
 
 Readers of raw ratings build on this. Everything is read as text first, so that an id such as 0195153448 keeps its
-zeros; a DataFrame's index holds line numbers of the file, counted from 1 (rows, for Parquet). A table whose quoted
-fields hold line breaks counts each of them as one line.
+zeros; a DataFrame's index holds line numbers of the file, counted from 1 (rows, for Parquet). A row whose quoted fields
+contain line breaks counts as one line.
 """
 
 import csv
@@ -81,7 +81,7 @@ def read_csv_or_parquet(path, columns, optional=()):
 
 @contextmanager
 def open_text(path, encoding):
-    """Open a text file for the csv module; what cannot be read there ends in an InputError."""
+    """Open a text file for the csv module; if reading it fails inside the block, that is an InputError."""
     try:
         with open(path, encoding=encoding, newline="") as file:
             yield file
@@ -123,7 +123,7 @@ def require_filled(table, columns, path):
 
 
 def require_unique(table, columns, path, what):
-    """Raise InputError at the first row that repeats an earlier one in `columns`; `what` says what such a row is."""
+    """Raise InputError at the first row that repeats an earlier one in `columns`; what: words for such a row."""
     repeated = table.duplicated(columns)
     if repeated.any():
         line = repeated.idxmax()

@@ -38,10 +38,10 @@ def read_records_and_digest(path, labelled=True):
 
 
 class RecordFile(Sequence):
-    """The records of a file as `read_records` gives them, validated at once but each read only when it is asked for.
+    """The records of a file as `read_records` gives them, validated at once but each read only when it is needed.
 
-    Memory holds the two offsets of each row, so that there may be millions. The file stays open and must not change.
-    `sha256` is the digest of the file, `labelled` what was asked for.
+    Only the two offsets of each row are in memory, so there may be millions. The file stays open and must not change.
+    `sha256` is the digest of the file, `labelled` the argument.
     """
 
     def __init__(self, path, labelled=True):
@@ -70,7 +70,7 @@ class RecordFile(Sequence):
 
 
 def _checked(stream, labelled):
-    """What the stream gives, each row checked."""
+    """The stream's rows and offsets, each row checked."""
     number = 0
     for number, (row, start, end) in enumerate(stream, start=1):
         check_record(row, f"{stream.path}: row {number}", labelled)
@@ -93,15 +93,17 @@ def check_record(row, where, labelled):
         if not isinstance(row[field], str):
             raise InputError(f"{where}: the field {field!r} must be a string, not {type(row[field]).__name__}")
         if lone := _lone_surrogate(row[field]):
-            raise InputError(f"{where}: the field {field!r} holds {lone}, half a character; write both halves or none")
+            raise InputError(
+                f"{where}: the field {field!r} has {lone}, half of a surrogate pair; write both halves or none"
+            )
     if labelled and row["output"] not in LABELS:
         shown = row["output"] if len(row["output"]) < 60 else row["output"][:57] + "..."
         raise InputError(f"{where}: 'output' must be 'Yes.' or 'No.', not {shown!r}")
 
 
 def _lone_surrogate(text):
-    """The escape of the first surrogate without its other half, which no tokenizer and no file takes; None if all is
-    well."""
+    """The escape of the first surrogate without its other half, which tokenizers and files do not accept; None if there
+    is none."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -130,7 +132,7 @@ def check_two_classes(records, path):
 
 
 def check_draw(flag, shots, records):
-    """Raise InputError, naming the flag, unless `shots` rows can be drawn from a RecordFile, or -1 asks for all."""
+    """Raise InputError, naming the flag, unless `shots` rows can be drawn from a RecordFile, or it is -1, for all."""
     if shots == 0 or shots < -1 or shots > len(records):
         raise InputError(f"{flag} {shots}: {records.path} has 1 to {len(records)} rows, or -1 for all")
 

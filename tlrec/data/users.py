@@ -1,7 +1,7 @@
-"""Who is who: infers users from the records alone, because the rows of a data set are overlapping windows of few users.
+"""Infers users from the records alone, which works because the rows of a data set are overlapping windows of few users.
 
-A user's row k holds ratings k ... k+n-1 as history and rating k+n as target. A later row therefore begins with what an
-earlier row ends with. Likes and dislikes are kept apart, each in time order:
+A user's row k has ratings k ... k+n-1 as history and rating k+n as target. A later row therefore begins with the
+ratings that an earlier row ends with. Likes and dislikes are separate, each in time order:
 
     earlier row    likes A B C D      dislikes x y      target E, liked
     later row      likes     C D E F  dislikes   y z    target ...
@@ -56,7 +56,7 @@ def infer_users(preferences, liked=None):
         end_dislikes = _suffixes(_append(dislikes, targets, ~target_liked), codes)
         ends.append((answer, possible, end_likes, end_dislikes))
 
-    # 2. Links, as edges between a row and a shared part. First rows that are identical.
+    # 2. Links, as edges between a row and a shared part. First those of identical rows.
     whole = _mix(_mix(begin_likes[:, -1], begin_dislikes[:, -1]), codes[targets])
     telling = rarity_likes[:, -1] + rarity_dislikes[:, -1] + rarity[targets] >= 2 * np.log(n_rows) + _MARGIN
     edge_rows = [np.flatnonzero(telling)]
@@ -74,7 +74,7 @@ def infer_users(preferences, liked=None):
             earlier, earlier_keys = [], []
             for answer, possible, end_likes, end_dislikes in ends:
                 if (a if answer else b) == 0:
-                    continue  # the target, last of all, would not be in the shared part
+                    continue  # the shared part would not contain the target, which is the last rating
                 enough = (n_likes + answer >= a) & (n_dislikes + (1 - answer) >= b)
                 earlier.append(np.flatnonzero(~has_next & possible & enough))
                 earlier_keys.append(_mix(end_likes[earlier[-1], a], end_dislikes[earlier[-1], b]))
@@ -115,7 +115,7 @@ def _item_ids(preferences):
 
 
 def _append(items, targets, which):
-    """`items` with the target behind its last item in the rows of `which`."""
+    """`items` with the target after its last item in the rows of `which`."""
     longer = np.pad(items, ((0, 0), (0, 1)), constant_values=-1)
     rows = np.flatnonzero(which)
     longer[rows, (items[rows] >= 0).sum(axis=1)] = targets[rows]

@@ -1,4 +1,4 @@
-"""Labelled records to evaluate on, a validation or a test split: read once, and what is known of them computed once."""
+"""Labelled records to evaluate on, a validation or a test split: read once, with all that follows from them."""
 
 from functools import cached_property
 
@@ -10,11 +10,11 @@ from tlrec.evaluation.metrics import floor_scores
 
 
 class EvaluationSet:
-    """The records of a file with both labels; labels, preferences, users and floors are computed when first asked for.
+    """The records of a file with both labels; labels, preferences, users and floors are computed when first needed.
 
-    train: records of the target's train split (a RecordFile), for the floors that know the items. draw: keep a draw of so
-    many rows, the same each time; -1 keeps all. `rows_in_file` counts them before. Raises InputError, naming file and row,
-    for what is not a labelled record, and for a file, or a draw, with one label only.
+    train: records of the target's train split (a RecordFile), for the floors that know the items. draw: how many rows
+    to keep, drawn with a fixed seed; -1 keeps all. rows_in_file: number of rows before the draw. Raises InputError,
+    naming file and row, for a row that is not a labelled record, and for a file, or a draw, with one label only.
     """
 
     def __init__(self, path, train=None, draw=-1):
@@ -38,7 +38,7 @@ class EvaluationSet:
 
     @cached_property
     def _parsed(self):
-        """(preferences, "") or, for records in another form, (None, what is wrong with which row)."""
+        """(preferences, "") or, for records in another form, (None, a message that names the first such row)."""
         preferences = []
         for number, record in enumerate(self.records, start=1):
             try:
@@ -49,7 +49,7 @@ class EvaluationSet:
 
     @property
     def preferences(self):
-        """The rows' Preferences; None where a row is not in the published form. Then there are no users and floors."""
+        """The rows' Preferences; None, and then no users and no floors, if any row is not in the published form."""
         return self._parsed[0]
 
     def check_preferences(self):

@@ -1,9 +1,9 @@
-"""The formats of `metrics.json`, `predictions.jsonl`, `ranking.json` and `ranks.jsonl`: what an evaluation found.
+"""The formats of `metrics.json`, `predictions.jsonl`, `ranking.json` and `ranks.jsonl`: the results of an evaluation.
 
-They lie in the adapter's folder or in evaluate.py's --output_dir. `tlrec.evaluation.results` computes and writes the
-first two; its `read_metrics` and `read_evaluation` hold them against `Metrics` and `Prediction`. For the others
-`tlrec.evaluation.ranking_results` has `read_ranking`, and here stand `Ranking` and `Rank`. Keys marked
-NotRequired are missing in old files. Other keys may be there: they are kept.
+They are in the adapter's folder or in evaluate.py's --output_dir. `tlrec.evaluation.results` computes and writes the
+first two; its `read_metrics` and `read_evaluation` check them against `Metrics` and `Prediction`. The other two are
+read by `tlrec.evaluation.ranking_results.read_ranking`, which checks them against `Ranking` and `Rank`. Keys marked
+NotRequired are missing in old files. Other keys are allowed and kept.
 """
 
 from typing import Annotated, NotRequired
@@ -41,7 +41,7 @@ class Intervals(TypedDict):
 
 class Users(TypedDict):
     n: Count | None  # None: users are not known
-    source: str | None  # where they are from
+    source: str | None  # given, or inferred from overlapping windows
 
 
 class Difference(TypedDict):
@@ -85,8 +85,8 @@ class Slice(TypedDict):
 
 class TestedData(TypedDict):
     test: DataFile
-    train: NotRequired[DataFile]  # where floors used it
-    valid: NotRequired[DataFile]  # where this very run selected on it
+    train: NotRequired[DataFile]  # if floors used it
+    valid: NotRequired[DataFile]  # if this run itself selected on it
 
 
 class EvaluationRun(RunFacts):
@@ -95,7 +95,7 @@ class EvaluationRun(RunFacts):
 
 
 class Metrics(TypedDict):
-    """`metrics.json`. AUC is None where one label only occurs, an interval where there is one user or row only."""
+    """`metrics.json`. AUC is None if only one label occurs, an interval if there is only one user or row."""
 
     auc: Share | None  # as published
     auc_logodds: Share | None
@@ -175,18 +175,18 @@ class RankingRun(RunFacts):
 
 
 class Ranking(RankMeans):
-    """`ranking.json`, which is there once all rows are ranked."""
+    """`ranking.json`, which is written once all rows are ranked."""
 
     protocol: str  # "full", or "sampled 100"
     rank_seed: Count | None  # of sampled candidates and drawn rows; None where nothing is drawn
-    candidates: Number  # mean number of a row, its target among them
+    candidates: Number  # mean number per row, the target included
     fewest_candidates: Count
     most_candidates: Count
     candidates_sha256: str  # equal in two files: the same rows among the same candidates
     rows: Count
     users: Count
     rows_left_out: LeftOut
-    tied: Share  # share of rows with other candidates of the very score of the target
+    tied: Share  # share of rows in which other candidates have exactly the score of the target
     truncated: Count  # rows with a cut prompt
     intervals: RankIntervals
     floors: dict[str, RankFloor]
@@ -201,9 +201,9 @@ class Rank(TypedDict):
     user: int
     target: str
     candidates: Annotated[int, Field(ge=2)]
-    rank: Number  # from 1; of equal scores the middle
-    better: Count  # candidates of a higher score
-    tied: Count  # others of the very same score
+    rank: Number  # from 1; the middle of equal scores
+    better: Count  # candidates with a higher score
+    tied: Count  # other candidates with exactly the same score
     truncated: Count  # candidates whose prompt was cut
     floors: dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]]  # {name: [better, tied]}
     run: str  # digest of model, scoring and candidates

@@ -15,8 +15,8 @@ def bootstrap_aucs(labels, scores, groups=None, resamples=2000, seed=0):
     labels: (n,) of 0 and 1. scores: k arrays of shape (n,). groups: (n,) ids; whole groups (users) are drawn with
     replacement instead of rows. Returns (resamples, k); NaN where a resample holds one class only.
 
-    A resample is a count for every row, so nothing is sorted again: with the rows' positions in the sorted scores
-    known, the AUC is the share of (positive, negative) pairs in the right order, each pair weighted by its counts.
+    A resample is a count for every row, so nothing is sorted again: the rows' positions in the sorted scores are known,
+    and the AUC is the share of (positive, negative) pairs in the right order, each pair weighted by its counts.
     """
     labels = np.asarray(labels)
     members = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -47,15 +47,15 @@ def bootstrap_aucs(labels, scores, groups=None, resamples=2000, seed=0):
 def bootstrap_uaucs(labels, scores, users, resamples=2000, seed=0, weighted=False):
     """uAUC of k scores (`tlrec.evaluation.metrics.uauc`) on the resamples of users that `bootstrap_aucs` draws.
 
-    Shapes as there; users as its groups. weighted: each user counts with its rows. Returns (resamples, k); NaN where no
-    user of a resample has both labels. Whole users are drawn, so a user's own AUC stays what it is, and a resample is a
-    mean of them. Rows are not resampled: within a user they overlap, and a user could lose one of its labels.
+    Shapes are the same; users are its groups. weighted: users are weighted by their rows. Returns (resamples, k); NaN
+    where no user of a resample has both labels. Whole users are drawn, so a user's own AUC does not change, and a
+    resample is a mean of them. Rows are not resampled: within a user they overlap, and a user could lose one label.
     """
     members = np.unique(users, return_inverse=True)[1]
     result = np.full((resamples, len(scores)), np.nan)
     by_user = [user_aucs(labels, score, members) for score in scores]
     weight = np.bincount(members) if weighted else np.ones(members.max() + 1)
-    weight = np.where(np.isnan(by_user[0]), 0.0, weight)  # the labels decide it, not the score
+    weight = np.where(np.isnan(by_user[0]), 0.0, weight)  # NaN depends on the labels, not on the score
     for drawn, counts in _drawn_counts(len(labels), len(weight), resamples, seed):
         total = counts.T @ weight
         for column, aucs in enumerate(by_user):
@@ -65,8 +65,8 @@ def bootstrap_uaucs(labels, scores, users, resamples=2000, seed=0, weighted=Fals
 
 
 def bootstrap_means(values, groups=None, resamples=2000, seed=0):
-    """Means over rows of the columns of `values` (n, k), on the same resamples of the rows, or of whole groups (users), for
-    all columns, drawn as `bootstrap_aucs` draws them. Returns (resamples, k)."""
+    """Means over rows of the columns of `values` (n, k), on the same resamples of the rows, or of whole groups (users),
+    for all columns, drawn as `bootstrap_aucs` draws them. Returns (resamples, k)."""
     values = np.asarray(values, np.float64)
     members = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
     rows = np.bincount(members)
@@ -78,8 +78,8 @@ def bootstrap_means(values, groups=None, resamples=2000, seed=0):
 
 
 def _drawn_counts(rows, units, resamples, seed):
-    """Draw `units` of as many units with replacement, `resamples` times: (slice of resamples, how often each unit was
-    drawn in each of them, units x resamples) for as many at a time as CELLS allows with `rows` rows."""
+    """Draw `units` units from as many, with replacement, `resamples` times. Yields (slice of resamples, how often each
+    unit was drawn, an int array (units, resamples in the slice)), as many at a time as CELLS allows for `rows` rows."""
     generator = np.random.default_rng(seed)
     chunk = max(1, CELLS // rows)
     for start in range(0, resamples, chunk):

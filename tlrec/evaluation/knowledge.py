@@ -1,4 +1,4 @@
-"""What a model knows beforehand, `probe.json`: numbers of known continuations against shuffled ones, with intervals.
+"""What a model already knows, `probe.json`: true continuations compared with shuffled ones, with intervals.
 
 `python -m tlrec.probe` writes it; the report reads it.
 """
@@ -24,9 +24,9 @@ MEANING = {
     "log_p": "Log-probability: the mean over titles, in nats, of the whole year or author given the title; for "
     "histories that of a title of the second half given the first half.",
     "preferred": "Preferred: the share of titles, or users, whose true continuation is more probable than the shuffled "
-    "one; 0.5 is what a model gets that knows nothing.",
+    "one; a model that knows nothing gets 0.5.",
     "shuffled": "Shuffled: the same titles, each with the year or author of another; for histories the second half of "
-    "another user, without titles that both have rated, and as long.",
+    "another user, equally long and without titles that both have rated.",
     "difference": "A difference whose interval holds 0 can be chance; intervals are 95 % bootstrap intervals over "
     "titles, or over users.",
 }
@@ -67,7 +67,7 @@ class Titles(TypedDict):
 
 class Histories(TypedDict):
     n: Annotated[Count, Field(ge=1)]  # users asked
-    left_out: Count  # users with less than two liked items, or who could not be held against another
+    left_out: Count  # users with fewer than two liked items, or whom no other user could be compared with
     titles: Number  # mean number of titles in a second half, as compared
 
 
@@ -147,7 +147,7 @@ def _measured(columns, resamples, seed):
 
 
 def describe_intervals(resamples, seed):
-    """What `probe.json` says about all of its intervals."""
+    """The entry "intervals" of `probe.json`."""
     return {"level": LEVEL, "resamples": resamples, "seed": seed}
 
 
@@ -163,12 +163,12 @@ def read_probe(folder):
 
 
 def meanings(probe):
-    """One sentence on each number of the tables."""
+    """One sentence for each number in the tables."""
     return [text for name, text in MEANING.items() if probe["titles"] or name not in ("greedy", "rank")]
 
 
 def name_of(model):
-    """What tables call a Model of probe.json."""
+    """The name of a Model of probe.json in tables."""
     return f"with {model['adapter']}" if model["adapter"] else "base alone"
 
 
@@ -217,7 +217,7 @@ def shown(measured, digits=3, sign=""):
 
 
 def titles_said(probe):
-    """A sentence on what was asked about titles."""
+    """A sentence about the titles that were asked."""
     titles, path = probe["titles"], probe["run"]["data"]["catalogue"]["path"]
     what = 'release years, `"Title (`' if titles["kind"] == "year" else 'authors, `"Title" written by `'
     left = f"; {titles['left_out']} titles without a year left out" if titles["left_out"] else ""
@@ -225,10 +225,10 @@ def titles_said(probe):
 
 
 def histories_said(probe):
-    """A sentence on what was asked about histories."""
+    """A sentence about the histories that were asked."""
     histories, path = probe["histories"], probe["run"]["data"]["records"]["path"]
     left = f"; {histories['left_out']} users left out" if histories["left_out"] else ""
     return (
         f"{path}: the second half of what {histories['n']} users liked, {histories['titles']:.1f} titles each on "
-        f"average, behind the first half{left}."
+        f"average, after the first half{left}."
     )

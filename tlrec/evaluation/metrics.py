@@ -1,4 +1,4 @@
-"""The numbers of an evaluation, each beside the floor that needs no training and an interval that says what is noise.
+"""The numbers of an evaluation, and the floors that need no training, to compare them with.
 
 Two scores are made of the probabilities of the two answers, p_yes and p_no:
     published    softmax over the two *probabilities*, as the published code does; it orders rows by p_yes - p_no
@@ -8,8 +8,9 @@ Everything that needs a probability (accuracy, log-loss, Brier, calibration) use
 AUC ranks all rows of all users together, and so rewards knowing which users are generous; uAUC ranks the rows of each
 user and averages over users, and so rewards only knowing what a user likes.
 
-Intervals are bootstrap intervals, over rows and over users. Rows of one user overlap and are not independent, so the
-interval over users is the right one; the one over rows is given too, because it is what papers print, if any.
+Intervals (tlrec/evaluation/intervals.py) are bootstrap intervals, over rows and over users. Rows of one user overlap
+and are not independent, so the interval over users is the right one; the one over rows is given too, because papers
+that print an interval print that one.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ from tlrec.data.records import LABELS
 from tlrec.errors import InputError
 
 RELIABILITY_BINS = 10
-ITEM_PRIOR = 5  # ratings' worth of "half of them like it" in an item's like-rate
+ITEM_PRIOR = 5  # made-up ratings, half of them likes, that are added to an item's own for its like-rate
 
 
 def two_probabilities_to_score(p_yes, p_no):
@@ -48,9 +49,9 @@ def history_floor(preferences):
 def item_floor(preferences, train_records):
     """Like-rate of each target among the targets of `train_records`, as an (n,) score.
 
-    (liked + 2.5) / (times + 5): `ITEM_PRIOR` made-up ratings, half of them likes, hold back the rates of items that
-    were seen once or twice; an item never seen gets 0.5. Only targets count, not histories: with overlapping windows
-    a history repeats the same rating up to ten times. Raises InputError for a train record in another form.
+    (liked + 2.5) / (times + 5): `ITEM_PRIOR` made-up ratings, half of them likes, keep the rates of items that were
+    seen once or twice near 0.5; an item never seen gets 0.5. Only targets count, not histories: with overlapping
+    windows a history repeats the same rating up to ten times. Raises InputError for a train record in another form.
     """
     times, liked = {}, {}
     for row, record in enumerate(train_records, start=1):
@@ -88,7 +89,7 @@ def uauc(labels, scores, users):
     """AUC within users: (mean over the users with both labels, the same weighted by rows, how many such users).
 
     labels: (n,) of 0 and 1. scores: (n,). users: (n,) ids. The means are None without such a user. Each user's AUC
-    ranks that user's rows only, so a score that merely knows who likes much is at chance, 0.5, where AUC rewards it.
+    ranks that user's rows only. A score that only knows which users like much gets 0.5, as by chance; AUC rewards it.
     UAUC as in Zhang et al. (2023, CoLLM, arXiv 2310.19488): the AUC of each user, averaged over users. Raises
     InputError for scores of NaN.
     """
@@ -114,7 +115,7 @@ def user_aucs(labels, scores, members):
 
 
 def _ranks(scores):
-    """Rank of each score among the distinct ones, from 0; log-odds may be infinite, their ranks are not."""
+    """Rank of each score among the distinct ones, from 0; log-odds may be infinite, ranks are always finite."""
     if bad := int(np.isnan(scores).sum()):
         raise InputError(f"{bad} of {len(scores)} scores are NaN: the model has diverged or its --dtype overflows")
     return np.unique(scores, return_inverse=True)[1]

@@ -1,13 +1,13 @@
-"""The target of every liked row among the items of a catalogue: `ranks.jsonl` and `ranking.json`.
+"""Ranks the target of every liked row among the items of a catalogue: `ranks.jsonl` and `ranking.json`.
 
     ranking = RankingSet(test, "rec_data/movie/item_mapping.csv", "full")
     lines = rank_rows(ranking, folder, run, done, score)        a line of ranks.jsonl for each row
     record_ranking(folder, ranking, lines, ...)                 ranking.json, in tlrec/evaluation/ranking_results.py
 
-Candidates of a row are the items of the catalogue that its user has not rated before: without the row's history, and
-without what the user's earlier rows say, in the test file and among train records, as far as users can be inferred. Of
-the user's rows, those are earlier whose target stands in this row's history, and so on back from them; what a user
-rates later stays a candidate, as it would for a recommender. The target is a candidate always.
+Candidates of a row are the items of the catalogue that its user has not rated before: all but the row's history and the
+histories and targets of the user's earlier rows, in the test file and among train records, as far as users can be
+inferred. A row of the same user is earlier if its target is in this row's history, or in that of an earlier row. What a
+user rates later stays a candidate, as it would for a recommender. The target is always a candidate.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ def ranking_of(test, rank, items, max_rank_rows, rank_seed):
 @dataclass(frozen=True)
 class RankedRow:
     """A liked row: its number in the test file (from 1), its user, the place of its target in the catalogue, and the
-    places (k,) that are no candidates."""
+    places (k,) that are not candidates."""
 
     row: int
     user: int
@@ -64,8 +64,8 @@ class RankingSet:
     """The liked rows of an EvaluationSet and their candidates, the same for every method that ranks them.
 
     items: path of the catalogue, None for item_mapping.csv beside the test file. protocol: "full", or a number N for
-    the target and N sampled others. max_rows: so many liked rows at most, drawn; seed: of both draws. rows: RankedRows;
-    digest: of rows and candidates. Raises InputError for what cannot be ranked, before any model is loaded.
+    the target and N sampled others. max_rows: how many liked rows at most, drawn; None: all. seed: of both draws. rows:
+    RankedRows; digest: of rows and candidates. Raises InputError if nothing can be ranked, before any model is loaded.
     """
 
     def __init__(self, test, items=None, protocol="full", max_rows=None, seed=0):
@@ -76,7 +76,7 @@ class RankingSet:
             raise InputError(f"{self.items_path}: no catalogue beside {test.path}; give --items FILE")
         self.catalogue = read_catalogue(self.items_path)
         if len(self.catalogue.items) < 2:
-            raise InputError(f"{self.items_path}: one item only; there is nothing to rank it among")
+            raise InputError(f"{self.items_path}: has only one item, so there is nothing to rank")
         if self.sampled and self.sampled >= len(self.catalogue.items):
             raise InputError(
                 f"--rank {self.sampled}: {self.items_path} has {len(self.catalogue.items)} items; give fewer, or full"
@@ -85,7 +85,7 @@ class RankingSet:
         ranked = list(self._ranked())
         if not ranked:
             raise InputError(
-                f"{self.items_path}: no liked row of {test.path} can be ranked: of {self.unknown_targets} the target "
+                f"{self.items_path}: no liked row of {test.path} can be ranked: in {self.unknown_targets} the target "
                 f"is not in the catalogue, in {self.nothing_left} the user has rated every other item"
             )
         self.eligible = len(ranked)
@@ -105,7 +105,7 @@ class RankingSet:
 
     @cached_property
     def source_digest(self):
-        """The same for all numbers of rows: what a row's candidates depend on."""
+        """Digest of all that a row's candidates depend on; unlike `digest`, the same for any number of rows."""
         train = self.test.train
         return self._digest([self.test.sha256, train and train.sha256])
 
@@ -117,11 +117,11 @@ class RankingSet:
 
     @cached_property
     def catalogue_file(self):
-        """{"path", "sha256", "rows"} of the catalogue, the items once each."""
+        """{"path", "sha256", "rows"} of the catalogue; rows: its items, counted once each."""
         return {"path": str(self.items_path), "sha256": sha256(self.items_path), "rows": len(self.catalogue.items)}
 
     def said(self):
-        """What a user has to know of the catalogue and the rows, in lines."""
+        """Lines about the catalogue and the rows that a user should read."""
         liked, said = int(self.test.labels.sum()), []
         if self.catalogue.repeated:
             said.append(f"{self.items_path}: {self.catalogue.repeated} rows repeat an earlier item and are left out")
@@ -142,7 +142,7 @@ class RankingSet:
 
     @cached_property
     def sizes(self):
-        """(rows,) number of candidates, the target among them."""
+        """(rows,) number of candidates, the target included."""
         full = np.array([len(self.catalogue.items) - len(row.rated) for row in self.rows])
         return full if self.sampled is None else np.minimum(full, self.sampled + 1)
 
@@ -167,7 +167,7 @@ class RankingSet:
 
         "history", the share of liked items in the history, is the same for all candidates: chance. With train records
         "item", the like-rate of the item there, smoothed as in metrics.json, and "likes", how many rows like it there,
-        which is what ranking papers call popularity. "history + item" would be "item" again.
+        which ranking papers call popularity. "history + item" would give the same ranks as "item".
         """
         floors = {"history": np.zeros(len(self.catalogue.items))}
         if self.test.train is not None:
@@ -190,7 +190,7 @@ class RankingSet:
         return found
 
     def _find(self, item):
-        """Places of an item in the catalogue, several where it has several spellings of one title."""
+        """Places of an item in the catalogue, several if it has several spellings of one title."""
         if item not in self._found:
             self._found[item] = self.catalogue.find(item)
         return self._found[item]
@@ -219,7 +219,7 @@ class RankingSet:
 
 
 def _rated_before(preferences, train_preferences, labels, train):
-    """A function from the place of a test row to the items that its user has rated before, as far as the rows say."""
+    """A function from the place of a test row to the items that its user has rated before, as far as the rows tell."""
     rows = [*preferences, *train_preferences]
     answers = np.concatenate([labels, [LABELS[record["output"]] for record in train or ()]]).astype(int)
     by_target = defaultdict(list)  # (user, item) -> rows that ask this user about it
@@ -242,16 +242,16 @@ def _rated_before(preferences, train_preferences, labels, train):
 
 
 def read_ranks(folder, ranking, run, overwrite):
-    """{row: line} of what `folder/ranks.jsonl` holds already of this very run; {} for no folder and no file.
+    """{row: line} of the lines that `folder/ranks.jsonl` already has from this run; {} for no folder and no file.
 
-    run: digest of all that shapes a rank (`run_digest`). A last line that was not written whole does not count. Raises
-    InputError if the file is another run's, or of more rows than are ranked now, unless `overwrite`; then both of
-    its files are to be replaced.
+    run: digest of all that a rank depends on (`run_digest`). A last line that was not written whole does not count.
+    Raises InputError if the file is another run's, or has more rows than are ranked now; with `overwrite` returns {}
+    then, so that both files are replaced.
     """
     path = folder and Path(folder) / RANKS
     if not path or not path.exists():
         return {}
-    from tlrec.evaluation.formats import Rank  # with pydantic, and so not at the top
+    from tlrec.evaluation.formats import Rank  # imports pydantic; not at the top, so that --help is quick
 
     content = read_bytes(path)
     lines = [parse_json(line, f"{path}: line {n}") for n, line in enumerate(content.split(b"\n")[:-1], start=1)]
@@ -269,26 +269,26 @@ def read_ranks(folder, ranking, run, overwrite):
 
 
 def run_digest(ranking, *facts):
-    """Hexadecimal digest of all that shapes a row's rank, so that only ranks of the same run are gone on with: facts
-    are values of JSON, of the model and how it scores."""
+    """Hexadecimal digest of all that a row's rank depends on, so that only ranks of the same run are continued. facts:
+    JSON values about the model and how it scores."""
     text = json.dumps([ranking.source_digest, *facts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def rank_rows(ranking, folder, run, done, score, first=True):
-    """The lines of ranks.jsonl, a list of dicts in the order of rows; those that are not `done` are scored and written
-    into `folder` (None writes nothing) as soon as they are there.
+    """The lines of ranks.jsonl, a list of dicts in the order of rows; those that are not `done` are scored, and each is
+    written into `folder` at once (None writes nothing).
 
-    done: of `read_ranks`. score: a function from RankedRows to an iterable of (scores (candidates,), cut prompts), one
-    for each. first: whether this process is the one that writes.
+    done: from `read_ranks`. score: a function from RankedRows to an iterable of (scores (candidates,), number of cut
+    prompts), one for each. first: whether this process is the one that writes.
     """
     todo = [row for row in ranking.rows if row.row not in done]
     lines = dict(done)
     path = folder and first and Path(folder) / RANKS
     if path:
-        _write_lines(path, done.values())  # without a torn last line, or another run's
+        _write_lines(path, done.values())  # drops an incomplete last line, and lines of another run
         if todo:
-            Path(folder, RANKING).unlink(missing_ok=True)  # it is there only where all rows are
+            Path(folder, RANKING).unlink(missing_ok=True)  # it exists only when all rows are ranked
     bar = tqdm(total=len(ranking.rows), initial=len(done), desc="ranking", unit="row", leave=False, disable=not first)
     with bar, open(path, "a", encoding="utf-8") if path else nullcontext() as file:
         for row, (scores, truncated) in zip(todo, score(todo) if todo else (), strict=True):
@@ -326,6 +326,6 @@ def _write_lines(path, lines):
 
 
 def standings_of(lines, floor=None):
-    """(better, tied) of lines of ranks.jsonl, two int arrays (n,): of the model, or of a floor."""
+    """(better, tied) from lines of ranks.jsonl, two int arrays (n,): of the model, or of a floor."""
     pairs = [(line["better"], line["tied"]) if floor is None else line["floors"][floor] for line in lines]
     return tuple(np.array(pairs, dtype=np.int64).T)

@@ -1,4 +1,4 @@
-"""Where a liked item stands among candidates: HR@K, NDCG@K, MRR and mean rank, with ties counted fairly.
+"""The rank of a liked item among candidates: HR@K, NDCG@K, MRR and mean rank, with ties counted fairly.
 
 A row has one relevant item, its target. With the target at rank r (from 1):
 
@@ -6,10 +6,11 @@ A row has one relevant item, its target. With the target at rank r (from 1):
     NDCG@K   1 / log2(1 + r) if r <= K      Järvelin and Kekäläinen (2002, ACM TOIS 20(4)); the ideal is 1
     MRR      1 / r
 
-Scores may be equal: a method that knows nothing of two items must not gain or lose by their order in a file. So a
-target with `better` candidates above it and `tied` others beside it has each of the ranks better + 1 ... better + tied + 1
-with the same probability, and every metric is its mean over these (McSherry and Najork 2008, Computing Information Retrieval
-Performance Measures Efficiently in the Presence of Tied Scores, ECIR). scikit-learn's `ndcg_score` does the same.
+Scores may be equal, and a method that gives two items the same score must not gain or lose by their order in a file. So
+a target with `better` candidates above it and `tied` others with the same score has each of the ranks better + 1 ...
+better + tied + 1 with the same probability, and every metric is its mean over these (McSherry and Najork 2008,
+Computing Information Retrieval Performance Measures Efficiently in the Presence of Tied Scores, ECIR). scikit-learn's
+`ndcg_score` does the same.
 """
 
 import numpy as np
@@ -22,7 +23,7 @@ NAMES = (*(f"hr@{k}" for k in CUTOFFS), *(f"ndcg@{k}" for k in CUTOFFS), "mrr", 
 
 
 def standing(scores, target):
-    """(better, tied): how many of the scores (n,) are above that of place `target`, and how many others equal it.
+    """(better, tied): how many of the scores (n,) are above scores[target], and how many others equal it.
 
     Raises InputError for scores of NaN.
     """
@@ -47,8 +48,8 @@ def row_metrics(better, tied):
 class RankMetrics:
     """Means over rows of several methods on the same rows, with intervals on the same resamples of users.
 
-    values: {method: what `row_metrics` returned, or its mean over seeds}. users: (n,) ids. most: candidates of the row
-    that has most; a metric cut at as many or more would say nothing, and is None.
+    values: {method: what `row_metrics` returned, or its mean over seeds}. users: (n,) ids. most: largest number of
+    candidates of any row; a metric whose K is that large or larger would say nothing, and is None.
     """
 
     def __init__(self, values, users, most, resamples=2000, seed=0):

@@ -1,4 +1,4 @@
-"""What a ranking found, `ranking.json` beside `ranks.jsonl`: computed, written, read back, and shown as a table."""
+"""The results of a ranking, `ranking.json` beside `ranks.jsonl`: computed, written, read back, and shown as a table."""
 
 from pathlib import Path
 
@@ -13,19 +13,20 @@ from tlrec.runs import describe_adapter, describe_records, describe_run
 
 NOT_NEXT = (
     "P(Yes) is P(like | rated): it is learnt from items that people chose to rate. It is not P(next item), and a list "
-    "in its order is not a forecast of what a user takes next."
+    "ordered by it does not predict what a user takes next."
 )
 SAMPLED = (
     "Sampled candidates: these numbers are not those of the full catalogue and can put methods in another order "
-    "(Krichene and Rendle 2020, On Sampled Metrics for Item Recommendation, KDD). Give --rank full before you conclude from them."
+    "(Krichene and Rendle 2020, On Sampled Metrics for Item Recommendation, KDD). Give --rank full before you draw "
+    "conclusions from them."
 )
 RESAMPLES = 2000
 
 
 def summarise_ranking(ranking, lines, seed=0, resamples=RESAMPLES):
-    """Everything that `ranking.json` says but what made it, as a dict of plain JSON values.
+    """The content of `ranking.json` except "run", as a dict of plain JSON values.
 
-    ranking: the RankingSet; lines: of `tlrec.evaluation.ranking.rank_rows`. The format: `formats.Ranking`.
+    ranking: the RankingSet; lines: from `tlrec.evaluation.ranking.rank_rows`. The format: `formats.Ranking`.
     """
     users = np.array([line["user"] for line in lines])
     sizes = [line["candidates"] for line in lines]
@@ -68,7 +69,7 @@ def summarise_ranking(ranking, lines, seed=0, resamples=RESAMPLES):
 def record_ranking(folder, script, arguments, ranking, lines, adapter=None, **facts):
     """Summarise the `lines` of a RankingSet, write ranking.json into `folder` (None writes nothing), return it.
 
-    adapter: the adapter folder, None for the base model alone; facts: of the run, as in metrics.json.
+    adapter: the adapter folder, None for the base model alone; facts: about the run, as in metrics.json.
     """
     files = {"test": ranking.test, "train": ranking.test.train}
     data = {name: describe_records(file) for name, file in files.items() if file is not None}
@@ -87,7 +88,7 @@ def read_ranking(folder):
     Raises InputError, naming file and line, if one is missing, damaged or not in its format, or if they do not belong
     together.
     """
-    from tlrec.evaluation.formats import Rank, Ranking  # with pydantic, and so not at the top
+    from tlrec.evaluation.formats import Rank, Ranking  # imports pydantic; not at the top, so that --help is quick
 
     path, ranks = Path(folder) / RANKING, Path(folder) / RANKS
     ranking = validate(read_json(path), Ranking, path)
@@ -96,12 +97,12 @@ def read_ranking(folder):
         validate(line, Rank, f"{ranks}: line {number}")
     rank = np.mean([line["rank"] for line in lines]) if lines else 0
     if len(lines) != ranking["rows"] or abs(rank - ranking["mean_rank"]) > 1e-6:
-        raise InputError(f"{ranks}: does not belong to {path.name}, whose rows or mean rank are others; rank again")
+        raise InputError(f"{ranks}: does not belong to {path.name}, whose rows or mean rank differ; rank again")
     return ranking, lines
 
 
 def ranking_table(ranking):
-    """A small plain-text table of a ranking: means with intervals over users, floors, and what they do not say."""
+    """A small plain-text table of a ranking: means with intervals over users, floors, and notes on their limits."""
     rows, users = ranking["rows"], ranking["users"]
     fewest, most = ranking["fewest_candidates"], ranking["most_candidates"]
     sampled = ranking["protocol"] != "full"

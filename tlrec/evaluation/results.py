@@ -1,5 +1,5 @@
-"""What an evaluation found, `metrics.json` and `predictions.jsonl`: computed, written with the run that made it, read
-back, and shown as a table."""
+"""The results of an evaluation, `metrics.json` and `predictions.jsonl`: computed, written with the run that made them,
+read back, and shown as a table."""
 
 import json
 from pathlib import Path
@@ -28,13 +28,13 @@ INFERRED = "inferred from overlapping windows"  # where users come from, if they
 
 
 def summarise(labels, p_yes, p_no, preferences=None, floors=None, users=None, source="given", seed=0, resamples=2000):
-    """Everything that `metrics.json` says about one evaluation, as a dict of plain JSON values.
+    """The content of `metrics.json` except "run", as a dict of plain JSON values.
 
     labels: (n,) of 0 and 1. p_yes, p_no: (n,) probabilities of the two answers. preferences: the rows'
-    `tlrec.data.preferences.Preference`s; without them there are no slices. floors: {name: (n,) score}, by default those of
-    the preferences alone. users: (n,) ids, and their `source`; by default inferred from overlapping windows.
-    Values that are not defined (AUC of one class, the interval over a single user) are None, never 0.5.
-    Raises InputError, naming the row, for what are not labels or probabilities.
+    `tlrec.data.preferences.Preference`s; without them there are no slices. floors: {name: (n,) score}, by default those
+    of the preferences alone. users: (n,) ids, and their `source`; by default inferred from overlapping windows.
+    Undefined values (AUC of one class, the interval over a single user) are None, never 0.5.
+    Raises InputError, naming the row, for a value that is not a label or a probability.
     """
     from sklearn.metrics import brier_score_loss, log_loss
 
@@ -105,7 +105,7 @@ class Aucs:
 
     def intervals(self, name, minus=None, within=False):
         """{"rows", "users"}: the interval of a score's AUC, or of its difference to another's. within: of its uAUC, and
-        then over users only. "users" is there only where users are known."""
+        then over users only. "users" is missing if users are not known."""
         result = {}
         for unit, samples in (self._within if within else self._samples).items():
             sample = samples[:, self._column[name]]
@@ -114,7 +114,7 @@ class Aucs:
         return result
 
     def floor(self, name):
-        """What metrics.json says of a floor: its AUC and uAUC, and by how much the model's are above them."""
+        """A floor's entry in metrics.json: its AUC and uAUC, and by how much the model's are above them."""
 
         def difference(values):
             return None if None in (values["auc"], values[name]) else values["auc"] - values[name]
@@ -135,7 +135,7 @@ class Aucs:
 
 
 def to_best_floor(floors, metric):
-    """{"floor": name, ...} and the difference to the floor that is best in `metric`; None where there is none."""
+    """{"floor": name, ...} with the difference to the floor that is best in `metric`; None if there is none."""
     defined = [name for name in floors if floors[name][metric] is not None]
     best = max(defined, key=lambda name: floors[name][metric], default=None)
     return best and {"floor": best, **floors[best]["difference"]}
@@ -145,7 +145,9 @@ def check_predictions(labels, p_yes, p_no):
     """The three as int64 and float64 arrays; InputError, naming the row, unless they are labels and probabilities."""
     labels, p_yes, p_no = np.asarray(labels), np.asarray(p_yes, np.float64), np.asarray(p_no, np.float64)
     if not len(labels) == len(p_yes) == len(p_no):
-        raise InputError(f"{len(labels)} labels, {len(p_yes)} p_yes and {len(p_no)} p_no: they must be equally many")
+        raise InputError(
+            f"{len(labels)} labels, {len(p_yes)} p_yes and {len(p_no)} p_no: the three numbers must be equal"
+        )
     if len(labels) == 0:
         raise InputError("no predictions")
     for name, bad, wanted in (
@@ -161,7 +163,7 @@ def check_predictions(labels, p_yes, p_no):
 
 
 def known_users(preferences, labels, users=None, source="given"):
-    """(ids, where they are from): those given, else inferred from overlapping windows, else (None, None)."""
+    """(ids, their source): those given, else inferred from overlapping windows, else (None, None)."""
     if users is not None:
         return np.asarray(users), source
     if preferences is not None:
@@ -198,14 +200,14 @@ def write_evaluation(folder, metrics, predictions):
 
 def read_metrics(folder):
     """The content of `folder/metrics.json`. Raises InputError if it is missing, damaged, or not in its format."""
-    from tlrec.evaluation.formats import Metrics  # with pydantic, and so not at the top: --help is quick
+    from tlrec.evaluation.formats import Metrics  # imports pydantic; not at the top, so that --help is quick
 
     path = Path(folder) / "metrics.json"
     return validate(read_json(path), Metrics, path)
 
 
 def read_evaluation(folder):
-    """What `write_evaluation` wrote: (metrics, predictions), once they are known to belong together.
+    """What `write_evaluation` wrote: (metrics, predictions), after checking that they belong together.
 
     predictions is a dict of (n,) arrays: label, p_yes, p_no, score, user (None if not known), floors (a dict of them).
     Raises InputError, naming file and row, if one is missing, damaged or not in its format, or if the AUC of
@@ -222,7 +224,7 @@ def read_evaluation(folder):
     names = rows[0]["floors"].keys()
     for number, row in enumerate(rows, start=1):
         if row["floors"].keys() != names:
-            raise InputError(f"{path}: row {number}: other floors than in row 1; evaluate again")
+            raise InputError(f"{path}: row {number}: its floors differ from those of row 1; evaluate again")
     floors = {name: np.array([row["floors"][name] for row in rows], float) for name in names}
     score = two_probabilities_to_score(p_yes, p_no)
     found, said = auc(labels, score), metrics["auc"]
@@ -247,8 +249,8 @@ def _read_predictions(path):
 
 
 def results_table(metrics):
-    """A small plain-text table of `summarise`'s dict: AUC, floors and difference with intervals, the same
-    within users, then the rest."""
+    """A small plain-text table of what `summarise` returns: AUC, floors and difference with intervals, the same within
+    users, then the rest."""
     n, users = metrics["n"], metrics["users"]
     level = f"{metrics['intervals']['level']:.0%}"
     known = f", {users['n']} users ({users['source']})" if users["n"] else ""
@@ -286,17 +288,15 @@ def _interval_text(bounds, sign=""):
 
 
 def check_evaluation_dir(folder, test, overwrite):
-    """Whether `folder` holds an evaluation on the EvaluationSet `test`; InputError if it holds one on other data (unless
-    `overwrite`)."""
+    """Whether `folder` holds an evaluation on the EvaluationSet `test`; InputError if it holds one on other data
+    (unless `overwrite`)."""
     path = Path(folder) / "metrics.json"
     if not path.exists():
         return False
     before = read_metrics(folder)["run"]["data"]["test"]
     same = before["sha256"] == test.sha256
     if not same and not overwrite:
-        raise InputError(
-            f"{path}: is the evaluation on other data ({before['path']}); give --output_dir or --overwrite"
-        )
+        raise InputError(f"{path}: is an evaluation on other data ({before['path']}); give --output_dir or --overwrite")
     return same
 
 
@@ -304,8 +304,8 @@ def record_evaluation(folder, script, arguments, test, scores, adapter=None, val
     """Summarise `scores` of the EvaluationSet `test`, write both files into `folder` (None writes nothing), return the
     metrics.
 
-    scores: tlrec.model.scores.Scores. adapter: the adapter folder, None for the base model alone. valid: the EvaluationSet
-    that this very run selected on, as a baseline does; an adapter's run.json says it for a tuned model.
+    scores: tlrec.model.scores.Scores. adapter: the adapter folder, None for the base model alone. valid: the
+    EvaluationSet that this run itself selected on, as a baseline does; that of a tuned model is in the adapter's run.
     """
     predictions = (test.labels, scores.p_yes, scores.p_no, test.preferences)
     metrics = summarise(*predictions, floors=test.floors, users=test.users, source=INFERRED)

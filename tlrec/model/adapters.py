@@ -1,4 +1,4 @@
-"""LoRA adapters: where they go on an architecture, loaded explicitly, saved whole, compared tensor by tensor."""
+"""LoRA adapters: target modules of an architecture, loading, saving whole, and comparison tensor by tensor."""
 
 import copy
 import os
@@ -41,7 +41,7 @@ QUERY_AND_VALUE = (
 def query_and_value_modules(base_model, trust_remote_code=False):
     """LoRA target modules of the published recipe on this architecture: the attention's query and value projections.
 
-    A sorted list of names; of whole paths, where an encoder of images or sound has modules of the same names. Loads no
+    A sorted list of names, or of whole paths if an encoder of images or sound has modules of the same names. Loads no
     weights. Raises InputError if there are none.
     """
     skeleton = skeleton_of(base_model, trust_remote_code)
@@ -59,8 +59,8 @@ def query_and_value_modules(base_model, trust_remote_code=False):
 
 
 def linear_modules(base_model, trust_remote_code=False):
-    """LoRA target modules of QLoRA's recipe (Dettmers et al., arXiv 2305.14314): all linear layers but the output head. A
-    sorted list of names as `query_and_value_modules` gives it; loads no weights."""
+    """LoRA target modules of QLoRA's recipe (Dettmers et al., arXiv 2305.14314): all linear layers except the output
+    head. A sorted list of names, as from `query_and_value_modules`; loads no weights."""
     skeleton = skeleton_of(base_model, trust_remote_code)
     decoder = backbone_of(skeleton)
     targets = {
@@ -70,7 +70,7 @@ def linear_modules(base_model, trust_remote_code=False):
 
 
 def _of_the_decoder(targets, decoder, skeleton):
-    """The module names `targets`, sorted; their whole paths where the skeleton has such names outside its decoder too."""
+    """The module names `targets`, sorted; their whole paths if the skeleton has such names outside its decoder too."""
     inside = set(decoder.modules())
     places = {path: module in inside for path, module in skeleton.named_modules() if path.split(".")[-1] in targets}
     return sorted(targets) if all(places.values()) else sorted(path for path, own in places.items() if own)
@@ -79,15 +79,13 @@ def _of_the_decoder(targets, decoder, skeleton):
 def expected_adapter(base_model, lora_config, trust_remote_code=False, adapter=None):
     """{name: shape} of the tensors an adapter of this configuration has on this base model; loads no weights.
 
-    adapter: the folder that the configuration comes from; None if it comes from flags. Raises InputError if the base model
-    lacks one of the target modules.
+    adapter: the folder that the configuration comes from; None if it comes from flags. Raises InputError if the base
+    model lacks one of the target modules.
     """
     skeleton = skeleton_of(base_model, trust_remote_code)
     asked = f"{adapter}: the adapter" if adapter else "--lora_target_modules: LoRA"
     does_not_fit = f"{asked} does not fit on --base_model {base_model}"
-    if not isinstance(
-        targets := lora_config.target_modules, (str, NoneType)
-    ):  # a name that PEFT finds no use for is lost
+    if not isinstance(targets := lora_config.target_modules, (str, NoneType)):  # PEFT ignores names it does not find
         paths = [f".{path}" for path, _ in skeleton.named_modules()]
         if missing := [name for name in sorted(targets) if not any(path.endswith(f".{name}") for path in paths)]:
             raise InputError(f"{does_not_fit}: {type(skeleton).__name__} has no modules named {' '.join(missing)}")
@@ -106,7 +104,7 @@ def read_adapter(folder):
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors, zipfile and the restricted unpickler each have their own
+    except Exception as error:  # safetensors, zipfile and the restricted unpickler each raise their own class
         raise InputError(f"{path}: damaged adapter weights: {first_line(error)}") from None
 
 
@@ -162,7 +160,7 @@ def load_adapter(model, tensors, path):
     loaded = get_peft_model_state_dict(model)
     for name, tensor in loaded.items():
         if not torch.equal(tensor.cpu(), tensors[name].to(tensor.dtype)):
-            raise InputError(f"{path}: {name} was not loaded as it stands in the file")
+            raise InputError(f"{path}: {name} differs from the file after loading")
 
 
 def attach_adapter(base, path):
@@ -177,8 +175,8 @@ def attach_adapter(base, path):
 def save_adapter(model, folder):
     """Write the adapter whole: under temporary names, read back and compared, then renamed, its configuration last.
 
-    A folder without `adapter_config.json` is not an adapter, so an interrupted save leaves nothing that loads. What an
-    earlier adapter of this folder has left goes with it: its run and its evaluation do not hold for the new one.
+    A folder without `adapter_config.json` is not an adapter, so an interrupted save leaves nothing that loads. The
+    run.json and evaluation of an earlier adapter in this folder are removed: they do not describe the new one.
     """
     folder = Path(folder)
     live = {name: whole(tensor) for name, tensor in get_peft_model_state_dict(model).items()}
@@ -195,15 +193,17 @@ def save_adapter(model, folder):
         if set(saved) != set(live) or not all(torch.equal(saved[name], live[name].cpu()) for name in live):
             raise RuntimeError(f"{folder}: the adapter on disk differs from the one in memory")
         for name in (adapter_weights(temporary).name, ADAPTER_CONFIG):
-            (Path(temporary) / name).chmod(0o644)  # safetensors writes for the owner only; labs share their adapters
+            (Path(temporary) / name).chmod(
+                0o644
+            )  # safetensors' files are readable by their owner only; labs share adapters
             os.replace(Path(temporary) / name, folder / name)
 
 
 @contextmanager
 def merged(model):
-    """Inside the block, LoRA is added into the weights it sits on, so scoring costs no extra products.
+    """Inside the block, LoRA is added into the base's weights, so that scoring needs no extra matrix products.
 
-    The untouched weights are set aside and put back bit for bit. Quantised bases and models spread over processes are
+    The original weights are copied first and restored bit for bit. Quantised bases and models spread over processes are
     left unmerged.
     """
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]

@@ -1,4 +1,4 @@
-"""Tokenizer and base model: device, number type and quantisation chosen, and loaded with no weight left out."""
+"""Loads tokenizer and base model: chooses device, number type and quantisation, checks that no weight is missing."""
 
 import json
 from pathlib import Path
@@ -21,13 +21,13 @@ from transformers.utils import is_flash_attn_2_available
 from tlrec.errors import InputError, first_line
 from tlrec.model.parts import check_parts
 
-LARGE = 50_000_000  # parameters; a smaller model gains little
+LARGE = 50_000_000  # parameters; a smaller model gains little from bfloat16
 
 
 def resolve_device(name):
-    """The torch device of this process for `--device auto|cpu|cuda`; InputError if a GPU is asked for where none is.
+    """The torch device of this process for `--device auto|cpu|cuda`; InputError for cuda without a GPU.
 
-    Where accelerate has started several processes, this one joins the others here, and each has its own GPU.
+    If accelerate has started several processes, this one joins the others here, and each has its own GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; give --device cpu, or check CUDA_VISIBLE_DEVICES")
@@ -39,8 +39,9 @@ def resolve_device(name):
 def resolve_dtype(name, device, base_model=None, trust_remote_code=False):
     """The torch dtype for `--dtype auto|float32|bfloat16|float16`.
 
-    auto is bfloat16 on GPUs that have it, and float16, as published, on others. On CPUs it is bfloat16 for a `base_model`
-    of LARGE parameters or more where the CPU multiplies bfloat16 itself, which is two to three times as fast; else float32.
+    auto is bfloat16 on GPUs that have it, and float16, as published, on others. On CPUs it is bfloat16, which is two to
+    three times as fast as float32, if the CPU has instructions for it and `base_model` has LARGE parameters or more;
+    else float32.
     """
     if name == "float16" and device.type == "cpu":
         raise InputError("--dtype float16 needs a GPU; give float32 or bfloat16")
@@ -61,7 +62,7 @@ def resolve_dtype(name, device, base_model=None, trust_remote_code=False):
 def multiplies_bfloat16():
     """Whether this CPU has instructions that multiply bfloat16 (AVX512-BF16, AMX) and oneDNN may use them.
 
-    oneDNN alone also says yes where it computes bfloat16 by way of float32, which is slower than float32.
+    oneDNN's own answer is not enough: it is also yes where it computes in float32, which is slower than plain float32.
     """
     has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return has and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -69,7 +70,7 @@ def multiplies_bfloat16():
 
 def resolve_attention(name, device, dtype):
     """transformers' name of the attention for `--attention auto|...`: auto is FlashAttention where it is installed and
-    can run (a GPU, two-byte numbers), else None, transformers' choice: sdpa, or eager for Gemma 2 and its like."""
+    can run (a GPU, two-byte numbers), else None, transformers' choice: sdpa, or eager for a few such as Gemma 2."""
     runs = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
     if name == "flash_attention_2" and not runs:
         raise InputError(
@@ -84,18 +85,18 @@ def resolve_attention(name, device, dtype):
 def load_tokenizer(base_model, trust_remote_code=False):
     """The model's tokenizer, with LLaMA's special tokens restored where an old conversion has left them empty.
 
-    BOS and EOS ids are all that is used of them; tlrec.model.tokenization places them.
+    Of the special tokens only the ids of BOS and EOS are used; tlrec.model.tokenization places them.
     """
     folder = Path(base_model)
     if (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists():
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if config.get("model_type") in ("llama", "mistral", "mixtral"):
             # AutoTokenizer drops the leading space of a bare tokenizer.model, and empty special tokens make it recurse
-            # without end (transformers 5), so name class and tokens.
+            # endlessly (transformers 5), so class and tokens are given here.
             return LlamaTokenizer.from_pretrained(folder, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     try:
         return AutoTokenizer.from_pretrained(base_model, trust_remote_code=trust_remote_code)
-    except Exception as error:  # every kind of tokenizer has its own
+    except Exception as error:  # every kind of tokenizer raises its own class
         raise cannot_be_loaded(base_model, error, "its tokenizer ") from None
 
 
@@ -124,7 +125,7 @@ def load_base_model(base_model, device, dtype, quantization="none", attention=No
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-    except Exception as error:  # every file format and quantiser has its own
+    except Exception as error:  # every file format and quantiser raises its own class
         raise cannot_be_loaded(base_model, error) from None
     if missing := sorted(loading["missing_keys"]):  # transformers would leave them random
         raise InputError(
@@ -141,8 +142,9 @@ def _never_pack_4bit(model):
     """Keep 4-bit weights as they were quantised, whatever the CPU.
 
     On a CPU with AVX512-BF16 bitsandbytes (0.49 to 0.50.2 at least) packs them in the first forward pass in evaluation
-    mode, for a kernel that computes in bfloat16 and has no gradient: LoRA below it would learn nothing, and scores would
-    be off by several tenths. It also drops the double quantisation and fails on widths that are no multiple of 64 or 32.
+    mode, for a kernel that computes in bfloat16 and has no gradient: LoRA below it would learn nothing, and scores
+    would be off by several tenths. It also drops the double quantisation and fails on widths that are not a multiple of
+    64 or 32.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -152,7 +154,7 @@ def _never_pack_4bit(model):
 
 
 def prepare_for_tuning(base, gradient_checkpointing):
-    """The frozen base, ready to carry LoRA: a quantised one gets PEFT's preparation (norms in float32, checkpointing)."""
+    """The frozen base, ready for LoRA: a quantised one gets PEFT's preparation (norms in float32, checkpointing)."""
     if is_quantized(base):
         return prepare_model_for_kbit_training(
             base, gradient_checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
@@ -173,7 +175,7 @@ def skeleton_of(base_model, trust_remote_code):
         config = AutoConfig.from_pretrained(base_model, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception as error:  # every architecture has its own
+    except Exception as error:  # every architecture raises its own class
         raise cannot_be_loaded(base_model, error) from None
 
 
@@ -183,7 +185,7 @@ def is_quantized(model):
 
 
 def cannot_be_loaded(base_model, error, what=""):
-    """The InputError for a base model, or a part of it, that transformers refuses."""
+    """The InputError for a base model, or a part of it, that transformers cannot load."""
     if "trust_remote_code" in str(error):
-        return InputError(f"--base_model {base_model}: comes with code of its own; --trust_remote_code runs it")
+        return InputError(f"--base_model {base_model}: comes with its own code; give --trust_remote_code to run it")
     return InputError(f"--base_model {base_model}: {what}cannot be loaded: {first_line(error)}")

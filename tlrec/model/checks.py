@@ -1,4 +1,4 @@
-"""What can be said about model and adapter folders before torch is imported: they are there, whole, and fit."""
+"""Checks of model and adapter folders that need no torch: that they exist, are complete, and fit."""
 
 import re
 import sys
@@ -14,8 +14,8 @@ MODEL_WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# Architectures with a table of positions, which a longer text runs out of, and the length of it in their config.json. The
-# others compute positions (rotary, ALiBi, sinusoids), and go on beyond the length that they were trained on.
+# Architectures with a table of positions, which limits the length of a text, and the key of its length in config.json.
+# The others compute positions (rotary, ALiBi, sinusoids), and also take texts longer than those they were trained on.
 TABLES_OF_POSITIONS = {
     **dict.fromkeys(("gpt2", "gpt_bigcode", "gptj", "codegen", "openai-gpt", "ctrl"), "n_positions"),
     **dict.fromkeys(("opt", "gpt_neo", "biogpt"), "max_position_embeddings"),
@@ -24,10 +24,10 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def check_base_model(path, cutoff_len=None):
-    """Raise InputError unless `path` is a folder with configuration, weights and tokenizer, or a hub name, and the model
-    takes `cutoff_len` tokens. One that takes them, but was trained on fewer, is warned of.
+    """Raise InputError unless `path` is a folder with configuration, weights and tokenizer, or a hub name, and the
+    model takes `cutoff_len` tokens. Print a warning if it takes them but was trained on fewer.
 
-    A hub name is `owner/name` where no folder `owner` exists here; it is left to transformers to fetch.
+    A hub name is `owner/name` if there is no folder `owner` here; it is not checked, and transformers downloads it.
     """
     folder = Path(path)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.exists():
@@ -51,8 +51,8 @@ def _check_positions(config, path, cutoff_len):
     trained = config.get("max_position_embeddings")
     if isinstance(trained, int) and cutoff_len > trained:
         print(
-            f"warning: --cutoff_len {cutoff_len}: --base_model {path} was trained on texts of {trained} tokens at most; "
-            "what it makes of longer ones is uncertain",
+            f"warning: --cutoff_len {cutoff_len}: --base_model {path} was trained on texts of {trained} tokens at "
+            "most; its results on longer ones are uncertain",
             file=sys.stderr,
         )
 
@@ -72,26 +72,27 @@ def check_adapter(path, flag):
 
 
 def tuned_on_another(adapter, base_model, identity):
-    """What is wrong, if the adapter's run.json says that it was tuned on another base model than this one; else None.
+    """A message if the adapter's run.json says that it was tuned on another base model than this one; else None.
 
-    identity: `base_identity` of the base model. An old run.json that does not say it is told of, and nothing is wrong.
+    identity: `base_identity` of the base model. For an old run.json that does not say it, prints so and returns None.
     """
     if not (Path(adapter) / "run.json").exists():
-        return None  # somebody else's
+        return None  # not made by these scripts
     run = read_run(adapter)
     if run.get("base") is None:
-        print(f"{adapter}: does not say on which base model it was tuned; taken to be {base_model}")
+        print(f"{adapter}: its run.json does not say on which base model it was tuned; assuming {base_model}")
     if parts := other_parts(run.get("base"), identity):
         then = run.get("base_model")
         return (
-            f"{adapter}: was tuned on another base model (then {then}) than {base_model} is: other {', '.join(parts)}"
+            f"{adapter}: was tuned on another base model (then {then}), which differs from {base_model} in its "
+            f"{', '.join(parts)}"
         )
     return None
 
 
 def check_lora_weights(adapter, base_model, identity, other_base):
-    """Raise InputError unless `--lora_weights` has an adapter there, and one that was tuned on this base model; with
-    `other_base` the latter is a warning. identity: `base_identity` of the base model."""
+    """Raise InputError unless `--lora_weights` is an adapter that was tuned on this base model; with `other_base`
+    another base model is only a warning. identity: `base_identity` of the base model."""
     check_adapter(adapter, "--lora_weights")
     if other := tuned_on_another(adapter, base_model, identity):
         if not other_base:
@@ -104,7 +105,7 @@ def check_lora_weights(adapter, base_model, identity, other_base):
 def check_same_lora(config, path, flag, lora_r, lora_alpha, lora_target_modules):
     """Raise InputError unless the start adapter's configuration is the one that the flags of this run ask for.
 
-    `lora_target_modules` None and ["all-linear"] stand for the architecture's own, which is compared once it is known.
+    `lora_target_modules` None and ["all-linear"] depend on the architecture, and are compared later, once it is known.
     """
     asked = {"r": ("--lora_r", lora_r), "lora_alpha": ("--lora_alpha", lora_alpha)}
     for key, (name, value) in asked.items():

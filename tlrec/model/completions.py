@@ -2,9 +2,9 @@
 
     for log_p, greedy in score_completions(model, tokenizer, [('"Alien (', ("1979", "1994")), ...]): ...
 
-Contexts of the same length go through the model together, once each; their continuations go on behind the cached keys
-and values. Where a model's cache cannot be continued, every text is computed whole. Nothing is generated: a text that
-greedy decoding would write is one whose every token is the most probable behind those before it.
+Contexts of the same length go through the model together, once each; their continuations follow on the cached keys and
+values. If a model's cache cannot be continued, every text is computed whole. Nothing is generated: greedy decoding
+would write a text if each of its tokens is the most probable one after those before it.
 """
 
 from functools import partial
@@ -19,11 +19,11 @@ from tlrec.model.tokenization import encode_completions
 
 def score_completions(model, tokenizer, questions, token_budget=None, progress=None):
     """[(log_p, greedy)] of each question, (completions,) arrays each: the log-probability (nats, float64) of each
-    completion behind the context, summed over its tokens, and whether all of them are the most probable ones.
+    completion after the context, summed over its tokens, and whether all of them are the most probable ones.
 
-    questions: (context, completions) pairs of text; the tokens of a completion are those that the text of both has from
-    where it differs from another completion or from the context alone. What follows a completion does not count.
-    progress: text for a progress bar; None shows none.
+    questions: (context, completions) pairs of text, which `tlrec.model.tokenization.encode_completions` splits into
+    tokens. What might follow a completion, such as EOS, does not count. progress: text for a progress bar; None shows
+    none.
     """
     encoded = [encode_completions(tokenizer, context, completions) for context, completions in questions]
     engine, results = Engine(model, token_budget, answer_ids=()), [None] * len(encoded)
@@ -43,10 +43,10 @@ def score_completions(model, tokenizer, questions, token_budget=None, progress=N
 
 
 def _forward(model, engine, encoded, part):
-    """[(log_p, greedy)] of the questions numbered `part`, whose contexts are of one length."""
+    """[(log_p, greedy)] of the questions numbered `part`, whose contexts have the same length."""
     contexts = [encoded[place][0] for place in part]
     rows = [(number, ids) for number, place in enumerate(part) for ids in encoded[place][1]]
-    behind, fed = [number for number, _ in rows], [ids[:-1] for _, ids in rows]  # nothing is read behind the last token
+    behind, fed = [number for number, _ in rows], [ids[:-1] for _, ids in rows]  # the last token's output is not needed
     length = len(contexts[0])
     cache, hidden = prefix_states(model, engine.hidden_states, torch.tensor(contexts, device=engine.device))
     if cache is None:

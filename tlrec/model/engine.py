@@ -1,4 +1,4 @@
-"""Forward passes for scoring and ranking: within a budget of tokens, behind a prefix that is computed once.
+"""Forward passes for scoring and ranking: within a budget of tokens, after a prefix that is computed once.
 
 docs/engine.md explains with drawings what is packed, shared and masked.
 """
@@ -19,7 +19,7 @@ from tlrec.model.parts import KEYS_AND_VALUES, language_model_parts
 from tlrec.model.processes import is_spread
 
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 32768}  # tokens in one forward pass, padding included
-LOGITS_AT_ONCE = 1 << 23  # elements of [positions, vocabulary] held in float32 at a time; fit caches
+LOGITS_AT_ONCE = 1 << 23  # elements of [positions, vocabulary] held in float32 at a time; these fit the CPU's caches
 
 
 @contextmanager
@@ -35,13 +35,13 @@ def for_inference(model, merge):
 
 
 def without_gradients(model):
-    """FSDP gathers weights into buffers that training uses again, which inference mode would forbid."""
+    """no_grad for a model that FSDP spreads: training reuses its buffers, which inference mode would forbid."""
     return torch.no_grad() if is_spread(model) else torch.inference_mode()
 
 
 def shared_prefix(rows, longest):
     """How many tokens all rows begin with, at most `longest`."""
-    low, high = min(rows), max(rows)  # in lexicographic order these two differ first
+    low, high = min(rows), max(rows)  # first and last in lexicographic order: what they share, all share
     shared = 0
     while shared < longest and low[shared] == high[shared]:
         shared += 1
@@ -49,7 +49,7 @@ def shared_prefix(rows, longest):
 
 
 def padded(rows, device):
-    """Rows of token ids as one tensor (n, longest), padded on the right, where causal attention never looks."""
+    """Rows of token ids as one tensor (n, longest), padded on the right, which causal attention ignores."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
 
@@ -72,7 +72,7 @@ class Engine:
         self.processes, self.process = PartialState().num_processes, PartialState().process_index
 
     def in_parts(self, rows, row_tokens, forward):
-        """Yield (part, forward(part)) for consecutive parts of `rows` that fit the budget, a row being `row_tokens`."""
+        """Yield (part, forward(part)) for consecutive parts of `rows` that fit the budget, at `row_tokens` a row."""
         while rows:
             part = rows[: max(1, self.token_budget // row_tokens)]
             try:
@@ -85,19 +85,21 @@ class Engine:
                     ) from None
                 self.token_budget = row_tokens * (len(part) // 2)
                 torch.cuda.empty_cache()
-                tqdm.write(f"out of memory: going on with {self.token_budget} tokens in a batch")
+                tqdm.write(f"out of memory: continuing with {self.token_budget} tokens in a batch")
                 continue
             yield part, result
             rows = rows[len(part) :]
 
     def start(self, ids):
-        """(cache, hidden states) of token ids (n, length), for rows to go on behind them."""
+        """(cache, hidden states) of token ids (n, length), which rows then continue."""
         cache = DynamicCache(config=self.config)
         return cache, self.hidden_states(input_ids=ids, past_key_values=cache, use_cache=True)
 
     def go_on(self, cache, behind, ids, positions, attention_mask=None):
-        """Hidden states of `ids` (n, length), row i of which goes on behind row behind[i] of `cache`, which stays as it
-        is; positions: (n, length) or (1, length); attention_mask: (n, 1, length, cached + length), else causal."""
+        """Hidden states of `ids` (n, length), whose row i continues row behind[i] of `cache`, which is not changed.
+
+        positions: (n, length) or (1, length). attention_mask: (n, 1, length, cached + length); None for causal.
+        """
         rows = torch.tensor(behind, device=self.device)
         lent = (DynamicLayer,) if attention_mask is None else (DynamicLayer, DynamicSlidingWindowLayer)
         batch = copy.copy(cache)
@@ -106,7 +108,7 @@ class Engine:
         return self.hidden_states(input_ids=ids, past_key_values=batch, position_ids=positions, use_cache=True, **masks)
 
     def answer_log_p(self, hidden, rows, places):
-        """(n, 2) float64: log-probabilities of Yes and No behind each hidden[rows[i], places[i]]."""
+        """(n, 2) float64: log-probabilities of Yes and No (nats), predicted from each hidden[rows[i], places[i]]."""
         at_answer = hidden[torch.tensor(rows, device=self.device), torch.tensor(places, device=self.device)]
         chosen = [
             self.head(part).float().log_softmax(-1)[:, self.answer_ids]
@@ -115,9 +117,9 @@ class Engine:
         return torch.cat(chosen).double().cpu().numpy()
 
     def nll(self, hidden, targets):
-        """Summed cross-entropy of `targets` (n,) given `hidden` (n, width).
+        """Summed cross-entropy (nats) of `targets` (n,) given `hidden` (n, width).
 
-        A scalar tensor in float64, so that a GPU is not waited for.
+        A scalar tensor in float64, not a number, which would have to wait for the GPU.
         """
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         for start in range(0, len(targets), self.positions_at_once):
@@ -127,8 +129,8 @@ class Engine:
         return total
 
     def token_log_p(self, hidden, targets):
-        """Log-probability (n,) float64 of each of `targets` (n,) given `hidden` (n, width), and whether it is the most
-        probable token (n,)."""
+        """Log-probability (nats, float64) of each of `targets` (n,) given `hidden` (n, width), and whether it is the
+        most probable token; (n,) both."""
         log_p, best = [], []
         for start in range(0, len(targets), self.positions_at_once):
             every = self.head(hidden[start : start + self.positions_at_once]).float().log_softmax(-1)
@@ -139,15 +141,15 @@ class Engine:
 
 
 def _default_budget(model):
-    """By device; and on the CPU, which does not say when memory runs out, no more than memory holds."""
+    """The device's default; on the CPU, where no error says that memory has run out, no more than fits into memory."""
     if model.device.type == "cuda":
         return TOKEN_BUDGET["cuda"]
     return memory.tokens_in_a_pass(model, TOKEN_BUDGET["cpu"])
 
 
 class LentLayer(DynamicLayer):
-    """The keys and values of a prefix, for a batch whose row i goes on behind rows[i]. It keeps nothing of the batch, so
-    that only one layer's copies are in memory."""
+    """The keys and values of a prefix, for a batch whose row i continues rows[i]. It does not keep the batch's keys and
+    values, so that only one layer's copies are in memory at a time."""
 
     def __init__(self, layer, rows):
         super().__init__()
@@ -163,7 +165,7 @@ class LentLayer(DynamicLayer):
 
 
 def _own(layer, rows):
-    """A copy of another kind of layer, for the rows; recurrent states are changed in place, so these are copied deep."""
+    """A copy of another kind of layer, for the rows; deep for recurrent states, which are changed in place."""
     layer = copy.copy(layer) if type(layer) in KEYS_AND_VALUES else copy.deepcopy(layer)
     layer.reorder_cache(rows)
     return layer

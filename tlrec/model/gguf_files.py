@@ -1,4 +1,4 @@
-"""GGUF files, the format of llama.cpp: what a file says about itself, read without torch."""
+"""GGUF files, the format of llama.cpp: a file's header, read without torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from tlrec.errors import InputError, first_line
 
 # Encoders with a decoder: transformers reads them, but they do not continue a text.
 NO_CAUSAL_MODELS = ("t5", "t5encoder", "umt5")
-# Weights that are not the model's own: frequencies of the rotary embedding, which the configuration holds.
+# Not a weight of the model: frequencies of the rotary embedding, which transformers keeps in the configuration.
 ROPE_FREQUENCIES = "rope_freqs.weight"
 
 
@@ -50,13 +50,15 @@ def read_gguf(path):
     try:
         from gguf import GGUFReader
     except ImportError:
-        raise InputError("reading GGUF files takes the package gguf: pip install gguf==0.19.0") from None
+        raise InputError("reading GGUF files needs the package gguf: pip install gguf==0.19.0") from None
     try:
         reader = GGUFReader(path)
         metadata = {name: field.contents() for name, field in reader.fields.items()}
         tensors = {each.name: (each.tensor_type.name, int(each.n_elements)) for each in reader.tensors}
-    except Exception as error:  # the reader meets the end of a file in many ways
-        raise InputError(f"{path}: a damaged or incomplete GGUF file ({first_line(error)}); get it anew") from None
+    except Exception as error:  # a truncated file makes the reader raise many classes
+        raise InputError(
+            f"{path}: a damaged or incomplete GGUF file ({first_line(error)}); download it again"
+        ) from None
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str):
         raise InputError(f"{path}: the file does not name its architecture (general.architecture)")
@@ -70,7 +72,7 @@ def read_gguf(path):
             f"{path}: one of {metadata['split.count']} parts of a model; join them with llama-gguf-split --merge"
         )
     if not isinstance(metadata.get("tokenizer.ggml.tokens"), list):
-        raise InputError(f"{path}: holds no vocabulary (tokenizer.ggml.tokens)")
+        raise InputError(f"{path}: has no vocabulary (tokenizer.ggml.tokens)")
     return GgufFile(path, architecture, metadata, tensors)
 
 
@@ -79,15 +81,15 @@ def readable_architectures():
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
     from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
 
-    # transformers lists model types; the files have names of their own
+    # transformers lists its own model types; some names differ in the files
     spelled = {"qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gpt_oss": "gpt-oss", "minimax_m2": "minimax-m2"}
     names = {spelled.get(name, name) for name in GGUF_CONFIG_MAPPING} | set(GGUF_CONFIG_ARCHS)
     return sorted(names - {"general", "tokenizer", "mistral", *NO_CAUSAL_MODELS})
 
 
 def count_numbers(gguf, tied):
-    """How many numbers of the file belong into the model. tied: whether the output matrix is the embedding, which some
-    files hold twice."""
+    """How many of the file's numbers belong in the model. tied: whether the output matrix is the embedding, which some
+    files store twice."""
     layers = gguf.get("block_count", 0)
     beyond = [f"blk.{layers - 1 - n}." for n in range(gguf.get("nextn_predict_layers", 0))]  # multi-token prediction
     return sum(

@@ -1,7 +1,7 @@
-"""Tokenizer and model of a GGUF file as Hugging Face has them, checked against the file.
+"""Tokenizer and model of a GGUF file as Hugging Face objects, checked against the file.
 
-transformers does the reading. This module adds what it leaves out: pre-tokenizers it has no entry for, the scaling of
-rotary embeddings, the width of heads, and the question whether every number of the file has found its place.
+transformers does the reading. This module adds what it leaves out: pre-tokenizers it does not know, the scaling of
+rotary embeddings, the width of heads, and a check that every number of the file is used.
 """
 
 import json
@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from tlrec.errors import InputError, first_line
 from tlrec.model.gguf_files import ROPE_FREQUENCIES, count_numbers
 
-# llama.cpp's names of ways to split a text before byte-level BPE, as far as transformers does not know them.
+# llama.cpp's names of ways to split a text before byte-level BPE that transformers does not know.
 SPLITS_OF_GPT2 = ("default", "gpt-2", "phi-2", "olmo", "mpt", "jina-en", "jina-es", "jina-de")
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
 ENDS_OF_TURN = ("eos", "eot", "eom")  # ids in the file, each of which ends an answer
@@ -46,7 +46,7 @@ def build_tokenizer(gguf):
     try:
         architecture, vocabulary, settings = get_gguf_tokenizer(str(gguf.path))
         backend, _ = convert_gguf_tokenizer(architecture, vocabulary)
-    except Exception as error:  # every kind of vocabulary has its own
+    except Exception as error:  # every kind of vocabulary raises its own class
         raise InputError(f"{gguf.path}: its vocabulary cannot be read: {first_line(error)}") from None
     backend = _only_tokens_of_the_file(gguf, backend)
     _split_as_llama_cpp(gguf, backend)
@@ -62,8 +62,8 @@ def build_tokenizer(gguf):
 
 
 def _only_tokens_of_the_file(gguf, backend):
-    """Without the special tokens that transformers' classes bring along, such as GPT-2's <|endoftext|>: they stand
-    behind the file's and have no row in the embedding."""
+    """Without the special tokens that transformers' classes add, such as GPT-2's <|endoftext|>: their ids come after
+    the file's and have no row in the embedding."""
     content = json.loads(backend.to_str())
     size = len(gguf.metadata["tokenizer.ggml.tokens"])
     content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < size]
@@ -73,7 +73,7 @@ def _only_tokens_of_the_file(gguf, backend):
 
 
 def _split_as_llama_cpp(gguf, backend):
-    """Set the pre-tokenizer where transformers would leave that of another family."""
+    """Set the pre-tokenizer where transformers would use that of another family."""
     kind, split = gguf.metadata.get("tokenizer.ggml.model"), gguf.metadata.get("tokenizer.ggml.pre", "default")
     if kind == "llama" and not gguf.architecture.startswith("gemma"):
         if not gguf.metadata.get("tokenizer.ggml.add_space_prefix", True):
@@ -93,8 +93,8 @@ def _split_as_llama_cpp(gguf, backend):
 
 
 def check_tokenizer(gguf, tokenizer):
-    """Raise InputError unless every token has the id that it has in the file, special tokens are found whole in a text,
-    and a text comes back from its ids."""
+    """Raise InputError unless every token has the id that it has in the file, special tokens in a text become one id,
+    and a text is decoded from its ids unchanged."""
     tokens, types = gguf.metadata["tokenizer.ggml.tokens"], gguf.metadata.get("tokenizer.ggml.token_type")
     spelling = bytes_to_unicode()
     found = tokenizer.convert_ids_to_tokens(list(range(len(tokens))))
@@ -125,13 +125,13 @@ def check_tokenizer(gguf, tokenizer):
     if tokenizer.unk_token_id not in ids and (text := tokenizer.decode(ids)) != TEXT:
         place = next(place for place, pair in enumerate(zip(text + "\0", TEXT)) if pair[0] != pair[1])
         raise InputError(
-            f"{gguf.path}: {TEXT[place : place + 20]!r} comes back from its token ids as "
+            f"{gguf.path}: {TEXT[place : place + 20]!r} is decoded from its token ids as "
             f"{text[place : place + 20]!r}; transformers reads this vocabulary wrongly"
         )
 
 
 def generation_config(gguf, tokenizer):
-    """Greedy, up to any token that ends a turn."""
+    """Greedy decoding that stops at any token that ends a turn."""
     ends = [gguf.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ENDS_OF_TURN]
     ends = list(dict.fromkeys(number for number in ends if number is not None))
     return GenerationConfig(
@@ -148,7 +148,7 @@ def generation_config(gguf, tokenizer):
 def load_model(gguf):
     """The file's model, unpacked to float32, as transformers loads it with a complete configuration.
 
-    Raises InputError if a weight is missing from the file, or a number of the file from the model.
+    Raises InputError if a weight is missing from the file, or if the model does not have all numbers of the file.
     """
     place = {"pretrained_model_name_or_path": gguf.path.parent, "gguf_file": gguf.path.name}
     try:
@@ -158,7 +158,7 @@ def load_model(gguf):
         )
     except InputError:
         raise
-    except Exception as error:  # every architecture has its own
+    except Exception as error:  # every architecture raises its own class
         raise InputError(f"{gguf.path}: transformers cannot load it: {first_line(error)}") from None
     if missing := sorted(loading["missing_keys"]):  # transformers leaves them random
         raise InputError(f"{gguf.path}: the file lacks {len(missing)} weights, such as {missing[0]}")
@@ -166,15 +166,15 @@ def load_model(gguf):
     expected = count_numbers(gguf, config.tie_word_embeddings)
     if sum(there.values()) != expected:
         raise InputError(
-            f"{gguf.path}: transformers takes {sum(there.values()):,} of the file's {expected:,} numbers into "
-            f"{type(model).__name__}; the model would not be the file's"
+            f"{gguf.path}: transformers makes a {type(model).__name__} of {sum(there.values()):,} numbers, the file "
+            f"has {expected:,}; the model would differ from the file"
         )
     return model.eval().requires_grad_(False)
 
 
 def complete_config(gguf, config):
-    """Add to transformers' configuration of the file what it has not taken from there: width of heads, rotary scaling,
-    and that a special token is absent, for which it gives the family's, perhaps beyond the vocabulary."""
+    """Add what transformers does not take from the file: the width of heads, rotary scaling, and the ids of special
+    tokens. For an absent one it would keep the family's id, which may lie outside the vocabulary."""
     for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
         setattr(config, f"{name}_token_id", gguf.metadata.get(f"tokenizer.ggml.{key}_token_id"))
     if (width := gguf.get("attention.key_length")) and gguf.architecture in ("llama", "qwen2", "qwen3", "qwen3moe"):
@@ -182,9 +182,9 @@ def complete_config(gguf, config):
     scaling = _rope_scaling(gguf, config)
     if scaling:
         ropes = config.rope_parameters
-        # Gemma 3 has one for each kind of layer, and scales that of the layers that see everything
+        # Gemma 3 has one for each kind of layer, and scales that of the layers with full attention
         (ropes["full_attention"] if "full_attention" in ropes else ropes).update(scaling)
-    config.__dict__.pop("_model_name_or_path", None)  # the name that the file gives itself
+    config.__dict__.pop("_model_name_or_path", None)  # the model's name in the file
     return config
 
 
@@ -204,12 +204,12 @@ def _rope_scaling(gguf, config):
     if gguf.architecture in ("gpt-oss", "qwen35", "qwen35moe"):  # transformers reads these itself
         return {}
     raise InputError(
-        f"{gguf.path}: scales rotary embeddings as {kind!r} (rope.scaling.type), which cannot be taken over"
+        f"{gguf.path}: scales rotary embeddings as {kind!r} (rope.scaling.type), which cannot be converted"
     )
 
 
 def _llama3_scaling(gguf, config):
-    """Llama 3.1 and later: the file has the divisor of each frequency, transformers the rule that makes them."""
+    """Llama 3.1 and later: the file has the divisor of each frequency, transformers wants the rule that makes them."""
     from gguf import GGUFReader, dequantize
 
     tensor = next(each for each in GGUFReader(gguf.path).tensors if each.name == ROPE_FREQUENCIES)
@@ -234,16 +234,16 @@ def _llama3_scaling(gguf, config):
 
 @torch.no_grad()
 def round_to(model, dtype):
-    """Give every weight the value that it has as `dtype`, in place; the model goes on computing in its own type."""
+    """Round every weight to its value as `dtype`, in place; the model's own number type does not change."""
     for weight in model.parameters():
         weight.copy_(weight.to(dtype))
 
 
 def fresh_model(model, dtype):
-    """The same weights as `dtype` in a model that has not come from a GGUF file, and so can be saved. Takes them over:
-    `model` is not to be used any more."""
+    """The same weights as `dtype` in a new model that can be saved, which one from a GGUF file cannot. The new model
+    may share the weights, so do not use `model` afterwards."""
     config = model.config
-    del config.quantization_config  # which would forbid saving
+    del config.quantization_config  # it would prevent saving
     with torch.device("meta"):
         fresh = AutoModelForCausalLM.from_config(config, dtype=dtype)
     weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
@@ -271,9 +271,9 @@ def round_once_more(model, seed=0):
     """Add to every matrix the error of one more rounding of the same coarseness, in place; return its size relative to
     the weights (root of mean squares).
 
-    The distance of neighbouring levels is the smallest difference within a block of 32 weights of a row; rounding to
-    the nearest level errs uniformly by up to half of that. The original weights are unknown, but to second order an
-    error of the same size costs, on average, what the first has cost.
+    The distance between neighbouring levels is the smallest difference within a block of 32 weights of a row; the error
+    of rounding to the nearest level is uniform, up to half of that. The original weights are unknown, but to second
+    order an error of the same size costs, on average, as much as the first one.
     """
     generator = torch.Generator().manual_seed(seed)
     error = size = 0.0

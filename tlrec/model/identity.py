@@ -1,8 +1,8 @@
-"""Which base model it is: digests of what a model folder holds, since another model may come to lie at the same path.
+"""Identifies a base model by digests of its folder's content, because the same path may later hold another model.
 
 config      config.json, without the path that it was loaded from
 tokenizer   the files of the tokenizer
-weights     size, header and a sample of bytes of every weight file: 64 blocks of each, whatever its size
+weights     size, header and a sample of bytes of every weight file: 64 blocks of 4096 bytes each, whatever its size
 """
 
 import hashlib
@@ -25,12 +25,12 @@ TOKENIZER = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
-BLOCKS, BLOCK = 64, 4096  # of the sample of a weight file
+BLOCKS, BLOCK = 64, 4096  # number and bytes of the blocks sampled from a weight file
 
 
 def base_identity(base_model):
-    """{"config", "tokenizer", "weights": SHA-256} of a base model, a folder or the name of one that was fetched from the
-    hub; None if it is not there yet."""
+    """{"config", "tokenizer", "weights": SHA-256} of a base model, a folder or the name of one on the hub; None if it
+    has not been downloaded yet."""
     folder = Path(base_model)
     if not folder.is_dir():
         folder = _fetched(str(base_model))
@@ -51,7 +51,7 @@ def _fetched(name):
 
 @cache
 def _identity(folder, times):
-    """base_identity of a folder; `times` are those of its files."""
+    """base_identity of a folder; times: names and modification times of its files, for the cache."""
     config = json.loads((folder / "config.json").read_bytes())
     config.pop("_name_or_path", None)
     weights = next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
@@ -68,7 +68,7 @@ def _digest(value):
 
 
 def _sample(path):
-    """Digest of a weight file's size, its header, which names every tensor, and blocks from all over it."""
+    """Digest of a weight file's size, its header, which names every tensor, and blocks spread evenly over the file."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         header = int.from_bytes(file.read(8), "little") if path.suffix == ".safetensors" else 0

@@ -1,7 +1,7 @@
-"""What tuning and scoring take of memory, counted from a model's shapes, and what this machine has of it.
+"""How much memory tuning and scoring take, counted from a model's shapes, and how much this machine has.
 
-A CPU that runs out of memory raises nothing: the kernel kills the process. So on the CPU the rows of one forward pass are
-chosen beforehand. `python benchmarks/memory_table.py --check` compares the count with real steps.
+When main memory runs out there is no error: the kernel kills the process. So on the CPU the number of rows in a forward
+pass is chosen beforehand. `python benchmarks/memory_table.py --check` compares the count with real steps.
 """
 
 import math
@@ -16,10 +16,8 @@ from transformers.pytorch_utils import Conv1D
 from tlrec.errors import InputError
 from tlrec.model.parts import backbone_of
 
-POSITIONS_AT_ONCE = (
-    256  # whose logits [positions, vocabulary] the loss holds at the same time; so few fit the caches of a CPU
-)
-OF_THE_MACHINE, OF_WHAT_IS_FREE = 0.7, 0.9  # shares of memory that a run may count on
+POSITIONS_AT_ONCE = 256  # whose logits [positions, vocabulary] the loss holds at a time; so few fit a CPU's caches
+OF_THE_MACHINE, OF_WHAT_IS_FREE = 0.7, 0.9  # shares of all memory and of free memory that a run may use
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Shape:
 def shape_of(skeleton, lora=None):
     """(Shape, number of weights) of a causal LM on the meta device; lora: its LoraConfig with the names of its modules.
 
-    Experts count as one feed-forward part. A feed-forward part without a gate counts as one that has it.
+    Experts count as one feed-forward part. A feed-forward part without a gate counts as one with a gate.
     """
     config = skeleton.config.get_text_config()
     linear = {name: _inputs(module) for name, module in backbone_of(skeleton).named_modules() if _inputs(module)}
@@ -74,7 +72,7 @@ def _inputs(module):
 
 
 def lora_and_optimizer(shape):
-    """Bytes of A and B of each module: float32 weight, gradient, and two moments of AdamW. B counts like A."""
+    """Bytes of A and B of each module: float32 weight, gradient, and two moments of AdamW. B counts as large as A."""
     return 4 * 4 * shape.layers * 2 * shape.lora_r * sum(shape.lora_widths)
 
 
@@ -82,8 +80,8 @@ def layer(shape, tokens, quantization, mask, number=2):
     """Bytes that autograd keeps of one layer for `tokens` positions.
 
     Frozen linear layers keep no input. Quantised models have float32 norms, and with them a float32 residual stream and
-    float32 outputs of q, k, v, gate and up, which are cast for attention. mask: bytes of a dropout mask's element, 1 on a
-    GPU, 4 on the CPU. number: bytes of a number of --dtype.
+    float32 outputs of q, k, v, gate and up, which are cast for attention. mask: bytes of a dropout mask's element, 1 on
+    a GPU, 4 on the CPU. number: bytes of a number of --dtype.
     """
     n, d, m = tokens, shape.width, shape.inner
     size = number if quantization == "none" else 4
@@ -96,15 +94,15 @@ def layer(shape, tokens, quantization, mask, number=2):
 
 
 def kept_inputs(shape, tokens):
-    """Bytes of a layer's inputs that bitsandbytes' 8-bit product holds on to, checkpointing or not: those of q, k and v
-    (one tensor), gate and up (one tensor), down, all in float32. That of o is the attention's output."""
+    """Bytes of a layer's inputs that bitsandbytes' 8-bit product keeps, with or without checkpointing: those of q, k
+    and v (one tensor), gate and up (one tensor), and down, all in float32. The input of o is the attention's output."""
     n, d, m = tokens, shape.width, shape.inner
     return 4 * n * d + 4 * n * d + 4 * n * m
 
 
 def activations(shape, tokens, quantization, checkpointing, mask=1, number=2):
-    """Bytes of activations and temporary tensors of a forward and backward pass of `tokens` positions, at the highest of
-    three peaks."""
+    """Bytes of activations and temporary tensors of a forward and backward pass of `tokens` positions, at the highest
+    of three peaks."""
     n, d, m, vocabulary = tokens, shape.width, shape.inner, shape.vocabulary
     size = number if quantization == "none" else 4
     one = layer(shape, n, quantization, mask, number)
@@ -118,14 +116,14 @@ def activations(shape, tokens, quantization, checkpointing, mask=1, number=2):
         kept = shape.layers * one - (4 + 2 * mask) * n * d  # before the first LoRA nothing needs a gradient
         if quantization == "8bit":
             kept += shape.layers * kept_inputs(shape, n) - 4 * n * d
-    # The loss: last norm's input; the hidden states in float32, those with a label, their gradient; of 256 positions the
-    # log-probabilities and two gradients. A float32 head is cast to 16 bits.
+    # The loss: last norm's input; the hidden states in float32, those with a label, their gradient; for 256 positions
+    # the log-probabilities and two gradients. A float32 head is cast to 16 bits.
     cast_head = 2 * vocabulary * d if size > number else 0
     loss = 4 * 4 * n * d + 3 * 4 * min(n, POSITIONS_AT_ONCE) * vocabulary + cast_head
     last_norm = 6 * 4 * n * d  # backward: its input, and five products in float32
     # Backward of a feed-forward part: gradients of the product and of both its factors, and that of the layer.
     feed_forward = 3 * size * n * m + size * n * d
-    if quantization != "none":  # earlier, one factor's gradient beside the weight of `down`, dequantised twice
+    if quantization != "none":  # just before, one factor's gradient beside the weight of `down`, dequantised twice
         feed_forward = max(feed_forward, size * n * (m + d) + (4 + number) * d * m)
     if checkpointing:
         feed_forward += one  # computed again
@@ -133,14 +131,14 @@ def activations(shape, tokens, quantization, checkpointing, mask=1, number=2):
 
 
 def scoring(shape, tokens, number):
-    """Bytes of a forward pass without gradients of `tokens` positions: keys and values of all layers, and what one layer
-    holds at a time."""
+    """Bytes of a forward pass without gradients of `tokens` positions: keys and values of all layers, and the temporary
+    tensors of one layer."""
     n, d, m = tokens, shape.width, shape.inner
     return 2 * number * shape.layers * n * d + n * (8 * 4 * d + 3 * number * m) + 4 * n * shape.heads
 
 
 def base_weights(weights, dtype, quantization):
-    """Bytes of the base model's `weights` (a number): in 4 bits about a sixth of them, embedding and head, stay whole."""
+    """Bytes of the base model's `weights` (a number). Embedding and head, about a sixth of them, are not quantised."""
     whole = torch.finfo(dtype).bits // 8
     return weights * {"none": whole, "8bit": 1.5, "4bit": 1.2}[quantization]
 
@@ -149,8 +147,8 @@ def base_weights(weights, dtype, quantization):
 
 
 def memory_at_hand():
-    """Bytes that a run on the CPU may count on: a share of the machine's memory, or of its control group's limit, and less
-    where others use more than the rest. The first does not depend on the hour, so that runs divide batches alike."""
+    """Bytes that a run on the CPU may use: a fixed share of the machine's memory (or of its control group's limit), or
+    a share of the free memory if that is less. With the fixed share, runs divide their batches alike at any time."""
     machine = psutil.virtual_memory()
     total, free = machine.total, machine.available
     for limit, usage in _group_limits():
@@ -186,7 +184,7 @@ def _group_limits(root=Path("/sys/fs/cgroup"), own=Path("/proc/self/cgroup")):
 def rows_that_fit(skeleton, lora, longest, most, dtype, quantization, checkpointing, memory):
     """How many rows of `longest` tokens a forward and backward pass on the CPU may have, at most `most`.
 
-    skeleton: the model on the meta device; memory: bytes, as `memory_at_hand` gives. Raises InputError if not even one fits.
+    skeleton: the model on the meta device; memory: bytes, from `memory_at_hand`. Raises InputError if not one fits.
     """
     shape, weights = shape_of(skeleton, lora)
     number = torch.finfo(dtype).bits // 8
@@ -198,14 +196,15 @@ def rows_that_fit(skeleton, lora, longest, most, dtype, quantization, checkpoint
     rows = next((rows for rows in range(most, 0, -1) if takes(rows) <= memory), 0)
     if not rows:
         raise InputError(
-            f"one row of {longest} tokens takes about {takes(1) / 1e9:.1f} GB, and {memory / 1e9:.1f} GB of memory may be "
-            "used here; give --gradient_checkpointing, --dtype bfloat16, --quantization 4bit or a smaller --cutoff_len"
+            f"one row of {longest} tokens takes about {takes(1) / 1e9:.1f} GB, and {memory / 1e9:.1f} GB of memory may "
+            "be used here; give --gradient_checkpointing, --dtype bfloat16, --quantization 4bit or a smaller "
+            "--cutoff_len"
         )
     return rows
 
 
 def check_scoring_fits(skeleton, longest, dtype, quantization, memory):
-    """Raise InputError unless the base model, loaded, and the scoring of one row of `longest` tokens fit into `memory`."""
+    """Raise InputError unless the base model and scoring one row of `longest` tokens fit into `memory` (bytes)."""
     shape, weights = shape_of(skeleton)
     number = torch.finfo(dtype).bits // 8
     free = memory - base_weights(weights, dtype, quantization) - scoring(shape, longest, number)
@@ -217,7 +216,7 @@ def check_scoring_fits(skeleton, longest, dtype, quantization, memory):
 
 
 def tokens_in_a_pass(model, most):
-    """How many tokens one scoring pass of a model on the CPU may have, at most `most`, with the memory that is left."""
+    """How many tokens one scoring pass of a model on the CPU may have, at most `most`, in the memory that is left."""
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
     shape, _ = shape_of(causal)
     return max(1, min(most, int(memory_at_hand() / (scoring(shape, 1000, model.dtype.itemsize) / 1000))))

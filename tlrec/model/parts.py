@@ -1,4 +1,4 @@
-"""A causal language model in two parts, hidden states and output head, so that only the logits that are read are computed."""
+"""A causal language model in two parts, hidden states and output head, so that only the needed logits are computed."""
 
 import torch
 from peft import (
@@ -19,8 +19,8 @@ from tlrec.model.processes import is_spread, whole
 
 
 def language_model_parts(model):
-    """(hidden_states, head) of a causal LM, two functions: inputs of the model -> hidden states (batch, length, width) ->
-    logits (..., vocabulary). For a model that is spread over processes all of them have to call this, and hidden_states
+    """(hidden_states, head) of a causal LM, two functions: inputs of the model -> hidden states (batch, length, width)
+    -> logits (..., vocabulary). If the model is spread over processes, all of them have to call this, and hidden_states
     equally often."""
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
     spread = is_spread(model)
@@ -33,12 +33,12 @@ def language_model_parts(model):
     divisor = _first_set(config, "logits_scaling")  # Granite, MiniCPM3
 
     def hidden_states(**inputs):
-        if spread:  # its parts are put together only where the whole model runs
+        if spread:  # weights are gathered only when the whole model runs
             return model(**inputs, logits_to_keep=1, output_hidden_states=-1).hidden_states[-1]
         return backbone(**inputs).last_hidden_state
 
     def head(hidden):
-        hidden = hidden.to(weight.dtype)  # mixed precision hands out float32
+        hidden = hidden.to(weight.dtype)  # mixed precision returns float32
         logits = torch.nn.functional.linear(hidden, weight, bias) if spread else output(hidden)
         if scale is not None:
             logits = logits * scale
@@ -52,7 +52,7 @@ def language_model_parts(model):
 
 
 def backbone_of(causal):
-    """The part that makes hidden states of token ids: the language model alone, where images or sound have encoders."""
+    """The part that turns token ids into hidden states: only the language model, if images or sound have encoders."""
     return causal.base_model if causal.config.get_text_config() is causal.config else causal.get_decoder()
 
 
@@ -61,11 +61,11 @@ def _first_set(config, *names):
 
 
 def check_parts(model, base_model):
-    """Raise InputError unless backbone and head give the very logits of the model, from the hidden states that training
+    """Raise InputError unless backbone and head give the same logits as the model, from the hidden states that training
     reads and from those that scoring reads.
 
-    Architectures scale and cap their logits in ways of their own; one that `language_model_parts` does not know would
-    otherwise be tuned and scored on wrong numbers.
+    Some architectures scale or cap their logits; if `language_model_parts` does not know how, tuning and scoring would
+    use wrong numbers.
     """
     ids = torch.arange(4, device=model.device)[None]
     hidden_states, head = language_model_parts(model)
@@ -73,27 +73,27 @@ def check_parts(model, base_model):
         outer = model(input_ids=ids, use_cache=False, output_hidden_states=-1)
         try:
             inner = hidden_states(input_ids=ids, use_cache=False)
-        except AttributeError:  # a backbone that gives something else
+        except AttributeError:  # a backbone that returns something else
             inner = None
         for states in (outer.hidden_states[-1], inner):
             rounding = max(4 * torch.finfo(outer.logits.dtype).eps, 1e-3) * outer.logits.abs().max()
             if states is None or (head(states) - outer.logits).abs().max() > rounding:
                 raise InputError(
-                    f"--base_model {base_model}: {type(model).__name__} makes logits of hidden states in a way that is "
-                    "unknown to TLRec, whose scores would be wrong; use another model"
+                    f"--base_model {base_model}: {type(model).__name__} computes logits from hidden states in a way "
+                    "that TLRec does not know, so its scores would be wrong; use another model"
                 )
 
 
-KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer, DynamicIndexedLayer, DummyLayer)  # dummies use another's
+KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer, DynamicIndexedLayer, DummyLayer)  # a dummy has another's
 
 
 def prefix_states(model, hidden_states, ids):
-    """(cache, hidden states) of a prefix `ids` (1, length), to be continued by many rows; (None, None) if the model
+    """(cache, hidden states) of prefixes `ids` (n, length), which many rows then continue; (None, None) if the model
     cannot do that.
 
-    It can where its cache is nothing but keys and values, one for each position. Recurrent and convolutional states
-    (Mamba, Qwen3.5, LFM2) stand for all positions at once and are continued by single tokens, and some models (RWKV,
-    GPT-1) take no such cache at all and leave it empty.
+    It can if its cache has only keys and values, one of each per position. Recurrent and convolutional states (Mamba,
+    Qwen3.5, LFM2) cover all positions at once and are continued token by token, and some models (RWKV, GPT-1) do not
+    use such a cache and leave it empty.
     """
     cache = DynamicCache(config=model.config)
     if not all(type(layer) in KEYS_AND_VALUES for layer in cache.layers):

@@ -56,7 +56,7 @@ def is_spread(model):
 
 
 def whole(tensor):
-    """The tensor as it is, or put together from its shares: then all processes have to call this."""
+    """The whole tensor. If it is shared out over processes it is gathered, and all of them have to call this."""
     if isinstance(tensor, DTensor):  # FSDP2
         return tensor.full_tensor()
     if hasattr(tensor, "ds_id"):  # ZeRO-3
@@ -69,10 +69,10 @@ def whole(tensor):
 
 @contextmanager
 def catch_signals():
-    """Inside the block SIGTERM and SIGINT do not end the process: they are put into the list that the block gets.
+    """Inside the block SIGTERM and SIGINT do not end the process: they are added to the list that the block gets.
 
-    A second Ctrl-C stops at once. A second SIGTERM changes nothing: a cluster sends it to all processes,
-    and so does the one that started them.
+    A second Ctrl-C stops at once. A second SIGTERM changes nothing: a cluster sends one to all processes, and so does
+    the launcher.
     """
     received, before = [], {}
 

@@ -1,8 +1,8 @@
-"""The prompt frames, most kept as JSON in `tlrec/model/frames/`, and the two answers the model chooses between.
+"""The prompt frames, most of them JSON files in `tlrec/model/frames/`, and the two answers the model chooses between.
 
 `alpaca` is the public frame of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca), so that general
 Alpaca adapters fit. `tallrec` is what TALLRec and TLRec adapters were really trained with: the same, with a stray
-linter comment at the end of the first line of its with-input form. `chat` is the chat template of the model at hand.
+linter comment at the end of the first line of its with-input form. `chat` is the base model's own chat template.
 """
 
 import json
@@ -12,21 +12,21 @@ from pathlib import Path
 
 from tlrec.errors import InputError
 
-ANSWERS = ("Yes.", "No.")  # as they stand in `output`; the first one is the positive class
+ANSWERS = ("Yes.", "No.")  # as written in `output`; the first one is the positive class
 _FOLDER = Path(__file__).parent / "frames"
 FRAME_NAMES = sorted([path.stem for path in _FOLDER.glob("*.json")] + ["chat"])
 
-# Templates that tell the model today's date all tell it this one, Llama's own for want of a clock: a prompt that was
-# trained on must not change overnight.
+# Templates that state today's date get this one instead, the default in Llama's own template: prompts must be the same
+# in tuning and evaluation, on any day.
 _CLOCK = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro +%}"
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Two templates with the slots {instruction} and {input}; the answer follows right behind the last character.
+    """Two templates with the slots {instruction} and {input}; the answer follows directly after the last character.
 
-    answer_end: None for plain text, which tlrec.model.tokenization puts between BOS and EOS. A chat template writes its own
-    BOS, if it wants one, and has its own token to end an answer: the text of that, "" if there is none.
+    answer_end: None for plain text, which tlrec.model.tokenization puts between BOS and EOS. For a chat template, which
+    has its own BOS, if any, and its own token to end an answer: the text of that token, "" if there is none.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Frame:
     def prompt(self, record):
         """The prompt of a record: everything the model reads before its answer.
 
-        Slots are filled in one pass, so braces in titles or in earlier answers stay what they are.
+        Slots are filled in one pass, so braces in titles or in earlier answers stay unchanged.
         """
         return self._fill(self._template(record), record)
 
     def head(self, record):
-        """The part of the prompt before the record's own material: the same text for all records of a task."""
+        """The part of the prompt before the record's own text: the same for all records of a task."""
         before, _, _ = self._template(record).partition("{input}" if record["input"] else "{instruction}")
         return self._fill(before, record)
 
@@ -61,9 +61,9 @@ def load_frame(name, tokenizer=None):
 
 
 def _chat_frame(tokenizer):
-    """The chat template as a frame; the user says instruction, blank line, input, or the instruction alone.
+    """The chat template as a frame; the user's turn is instruction, blank line, input, or the instruction alone.
 
-    The prompt is what the template writes before the answer of a whole conversation, not its generation prompt: behind
+    The prompt is what the template writes before the answer of a whole conversation, not its generation prompt: after
     that one the model would first have to write a space (Llama 2), a thought or a channel (gpt-oss) before Yes or No.
     """
     with_input, end = _split_at_answer(tokenizer, "{instruction}\n\n{input}")
@@ -75,7 +75,7 @@ def _chat_frame(tokenizer):
 
 
 def _split_at_answer(tokenizer, user):
-    """What the template writes before and behind the assistant's answer to `user`, a text with slots."""
+    """What the template writes before and after the assistant's answer to `user`, a text with slots."""
     if not tokenizer.chat_template:
         raise InputError("--prompt_frame chat: this model's tokenizer has no chat template; give --prompt_frame alpaca")
     conversation = [{"role": "user", "content": user}, {"role": "assistant", "content": "{answer}"}]

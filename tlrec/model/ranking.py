@@ -4,17 +4,18 @@
         scores.p_yes                                    # one for each item, in their order
 
         |<------ history, once ------>| item 1 | item 2 | item 3 |        one row of token ids
-                                        ^ each sees the history and itself; positions restart behind the history
+                                        ^ each sees the history and itself; positions restart after the history
 
-What the prompts of a user's items share is found on their token ids, so every prompt is cut into the very tokens that
-scoring it alone would give. Scores are those of `score_records`, whatever the order, number and company of the items.
+The part that the prompts of a user's items share is found on their token ids, so every prompt has exactly the tokens
+that it has when it is scored alone. Up to rounding, scores equal those of `score_records`, whatever the order and
+number of items and whatever the other items are (but see tlrec/model/scoring.py on 8-bit quantisation).
 
-Models differ in what they can do, and a wrong mask does not raise errors. So the first pass, and every one with longer
-prompts than any before, is checked on one prompt against the model's plain forward pass, and the best way that holds is
-taken:
+Models differ in what they can do, and a wrong mask raises no error. So the first pass, and every later one with prompts
+longer than before, is checked on one prompt against the model's plain forward pass. The first of these ways that gives
+the same is used:
 
     PACKED   as drawn                                           attention that takes a mask and position ids
-    ROWS     one row an item, all behind the cached history     ALiBi, sliding windows shorter than the prompts,
+    ROWS     one row per item, all after the cached history     ALiBi, sliding windows shorter than the prompts,
                                                                 FlashAttention, most recurrent states
     WHOLE    every prompt on its own                            models whose cache cannot be continued
 """
@@ -39,18 +40,19 @@ from tlrec.model.tokenization import RecordTokenizer
 
 PACKED, ROWS, WHOLE = "packed", "rows", "whole"
 LOG = {
-    PACKED: "ranking: candidates packed into rows behind the history",
-    ROWS: "ranking: candidates as separate rows behind the cached history (this model cannot have them packed)",
+    PACKED: "ranking: candidates packed into rows after the history",
+    ROWS: "ranking: candidates as separate rows after the cached history (this model cannot have them packed)",
     WHOLE: "ranking: every prompt computed whole (this model's cache cannot be continued)",
 }
-ROW_WIDTH = 128  # tokens of a packed row; attention to masked neighbours costs time, copies of the history too
-ITEMS_AT_ONCE = 2048  # prompts of one user tokenised at a time, so that a catalogue of any size fits
+ROW_WIDTH = 128  # tokens of a packed row; wider: more attention to masked items, narrower: more copies of the history
+ITEMS_AT_ONCE = 2048  # prompts of one user tokenised at a time, so that a catalogue of any size fits into memory
 
 
 @dataclass
 class CandidateScores:
-    """log_p_yes, log_p_no: (items,) float64, as in `scoring.Scores`. truncated: prompts that were cut. own_tokens: those
-    behind what the prompts of these items share. way: PACKED, ROWS or WHOLE, how the last of them were computed."""
+    """log_p_yes, log_p_no: (items,) float64, logarithms of the probabilities in `tlrec.model.scores.Scores`. truncated:
+    prompts that were cut. own_tokens: tokens after the part that the prompts of these items share. way: PACKED, ROWS or
+    WHOLE, how the last of them were computed."""
 
     log_p_yes: np.ndarray
     log_p_no: np.ndarray
@@ -68,11 +70,12 @@ class CandidateScores:
 
 
 def score_candidates(model, tokenizer, requests, frame, cutoff_len=512, token_budget=None, merge=True, progress=None):
-    """Yield the CandidateScores of each request, in their order and as soon as they are there.
+    """Yield the CandidateScores of each request, in their order and as soon as they are computed.
 
-    requests: (record, items): the record of a user, whose own target counts as little as its output, and a sequence of
-    tlrec.data.preferences.Item; without `progress` they may be made one by one. The other arguments are those of `score_records`. Several users share a forward pass;
-    memory depends neither on their number nor on that of the items. Raises ValueError if a record does not parse.
+    requests: (record, items): a user's record, whose own target and output are ignored, and a sequence of
+    tlrec.data.preferences.Item; without `progress` requests may be a generator. The other arguments are those of
+    `score_records`. Several users share a forward pass; memory depends neither on their number nor on that of the
+    items. Raises ValueError if a record does not parse.
     """
     ranker = _Ranker(model, RecordTokenizer(tokenizer, frame, cutoff_len), token_budget)
     bar = tqdm(
@@ -84,7 +87,7 @@ def score_candidates(model, tokenizer, requests, frame, cutoff_len=512, token_bu
     )
     with bar:
         for group in ranker.groups(requests):
-            # merged anew for each group, so that the model is the caller's own while the caller has the scores
+            # merged again for each group, so that the model is unmerged whenever the caller has control
             with for_inference(model, merge), without_gradients(model):
                 ranker.score(group)
             bar.update(sum(len(history.suffixes) for history in group))
@@ -120,10 +123,10 @@ class _Ranker:
     def __init__(self, model, encoder, token_budget):
         self.engine = Engine(model, token_budget, encoder.answer_ids)
         self.encoder = encoder
-        self.waiting = []  # requests that have not been handed out, in their order
+        self.waiting = []  # requests whose scores have not been yielded, in their order
         self.way, self.said = PACKED, None
         self.checked = 0  # tokens of the longest prompt whose scores have been compared
-        # how far rounding alone may drive a hidden state off, relative to its length; commonly it is a fifth of it
+        # how much rounding alone may change a hidden state, relative to its length; usually it is a fifth of that
         exact = model.dtype == torch.float32 and not is_quantized(model)
         self.rounding = 1e-4 if exact else 0.1
         layers = DynamicCache(config=model.config).layers
@@ -190,7 +193,7 @@ class _Ranker:
                 self.checked = longest.longest
             for together in [group] if self.way == PACKED else [[history] for history in group]:
                 self._score(together, cache if together == [longest] else None)
-        except torch.OutOfMemoryError:  # over the histories; `in_parts` sees to their items
+        except torch.OutOfMemoryError:  # from the histories; `in_parts` handles their items
             if len(group) == 1:
                 raise InputError("out of memory with one user's prompts; give --quantization 4bit") from None
             self.engine.token_budget //= 2
@@ -208,7 +211,7 @@ class _Ranker:
         ]
         rows.sort(key=lambda row: -self._width(group, row))
         row_tokens = self._width(group, rows[0])
-        if self.way != PACKED:  # short rows behind a long history still cost the history's memory
+        if self.way != PACKED:  # short rows after a long history still take the history's memory
             row_tokens = max(history.longest for history in group)
         forward = partial(self._hidden, self.way, group, cache)
         mine = rows if engine.spread else rows[engine.process :: engine.processes]
@@ -229,8 +232,8 @@ class _Ranker:
         return sum(len(group[number].suffixes[suffix]) for suffix in pack)
 
     def _hidden(self, way, group, cache, rows):
-        """Hidden states of rows (number of a history in `group` and `cache`, numbers of its suffixes), and where the
-        answers to the suffixes stand in them: (hidden, rows, places)."""
+        """Hidden states of rows (number of a history in `group` and `cache`, numbers of its suffixes), and the places
+        in them from which the suffixes' answers are read: (hidden, rows, places)."""
         suffixes = [[group[number].suffixes[suffix] for suffix in pack] for number, pack in rows]
         lengths = [list(map(len, pack)) for pack in suffixes]
         behind = [number for number, _ in rows]
@@ -254,8 +257,8 @@ class _Ranker:
         return hidden, *zip(*answers)
 
     def _mask(self, owners, starts, longest_history):
-        """(n, 1, width, longest_history + width): the tokens of the history and, behind them, of the row that each token
-        of the row sees. owners (n, width): the number of the suffix each token belongs to; starts: n history lengths.
+        """(n, 1, width, longest_history + width): which tokens of the history and, after them, of the row each token of
+        the row sees. owners (n, width): the number of the suffix each token belongs to; starts: n history lengths.
 
         Padding (owner 0) is never read, so it may see anything; a token that saw nothing would be NaN.
         """
@@ -271,12 +274,12 @@ class _Ranker:
     # ---------------------------------------------------------------------------------------------- which way is right
 
     def _choose_way(self, history):
-        """Leave the ways that do not give, for an item of `history`, the hidden state of a plain forward pass; returns the
+        """Drop the ways that do not give the hidden state of a plain forward pass for an item of `history`; return the
         cache of the history.
 
-        The item is the last of a full row, where a mask that is ignored, a window that is too short or positions that
-        are not taken from the position ids show. Where it is further off than rounding commonly is, the same item in a
-        row of its own tells how far rounding drives this model.
+        The item is the last of a full row, where an ignored mask, a window that is too short or ignored position ids
+        make a difference. If the difference is larger than rounding usually makes it, the same item in its own row
+        shows how much rounding alone changes this model.
         """
         if self.way == PACKED and self.window is not None and history.longest > self.window:
             self.way = ROWS
@@ -311,7 +314,7 @@ def _attempt(function, *arguments):
         return function(*arguments)
     except torch.OutOfMemoryError:
         raise
-    except Exception:  # whatever an architecture raises for a cache or a mask that it does not know
+    except Exception:  # whatever an architecture raises for a cache or a mask that it does not support
         return None
 
 
@@ -321,7 +324,7 @@ def _distance(hidden, plain):
 
 
 def _packs(suffixes, width):
-    """Numbers of the suffixes, in as few lists as `width` tokens each allow, and these about equally long."""
+    """Numbers of the suffixes, in as few lists as `width` tokens a list allow, about equally long; one each for 0."""
     lengths = list(map(len, suffixes))
     packs = [(0, number, []) for number in range(-(-sum(lengths) // max(width, *lengths)))] if width else []
     if not packs:

@@ -1,4 +1,4 @@
-"""What scoring gives, whoever scored: a language model, a served one, or a classical baseline. Imports no torch."""
+"""The result of scoring with a language model, a served one, or a classical baseline. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ import numpy as np
 
 @dataclass
 class Scores:
-    """What one pass over n records gives.
+    """The result of one pass over n records.
 
-    p_yes, p_no: (n,) float64, probabilities of the two first answer tokens among the whole vocabulary.
+    p_yes, p_no: (n,) float64, probabilities of the two first answer tokens over the whole vocabulary.
     truncated: prompts that were cut. seconds: wall clock. loss: mean cross-entropy (nats) over the labelled tokens, by
     default prompt, answer and EOS, as published; or None. tokens: token positions that went through the model, or None.
     """

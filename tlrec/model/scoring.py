@@ -1,4 +1,4 @@
-"""P(Yes) and P(No) for many records: one forward pass a record, and the output head at one position only.
+"""P(Yes) and P(No) for many records: one forward pass per record, and the output head at one position only.
 
     scores = score_records(model, tokenizer, records, frame)
 
@@ -7,8 +7,13 @@
         |  keys and values    |                          answer position: head -> softmax -> p_yes, p_no
         |  reused by all rows |   right padding, which causal attention never looks at
 
-Rows are sorted by length and packed into batches by token budget, longest first, so that running out of memory shows
-at once; then the budget is halved and the run goes on. A row's scores depend on nothing but the row.
+Rows are sorted by length and packed into batches by token budget, longest first, so that memory, if it is short, runs
+out at once; then the budget is halved and scoring continues.
+
+Up to rounding, a row's scores depend only on the row; except in 8 bits. LLM.int8 (Dettmers et al., arXiv 2208.07339)
+computes a column of activations in 16 bits instead of 8 if any token of the batch has an outlier in it (6 or above). So
+with --quantization 8bit a row's scores also depend on the other rows of its batch, and so on --token_budget, the
+number of processes and the selection of rows.
 
 With several processes each takes its share of every batch, and all get the scores of all rows.
 """
@@ -37,15 +42,15 @@ class Scorer:
     """Records tokenised once, to be scored again and again, as validation does during tuning."""
 
     def __init__(self, tokenizer, records, frame, cutoff_len, with_loss=False, prompt_loss_weight=1.0):
-        """with_loss: also compute the loss, for which every record needs its `output`: the mean over the tokens of prompt
-        and answer, those of the prompt weighted by `prompt_loss_weight`."""
+        """with_loss: also compute the loss, for which every record needs its `output`: the mean over the tokens of
+        prompt and answer, those of the prompt weighted by `prompt_loss_weight`."""
         encoder = RecordTokenizer(tokenizer, frame, cutoff_len)
         prompts = encoder.prompts(records, with_answers=with_loss)
         self.answer_ids = encoder.answer_ids
         self.truncated = prompts.truncated
         self.rows = prompts.input_ids
         self.answer_positions = prompts.answer_positions
-        self.token_budget = None  # that has proved to fit, once memory has run out
+        self.token_budget = None  # one that fits, found when memory ran out
         self.with_loss = with_loss
         if with_loss:
             # tokens whose loss counts; nothing predicts a row's first one
@@ -77,7 +82,7 @@ class Scorer:
         with tqdm(total=len(self.rows), desc=progress, unit="row", disable=silent, leave=False) as bar:
             for batch in self._batches(budget, engine.processes, prefix.length):
                 own = batch[engine.process :: engine.processes]
-                idle = engine.spread and not own  # the others cannot run their pass of a shared model without this one
+                idle = engine.spread and not own  # the others cannot run a spread model without this process
                 own = batch[:1] if idle else own
                 longest = max((len(self.rows[row]) - prefix.length for row in own), default=0)
                 for part, (chosen, part_nll) in engine.in_parts(own, longest, partial(self._forward, engine, prefix)):
@@ -92,7 +97,7 @@ class Scorer:
         return add_up(log_p), nll / self.n_targets if self.with_loss else None, int(tokens)
 
     def _prefix(self, model, engine, length):
-        """The first `length` tokens of all rows, computed once where the model can go on behind them."""
+        """The first `length` tokens of all rows, computed once if the model can continue after them."""
         ids = torch.tensor([self.rows[0][:length]], device=engine.device)
         cache, hidden = prefix_states(model, engine.hidden_states, ids) if length else (None, None)
         if cache is None:
@@ -141,8 +146,9 @@ class Scorer:
 
 @dataclass
 class _Prefix:
-    """What all rows begin with: length in tokens, the model's cache of it, and nll, its loss summed over all rows. `last` is the
-    hidden state (1, 1, width) of its last token, whose output predicts the first own token of every row."""
+    """The beginning of all rows: its length in tokens, the model's cache of it, and nll, its loss (nats) summed over
+    all rows. last: the hidden state (1, 1, width) of its last token, whose output predicts the first own token of each
+    row."""
 
     length: int
     cache: object = None

@@ -25,11 +25,13 @@ SECONDS, ATTEMPTS = 600.0, 3  # for one request
 def read_prompt_frame(folder, flag):
     """The content of prompt_frame.json in the folder of an exported model: the fields of a Frame, and "cutoff_len".
 
-    Raises InputError, naming `flag`, if it is not there, is not one, or the tokenizer is missing. Imports no torch.
+    Raises InputError, naming `flag`, if it or the tokenizer is missing, or if it lacks a field. Imports no torch.
     """
     folder = Path(folder)
     if not (folder / "prompt_frame.json").exists() or not any((folder / name).exists() for name in TOKENIZERS):
-        raise InputError(f"{flag} {folder}: no prompt_frame.json and tokenizer there; export_model.py writes them")
+        raise InputError(
+            f"{flag} {folder}: prompt_frame.json or tokenizer is missing there; export_model.py writes them"
+        )
     return read_json(folder / "prompt_frame.json", [field.name for field in fields(Frame)] + ["cutoff_len"])
 
 
@@ -46,8 +48,8 @@ def load_encoder(folder, prompt_frame):
 async def ask_server(service, served_name, prompts, answer_ids):
     """(name of the model, (n, 2) log-probabilities) from a server; InputError if it does not answer as it should.
 
-    service: `tlrec.cot.client.Service`, closed at the end. The rest as in `answer_log_probabilities`, except the name,
-    which may be None where the server has one model only.
+    service: `tlrec.cot.client.Service`, closed at the end. served_name: may be None if the server has one model only.
+    The other arguments are those of `answer_log_probabilities`.
     """
     import openai
 
@@ -65,7 +67,7 @@ async def ask_server(service, served_name, prompts, answer_ids):
 
 
 async def answer_log_probabilities(service, served_name, prompts, answer_ids):
-    """(n, 2) natural logarithms of the probabilities of the two answer tokens behind each prompt.
+    """(n, 2) natural logarithms of the probabilities of the two answer tokens after each prompt.
 
     prompts: lists of token ids; answer_ids: ids of Yes and No. Raises ValueError for a server that does not return both
     for every prompt, or returns anything other than log-probabilities.
@@ -86,12 +88,12 @@ async def answer_log_probabilities(service, served_name, prompts, answer_ids):
         log_p += read_log_probabilities(completion, len(batch), answer_ids)
     log_p = np.array(log_p, dtype=float)
     if (log_p > 0.001).any() or (np.exp(log_p).sum(axis=1) > 1.001).any():
-        raise ValueError("these are no log-probabilities; start vLLM without --logprobs-mode")
+        raise ValueError("these are not log-probabilities; start vLLM without --logprobs-mode")
     return log_p
 
 
 def read_names(models):
-    """Names of the models in the answer of /models; ValueError if it is another one."""
+    """Names of the models in the answer of /models; ValueError if it is not a list of models."""
     try:
         names = [model["id"] for model in models["data"]]
     except (TypeError, KeyError):

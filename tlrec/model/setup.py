@@ -16,10 +16,12 @@ from tlrec.runs import SCORING
 
 
 def scoring_here(kept, given, device, base_model, trust_remote_code):
-    """What shapes scores on this machine, a dict as `tlrec.runs.scoring_of`, with the values that "auto" stands for here.
+    """The settings that scores depend on, on this machine: a dict as from `tlrec.runs.scoring_of`, with "auto" replaced
+    by what it means here.
 
-    kept: of the adapter; given: by flags, which win. device, base_model, trust_remote_code: flags. What is kept and cannot be done here, such
-    as float16 on the CPU, is "auto"; what is given and cannot be is an InputError.
+    kept: the adapter's settings. given: those of flags, which take precedence. device, base_model, trust_remote_code:
+    values of the flags. A kept setting that this machine cannot use, such as float16 on the CPU, counts as "auto"; a
+    given one raises InputError.
     """
     device = base_models.resolve_device(device)
     wanted = SCORING | kept | given
@@ -41,10 +43,10 @@ ROW = 512  # tokens, the default of --cutoff_len
 
 
 class ModelSetup:
-    """The machine and the base model as a script's flags name them; the base is loaded once, when first asked for.
+    """The machine and the base model that a script's flags name; the base is loaded once, when it is first used.
 
-    device, dtype, quantization, attention: values of the flags of these names; what "auto" stands for is chosen here.
-    first: whether this is the process that writes files; the others' standard output goes nowhere.
+    device, dtype, quantization, attention: values of the flags of these names; "auto" is resolved here.
+    first: whether this is the process that writes files; what the others print to stdout is dropped.
     """
 
     def __init__(self, base_model, device, dtype, quantization, attention, trust_remote_code):
@@ -52,10 +54,10 @@ class ModelSetup:
         self.device = base_models.resolve_device(device)
         self.dtype = base_models.resolve_dtype(dtype, self.device, base_model, trust_remote_code)
         if dtype == "auto" and self.device.type == "cpu" and self.dtype == torch.bfloat16:
-            print("dtype: bfloat16, which this CPU multiplies itself (--dtype float32 is slower and rounds less)")
+            print("dtype: bfloat16, for which this CPU has instructions (--dtype float32 is slower and rounds less)")
         self.attention = base_models.resolve_attention(attention, self.device, self.dtype)
         self.processes, self.first = PartialState().num_processes, PartialState().is_main_process
-        self._scorers, self._carried = {}, None  # the latter the PeftModel around the base
+        self._scorers, self._carried = {}, None  # _carried: the PeftModel around the base
         only_the_first_prints()
 
     @cached_property
@@ -69,7 +71,7 @@ class ModelSetup:
 
     @property
     def machine_scoring(self):
-        """What this setup brings to the shape of a score: number type, quantisation, attention; loads the base."""
+        """The settings of this setup that a score depends on: number type, quantisation, attention. Loads the base."""
         dtype, attention = str(self.dtype).removeprefix("torch."), self.base.config._attn_implementation
         return {"dtype": dtype, "quantization": self.quantization, "attention": attention}
 
@@ -79,8 +81,8 @@ class ModelSetup:
         return self.load_base()
 
     def load_base(self):
-        """A base model, frozen. FSDP and ZeRO-3 share it out from main memory. Raises InputError, before it is loaded, if
-        the CPU's memory does not hold it and one row."""
+        """A base model, frozen; in main memory if FSDP or ZeRO-3 will spread it. Raises InputError before it is loaded
+        if, on the CPU, it and one row of ROW tokens do not fit into memory."""
         if self.device.type == "cpu":
             skeleton = base_models.skeleton_of(self.base_model, self.trust_remote_code)
             memory.check_scoring_fits(skeleton, ROW, self.dtype, self.quantization, self.memory)
@@ -94,8 +96,8 @@ class ModelSetup:
         )
 
     def check_adapter(self, path, config=None):
-        """Raise InputError unless every tensor of the adapter at `path` fits on the base, which is not loaded for it;
-        return the tensors. config: the LoraConfig that it has to fit, by default its own."""
+        """Raise InputError unless every tensor of the adapter at `path` fits on the base, which is not loaded; return
+        the tensors. config: the LoraConfig that it has to fit, by default its own."""
         return adapters.check_adapter_on(self.base_model, path, self.trust_remote_code, config)
 
     def scorer(self, records, frame, cutoff_len):
@@ -117,7 +119,7 @@ class ModelSetup:
         return self._carried or self.base
 
     def detach(self):
-        """Take the adapter off the base that it carries, if any."""
+        """Take the adapter off the base, if it has one."""
         if self._carried is not None:
             self.base = self._carried.unload()
         self._carried = None
@@ -132,5 +134,5 @@ class ModelSetup:
 
     @cached_property
     def memory(self):
-        """Bytes of main memory that this process may use, as they were when first asked for."""
+        """Bytes of main memory that this process may use, measured once, at the first call."""
         return memory.memory_at_hand() // self.processes

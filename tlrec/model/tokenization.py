@@ -1,14 +1,14 @@
-"""From a record to token ids: the one owner of the prompt/answer boundary, of BOS and EOS, and of truncation.
+"""From a record to token ids: only this module decides on the prompt/answer boundary, BOS and EOS, and truncation.
 
     <s> Below is an instruction ... ### Response: \\n | Yes .  </s>
     ^BOS                  prompt                    ^ ^ answer ^EOS
                                      answer position: its distribution is the prediction
 
-Prompt and answer are tokenised together, so that the model scores the very tokens it was trained on. BOS and EOS are
+Prompt and answer are tokenised together, so that the model scores exactly the tokens it was trained on. BOS and EOS are
 set here and never by the tokenizer: what tokenizers add on their own differs between versions and conversions. Some
-have neither; the frame of a chat template brings its own.
+have neither; the frame of a chat template has its own.
 
-Where tokens grow across the boundary, the first token that holds more than the prompt is the answer's:
+If a token spans the boundary, it belongs to the answer:
 
     ... Response : \\n        the prompt alone
     ... Response : | \\nYes .  a merged newline: "\\nYes" is the first answer token, ":" its position
@@ -24,8 +24,8 @@ from tlrec.model.prompts import ANSWERS
 
 @dataclass
 class Prompts:
-    """Token ids, one list a record; the answer position of each, whose output is the first answer token; and how many
-    prompts had to be cut."""
+    """Token ids, one list per record; the answer position of each, whose output predicts the first answer token; and
+    how many prompts had to be cut."""
 
     input_ids: list[list[int]]
     answer_positions: list[int]
@@ -47,9 +47,9 @@ class Examples:
 class RecordTokenizer:
     """Turns records into token ids for one tokenizer, prompt frame and length limit.
 
-    tokenizer: a Hugging Face tokenizer; frame: tlrec.model.prompts.Frame; cutoff_len: tokens at most, BOS, answer and EOS
-    included. A prompt that is too long loses tokens right behind the frame's head, where the oldest history stands;
-    the answer is never cut.
+    tokenizer: a Hugging Face tokenizer; frame: tlrec.model.prompts.Frame; cutoff_len: tokens at most, BOS, answer and
+    EOS included. A prompt that is too long loses tokens right after the frame's head, where the oldest history is; the
+    answer is never cut.
     """
 
     def __init__(self, tokenizer, frame, cutoff_len):
@@ -62,12 +62,12 @@ class RecordTokenizer:
         self.bos = [] if bos is None else [bos]
         self.eos = [] if eos is None else [eos]
         self.answer_ids, self._answer_tails, self._changed = self._find_answers()
-        # tokens that the prompt's constant part has to leave free
+        # tokens of the limit that are kept free for the answer
         self._reserved = self._changed + max(map(len, self._answer_tails)) + len(self.eos)
 
     def prompts(self, records, with_answers=False):
-        """Token ids of every record up to, and without, the first answer token; `with_answers` its own answer and EOS
-        behind them, as `examples` gives them, for which every `output` must be one of ANSWERS."""
+        """Token ids of every record up to, and without, the first answer token. with_answers: followed by its own
+        answer and EOS, as from `examples`, for which every `output` must be one of ANSWERS."""
         answers = [record["output"] if with_answers else ANSWERS[0] for record in records]
         texts = [self.frame.prompt(record) + answer for record, answer in zip(records, answers)]
         prompts = Prompts([], [], 0)
@@ -75,7 +75,7 @@ class RecordTokenizer:
             tail = self._answer_tails[ANSWERS.index(answer)]
             if ids[-len(tail) :] != tail:
                 raise InputError(f"the tokenizer merges the answer into this prompt: ...{record['input'][-60:]!r}")
-            boundary = len(ids) - len(tail) - self._changed  # what `examples` finds
+            boundary = len(ids) - len(tail) - self._changed  # the same that `examples` finds
             context = self._cut(self.bos + ids[:boundary], record, self.cutoff_len - self._reserved)
             prompts.truncated += len(context) < len(self.bos) + boundary
             prompt = context + ids[boundary : len(ids) - len(tail)]
@@ -119,9 +119,10 @@ class RecordTokenizer:
 
     def _find_answers(self):
         """First token of each answer in the context of the frame; each answer's tokens from there on; and how many
-        before it, usually none, the prompt alone does not have, since an answer changes how the prompt's end is cut.
+        tokens before it differ from those of the prompt alone: usually none, but an answer may change how the prompt's
+        end is tokenised.
 
-        The context of the answer is the constant end of the frame, so any record serves as the probe.
+        The context of the answer is the constant end of the frame, so any record will do for this.
         """
         prompt = self.frame.prompt({"instruction": "i", "input": "i"})
         alone, yes, no = self._encode([prompt] + [prompt + answer for answer in ANSWERS])
@@ -138,8 +139,8 @@ class RecordTokenizer:
             or within_prompt(no[: position + 1])
         ):
             raise InputError(
-                f"with this tokenizer {ANSWERS[0]!r} and {ANSWERS[1]!r} begin with the same token behind the frame "
-                f"{self.frame.name!r}, or only one grows together with it, so one token cannot tell them apart; "
+                f"with this tokenizer {ANSWERS[0]!r} and {ANSWERS[1]!r} begin with the same token after the frame "
+                f"{self.frame.name!r}, or only one of them merges with it, so one token cannot tell them apart; "
                 "use another --prompt_frame or model"
             )
         return (yes[position], no[position]), (yes[position:], no[position:]), position - unchanged
@@ -149,10 +150,10 @@ class RecordTokenizer:
 
 
 def encode_completions(tokenizer, context, completions):
-    """(token ids of a context with BOS, [ids of each of the texts that may follow it]); text outside of any frame.
+    """(token ids of a context with BOS, [ids of each completion]), for text outside of any frame.
 
-    A token that holds the end of the context and more is the completion's, and where that happens with one of them, all
-    begin as early, so that they can be compared.
+    Context and completion are tokenised together. A token that spans the boundary belongs to the completion; if that
+    happens in one of the completions, all of them begin that early, so that they can be compared.
     """
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     texts = [context, *(context + completion for completion in completions)]

@@ -1,4 +1,4 @@
-"""What both tuners check of their flags before torch is imported."""
+"""Checks of both tuners' flags that run before torch is imported."""
 
 import math
 import sys
@@ -7,11 +7,11 @@ from tlrec.errors import InputError
 from tlrec.model.checks import check_adapter, check_base_model, check_same_lora, tuned_on_another
 from tlrec.model.identity import base_identity
 
-SEEDS = 2**32  # of numpy
+SEEDS = 2**32  # numpy takes seeds below this
 
 
 def check_flags(args):
-    """Raise InputError for a value that no run can have, and unless base model and start adapter are there and fit."""
+    """Raise InputError for an impossible value, and unless base model and start adapter exist and fit each other."""
     for flag in ("batch_size", "micro_batch_size", "num_epochs", "eval_steps", "patience", "lora_r", "cutoff_len"):
         value = getattr(args, flag)
         if value is not None and value < 1:
@@ -39,4 +39,4 @@ def check_flags(args):
         config = check_adapter(start, flag)
         check_same_lora(config, start, flag, args.lora_r, args.lora_alpha, args.lora_target_modules)
         if other := tuned_on_another(start, args.base_model, base_identity(args.base_model)):
-            print(f"warning: {flag} {other}; it is tuned on for this one", file=sys.stderr)
+            print(f"warning: {flag} {other}; tuning continues on this one", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Whether a tuning learns anything: every LoRA layer gets a gradient, and the result is not the adapter it began with.
 
-A part of the graph that is cut, by a library or by a kernel without gradients, leaves a run that ends well and has learnt
-nothing. So the first step is looked at, and the end.
+If a library, or a kernel without gradients, cuts the graph, a run ends without an error and has learnt nothing. So the
+first step and the result are checked.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from tlrec.model.processes import add_up, whole
 
 
 class ChecksFirstStep(TrainerCallback):
-    """Raises InputError before training if no step can change a weight, and at its first step unless every LoRA layer has
-    a gradient. The first step is that of this process: a run that is resumed is looked at again."""
+    """Raises InputError before training if no step can change a weight, and at its first step unless every LoRA layer
+    has a gradient. The first step is that of this process: a run that is resumed is checked again."""
 
     def __init__(self, accelerator):
         self.accelerator = accelerator
@@ -30,12 +30,12 @@ class ChecksFirstStep(TrainerCallback):
     def on_train_begin(self, args, state, control, **_):
         if state.max_steps == 1 and args.get_warmup_steps(1):
             raise InputError(
-                f"one step in all, and --warmup_steps {args.get_warmup_steps(1)} begins at a learning rate of 0, so that "
-                "nothing is learnt; give --warmup_steps 0, or more --num_epochs"
+                f"there is only one step, and with --warmup_steps {args.get_warmup_steps(1)} its learning rate is 0, "
+                "so that nothing is learnt; give --warmup_steps 0, or more --num_epochs"
             )
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
-        gradients_are_gone = self.accelerator.distributed_type == DistributedType.DEEPSPEED  # which steps in backward
+        gradients_are_gone = self.accelerator.distributed_type == DistributedType.DEEPSPEED  # it steps during backward
         if self.done or gradients_are_gone:
             return
         scaler = self.accelerator.scaler
@@ -44,10 +44,10 @@ class ChecksFirstStep(TrainerCallback):
 
 
 def check_gradients(model, overflow_is_usual=False):
-    """Raise InputError unless A and B of every LoRA layer have a finite gradient that is not zero. With several processes
-    all of them have to call this.
+    """Raise InputError unless A and B of every LoRA layer have a finite gradient that is not zero. With several
+    processes all of them have to call this.
 
-    The gradient of A is a multiple of B and the other way round, so A has none in a fresh LoRA, whose B is zero.
+    The gradient of A is proportional to B and that of B to A, so A's may be zero in a fresh LoRA, whose B is zero.
     overflow_is_usual: return False, instead of raising, if a gradient is not finite. Returns True otherwise.
     """
     layers = list(_lora_layers(model))
@@ -60,8 +60,8 @@ def check_gradients(model, overflow_is_usual=False):
     unmoved = ~gradients.any(axis=1) | ((gradients == 0) & (weights[:, ::-1] > 0)).any(axis=1)
     if broken.any():
         raise InputError(
-            f"{_such_as(layers, broken)}, have a gradient that is not finite: the base model may overflow in this --dtype; "
-            "give another"
+            f"{_such_as(layers, broken)}, have a gradient that is not finite: the base model may overflow in this "
+            "--dtype; give another"
         )
     if unmoved.any():
         raise InputError(
@@ -88,7 +88,7 @@ def _lora_layers(model):
 
 
 def _largest(tensor):
-    """The largest absolute value of what this process holds of the tensor, NaN if one of them is NaN."""
+    """The largest absolute value in this process's share of the tensor, NaN if one of them is NaN; 0 for None."""
     if isinstance(tensor, DTensor):
         tensor = tensor.to_local()
     return torch.zeros(()) if tensor is None or not tensor.numel() else tensor.detach().abs().max()
@@ -109,15 +109,17 @@ def fingerprint(model):
 
 
 def check_changed(model, start, state, args):
-    """Raise InputError if the adapter is still the one whose `fingerprints` were `start`, or holds other than numbers.
+    """Raise InputError if the adapter is still the one whose `fingerprints` were `start`, or has values that are not
+    finite.
 
-    state, args: of the Trainer, whose best checkpoint the model has. With several processes all of them have to call this.
+    state, args: of the Trainer; the model has the weights of its best checkpoint. With several processes all of them
+    have to call this.
     """
     step = state.best_global_step or state.global_step
     for name, tensor in get_peft_model_state_dict(model).items():
         if not whole(tensor).isfinite().all():
             raise InputError(
-                f"the adapter of step {step} is spoilt: {name} is not finite; give a smaller --learning_rate than "
+                f"the adapter of step {step} is useless: {name} is not finite; give a smaller --learning_rate than "
                 f"{args.learning_rate}, or another --dtype"
             )
     if fingerprints(model) == start:
@@ -127,6 +129,6 @@ def check_changed(model, start, state, args):
         else:
             why, remedy = "no step has changed it", f"a larger --learning_rate than {args.learning_rate}"
         raise InputError(
-            f"nothing was learnt in {state.global_step} steps: the adapter of step {step}, the best by validation, is the "
-            f"one that tuning began with ({why}); give {remedy}"
+            f"nothing was learnt in {state.global_step} steps: the adapter of step {step}, the best by validation, is "
+            f"the one that tuning began with ({why}); give {remedy}"
         )

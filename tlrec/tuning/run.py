@@ -1,4 +1,4 @@
-"""One run of a tuner and its folder: is it complete, where does it go on, what does it leave there. Imports no torch."""
+"""One run of a tuner and its folder: whether it is complete, where it continues, what it writes. Imports no torch."""
 
 import shutil
 from contextlib import contextmanager
@@ -14,13 +14,13 @@ from tlrec.model.identity import base_identity
 
 
 class TuningRun:
-    """A run's bookkeeping: from `run.json` and checkpoints before it, to `run.json` and `metrics.json` behind it.
+    """A run's bookkeeping: the `run.json` and checkpoints that it finds, the `run.json` and `metrics.json` it writes.
 
-    script: its name. args: its flags, `output_dir`, `seed` and shots being those of this one run. train: the RecordFile
-    and valid: the EvaluationSet that it learns from and is selected on. Raises InputError if its folder holds another
-    run's work (unless `args.overwrite`), if another process works there, or if it cannot be written to.
+    script: its name. args: its flags, with `output_dir`, `seed` and shots of this one run. train: the RecordFile that
+    it learns from. valid: the EvaluationSet that it is selected on. Raises InputError if its folder holds another run's
+    work (unless `args.overwrite`), if another process works there, or if it cannot be written to.
 
-    tuned: whether the folder holds this very run's adapter. checkpoint: the Trainer's checkpoint to go on from, or None.
+    tuned: whether the folder holds this run's adapter. checkpoint: the Trainer's checkpoint to continue from, or None.
     """
 
     def __init__(self, script, args, train, valid):
@@ -50,25 +50,28 @@ class TuningRun:
         return self.folder / same_run.CHECKPOINTS
 
     def is_complete(self, test=None):
-        """Whether nothing is left to do, which is said: tuned and, with an EvaluationSet `test`, scored on it.
+        """Whether nothing is left to do: tuned and, with an EvaluationSet `test`, scored on it. Prints so if it is.
 
         Raises InputError if the folder holds the evaluation on other test data (unless `args.overwrite`).
         """
         scored = self.tuned and test and check_evaluation_dir(self.folder, test, self.args.overwrite)
         complete = self.tuned and (scored or not test)
         if self.tuned and runs.read_run(self.folder).get("base") is None:
-            print(f"{self.folder}: does not say on which base model it was tuned; taken to be {self.args.base_model}")
+            print(
+                f"{self.folder}: its run.json does not say on which base model it was tuned; "
+                f"assuming {self.args.base_model}"
+            )
         if complete:
             print(f"complete already: {self.folder}")
         return complete
 
     def begin(self, name):
-        """Say that this run of a sweep begins, and take the time."""
+        """Print that this run of a sweep begins, and note the time."""
         print(f"== {name}: {self.folder}")
         self.started = datetime.now(UTC)
 
     def train(self, trainer):
-        """Tune with a TuningTrainer, from the checkpoint if there is one; what another stopped run has left goes."""
+        """Tune with a TuningTrainer, from the checkpoint if there is one; else remove what another stopped run left."""
         if trainer.is_world_process_zero() and not self.checkpoint:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             same_run.write_start(self.folder, self.described)
@@ -77,9 +80,9 @@ class TuningRun:
             trainer.train(resume_from_checkpoint=self.checkpoint)
 
     def save(self, trainer, setup, examples, **facts):
-        """Save the adapter whole, and last `run.json`, what made it; then the checkpoints go.
+        """Save the adapter whole, then `run.json`, and then remove the checkpoints.
 
-        setup: the TuningSetup that `trainer` ran in; examples: the Examples it learned from; facts: see tlrec.runs.
+        setup: the TuningSetup of `trainer`; examples: the Examples it learnt from; facts: see tlrec.run_format.
         """
         from tlrec.model import adapters
 
@@ -105,7 +108,7 @@ class TuningRun:
                 seed=self.args.seed,
                 frame=setup.frame.name,
                 base_model=self.args.base_model,
-                base=self.base or base_identity(self.args.base_model),  # fetched only now
+                base=self.base or base_identity(self.args.base_model),  # None before the download
                 scoring=setup.scoring,
                 target=self.args.target,
                 metric_for_best_model=self.args.metric_for_best_model,
@@ -142,11 +145,11 @@ class TuningRun:
 
 @contextmanager
 def underway(todo, first):
-    """Inside the block the folders of these TuningRuns belong to this process. first: whether it is the first of those that
-    make the runs together; the others lock nothing. Raises InputError if another process works in one of them, or has
-    worked there since the TuningRun was made."""
+    """Inside the block the folders of these TuningRuns belong to this process. first: whether it is the first of the
+    processes that make the runs together; the others lock nothing. Raises InputError if another process works in one of
+    the folders, or has worked there since the TuningRun was made."""
     with locked([run.folder for run in todo], first):
         for run in todo:
             if first and run._found() != (run.tuned, run.checkpoint):
-                raise InputError(f"{run.folder}: another process has just worked there; give the same command again")
+                raise InputError(f"{run.folder}: another process has just worked there; run the same command again")
         yield

@@ -1,5 +1,5 @@
-"""What both tuners load before they tune, once for all runs of a sweep, and the settings of the Trainer that are not the
-recipe's."""
+"""What both tuners load before they tune, once for all runs of a sweep, and the settings of the Trainer that are not
+part of the recipe."""
 
 import copy
 import math
@@ -38,11 +38,11 @@ class TuningSetup(ModelSetup):
         self.frame = load_frame(frame, self.tokenizer)
         self.encoder = RecordTokenizer(self.tokenizer, self.frame, args.cutoff_len)
         self._tensors = None  # of the start adapter, once it is known to fit
-        self._longest = None  # row of the run's training data, in tokens
+        self._longest = None  # tokens of the longest row of the run's training data
 
     @property
     def scoring(self):
-        """What shapes a score, as run.json keeps it."""
+        """The settings that a score depends on, as in run.json."""
         return {"frame": self.frame.name, "cutoff_len": self.args.cutoff_len, **self.machine_scoring}
 
     def examples(self, records):
@@ -58,7 +58,7 @@ class TuningSetup(ModelSetup):
         return examples
 
     def validation_scorer(self, valid):
-        """Scorer of the EvaluationSet `valid`, with the loss over what the tuning's labels cover."""
+        """Scorer of the EvaluationSet `valid`, with the loss over the same tokens as in tuning."""
         scorer = Scorer(
             self.tokenizer, valid.records, self.frame, self.args.cutoff_len, True, self.args.prompt_loss_weight
         )
@@ -71,9 +71,9 @@ class TuningSetup(ModelSetup):
         return Scorer(self.tokenizer, test.records, self.frame, self.args.cutoff_len)
 
     def check_runs(self, count):
-        """Raise InputError if one process cannot make so many runs."""
+        """Raise InputError if one process cannot make `count` runs."""
         if models_are_spread() and count > 1:
-            raise InputError("with FSDP or ZeRO-3 a process makes one run: give one --sample and one --seed")
+            raise InputError("with FSDP or ZeRO-3 a process makes only one run: give one --sample and one --seed")
 
     def load_base(self):
         return base_models.prepare_for_tuning(super().load_base(), self.args.gradient_checkpointing)
@@ -90,7 +90,7 @@ class TuningSetup(ModelSetup):
 
     def model(self, lora, seed):
         """The base with LoRA of this LoraConfig on it: the start adapter's, compared tensor by tensor, else a fresh one
-        from `seed`. Whatever does not fit is an InputError before the base is loaded."""
+        from `seed`. Raises InputError, before the base is loaded, if anything does not fit."""
         if self.start_adapter is None:
             adapters.expected_adapter(self.base_model, lora, self.trust_remote_code)
         elif self._tensors is None:
@@ -109,8 +109,8 @@ class TuningSetup(ModelSetup):
         return self._carried
 
     def divide_batch(self, lora):
-        """Take as many rows into a forward pass as main memory holds, which changes neither the batch nor its gradient.
-        Raises InputError if it does not hold one."""
+        """Put as many rows into a forward pass as fit into main memory, which changes neither the batch nor its
+        gradient. Raises InputError if not even one fits."""
         args = self.args
         fit = memory.rows_that_fit(
             base_models.skeleton_of(self.base_model, self.trust_remote_code),
@@ -125,13 +125,13 @@ class TuningSetup(ModelSetup):
         self.micro_batch_size, self.accumulation = share_batch(args.batch_size, fit, self.processes)
         if fit < args.micro_batch_size:
             print(
-                f"memory: {self.memory / 1e9:.1f} GB may be used here, so {self.micro_batch_size} rows go through the model "
-                f"at once instead of {args.micro_batch_size}; the batch stays {args.batch_size} rows"
+                f"memory: {self.memory / 1e9:.1f} GB may be used here, so {self.micro_batch_size} rows go through the "
+                f"model at once instead of {args.micro_batch_size}; the batch stays {args.batch_size} rows"
             )
 
     def plumbing(self, run, rows, eval_steps):
-        """TrainingArguments that are not the recipe's, for a TuningRun on so many rows: how a batch is divided, numbers
-        and memory of this machine, checkpoints, and trackers."""
+        """TrainingArguments that are not part of the recipe, for a TuningRun on `rows` rows: how a batch is divided,
+        number types and memory, checkpoints, and trackers. eval_steps: optimizer steps between validations."""
         return {
             "output_dir": run.checkpoints,
             "per_device_train_batch_size": min(self.micro_batch_size, math.ceil(rows / self.processes)),

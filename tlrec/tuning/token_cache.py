@@ -1,9 +1,9 @@
 """Token ids of training rows on disk, so that memory does not grow with their number.
 
-More than one batch of records goes to an Arrow file in the cache of Hugging Face `datasets` (HF_DATASETS_CACHE names
-another folder) and is memory-mapped from there. Its name is the digest of all that determines the ids, so a run that is
-started again finds it; it appears whole or not at all. Delete it at will. A single batch, such as a few-shot draw, stays
-in memory: to make it again takes less than a second, and small runs depend on no folder.
+More than one batch of records is written to an Arrow file in the cache of Hugging Face `datasets` (HF_DATASETS_CACHE
+names another folder) and memory-mapped from there. Its name is the digest of all that determines the ids, so a run that
+is started again finds it; it appears whole or not at all, and may be deleted at any time. A single batch, such as a
+few-shot draw, stays in memory: it takes less than a second to make, and small runs then need no cache folder.
 
     <HF_DATASETS_CACHE>/tlrec/<digest>.arrow   input_ids, answer_start (index of the first answer token), length
     <HF_DATASETS_CACHE>/tlrec/<digest>.json    {"truncated": count, "dropped": [index, ...]}, written before
@@ -37,7 +37,7 @@ FEATURES = datasets.Features(
 
 
 class TokenRows:
-    """Training rows `{"input_ids", "labels"}` as RecordTokenizer.examples gives them, read from an Arrow file when asked for.
+    """Training rows `{"input_ids", "labels"}` as from RecordTokenizer.examples, read from an Arrow file when needed.
 
     lengths: (n,) int array, tokens of each row.
     """
@@ -65,8 +65,8 @@ class TokenRows:
 def training_examples(encoder, records, train_on_inputs):
     """What `encoder.examples(records, train_on_inputs)` returns; of more than a batch, `rows` are TokenRows.
 
-    encoder: tlrec.model.tokenization.RecordTokenizer; records: tlrec.data.records.RecordFile. Raises InputError if the cache cannot
-    be written.
+    encoder: tlrec.model.tokenization.RecordTokenizer; records: tlrec.data.records.RecordFile. Raises InputError if the
+    cache cannot be written.
     """
     if len(records) <= BATCH:
         return encoder.examples(list(records), train_on_inputs)
@@ -77,15 +77,15 @@ def training_examples(encoder, records, train_on_inputs):
     else:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")):  # of several processes, one tokenises
+            with FileLock(path.with_suffix(".lock")):  # only one of several processes tokenises
                 if not path.exists():
                     for left in folder.glob(f".{path.name}.*.part"):  # by a process that was killed
                         left.unlink()
                     _write(path, encoder, records)
         except OSError as error:
             raise InputError(
-                f"{folder}: token ids of {len(records)} records cannot be kept there: {error.strerror or error}; "
-                "name another folder by HF_DATASETS_CACHE"
+                f"{folder}: token ids of {len(records)} records cannot be written there: {error.strerror or error}; "
+                "name another folder in HF_DATASETS_CACHE"
             ) from None
         print(f"token ids: kept in {path}")
     return Examples(TokenRows(path, train_on_inputs), **json.loads(path.with_suffix(".json").read_text()))
@@ -112,7 +112,7 @@ def _write(path, encoder, records):
 
 
 def _digest(encoder, records):
-    """Hexadecimal digest of all that determines the rows: records and their order, tokenizer, frame, limit, and code."""
+    """Hexadecimal digest of all that determines the rows: records in order, tokenizer, frame, limit, and code."""
     with tempfile.TemporaryDirectory() as folder:
         encoder.tokenizer.save_pretrained(folder)
         tokenizer = {path.name: sha256(path) for path in sorted(Path(folder).iterdir())}

@@ -1,5 +1,5 @@
-"""What the two tuners truly share: the order of rows, the collator, the loss in chunks, and a Trainer whose `evaluate`
-uses `scoring`, that makes do with the memory there is, and that saves a checkpoint before it is stopped."""
+"""What the two tuners share: the order of rows, the collator, the loss in chunks, and a Trainer whose `evaluate` uses
+`scoring`, which adapts to the available memory and saves a checkpoint when it is stopped."""
 
 import signal
 import time
@@ -28,8 +28,9 @@ class Collator:
     No attention mask is made: causal attention never looks to the right, and labels of -100 keep padding
     out of the loss. Counts the tokens that pass, with and without padding.
 
-    prompt_loss_weight: between 0 and 1, the labels then cover the prompt too, whose tokens, labelled -100 in the rows, have
-    this weight in a third tensor "weights"; at 0 and 1 the rows' own labels say it all.
+    prompt_loss_weight: weight of the prompt's tokens in the loss. Strictly between 0 and 1 the labels also cover the
+    prompt, labelled -100 in the rows, and a third tensor "weights" has this weight for its tokens and 1 for the
+    answer's; for 0 and 1 the rows' own labels are enough.
     """
 
     def __init__(self, prompt_loss_weight=1.0):
@@ -44,7 +45,7 @@ class Collator:
         for place, row in enumerate(rows):
             input_ids[place, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
             labels[place, : len(row["labels"])] = torch.tensor(row["labels"])
-        labels[:, 0] = -100  # nothing predicts the first token, so it is not to be counted either
+        labels[:, 0] = -100  # nothing predicts the first token, so it must not be counted either
         self.tokens += sum(len(row["input_ids"]) for row in rows)
         self.padded_tokens += input_ids.numel()
         if self.prompt_loss_weight in (0, 1):
@@ -67,13 +68,13 @@ def check_trackers(names):
 
 
 def lengths_of(rows):
-    """Tokens of each training row, without reading those that lie on disk."""
+    """Tokens of each training row, without reading rows that are on disk."""
     return rows.lengths if isinstance(rows, TokenRows) else [len(row["input_ids"]) for row in rows]
 
 
 class EpochOrder(Sampler):
-    """A new order of the rows in each epoch, which depends on seed and epoch alone: not on the process, not on what has
-    drawn random numbers before, and not on whether the run was interrupted.
+    """A new order of the rows in each epoch, which depends on seed and epoch alone: not on the process, not on random
+    numbers drawn before, and not on whether the run was interrupted.
 
     lengths: tokens of each row. group: rows of one group come in batches of similar length; None: all are shuffled.
     """
@@ -94,13 +95,13 @@ class EpochOrder(Sampler):
 class TuningTrainer(Trainer):
     """A Trainer for one LoRA run on one model.
 
-    Its loss is the usual mean cross-entropy of the labelled tokens, without ever holding all logits. Its `evaluate` is
-    the forward pass of `evaluate.py`: "eval_auc" is the published AUC on the validation records, "eval_loss" the mean
-    cross-entropy over their prompts and answers. When memory runs out, micro-batches are cut in halves, which leaves the
-    batch and its gradient what they were. On SIGTERM and SIGINT it saves a checkpoint and raises Stopped. A tuning that
-    learns nothing is an InputError.
+    Its loss is the usual mean cross-entropy (nats) of the labelled tokens, but all logits are never held at once. Its
+    `evaluate` is the forward pass of `evaluate.py`: "eval_auc" is the published AUC on the validation records,
+    "eval_loss" the mean cross-entropy over their prompts and answers, weighted as in tuning. When memory runs out,
+    micro-batches are halved, which changes neither the batch nor its gradient. On SIGTERM and SIGINT it saves a
+    checkpoint and raises Stopped. A tuning that learns nothing raises InputError.
 
-    scorer: tlrec.model.scoring.Scorer of the validation records, made `with_loss`; validation_labels: their (n,) labels.
+    scorer: tlrec.model.scoring.Scorer of the validation records, made `with_loss`; validation_labels: (n,) labels.
     """
 
     def __init__(self, *, scorer, validation_labels, **arguments):
@@ -117,8 +118,8 @@ class TuningTrainer(Trainer):
             torch.cuda.reset_peak_memory_stats()  # of the run before, in a sweep
 
     def train(self, resume_from_checkpoint=None):
-        """Tune. resume_from_checkpoint: folder of the Trainer's checkpoint to go on from; the model has the adapter that
-        the run began with, as it has without."""
+        """Tune. resume_from_checkpoint: folder of the Trainer's checkpoint to continue from. With or without it, the
+        model must have the adapter that the run began with."""
         start, clock = fingerprints(self.model), time.perf_counter()
         with catch_signals() as self.received:
             try:
@@ -132,7 +133,7 @@ class TuningTrainer(Trainer):
             name = signal.Signals(self.received[0]).name
             raise Stopped(
                 f"{name}: stopped after step {self.state.global_step}, a checkpoint is saved; the same command "
-                "with --resume goes on from there",
+                "with --resume continues from there",
                 self.received[0],
             )
         self._check_best()
@@ -145,8 +146,8 @@ class TuningTrainer(Trainer):
         then = best[-1].get("adapter") if best else None  # not in the checkpoints of older versions
         if then and then != fingerprint(self.model):
             raise InputError(
-                f"{self.args.output_dir}: the weights of step {self.best_step()}, the best validation, are not what they "
-                "were then; nothing is saved; remove that folder to begin anew"
+                f"{self.args.output_dir}: the weights of step {self.best_step()}, the best validation, are not what "
+                "they were then; nothing is saved; remove that folder to start again"
             )
 
     def _get_train_sampler(self, train_dataset=None):
@@ -178,15 +179,15 @@ class TuningTrainer(Trainer):
         return super().get_batch_samples(without_repeated_rows(), num_batches, device)
 
     def _get_num_items_in_batch(self, batch_samples, device):
-        """What the loss of a step is divided by: its labelled tokens, or the sum of their weights."""
+        """The number that the loss of a step is divided by: its labelled tokens, or the sum of their weights."""
         if not batch_samples or "weights" not in batch_samples[0]:
             return super()._get_num_items_in_batch(batch_samples, device)
         total = sum(batch["weights"][batch["labels"] != -100].sum() for batch in batch_samples).to(device)
         return self.accelerator.gather(total).sum() if self.args.world_size > 1 else total
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """One micro-batch, in pieces of `rows_at_once` rows. The loss is a sum divided by the tokens of the whole batch, so
-        the pieces add up to the gradient of the whole."""
+        """One micro-batch, in pieces of `rows_at_once` rows. The loss is a sum divided by the tokens of the whole
+        batch, so the gradients of the pieces add up to that of the whole."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         before = [None if parameter.grad is None else parameter.grad.clone() for parameter in trained]
         while True:
@@ -210,15 +211,15 @@ class TuningTrainer(Trainer):
             for parameter, gradient in zip(trained, before):
                 parameter.grad = None if gradient is None else gradient.clone()
             torch.cuda.empty_cache()
-            print(f"out of memory: going on with {rows} rows in a forward pass, the batch stays what it is")
+            print(f"out of memory: continuing with {rows} rows in a forward pass, the batch stays the same")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels, weights = inputs.pop("labels")[:, 1:], inputs.pop("weights", None)
         _, head = language_model_parts(self.model)
-        # The outer model runs, so that wrappers, mixed precision and compilation work; its own head sees one position.
+        # The outer model runs, so that wrappers, mixed precision and compilation work; its head computes one position.
         hidden = model(**inputs, use_cache=False, logits_to_keep=1, output_hidden_states=-1).hidden_states[-1]
         if model.training and not hidden.requires_grad:
-            raise InputError("no LoRA layer has a gradient: what comes out of the model does not depend on the adapter")
+            raise InputError("no LoRA layer has a gradient: the model's output does not depend on the adapter")
         labelled = labels != -100
         weights = None if weights is None else weights[:, 1:][labelled]
         loss = ChunkedCrossEntropy.apply(hidden[:, :-1][labelled], labels[labelled], head, weights)
@@ -237,7 +238,7 @@ class TuningTrainer(Trainer):
             f"{metric_key_prefix}_loss": scores.loss,
         }
         self.log(metrics)
-        # beside this validation's numbers, so that it comes back with the checkpoint
+        # in the same entry as this validation's numbers, so that the checkpoint has it
         self.state.log_history[-1]["adapter"] = fingerprint(self.model)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -252,7 +253,8 @@ class TuningTrainer(Trainer):
         return self.state.best_global_step
 
     def speed(self):
-        """What tuning took: seconds, tokens per second outside validation, share of padding, peak memory in GB (GPU only)."""
+        """Costs of the tuning: seconds, tokens per second outside validation, share of padding, peak memory in GB (1e9
+        bytes, GPU only)."""
         tokens, padded = add_up(
             np.array([self.data_collator.tokens, self.data_collator.padded_tokens], dtype=np.float64)
         )
@@ -269,9 +271,10 @@ class TuningTrainer(Trainer):
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of targets (n,) given hidden states (n, width), for a frozen output head; weights: (n,) or None.
+    """Summed cross-entropy (nats) of targets (n,) given hidden states (n, width), for a frozen output head; weights:
+    (n,) or None.
 
-    Logits of a few positions at a time are made, turned into loss and gradient, and forgotten, so [n, vocabulary] is
+    Logits of a few positions at a time are made, turned into loss and gradient, and dropped, so [n, vocabulary] is
     never held. (torch has `linear_cross_entropy` since 2.13; this one also runs on 2.11 and takes heads that rescale.)
     """
 
@@ -299,8 +302,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
 
 class _KeepsTheBest(TrainerCallback):
-    """Finds the best checkpoint of a run that is resumed. The Trainer would pass over one that is gone, and over all in a
-    workspace that has moved since, and end with the last weights."""
+    """Finds the best checkpoint of a run that is resumed. If it is gone, or if the workspace has been moved, the
+    Trainer would ignore it and end with the last weights."""
 
     def on_train_begin(self, args, state, control, **_):
         if state.best_global_step:
@@ -313,8 +316,8 @@ class _KeepsTheBest(TrainerCallback):
 
 
 class _SaveWhenStopped(TrainerCallback):
-    """Ends training after the step in which a signal came, with a checkpoint. And at once where early stopping had ended
-    it before the process was killed: the Trainer would go on to the next validation."""
+    """Ends training, with a checkpoint, after the step in which a signal came. Also ends a resumed run after one step
+    if early stopping had ended it before the process was killed: the Trainer would train to the next validation."""
 
     def __init__(self, trainer):
         self.trainer = trainer
@@ -332,7 +335,7 @@ class _SaveWhenStopped(TrainerCallback):
         if self.had_ended:  # the weights of this step are forgotten: the best ones are loaded
             control.should_evaluate = control.should_save = control.should_log = False
             control.should_training_stop = True
-        if add_up(np.array([float(len(self.trainer.received))]))[0]:  # whichever process it came to
+        if add_up(np.array([float(len(self.trainer.received))]))[0]:  # whichever process received it
             if not self.trainer.received:
                 self.trainer.received.append(signal.SIGTERM)
             control.should_save = control.should_training_stop = True
