@@ -37,7 +37,10 @@ def holder(tmp_path):
 
 def test_a_second_process_is_refused(holder, tmp_path, monkeypatch):
     monkeypatch.setattr("tlrec.locks.PATIENCE", 0.2)
-    said = re.escape(f"{tmp_path / 'run'}: process {holder.pid} on ") + r"\S+ writes there; let it end, or give another"
+    said = (
+        re.escape(f"{tmp_path / 'run'}: process {holder.pid} on ")
+        + r"\S+ is writing there; wait for its end, or give another"
+    )
     for look in (check_unlocked, lambda folder: locked([tmp_path / "other", folder]).__enter__()):
         with pytest.raises(InputError, match=said):
             look(tmp_path / "run")

@@ -110,7 +110,7 @@ def test_overwrite_acts_once_on_what_was_stopped(tmp_path, data):
     assert checkpoint_of(tmp_path, overwriting) == last
     other = ARGUMENTS | {"seed": 1}
     assert checkpoint_of(tmp_path, describe(other | {"overwrite": True}, data, None, BASE)) is None
-    with pytest.raises(InputError, match=r"a run with other --seed \(0, not 1\) was stopped there"):
+    with pytest.raises(InputError, match=r"a run with different --seed \(0, not 1\) was stopped there"):
         checkpoint_of(tmp_path, describe(other, data, None, BASE))
 
 

@@ -511,7 +511,10 @@ def test_mistakes(tiny_llama, tiny_adapter, catalogue, tmp_path):
         ),
         ([*user, "--served_name", "x"], "--served_name needs --served"),
         ([*user, "--served", "http://x/v1", "--dtype", "float32"], "--dtype says how a model is run here, and with"),
-        ([*user, "--served", "http://x/v1"], f"--base_model {tiny_llama}: no prompt_frame.json and tokenizer there"),
+        (
+            [*user, "--served", "http://x/v1"],
+            f"--base_model {tiny_llama}: prompt_frame.json or tokenizer is missing there",
+        ),
         ([*user, "--base_model", f"{tmp_path}/none"], f"--base_model {tmp_path}/none: no such folder"),
         ([*user, "--lora_weights", str(tmp_path)], f"--lora_weights {tmp_path}: no adapter_config.json in this folder"),
     ]

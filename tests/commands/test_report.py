@@ -546,7 +546,7 @@ ODD_LINES = [
     ('"p_yes"', '"p_never"', "row 1: the key 'p_yes' is missing"),
     ('"label": 0', '"label": "0"', "'label': should be a valid integer"),
     ('"user": 0', '"user": [0]', "row 1: 'user"),
-    ('"floors": {"history"', '"floors": {"other"', "row 2: other floors than in row 1"),
+    ('"floors": {"history"', '"floors": {"other"', "row 2: its floors differ from those of row 1"),
     ('"floors": {', '"floors": [{', "row 1: damaged: "),
     ("}}\n", "}}\n\n", "row 2: damaged: "),
     ("{", "[{", "row 1: damaged: "),

@@ -120,7 +120,7 @@ def test_what_is_wrong_is_listed(workspace, tmp_path, capsys):
     text = (root / "report" / "results.md").read_text()
     for message in (
         "ranks.jsonl without ranking.json: a ranking that was stopped; give the same command again",
-        "does not belong to ranking.json, whose rows or mean rank are others; rank again",
+        "does not belong to ranking.json, whose rows or mean rank differ; rank again",
         "was made for another adapter or other test data; rank again",
     ):
         assert text.count(message) == 1

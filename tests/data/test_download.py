@@ -88,7 +88,7 @@ def test_a_broken_download_goes_on(server, tmp_path, ranges):
     with pytest.raises(InputError) as error:
         download(server, tmp_path)
     assert str(error.value) == (
-        f"{server.url}: broke off at 100 of {len(server.content)} bytes; the same command goes on from there"
+        f"{server.url}: stopped at 100 of {len(server.content)} bytes; run the same command again to continue"
     )
     assert (tmp_path / "cache" / "ml-100k.zip.part").read_bytes() == server.content[:100]
     assert not (tmp_path / "out").exists()
@@ -122,7 +122,7 @@ def test_addresses_that_do_not_serve(server, tmp_path):
     assert str(error.value).endswith(
         "/gone.zip: 404 Not Found; give another address as --url, or get it by hand for --raw"
     )
-    with pytest.raises(InputError, match="Connection refused>?; the same command goes on where this one broke off"):
+    with pytest.raises(InputError, match="Connection refused>?; run the same command again to continue"):
         download(server, tmp_path, url="http://127.0.0.1:9/ml-100k.zip")
     with pytest.raises(InputError, match="ml-100k.zip: unknown url type"):
         download(server, tmp_path, url="ml-100k.zip")
@@ -138,5 +138,5 @@ def test_archives_without_the_files(server, tmp_path):
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("readme", "")
     server.content = archive.getvalue()
-    with pytest.raises(InputError, match="ml-100k.zip: holds no u.data"):
+    with pytest.raises(InputError, match="ml-100k.zip: u.data is not in it"):
         download(server, tmp_path)

@@ -209,7 +209,7 @@ def test_bad_raw_files(name, old, new, message, book, tmp_path):
     [
         (["--last", "5"], "--last belongs to --domain movie and custom; book has no such setting"),
         (["--min_ratings", "1"], "--min_ratings 1: a history and a target take at least 2"),
-        (["--min_ratings", "6"], "no user has 6 ratings or more: not one record; give a smaller --min_ratings"),
+        (["--min_ratings", "6"], "no user has 6 ratings or more, so there is no record; give a smaller --min_ratings"),
         (["--split", "time"], "--split time: these ratings have no times; use --split user or order"),
     ],
 )

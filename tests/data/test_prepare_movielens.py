@@ -149,7 +149,7 @@ def test_bad_raw_files(name, old, new, message, movie, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--history", "4"], "no user has more than 4 ratings: not one window; give a smaller --history"),
+        (["--history", "4"], "no user has more than 4 ratings, so there is no window; give a smaller --history"),
         (["--history", "2"], "4 records of 2 users are too few for a split 8:1:1 by order: valid would be empty"),
         (["--history", "0"], "--history 0: a history holds at least one item"),
         (["--last", "0"], "--last 0: give the number of windows to keep, or -1 for all"),

@@ -92,7 +92,7 @@ def test_both_scripts_take_own_ratings_alike(own):
             "ratings.csv",
             "ann,007,4.5,2",
             "ann,007,4.5,soon",
-            "{path}: line 2: timestamp 'soon' is no number and no date such as 2024-05-31",
+            "{path}: line 2: timestamp 'soon' is neither a number nor a date such as 2024-05-31",
         ),
         ("ratings.csv", "bob,g2,4,1", "bob,g2,inf,1", "{path}: line 5: rating 'inf' is not a number"),
         ("ratings.csv", "bob,g2,4,1", "bob,g9,4,1", "{path}: line 5: item 'g9' is not in {folder}/items.csv"),

@@ -175,7 +175,7 @@ GOOD = {"instruction": "i", "input": "x", "output": "Yes."}
         ([GOOD, GOOD, {**GOOD, "output": "yes"}], ": row 3: 'output' must be 'Yes.' or 'No.', not 'yes'"),
         (
             [GOOD, {**GOOD, "input": "half \ud83c"}],
-            ": row 2: the field 'input' holds \\ud83c, half a character; write both halves or none",
+            ": row 2: the field 'input' has \\ud83c, half of a surrogate pair; write both halves or none",
         ),
         (b"[1" + b"0" * 5000 + b"]", ": not JSON: A number of more than 4300 digits: line 1 column 2 (char 1)"),
         (b"[" * 100_000 + b"]" * 100_000, ": not JSON: Nested too deeply: line 1 column 2 (char 1)"),

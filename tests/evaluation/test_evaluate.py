@@ -152,7 +152,7 @@ def test_twice_is_once_and_other_data_needs_overwrite(evaluate, run_script, tiny
     flags = ["--base_model", tiny_llama, "--lora_weights", adapter, "--test_data_path", valid, "--device", "cpu"]
     status, out, err = run_script("evaluate.py", *flags)
     assert (status, out) == (2, "")
-    assert err.startswith(f"error: {adapter / 'metrics.json'}: is the evaluation on other data (")
+    assert err.startswith(f"error: {adapter / 'metrics.json'}: is an evaluation on other data (")
     assert err.endswith("give --output_dir or --overwrite\n") and err.count("\n") == 1
     assert (adapter / "predictions.jsonl").read_bytes() == first[0]
     evaluate("--lora_weights", adapter, "--overwrite", data=valid)

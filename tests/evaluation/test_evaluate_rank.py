@@ -407,7 +407,7 @@ def test_mistakes_are_one_line_before_torch_is_imported(tiny_llama, movie, tmp_p
         ([*test, "--rank", "full", "--max_rank_rows", "0"], "--max_rank_rows 0: give 1 or more"),
         ([*test, "--rank", "full", "--rank_seed", "-1"], "--rank_seed -1: give 0 or more"),
         ([*test, "--rank", "full", "--items", f"{tmp_path}/x.csv"], f"{tmp_path}/x.csv: no such file"),
-        ([*test, "--rank", "full", "--items", f"{tmp_path}/one.csv"], f"{tmp_path}/one.csv: one item only; there is"),
+        ([*test, "--rank", "full", "--items", f"{tmp_path}/one.csv"], f"{tmp_path}/one.csv: has only one item, so"),
         ([*test, "--rank", "full", "--items", f"{tmp_path}/none.csv"], f"{tmp_path}/none.csv: a header, but no rows"),
         (
             [*test, "--rank", "full", "--items", f"{tmp_path}/untitled.csv"],
@@ -415,7 +415,7 @@ def test_mistakes_are_one_line_before_torch_is_imported(tiny_llama, movie, tmp_p
         ),
         (
             [*test, "--rank", "full", "--items", f"{tmp_path}/other.csv"],
-            f"{tmp_path}/other.csv: no liked row of {movie}/test.json can be ranked: of {liked} the target is not in the",
+            f"{tmp_path}/other.csv: no liked row of {movie}/test.json can be ranked: in {liked} the target is not in the",
         ),
         (
             ["--test_data_path", f"{tmp_path}/test.json", "--rank", "full"],

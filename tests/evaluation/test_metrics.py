@@ -440,7 +440,7 @@ def test_uauc_of_the_floors_on_the_published_movie_rows(shared_data):
         ([1, 0], [0.5, float("nan")], [0.1, 0.1], "row 2: p_yes is nan, not a probability"),
         ([1, 0], [0.5, 0.5], [-0.1, 0.1], "row 1: p_no is -0.1"),
         ([1, 2], [0.5, 0.5], [0.1, 0.1], "row 2: label is 2, not 0 or 1"),
-        ([1, 0], [0.5], [0.1, 0.1], "equally many"),
+        ([1, 0], [0.5], [0.1, 0.1], "the three numbers must be equal"),
         ([], [], [], "no predictions"),
     ],
 )

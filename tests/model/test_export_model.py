@@ -175,7 +175,7 @@ def test_whole_or_not_at_all(export, exported, tiny_adapter, tmp_path, monkeypat
         patch.setattr(PreTrainedModel, "save_pretrained", full)
         for output_dir in (folder, tmp_path / "other"):
             status, _, err = export(output_dir, "--overwrite")
-            line = "error: writing: No space left on device; what was complete has been kept"
+            line = "error: writing: No space left on device; finished work has been kept"
             assert status == 2 and err.splitlines()[-1] == line
             assert snapshot(tmp_path) == before
     assert export(folder, "--overwrite", "--dtype", "bfloat16")[0] == 0

@@ -381,7 +381,7 @@ def test_first_tokens_of_the_answers(tiny_workspace, merges, answers, last, cuto
 
 @pytest.mark.parametrize("merges", [YES, (*YES, ": Ċ"), (*NO, ": Ċ")])
 def test_only_one_answer_grows_together_with_the_frame(merges):
-    message = "'Yes.' and 'No.' begin with the same token behind the frame 'alpaca', or only one grows together with it"
+    message = "'Yes.' and 'No.' begin with the same token after the frame 'alpaca', or only one of them merges with it"
     with pytest.raises(InputError, match=f"{message}.*; use another --prompt_frame or model"):
         RecordTokenizer(merging(*merges), ALPACA, 512)
 
@@ -459,7 +459,9 @@ def test_logits_are_the_models_own(config, scales, spread, monkeypatch):
 def test_logits_that_are_unknown(tmp_path):
     config = transformers.HyperCLOVAXConfig(**GROUPED, logits_scaling=8.0)  # multiplies where Granite divides
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="HyperCLOVAXForCausalLM makes logits of hidden states in a way that is unkn"):
+    with pytest.raises(
+        InputError, match="HyperCLOVAXForCausalLM computes logits from hidden states in a way that TLRec"
+    ):
         base_models.load_base_model(tmp_path, CPU, torch.float32)
 
 
@@ -525,6 +527,6 @@ def test_code_that_comes_with_a_model_runs_only_when_asked(run_script, tiny_work
     flags = ["--base_model", tmp_path, "--test_data_path", valid, "--device", "cpu"]
     status, out, err = run_script("evaluate.py", *flags)
     assert (status, out) == (2, "")
-    assert err == f"error: --base_model {tmp_path}: comes with code of its own; --trust_remote_code runs it\n"
+    assert err == f"error: --base_model {tmp_path}: comes with its own code; give --trust_remote_code to run it\n"
     status, _, _ = run_script("evaluate.py", *flags, "--trust_remote_code")
     assert status == "this code has run"

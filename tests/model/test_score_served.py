@@ -145,7 +145,7 @@ def test_many_prompts_and_their_order(serve, exported):
     "options, flags, message",
     [
         ({"knows_the_field": False}, [], "the server does not return the log-probability of token_id:"),
-        ({"mode": "raw_logits"}, [], "these are no log-probabilities; start vLLM without --logprobs-mode"),
+        ({"mode": "raw_logits"}, [], "these are not log-probabilities; start vLLM without --logprobs-mode"),
         ({"served": ("a", "b")}, [], "serves a, b; give --served_name"),
         ({"served": ()}, [], "serves no model; give --served_name"),
         ({}, ["--served_name", "x"], "Error code: 404 - The model `x` does not exist."),
@@ -171,9 +171,7 @@ def test_mistakes_before_a_server_is_asked(serve, score, exported, tmp_path, mon
     for name in ("prompt_frame.json", "tokenizer.json"):
         folder = shutil.copytree(exported[0], tmp_path / name)
         (folder / name).unlink()
-        message = (
-            f"error: --model_folder {folder}: no prompt_frame.json and tokenizer there; export_model.py writes them\n"
-        )
+        message = f"error: --model_folder {folder}: prompt_frame.json or tokenizer is missing there; export_model.py writes them\n"
         assert score(folder=folder) == (2, "", message)
     assert server.bodies == []
 
@@ -244,7 +242,7 @@ def test_odd_lists_of_models(score, monkeypatch, models):
         (values(float("nan")), "is nan, not a number"),
         (values(float("-inf")), "is -inf, not a number"),
         (values(-(10**400)), "not a number"),
-        (values(0.5), "these are no log-probabilities"),
+        (values(0.5), "these are not log-probabilities"),
     ],
 )
 def test_odd_choices(score, monkeypatch, tmp_path, answer, message):

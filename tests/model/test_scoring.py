@@ -207,7 +207,7 @@ def test_out_of_memory_halves_the_budget(model, tokenizer, records, reference, c
     failed = [size for size in memory.passes if size > 800]
     assert 2 <= len(failed) <= 5  # 24 rows: halved a few times, then for good
     assert all(later <= earlier // 2 + 1 for earlier, later in zip(failed, failed[1:]))
-    assert capsys.readouterr().out.count("out of memory: going on with") == len(failed)
+    assert capsys.readouterr().out.count("out of memory: continuing with") == len(failed)
 
 
 def test_a_row_that_does_not_fit_alone_is_an_error(model, tokenizer, records):

@@ -89,7 +89,7 @@ def test_a_signal_saves_a_checkpoint_and_resume_goes_on(stage, tmp_path, monkeyp
         signal_in_batch(patch, number, 8)
         stopped = stage(tmp_path / "stopped", *flags)
     assert stopped[0] == status
-    assert "a checkpoint is saved; the same command with --resume goes on from there" in stopped[2]
+    assert "a checkpoint is saved; the same command with --resume continues from there" in stopped[2]
     assert not (tmp_path / "stopped" / "adapter_config.json").exists()
     checkpoint = last_checkpoint(tmp_path / "stopped" / "checkpoints")
     step = re.search(r": stopped after step (\d+), ", stopped[2])[1]
@@ -178,8 +178,8 @@ def test_a_stopped_run_with_other_flags_is_not_resumed(stage, tmp_path, monkeypa
     status, _, err = stage(tmp_path, "--resume", "--learning_rate", 1e-3)
     assert status == 2
     assert err == (
-        f"error: --output_dir {tmp_path}: a run with other --learning_rate (0.01, not 0.001) was stopped there; give "
-        "what it had, or --overwrite to begin anew\n"
+        f"error: --output_dir {tmp_path}: a run with different --learning_rate (0.01, not 0.001) was stopped there; "
+        "give the same, or --overwrite to start again\n"
     )
     assert last_checkpoint(tmp_path / "checkpoints")  # nothing is lost by asking
     status, out, _ = stage(tmp_path, "--resume", "--overwrite", "--learning_rate", 1e-3, "--check_only")
@@ -224,7 +224,7 @@ def test_memory_that_runs_out_halves_the_micro_batch(stage, tmp_path, monkeypatc
     monkeypatch.setattr(TuningTrainer, "compute_loss", compute_loss)
     status, out, err = stage(tmp_path / "scarce", *flags)
     assert status == 0, err
-    assert out.count("out of memory: going on with 2 rows in a forward pass, the batch stays what it is\n") == 1
+    assert out.count("out of memory: continuing with 2 rows in a forward pass, the batch stays the same\n") == 1
     one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("plenty", "scarce"))
     assert max((one[name] - other[name]).abs().max() for name in one) < 1e-6
     assert json.loads((tmp_path / "scarce" / "run.json").read_text())["results"]["rows_at_once"] == 2

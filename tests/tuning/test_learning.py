@@ -219,7 +219,9 @@ def test_steps_that_cannot_change_anything(instruct, tmp_path):
     ), err
     assert not (tmp_path / "a").exists()
     one = ["--batch_size", 16, "--num_epochs", 1, "--warmup_steps", 20]
-    message = "one step in all, and --warmup_steps 20 begins at a learning rate of 0, so that nothing is learnt; give"
+    message = (
+        "there is only one step, and with --warmup_steps 20 its learning rate is 0, so that nothing is learnt; give"
+    )
     refused(instruct(tmp_path / "b", *one), message, tmp_path / "b")
     assert not any(tmp_path.rglob("checkpoint-*"))
     status, _, err = instruct(tmp_path / "c", *one, "--warmup_steps", 0)
@@ -256,7 +258,7 @@ def test_the_end_is_compared_with_the_start_of_the_whole_run(model):
     with torch.no_grad():
         b[0, 0] = torch.nan
     with pytest.raises(
-        InputError, match="the adapter of step 20 is spoilt: .*q_proj.lora_B.weight is not finite; give a"
+        InputError, match="the adapter of step 20 is useless: .*q_proj.lora_B.weight is not finite; give a"
     ):
         check_changed(model, start, state, arguments)
 

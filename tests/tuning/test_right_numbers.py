@@ -119,7 +119,7 @@ def test_a_folder_where_another_process_works(holder, stage, sweep, evaluate, ti
     folder = tmp_path / "run"
     before = snapshot(tmp_path)
     refused = re.compile(
-        rf"error: \S+run: process {holder.pid} on \S+ writes there; let it end, or give another folder\n"
+        rf"error: \S+run: process {holder.pid} on \S+ is writing there; wait for its end, or give another folder\n"
     )
     for status, out, err in (
         stage(folder, *CALM),
@@ -173,8 +173,8 @@ def test_a_best_checkpoint_that_is_gone(stage, tmp_path, monkeypatch):
     status, out, err = stage(tmp_path, *WILD, "--resume")
     assert (status, out) == (2, "")
     assert err == (
-        f"error: --output_dir {tmp_path}: {best.name}, the checkpoint of the best validation, is gone, so the run that was "
-        f"stopped there cannot go on; remove {tmp_path / 'checkpoints'} to begin anew\n"
+        f"error: --output_dir {tmp_path}: {best.name}, the checkpoint of the best validation, is gone, so the run that "
+        f"was stopped there cannot continue; remove {tmp_path / 'checkpoints'} to start again\n"
     )
     assert snapshot(tmp_path) == before
 
@@ -303,14 +303,14 @@ def test_a_base_model_that_was_replaced(stage, evaluate, own_base, tmp_path):
     status, out, err = stage(folder, *CALM, base=own_base)
     assert (status, out) == (2, "")
     assert err == (
-        f"error: --output_dir {folder}: holds another run's adapter, made with other weights of the base model; "
+        f"error: --output_dir {folder}: holds another run's adapter, made with different weights of the base model; "
         "give --overwrite or another folder\n"
     )
     status, out, err = evaluate(folder, base=own_base)
     assert (status, out) == (2, "")
     assert err == (
-        f"error: --lora_weights {folder}: was tuned on another base model (then {own_base}) than {own_base} is: other "
-        "weights; give its own base model, or --other_base to score it on this one\n"
+        f"error: --lora_weights {folder}: was tuned on another base model (then {own_base}), which differs from "
+        f"{own_base} in its weights; give its own base model, or --other_base to score it on this one\n"
     )
     assert snapshot(folder) == before
     status, out, err = evaluate(folder, "--other_base", base=own_base)
@@ -326,8 +326,8 @@ def test_a_start_adapter_of_a_base_model_that_was_replaced(stage, own_base, tmp_
     status, _, err = stage(tmp_path / "two", *CALM, "--resume_from_checkpoint", tmp_path / "one", base=own_base)
     assert status == 0
     assert err.splitlines()[0] == (
-        f"warning: --resume_from_checkpoint {tmp_path / 'one'}: was tuned on another base model (then {own_base}) than "
-        f"{own_base} is: other weights; it is tuned on for this one"
+        f"warning: --resume_from_checkpoint {tmp_path / 'one'}: was tuned on another base model (then {own_base}), "
+        f"which differs from {own_base} in its weights; tuning continues on this one"
     )
 
 
@@ -337,7 +337,7 @@ def test_a_stopped_run_whose_base_model_was_replaced(stage, own_base, tmp_path, 
         assert stage(tmp_path / "run", *CALM, base=own_base)[0] == 143
     replace(own_base)
     status, out, err = stage(tmp_path / "run", *CALM, "--resume", base=own_base)
-    assert (status, out) == (2, "") and "a run with other weights of the base model was stopped there" in err
+    assert (status, out) == (2, "") and "a run with different weights of the base model was stopped there" in err
 
 
 def test_an_old_run_that_does_not_say_its_base(stage, evaluate, own_base, tmp_path):
@@ -346,7 +346,7 @@ def test_an_old_run_that_does_not_say_its_base(stage, evaluate, own_base, tmp_pa
     run = read(folder)
     del run["base"], run["scoring"]
     (folder / "run.json").write_text(json.dumps(run))
-    line = f"{folder}: does not say on which base model it was tuned; taken to be {own_base}\n"
+    line = f"{folder}: its run.json does not say on which base model it was tuned; assuming {own_base}\n"
     assert stage(folder, *CALM, base=own_base) == (0, f"{line}complete already: {folder}\n", "")
     status, out, err = evaluate(folder, base=own_base)
     assert status == 0, err
@@ -453,7 +453,7 @@ def test_a_full_disk_is_one_line(error, stage, tmp_path, monkeypatch):
         patch.setattr(TuningTrainer, "_save_optimizer_and_scheduler", full)
         status, _, err = stage(tmp_path / "run", *CALM)
     assert status == 2
-    line = f"error: {tmp_path / 'run'}: the disk is full; make room, and give the same command again"
+    line = f"error: {tmp_path / 'run'}: the disk is full; free some space and run the same command again"
     assert err.splitlines()[-1].endswith(line)  # behind what the progress bar has left
     assert not (tmp_path / "run" / "adapter_config.json").exists()
     assert stage(tmp_path / "run", *CALM)[0] == 0

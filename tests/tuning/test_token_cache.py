@@ -196,7 +196,8 @@ def test_a_cache_that_cannot_be_written(encoder, records, cache):
     with pytest.raises(InputError) as error:
         training_examples(encoder, records, True)
     assert str(error.value) == (
-        f"{cache}: token ids of 23 records cannot be kept there: Not a directory; name another folder by HF_DATASETS_CACHE"
+        f"{cache}: token ids of 23 records cannot be written there: Not a directory; "
+        "name another folder in HF_DATASETS_CACHE"
     )
 
 
@@ -205,7 +206,7 @@ def test_a_full_disk(encoder, records, cache, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tlrec.files.os.fsync", full)
-    with pytest.raises(InputError, match="token ids of 23 records cannot be kept there: No space left on device"):
+    with pytest.raises(InputError, match="token ids of 23 records cannot be written there: No space left on device"):
         training_examples(encoder, records, True)
     assert not list(cache.glob("*.arrow")) and not list(cache.glob(".*.part"))
 

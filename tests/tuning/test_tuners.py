@@ -232,11 +232,13 @@ def test_a_second_call_is_complete_and_another_run_is_refused(instruct, stage, t
     status, out, err = instruct(folder, *facts, "--seed", 1)
     assert (status, out) == (2, "")
     assert err == (
-        f"error: --output_dir {folder}: holds another run's adapter, made with other --seed (0, not 1); "
+        f"error: --output_dir {folder}: holds another run's adapter, made with different --seed (0, not 1); "
         "give --overwrite or another folder\n"
     )
     status, _, err = instruct(folder)
-    assert status == 2 and "made with other --source (netflix, not None), --target (movie, not None), start ad" in err
+    assert (
+        status == 2 and "made with different --source (netflix, not None), --target (movie, not None), start ad" in err
+    )
     assert digest(folder) == before
     (folder / "metrics.json").write_text("{}")
     assert instruct(folder, *facts, "--seed", 1, "--overwrite")[0] == 0
@@ -393,7 +395,7 @@ def test_an_interrupted_sweep_does_the_rest_only(few_shot, sweep, stage, tiny_wo
     folder = tmp_path / "sweep"
     status, _, err = few_shot(folder, *flags)
     assert status == 130
-    assert err.splitlines()[-1] == "interrupted: what was complete has been kept"
+    assert err.splitlines()[-1] == "interrupted: finished work has been kept"
     assert not (folder / "1_4" / "adapter_config.json").exists()
     monkeypatch.undo()
 
@@ -422,7 +424,7 @@ def test_other_test_data_is_not_passed_over(few_shot, sweep, stage, tiny_workspa
     before = digest(sweep[0])
     status, _, err = few_shot(sweep[0], *flags)
     assert status == 2
-    assert err.startswith(f"error: {sweep[0] / '0_4' / 'metrics.json'}: is the evaluation on other data (")
+    assert err.startswith(f"error: {sweep[0] / '0_4' / 'metrics.json'}: is an evaluation on other data (")
     assert digest(sweep[0]) == before
 
 

@@ -310,7 +310,7 @@ class _KeepsTheBest(TrainerCallback):
             best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
             if not best.is_dir():
                 raise InputError(
-                    f"{best}: the checkpoint of the best validation is gone; remove {best.parent} to begin anew"
+                    f"{best}: the checkpoint of the best validation is gone; remove {best.parent} to start again"
                 )
             state.best_model_checkpoint = str(best)
 
