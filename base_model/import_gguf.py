@@ -116,7 +116,7 @@ def write_readme(path, args, gguf, digest, cost):
         "",
         "## Loss by quantisation",
         "",
-        f"The file spends {8 * gguf.path.stat().st_size / total:.2f} bits on a weight, vocabulary included:",
+        f"The file uses {8 * gguf.path.stat().st_size / total:.2f} bits on a weight, vocabulary included:",
         "",
         "| type in the file | tensors | weights |",
         "|---|---:|---:|",
@@ -153,7 +153,7 @@ def main():
     if args.sha256 and digest != args.sha256.lower():
         raise InputError(f"{args.file}: its SHA-256 is {digest}, not {args.sha256}; remove it and download it again")
     if is_there(args.output_dir, digest, args.dtype, args.overwrite):
-        print(f"{args.output_dir}: is there already, as {args.dtype}")
+        print(f"{args.output_dir}: exists already, as {args.dtype}")
         return
 
     # 2. Read the metadata of the file, before torch is imported

@@ -63,7 +63,7 @@ def parse_arguments():
     )
     add("--served_name", help="name of the model at the server (default: the only one it serves)")
     add("--other_base", action="store_true", help="take an adapter that was tuned on another base model")
-    add = parser.add_argument_group("what shapes a score, by default as at the adapter's tuning").add_argument
+    add = parser.add_argument_group("scoring settings, by default those of the adapter's tuning").add_argument
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the adapter's, else alpaca)")
     add("--cutoff_len", type=int, help="tokens of a prompt (default: the adapter's, else 512)")
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="(default: the adapter's, else auto)")

@@ -17,9 +17,9 @@ LEGEND = (
     "AUC as published: rows in order of P(Yes) - P(No), 0.5 is chance. Mean ± standard deviation over seeds, number of "
     "seeds in brackets. ▲ above the best floor, ▼ below it, ≈ within noise of it; ★ best here, ☆ within noise of the "
     "best: the paired 95 % bootstrap interval of the difference, over {unit}, contains 0. † checkpoints selected on "
-    "labelled rows of the target. ‡ most other cells have other scoring settings (see Checks). Floors need no language model: "
-    "history is the share of liked items in the history, item is the like-rate of the target item in the training "
-    "split."
+    "labelled rows of the target. ‡ most other cells have other scoring settings (see Checks). Floors need no language "
+    "model: history is the share of liked items in the history, item is the like-rate of the target item in the "
+    "training split."
 )
 WITHIN_USERS = (
     "AUC ranks the rows of all users together; uAUC ranks each user's rows separately and is averaged over the {users} "
