@@ -5,7 +5,7 @@
 
 Reads  labelled preference records, a base model, and no, one or several adapters (the base is loaded once).
 Writes metrics.json and predictions.jsonl into each adapter's folder, or into --output_dir.
-       With --rank also ranking.json and ranks.jsonl, row by row; a run that was stopped goes on (docs/ranking.md).
+       With --rank also ranking.json and ranks.jsonl, row by row; a stopped run continues (docs/ranking.md).
 Prints a table and the line `===== auc: <value> =====` for each adapter.
 """
 
@@ -34,11 +34,11 @@ def parse_arguments():
     add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
     add("--lora_weights", nargs="+", default=[], help="adapter folders (default: none, the base model alone)")
     add("--test_data_path", required=True, help="labelled records to score")
-    add("--train_data_path", help="labelled records of the train split, for the floors that know the items")
+    add("--train_data_path", help="labelled records of the train split, for the floors that use items")
     add(
         "--output_dir", help="folder of the results (default: the adapter's; for the base model alone they are printed)"
     )
-    add = parser.add_argument_group("what shapes a score, by default as at the adapter's tuning").add_argument
+    add = parser.add_argument_group("scoring settings, by default those of the adapter's tuning").add_argument
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the adapter's, else alpaca)")
     add("--cutoff_len", type=int, help="tokens of a record (default: the adapter's, else 512)")
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="(default: the adapter's, else auto)")
@@ -73,12 +73,10 @@ class Job:
 
     adapter: str | None
     folder: str | None
-    kept: dict  # what shaped the adapter's scores at its tuning
-    scoring: dict  # what shapes them here
-    ranks: str = ""  # digest of all that shapes the ranks
-    ranked: dict = field(
-        default_factory=dict
-    )  # {row: line of ranks.jsonl} of a ranking that was stopped, or is complete
+    kept: dict  # settings that affect a score, from the adapter's tuning
+    scoring: dict  # the settings used here
+    ranks: str = ""  # digest of everything that affects the ranks
+    ranked: dict = field(default_factory=dict)  # {row: line of ranks.jsonl} already written
 
 
 def main():
@@ -109,7 +107,7 @@ def main():
         print(f"checked: {len(jobs)} evaluations of {len(test)} rows")
         return
 
-    # 2. Import the heavy libraries; adapters that want the same numbers of it share one base model
+    # 2. Import the heavy libraries; adapters with the same dtype, quantisation and attention share one base model
     from tlrec.model.setup import ModelSetup, scoring_here
 
     together = {}
@@ -141,12 +139,13 @@ def evaluate(job, setup, test, ranking, args, base):
     scores = scorer.score(setup.attach(job.adapter), args.token_budget, progress="scoring")
     print(
         f"{job.adapter or 'base model alone'}: {len(test)} rows in {scores.seconds:.1f} s "
-        f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {job.scoring['frame']}"
+        f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; "
+        f"frame: {job.scoring['frame']}"
     )
     scoring = job.scoring | setup.machine_scoring
     print(scoring_said(scoring, job.kept))
 
-    # 5. Numbers, beside their floors
+    # 5. Metrics and floors
     facts = {
         "frame": scoring["frame"],
         "base_model": args.base_model,
@@ -160,7 +159,7 @@ def evaluate(job, setup, test, ranking, args, base):
         print(results_table(metrics))
         print(f"===== auc: {metrics['auc']} =====")
 
-    # 6. Where the targets of the liked rows stand among the items of the catalogue
+    # 6. Ranks of the liked rows' targets among the items of the catalogue
     if ranking:
 
         def score(rows):

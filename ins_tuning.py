@@ -5,9 +5,10 @@
         --resume_from_checkpoint instruction_model/movie/alpaca_stage123 \
         --output_dir instruction_model/movie/alpaca_stage123_instrument
 
-Reads  records to learn from (preference records, or the chain-of-thought records of cot_data/stage123.json) and labelled
-       preference records of the target domain to select the best checkpoint on.
-Writes the adapter, and last run.json, into --output_dir. `diff ins_tuning.py rec_tuning.py` shows the recipe's two halves.
+Reads  records to learn from (preference records, or the chain-of-thought records of cot_data/stage123.json), and
+       labelled preference records of the target domain to select the best checkpoint on.
+Writes the adapter, and last run.json, into --output_dir.
+       `diff ins_tuning.py rec_tuning.py` shows the recipe's two halves.
 """
 
 import argparse
@@ -31,14 +32,14 @@ def parse_arguments():
     add("--warmup_steps", type=int, default=20, help="(default: %(default)s)")
     add("--batch_size", type=int, default=128, help="rows in one optimiser step (default: %(default)s)")
     add("--group_by_length", action=argparse.BooleanOptionalAction, default=False, help="batches of similar length")
-    add("--prompt_loss_weight", type=float, default=1.0, help="of a prompt's token; an answer's has 1 (default: 1.0)")
+    add("--prompt_loss_weight", type=float, default=1.0, help="weight of prompt tokens; answers have 1 (default: 1.0)")
     add(
         "--train_on_inputs", dest="prompt_loss_weight", action="store_const", const=1.0, help="--prompt_loss_weight 1.0"
     )
     add("--no-train_on_inputs", dest="prompt_loss_weight", action="store_const", const=0.0, help="the same with 0")
     add("--cutoff_len", type=int, default=512, help="tokens of a record; answers are never cut (default: %(default)s)")
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the start adapter's, else alpaca)")
-    add("--seed", type=int, default=0, help="of LoRA's start, the order of rows and dropout (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of LoRA's first weights, row order and dropout (default: %(default)s)")
     add = parser.add_argument_group("LoRA").add_argument
     add("--lora_r", type=int, default=8, help="(default: %(default)s)")
     add("--lora_alpha", type=int, default=16, help="(default: %(default)s)")
@@ -46,15 +47,15 @@ def parse_arguments():
     add("--lora_target_modules", nargs="+", help="or all-linear (default: the query and value projections)")
     add = parser.add_argument_group("selection of the best checkpoint").add_argument
     add("--metric_for_best_model", choices=["auc", "loss"], default="auc", help="(default: %(default)s)")
-    add("--eval_steps", type=int, default=10, help="validate every so many steps (default: %(default)s)")
-    add("--max_val_samples", type=int, default=-1, help="validate on a seeded draw of so many rows (default: -1, all)")
-    add("--patience", type=int, default=10, help="stop after so many validations without gain (default: %(default)s)")
+    add("--eval_steps", type=int, default=10, help="steps between validations (default: %(default)s)")
+    add("--max_val_samples", type=int, default=-1, help="validate on this many rows, drawn (default: -1, all)")
+    add("--patience", type=int, default=10, help="stop after this many validations without gain (default: %(default)s)")
     add = parser.add_argument_group("model and data").add_argument
     add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
     add("--resume_from_checkpoint", help="adapter to start from (default: a fresh one)")
     add("--train_data_path", required=True, help="records to learn from")
     add("--val_data_path", required=True, help="labelled records to select the best checkpoint on")
-    add("--max_train_samples", type=int, default=-1, help="a seeded draw of so many rows (default: -1, all)")
+    add("--max_train_samples", type=int, default=-1, help="use a seeded draw of this many rows (default: -1, all)")
     add("--output_dir", required=True, help="folder of the new adapter")
     add = parser.add_argument_group("machine").add_argument
     add("--micro_batch_size", type=int, default=32, help="rows in one forward pass (default: %(default)s)")
@@ -66,18 +67,18 @@ def parse_arguments():
     add("--torch_compile", action="store_true", help="compile the model: minutes at the start, faster steps after")
     add("--trust_remote_code", action="store_true", help="run code that comes with the base model")
     add = parser.add_argument_group("bookkeeping").add_argument
-    add("--resume", action="store_true", help="go on from the last checkpoint, if this run was stopped here before")
-    add("--check_only", action="store_true", help="check flags, data and adapters, and stop before anything is loaded")
+    add("--resume", action="store_true", help="continue from the last checkpoint, if this run was stopped here before")
+    add("--check_only", action="store_true", help="check flags, data and adapters, then stop before anything is loaded")
     add("--report_to", nargs="+", default=["none"], help="experiment trackers of the Trainer (default: none)")
     add("--stage", default="source", help="name of this stage in run.json and the report (default: %(default)s)")
     add("--source", help="name of the source domain in run.json")
     add("--target", help="name of the target domain in run.json")
-    add("--overwrite", action="store_true", help="replace, once, what another run left in --output_dir")
+    add("--overwrite", action="store_true", help="replace what another run left in --output_dir, once")
     return parser.parse_args()
 
 
 def tune(run, setup, examples, scorer, valid):
-    """One run on Examples; the model has the weights of the best validation in the end. Returns its TuningTrainer."""
+    """One run on Examples; at the end the model has the weights of the best validation. Returns its TuningTrainer."""
     from peft import LoraConfig
     from transformers import EarlyStoppingCallback, TrainingArguments
 
@@ -133,7 +134,7 @@ def main():
         print(f"checked: {args.output_dir}")
         return
 
-    # 2. Import the heavy libraries; find the machine's means, and what base model and start adapter say
+    # 2. Import the heavy libraries; look at the machine, the base model and the start adapter
     from tlrec.tuning.setup import TuningSetup
 
     setup = TuningSetup(args)
@@ -146,7 +147,7 @@ def main():
         # 4. Tune; the best checkpoint by validation is the result
         trainer = tune(run, setup, examples, scorer, valid)
 
-        # 5. Save the adapter whole, and last what made it
+        # 5. Save the adapter, and last run.json
         run.save(trainer, setup, examples, shots=None, source=args.source)
 
 

@@ -3,11 +3,13 @@
     python rec_tuning.py --base_model base_model/llama-7b/ \
         --train_data_path rec_data/movie/train.json --val_data_path rec_data/movie/valid.json \
         --resume_from_checkpoint instruction_model/movie/alpaca_stage123_instrument \
-        --output_dir output_model/movie/few_shot --sample 16 64 256 --seed 0 1 2 --test_data_path rec_data/movie/test.json
+        --output_dir output_model/movie/few_shot --sample 16 64 256 --seed 0 1 2 \
+        --test_data_path rec_data/movie/test.json
 
 Reads  labelled preference records of the target domain to draw shots from, and others to select the best checkpoint on.
-Writes the adapter, and last run.json, into --output_dir; in a sweep into --output_dir/<seed>_<shots>, each run from the
-       start adapter anew, runs that are complete skipped. With --test_data_path, metrics.json and predictions.jsonl too.
+Writes the adapter, and last run.json, into --output_dir; in a sweep into --output_dir/<seed>_<shots>, where every run
+       begins with the start adapter and complete runs are skipped. With --test_data_path also metrics.json and
+       predictions.jsonl.
        `diff ins_tuning.py rec_tuning.py` shows the recipe's two halves.
 """
 
@@ -33,7 +35,7 @@ def parse_arguments():
     add("--warmup_steps", type=int, default=20, help="(default: %(default)s)")
     add("--batch_size", type=int, default=128, help="rows in one optimiser step (default: %(default)s)")
     add("--group_by_length", action=argparse.BooleanOptionalAction, default=True, help="batches of similar length")
-    add("--prompt_loss_weight", type=float, default=1.0, help="of a prompt's token; an answer's has 1 (default: 1.0)")
+    add("--prompt_loss_weight", type=float, default=1.0, help="weight of prompt tokens; answers have 1 (default: 1.0)")
     add(
         "--train_on_inputs", dest="prompt_loss_weight", action="store_const", const=1.0, help="--prompt_loss_weight 1.0"
     )
@@ -41,7 +43,7 @@ def parse_arguments():
     add("--cutoff_len", type=int, default=512, help="tokens of a record; answers are never cut (default: %(default)s)")
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the start adapter's, else alpaca)")
     add("--sample", type=int, nargs="+", default=[16], help="shots; several make a sweep; -1: all rows (default: 16)")
-    add("--seed", type=int, nargs="+", default=[0], help="of draw and tuning; several make a sweep (default: 0)")
+    add("--seed", type=int, nargs="+", default=[0], help="of the draw and tuning; several make a sweep (default: 0)")
     add = parser.add_argument_group("LoRA").add_argument
     add("--lora_r", type=int, default=8, help="(default: %(default)s)")
     add("--lora_alpha", type=int, default=16, help="(default: %(default)s)")
@@ -49,9 +51,9 @@ def parse_arguments():
     add("--lora_target_modules", nargs="+", help="or all-linear (default: the query and value projections)")
     add = parser.add_argument_group("selection of the best checkpoint").add_argument
     add("--metric_for_best_model", choices=["auc", "loss"], default="loss", help="(default: %(default)s)")
-    add("--eval_steps", type=int, help="validate every so many steps (default: 10; above 128 shots, shots / 128 * 5)")
-    add("--max_val_samples", type=int, default=-1, help="validate on a seeded draw of so many rows (default: -1, all)")
-    add("--patience", type=int, default=10, help="stop after so many validations without gain (default: %(default)s)")
+    add("--eval_steps", type=int, help="steps between validations (default: 10; above 128 shots, shots / 128 * 5)")
+    add("--max_val_samples", type=int, default=-1, help="validate on this many rows, drawn (default: -1, all)")
+    add("--patience", type=int, default=10, help="stop after this many validations without gain (default: %(default)s)")
     add = parser.add_argument_group("model and data").add_argument
     add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
     add("--resume_from_checkpoint", help="adapter to start from (default: a fresh one)")
@@ -69,17 +71,17 @@ def parse_arguments():
     add("--torch_compile", action="store_true", help="compile the model: minutes at the start, faster steps after")
     add("--trust_remote_code", action="store_true", help="run code that comes with the base model")
     add = parser.add_argument_group("bookkeeping").add_argument
-    add("--resume", action="store_true", help="go on from the last checkpoint, if this run was stopped here before")
-    add("--check_only", action="store_true", help="check flags, data and adapters, and stop before anything is loaded")
+    add("--resume", action="store_true", help="continue from the last checkpoint, if this run was stopped here before")
+    add("--check_only", action="store_true", help="check flags, data and adapters, then stop before anything is loaded")
     add("--report_to", nargs="+", default=["none"], help="experiment trackers of the Trainer (default: none)")
     add("--stage", default="few-shot", help="name of this stage in run.json and the report (default: %(default)s)")
     add("--target", help="name of the target domain in run.json")
-    add("--overwrite", action="store_true", help="replace, once, what other runs left in --output_dir")
+    add("--overwrite", action="store_true", help="replace what other runs left in --output_dir, once")
     return parser.parse_args()
 
 
 def tune(run, setup, examples, scorer, valid):
-    """One run on Examples; the model has the weights of the best validation in the end. Returns its TuningTrainer."""
+    """One run on Examples; at the end the model has the weights of the best validation. Returns its TuningTrainer."""
     from peft import LoraConfig
     from transformers import EarlyStoppingCallback, TrainingArguments
 
@@ -143,7 +145,7 @@ def main():
     if args.check_only or not todo:
         return
 
-    # 2. Import the heavy libraries; find the machine's means, and what base model and start adapter say
+    # 2. Import the heavy libraries; look at the machine, the base model and the start adapter
     from tlrec.tuning.setup import TuningSetup
 
     setup = TuningSetup(args)
@@ -158,11 +160,11 @@ def main():
             seed, shots = run.args.seed, run.args.sample
             run.begin(f"{len(train) if shots == -1 else shots} shots, seed {seed}")
             if not run.tuned:
-                # 4. Draw the shots, and tune from the start adapter anew; the best checkpoint by validation is the result
+                # 4. Draw the shots; tune from the start adapter; the best checkpoint by validation is the result
                 examples = setup.examples(draw_shots(train, shots, seed))
                 trainer = tune(run, setup, examples, scorer, valid)
 
-                # 5. Save the adapter whole, and last what made it
+                # 5. Save the adapter, and last run.json
                 run.save(trainer, setup, examples, shots=shots)
 
             # 6. Score the test set, as evaluate.py does

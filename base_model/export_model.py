@@ -100,10 +100,9 @@ def made_up_records(count):
     return [build_record(example.preference, example.liked) for example in examples]
 
 
-def main():
-    args = parse_arguments()
-
-    # 1. Check everything that can be checked before torch is imported
+def check(args):
+    """Raise InputError for everything that can be found without torch; returns (records to compare scores on, scoring
+    settings that the adapter keeps from its tuning, those that flags give)."""
     flags = {"frame": args.prompt_frame, "cutoff_len": args.cutoff_len, "dtype": args.dtype}
     given = {name: value for name, value in flags.items() if value is not None}
     check_adapter(args.lora_weights, "--lora_weights")
@@ -117,14 +116,95 @@ def main():
         records = made_up_records(MADE_UP_RECORDS)
     if other := tuned_on_another(args.lora_weights, args.base_model, base_identity(args.base_model)):
         raise InputError(f"--lora_weights {other}; give its own base model")
+    return records, kept, given
 
-    # 2. Import the heavy libraries
-    from transformers import AutoTokenizer, GenerationConfig
 
-    from tlrec.model import (
-        adapters,  # first: they silence the warnings of the others
-        base_models,
+def load_tuned(args, device, dtype):
+    """(the base model with the adapter, not merged; bytes of the merged weights). Raises InputError if adapter and base
+    do not fit, or the disk has too little space."""
+    from tlrec.model import adapters, base_models
+
+    adapters.check_adapter_on(args.base_model, args.lora_weights)
+    model = base_models.load_base_model(args.base_model, device, dtype)
+    if getattr(model.config, "quantization_config", None):  # of a hub name, which `check` cannot read
+        raise InputError(f"--base_model {args.base_model}: is quantised; give the model it was quantised from")
+    size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    if size > shutil.disk_usage(Path(args.output_dir).absolute().parent).free:
+        raise InputError(
+            f"--output_dir {args.output_dir}: the model takes {size / 1e9:.1f} GB, more than the disk has free"
+        )
+    return adapters.attach_adapter(model, args.lora_weights), size
+
+
+def write_merged(folder, model, encoder, cutoff_len):
+    """Merge the adapter of `model`, and write weights, tokenizer and prompt_frame.json into `folder`."""
+    from transformers import GenerationConfig
+
+    tokenizer = encoder.tokenizer
+    merged = model.merge_and_unload()
+    # Greedy decoding: some models come with sampling settings, which servers would apply.
+    merged.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=encoder.eos or None,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=False,
     )
+    merged.save_pretrained(folder)
+    if encoder.bos and tokenizer("a")["input_ids"][:1] != encoder.bos:
+        tokenizer.add_bos_token = True  # so that prompts sent as text get BOS too
+    tokenizer.save_pretrained(folder)
+    write_json(
+        folder / "prompt_frame.json",
+        {
+            **asdict(encoder.frame),
+            "cutoff_len": cutoff_len,
+            "bos_ids": encoder.bos,
+            "answers": ANSWERS,
+            "answer_ids": encoder.answer_ids,
+        },
+    )
+
+
+def read_tokenizer_back(args, folder, records, scorer, encoder, cutoff_len):
+    """(a Scorer with the tokenizer in `folder`, whether prompts sent as text give the same token ids). Raises InputError
+    if the tokenizer gives other token ids than the one it was made from."""
+    from transformers import AutoTokenizer
+
+    from tlrec.model.scoring import Scorer
+
+    reread = AutoTokenizer.from_pretrained(folder)
+    again = Scorer(reread, records, encoder.frame, cutoff_len)
+    special = [(each.bos_token_id, each.eos_token_id) for each in (encoder.tokenizer, reread)]
+    if (again.rows, again.answer_ids) != (scorer.rows, scorer.answer_ids) or special[0] != special[1]:
+        raise InputError(
+            f"--base_model {args.base_model}: its tokenizer cannot be written so that AutoTokenizer reads it "
+            "back with the same token ids; export from a folder with a tokenizer.json"
+        )
+    return again, reread([encoder.frame.prompt(record) for record in records])["input_ids"] == scorer.rows
+
+
+def largest_difference(merged, tuned, dtype_name):
+    """Of the log-probabilities in two Scores. Raises InputError if it is more than TOLERANCE allows."""
+    difference = max(
+        float(abs(merged.log_p_yes - tuned.log_p_yes).max()), float(abs(merged.log_p_no - tuned.log_p_no).max())
+    )
+    if not difference <= TOLERANCE[dtype_name]:
+        raise InputError(
+            f"--dtype {dtype_name}: the merged model's log-probabilities differ by up to {difference:.2g} "
+            f"(allowed: {TOLERANCE[dtype_name]:g}); nothing was written"
+            + ("" if dtype_name == "float32" else "; give --dtype float32")
+        )
+    return difference
+
+
+def main():
+    args = parse_arguments()
+
+    # 1. Check everything that can be checked before torch is imported
+    records, kept, given = check(args)
+
+    # 2. Import the heavy libraries; settings of the adapter's tuning, unless flags say otherwise
+    from tlrec.model import base_models
     from tlrec.model.scoring import Scorer
     from tlrec.model.setup import scoring_here
     from tlrec.model.tokenization import RecordTokenizer
@@ -141,64 +221,18 @@ def main():
     scorer = Scorer(tokenizer, records, frame, cutoff_len)
 
     # 4. Scores of base and adapter, not merged, as in tuning
-    adapters.check_adapter_on(args.base_model, args.lora_weights)
-    model = base_models.load_base_model(args.base_model, device, dtype)
-    if getattr(model.config, "quantization_config", None):  # of a hub name, which the check above cannot read
-        raise InputError(f"--base_model {args.base_model}: is quantised; give the model it was quantised from")
-    size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
-    if size > shutil.disk_usage(Path(args.output_dir).absolute().parent).free:
-        raise InputError(
-            f"--output_dir {args.output_dir}: the model takes {size / 1e9:.1f} GB, more than the disk has free"
-        )
-    model = adapters.attach_adapter(model, args.lora_weights)
+    model, size = load_tuned(args, device, dtype)
     tuned = scorer.score(model, merge=False, progress="base and adapter")
 
     with whole_folder(args.output_dir) as folder:
         # 5. Merge, and write all files
-        model = model.merge_and_unload()
-        # Greedy decoding: some models come with sampling settings, which servers would apply.
-        model.generation_config = GenerationConfig(
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=encoder.eos or None,
-            pad_token_id=tokenizer.pad_token_id,
-            do_sample=False,
-        )
-        model.save_pretrained(folder)
+        write_merged(folder, model, encoder, cutoff_len)
         del model  # one model at a time in memory
-        if encoder.bos and tokenizer("a")["input_ids"][:1] != encoder.bos:
-            tokenizer.add_bos_token = True  # so that prompts sent as text get BOS too
-        tokenizer.save_pretrained(folder)
-        write_json(
-            folder / "prompt_frame.json",
-            {
-                **asdict(frame),
-                "cutoff_len": cutoff_len,
-                "bos_ids": encoder.bos,
-                "answers": ANSWERS,
-                "answer_ids": encoder.answer_ids,
-            },
-        )
 
         # 6. Read the folder back: the same token ids, the same scores
-        reread = AutoTokenizer.from_pretrained(folder)
-        again = Scorer(reread, records, frame, cutoff_len)
-        special = [(each.bos_token_id, each.eos_token_id) for each in (tokenizer, reread)]
-        if (again.rows, again.answer_ids) != (scorer.rows, scorer.answer_ids) or special[0] != special[1]:
-            raise InputError(
-                f"--base_model {args.base_model}: its tokenizer cannot be written so that AutoTokenizer reads it "
-                "back with the same token ids; export from a folder with a tokenizer.json"
-            )
-        as_text = reread([frame.prompt(record) for record in records])["input_ids"] == scorer.rows
+        again, as_text = read_tokenizer_back(args, folder, records, scorer, encoder, cutoff_len)
         merged = again.score(base_models.load_base_model(folder, device, dtype), progress="merged model")
-        difference = max(
-            float(abs(merged.log_p_yes - tuned.log_p_yes).max()), float(abs(merged.log_p_no - tuned.log_p_no).max())
-        )
-        if not difference <= TOLERANCE[dtype_name]:
-            raise InputError(
-                f"--dtype {dtype_name}: the merged model's log-probabilities differ by up to {difference:.2g} "
-                f"(allowed: {TOLERANCE[dtype_name]:g}); nothing was written"
-                + ("" if dtype_name == "float32" else "; give --dtype float32")
-            )
+        difference = largest_difference(merged, tuned, dtype_name)
 
         # 7. run.json, last
         runs.write_run(

@@ -16,6 +16,7 @@ Does nothing if --output_dir already holds the same import.
 import argparse
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
@@ -116,7 +117,7 @@ def write_readme(path, args, gguf, digest, cost):
         "",
         "## Loss by quantisation",
         "",
-        f"The file spends {8 * gguf.path.stat().st_size / total:.2f} bits on a weight, vocabulary included:",
+        f"The file uses {8 * gguf.path.stat().st_size / total:.2f} bits on a weight, vocabulary included:",
         "",
         "| type in the file | tensors | weights |",
         "|---|---:|---:|",
@@ -141,19 +142,61 @@ def write_readme(path, args, gguf, digest, cost):
         file.write("\n".join(lines))
 
 
+def find_digest(args):
+    """SHA-256 of the file. Raises InputError if the file is missing, or is not the one that --sha256 names."""
+    if not Path(args.file).is_file():
+        raise InputError(f"{args.file}: no such file")
+    digest = sha256(args.file)
+    if args.sha256 and digest != args.sha256.lower():
+        raise InputError(f"{args.file}: its SHA-256 is {digest}, not {args.sha256}; remove it and download it again")
+    return digest
+
+
+@contextmanager
+def full_disk_is_a_mistake(output_dir):
+    """Turn the errors of a full disk, of which safetensors has its own, into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if "No space left" in str(error) or "File too large" in str(error):
+            raise InputError(f"--output_dir {output_dir}: the disk is full; nothing was written") from None
+        raise
+
+
+def read_back(args, folder, gguf, tokenizer, ids, expected):
+    """(tokenizer, model, logits, largest difference of a logit) of the written folder. Raises InputError if its token
+    ids are not those of the file, or its logits not `expected`."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from tlrec.model import base_models, gguf_models
+
+    reread = AutoTokenizer.from_pretrained(folder)
+    gguf_models.check_tokenizer(gguf, reread)
+    if reread.encode(gguf_models.TEXT) != ids or reread.chat_template != tokenizer.chat_template:
+        raise InputError(f"{args.file}: its tokenizer cannot be written so that AutoTokenizer reads the same")
+    model = base_models.load_base_model(folder, torch.device("cpu"), torch.float32)
+    logits = gguf_models.logits(model, ids)
+    difference = float((logits - expected).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise InputError(
+            f"{args.file}: logits of the written model differ from the file's by up to {difference:.2g}; "
+            "nothing was written"
+        )
+    return reread, model, logits, difference
+
+
 def main():
     args = parse_arguments()
 
     # 1. Does the import exist already?
     if args.check_only:
         sys.exit(0 if is_there(args.output_dir, args.sha256.lower(), args.dtype, args.overwrite) else STILL_TO_DO)
-    if not Path(args.file).is_file():
-        raise InputError(f"{args.file}: no such file")
-    digest = sha256(args.file)
-    if args.sha256 and digest != args.sha256.lower():
-        raise InputError(f"{args.file}: its SHA-256 is {digest}, not {args.sha256}; remove it and download it again")
+    digest = find_digest(args)
     if is_there(args.output_dir, digest, args.dtype, args.overwrite):
-        print(f"{args.output_dir}: is there already, as {args.dtype}")
+        print(f"{args.output_dir}: exists already, as {args.dtype}")
         return
 
     # 2. Read the metadata of the file, before torch is imported
@@ -162,9 +205,8 @@ def main():
 
     # 3. Import the heavy libraries
     import torch
-    from transformers import AutoTokenizer
 
-    from tlrec.model import base_models, gguf_models
+    from tlrec.model import gguf_models
 
     dtype = getattr(torch, args.dtype)
 
@@ -178,53 +220,24 @@ def main():
     expected = gguf_models.logits(model, ids)
     model = gguf_models.fresh_model(model, dtype)
 
-    try:
-        with whole_folder(args.output_dir) as folder:
-            # 5. Write all files
-            model.generation_config = gguf_models.generation_config(gguf, tokenizer)
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+    with full_disk_is_a_mistake(args.output_dir), whole_folder(args.output_dir) as folder:
+        # 5. Write all files
+        model.generation_config = gguf_models.generation_config(gguf, tokenizer)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        del model  # one model at a time in memory
 
-            # 6. Read the folder back: the same token ids, the same logits
-            reread = AutoTokenizer.from_pretrained(folder)
-            gguf_models.check_tokenizer(gguf, reread)
-            if reread.encode(gguf_models.TEXT) != ids or reread.chat_template != tokenizer.chat_template:
-                raise InputError(f"{args.file}: its tokenizer cannot be written so that AutoTokenizer reads the same")
-            del model  # one model at a time in memory
-            model = base_models.load_base_model(folder, torch.device("cpu"), torch.float32)
-            logits = gguf_models.logits(model, ids)
-            difference = float((logits - expected).abs().max())
-            if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-                raise InputError(
-                    f"{args.file}: logits of the written model differ from the file's by up to {difference:.2g}; "
-                    "nothing was written"
-                )
+        # 6. Read the folder back: the same token ids, the same logits
+        reread, model, logits, difference = read_back(args, folder, gguf, tokenizer, ids, expected)
 
-            # 7. Loss by quantisation, and run.json, last
-            cost["stored"] = gguf_models.loss(logits, ids)
-            cost["relative_error"] = gguf_models.round_once_more(model)
-            cost["rounded_again"] = gguf_models.loss(gguf_models.logits(model, ids), ids)
-            write_readme(folder / "README.md", args, gguf, digest, cost)
-            runs.write_run(
-                folder,
-                script=SCRIPT,
-                arguments=vars(args),
-                data={},
-                results={"largest_difference": difference, "parameters": parameters, **cost},
-                gguf={
-                    "file": gguf.path.name,
-                    "sha256": digest,
-                    "architecture": gguf.architecture,
-                    "types": gguf.types(),
-                },
-                dtype=args.dtype,
-            )
-    except InputError:
-        raise
-    except Exception as error:  # safetensors has its own error for a full disk
-        if "No space left" in str(error) or "File too large" in str(error):
-            raise InputError(f"--output_dir {args.output_dir}: the disk is full; nothing was written") from None
-        raise
+        # 7. Loss by quantisation, and run.json, last
+        cost["stored"] = gguf_models.loss(logits, ids)
+        cost["relative_error"] = gguf_models.round_once_more(model)
+        cost["rounded_again"] = gguf_models.loss(gguf_models.logits(model, ids), ids)
+        write_readme(folder / "README.md", args, gguf, digest, cost)
+        source = {"file": gguf.path.name, "sha256": digest, "architecture": gguf.architecture, "types": gguf.types()}
+        results = {"largest_difference": difference, "parameters": parameters, **cost}
+        runs.write_run(folder, SCRIPT, vars(args), data={}, results=results, gguf=source, dtype=args.dtype)
     print(
         f"{args.output_dir}: {gguf.architecture}, {parameters:,} parameters as {args.dtype}, {len(reread)} tokens; "
         f"BOS {reread.bos_token!r}, EOS {reread.eos_token!r}, chat template: {'yes' if reread.chat_template else 'no'}"

@@ -60,7 +60,7 @@ def main():
         raise InputError("OPENAI_BASE_URL is not set; for vLLM on this machine it is http://localhost:8000/v1")
     service = Service(None, SECONDS, ATTEMPTS, key=api_key(default="none"))  # vLLM needs no key
 
-    # 2. Records to token ids, as in the tuning
+    # 2. Records to token ids, as in tuning
     encoder = load_encoder(args.model_folder, prompt_frame)
     prompts = encoder.prompts(test.records)
 
@@ -73,7 +73,7 @@ def main():
         f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {encoder.frame.name}"
     )
 
-    # 4. Metrics, beside their floors
+    # 4. Metrics and floors
     from tlrec.evaluation.results import results_table
 
     with locked([args.output_dir], active=bool(args.output_dir)):

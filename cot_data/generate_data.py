@@ -4,9 +4,10 @@
     OPENAI_API_KEY=... python cot_data/generate_data.py --data_name netflix --price_in 30 --price_out 60 --max_cost 400
 
 Reads  <root_path>/instruction_data/<data_name>/train.json: labelled preference records.
-Writes <root_path>/cot_data/<data_name>/three_stages.jsonl, a line an answer as it comes in, and at the end (and when it
-       is interrupted) three_stages.json. The same command again goes on where the last one ended; README.md beside this
-       file describes both. The key comes from OPENAI_API_KEY alone, the address from OPENAI_BASE_URL or --base_url.
+Writes <root_path>/cot_data/<data_name>/three_stages.jsonl, one line for each answer as it comes in, and at the end (and
+       when it is interrupted) three_stages.json. The same command again continues where the last one ended; README.md
+       beside this file describes both. The key comes only from OPENAI_API_KEY, the address from OPENAI_BASE_URL or
+       --base_url.
 Ends with status 0 when every sample is answered, 1 while some are missing, 2 for a mistake, 130 when interrupted.
 """
 
@@ -32,7 +33,7 @@ def parse_arguments():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    # data; the last three paths are looked for below the first, although they begin with a slash
+    # data; the other folders are below --root_path, even if they begin with a slash
     add("--root_path", type=Path, default=REPOSITORY, help="the workspace (default: the repository)")
     add("--input_path", default="/instruction_data/", help="below --root_path (default: %(default)s)")
     add("--data_name", default="netflix", help="folder below --input_path and --output_path (default: %(default)s)")
@@ -40,7 +41,7 @@ def parse_arguments():
     add(
         "--max_samples",
         type=int,
-        help="a seeded draw of so many samples; a larger one holds the smaller (default: all)",
+        help="a seeded draw of this many samples; a larger draw contains a smaller one (default: all)",
     )
     # candidates
     add("--sequence_length", type=int, default=10, help="history items in the prompt (default: %(default)s)")
@@ -58,11 +59,11 @@ def parse_arguments():
     # calls
     add("--concurrency", type=int, default=16, help="samples in flight (default: %(default)s)")
     add("--timeout", type=float, default=120.0, help="seconds for one attempt (default: %(default)s)")
-    add("--attempts", type=int, default=8, help="at most so many for one call (default: %(default)s)")
+    add("--attempts", type=int, default=8, help="at most this many for one call (default: %(default)s)")
     add("--batch", action="store_true", help="through the Batches interface: half the price, within a day")
-    add("--poll_seconds", type=float, default=60.0, help="with --batch, between two looks (default: %(default)s)")
+    add("--poll_seconds", type=float, default=60.0, help="with --batch, between two checks (default: %(default)s)")
     # money
-    add("--dry_run", action="store_true", help="print what it would cost and the prompts of one sample; asks nothing")
+    add("--dry_run", action="store_true", help="print the estimated cost and the prompts of one sample; sends nothing")
     add("--price_in", type=float, help="USD for a million prompt tokens")
     add("--price_out", type=float, help="USD for a million answer tokens")
     add("--max_cost", type=float, help="USD for all answers in the journal together; stops before it is exceeded")
@@ -74,17 +75,17 @@ def check_arguments(args):
     for name in counts:
         value = getattr(args, name)
         if value is not None and value < 1:
-            raise InputError(f"--{name} {value}: at least 1")
+            raise InputError(f"--{name} {value}: give 1 or more")
     for name in ("timeout", "poll_seconds", "price_in", "price_out", "max_cost"):
         value = getattr(args, name)
         if value is not None and not (0 <= value < math.inf):
-            raise InputError(f"--{name} {value}: a number from 0 on")
+            raise InputError(f"--{name} {value}: give a number of 0 or more")
     if args.timeout == 0:
-        raise InputError("--timeout 0: above 0")
+        raise InputError("--timeout 0: give a number above 0")
     if not 0 <= args.temperature <= 2:
-        raise InputError(f"--temperature {args.temperature}: 0 to 2")
+        raise InputError(f"--temperature {args.temperature}: give 0 to 2")
     if not 0 < args.top_p <= 1:
-        raise InputError(f"--top_p {args.top_p}: above 0, at most 1")
+        raise InputError(f"--top_p {args.top_p}: give a number above 0 and at most 1")
     if (args.price_in is None) != (args.price_out is None):
         raise InputError("--price_in and --price_out go together")
     if args.max_cost is not None and args.price_in is None:
@@ -92,7 +93,7 @@ def check_arguments(args):
 
 
 def below(root, path):
-    """`path` below `root`, also where it begins with a slash."""
+    """`path` below `root`, even if it begins with a slash."""
     return root / path.lstrip("/")
 
 
@@ -109,13 +110,13 @@ def main():
     folder = below(args.root_path, args.output_path) / args.data_name
     journal_path, result_path = folder / "three_stages.jsonl", folder / "three_stages.json"
     if result_path.exists() and not journal_path.exists():
-        raise InputError(f"{result_path}: is there without its journal; move it away, or give another --output_path")
+        raise InputError(f"{result_path}: exists without its journal; move it away, or give another --output_path")
 
     # 2. Records answered Yes
     rows, users, n_records = read_liked(input_file)
     print(f"{input_file}: {len(rows)} liked rows of {len(set(users.tolist()))} users (inferred), {n_records} rows")
 
-    # 3. Candidates by user filtering, and how much they owe to other windows of the same user
+    # 3. Candidates by user filtering, and what other windows of the same user contribute to them
     candidates = find_candidates(rows, users, args)
 
     # 4. Samples and prompts
@@ -139,10 +140,10 @@ def main():
             print(f"\n----- prompt {stage + 1} of sample {samples[0].pid}\n{next_prompt(samples[0].pid, answers)}")
         return
 
-    # 6. Ask what the journal does not hold yet
+    # 6. Ask what is not in the journal yet
     journal, budget, end = ask(samples, next_prompt, input_file, journal_path, args)
 
-    # 7. The whole result, and what came of every sample
+    # 7. Write the complete samples, and say what came of each sample
     from tlrec.cot.three_stages import write_three_stages
 
     complete = write_three_stages(result_path, samples, journal, next_prompt)
@@ -213,7 +214,7 @@ def make_samples(rows, candidates, args):
 
 
 def print_cost(samples, templates, args):
-    """Numbers of calls and tokens, and where prices are given what they come to."""
+    """Print the numbers of calls and tokens and, if prices are given, the cost."""
     prompt_tokens, answer_tokens, most_tokens = estimate_tokens(samples, templates, args.max_tokens)
     n = len(samples)
     print(f"samples: {n}, calls: {n * len(templates)} of {args.model}{' in batches' if args.batch else ''}")
@@ -230,7 +231,7 @@ def print_cost(samples, templates, args):
 
 
 def ask(samples, next_prompt, input_file, journal_path, args):
-    """(journal, budget, what ended the run early or None); all that came in is in the journal."""
+    """(journal, budget, what ended the run early or None); all answers received are in the journal."""
     from tlrec.cot import dialogues
     from tlrec.cot.client import Service, ServiceError
     from tlrec.cot.journal import Journal
@@ -255,7 +256,7 @@ def ask(samples, next_prompt, input_file, journal_path, args):
     answered = sum(len(journal.texts(pid)) for pid in pids)
     if answered:
         to_go = len(pids) * len(STAGES) - answered
-        print(f"{journal_path}: {answered} answers are there, at most {to_go} calls to go")
+        print(f"{journal_path}: holds {answered} answers; at most {to_go} calls to go")
     progress = Progress(samples, journal, budget)
     calls = (service, request, pids, next_prompt, journal, budget)
     try:
@@ -274,7 +275,7 @@ def ask(samples, next_prompt, input_file, journal_path, args):
 
 
 def tell(result_path, complete, samples, journal, budget, end):
-    """Say what came of every sample. Ends the process with another status than 0 if some are missing."""
+    """Say what came of each sample. Ends the process with a status other than 0 if some are missing."""
     from tlrec.cot.client import ServiceError
     from tlrec.cot.progress import spent_tokens, told
 
@@ -295,7 +296,7 @@ def tell(result_path, complete, samples, journal, budget, end):
     if isinstance(end, ServiceError):
         raise InputError(f"stopped by the service: {end}")
     if end:
-        print(f"stopped: {end}; the same command goes on", file=sys.stderr)
+        print(f"stopped: {end}; the same command continues", file=sys.stderr)
         sys.exit(130 if end.interrupted else 1)
     if gaps:
         print(f"{gaps} samples are missing; the same command asks for them again", file=sys.stderr)

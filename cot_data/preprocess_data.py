@@ -1,4 +1,4 @@
-"""Hits of the generated chain-of-thought data become instruction records to tune on.
+"""Turn the hits of the generated chain-of-thought data into instruction records to tune on.
 
     python cot_data/preprocess_data.py                       # all that cot_data/generate_data.py has made
     python cot_data/preprocess_data.py --data_name netflix --curriculum --base_model base_model/llama-7b
@@ -6,7 +6,7 @@
 Reads  <root_path>/cot_data/<data_name>/three_stages.json of one or several data names.
 Writes <root_path>/cot_data/stage123.json (step 3: its prompt, which holds the answers 1 and 2, and its answer); with
        --curriculum also stage1.json and stage12.json, the same samples' steps 1 and 2; and stage123.run.json, which
-       says what they were made of. Prints how many were kept, dropped and why, and how many exceed the token limit.
+       says what they were made from. Prints how many were kept, dropped and why, and how many exceed the token limit.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def read_samples(path):
 
 
 def has_form(value, form):
-    """Whether a field is what FIELDS says. Half a character (a lone surrogate) is no text: no tokenizer takes it."""
+    """Whether a field is what FIELDS says. Half a character (a lone surrogate) is not text: no tokenizer takes it."""
     if form == COUNT:
         return type(value) is int
     texts = value if form == TEXTS and isinstance(value, list) else [value] if form == TEXT else [None]
@@ -103,7 +103,7 @@ def format_break(sample):
         return "step 3 does not recommend as many as asked for"
     candidates = [each.candidate for each in recommended]
     if None in candidates:
-        return "step 3 recommends something that is no candidate"
+        return "step 3 recommends something that is not a candidate"
     if len(set(candidates)) < asked_for:
         return "step 3 recommends something twice"
     if any(each.liked is None for each in recommended):
@@ -114,7 +114,7 @@ def format_break(sample):
 def main():
     args = parse_arguments()
 
-    # 1. What there is
+    # 1. Check flags and files
     folder = args.root_path / args.input_path.lstrip("/")
     names = args.data_name or sorted(path.parent.name for path in folder.glob("*/three_stages.json"))
     if not names:
@@ -122,7 +122,7 @@ def main():
     if len(set(names)) < len(names):
         raise InputError(f"--data_name {' '.join(names)}: a name is given twice")
     if args.cutoff_len < 1:
-        raise InputError(f"--cutoff_len {args.cutoff_len}: at least 1")
+        raise InputError(f"--cutoff_len {args.cutoff_len}: give 1 or more")
     base_model = args.base_model or args.root_path / "base_model" / "llama-7b"
     if args.base_model:
         from tlrec.model.checks import check_base_model
@@ -148,7 +148,7 @@ def main():
     # 4. How many exceed the tuner's limit
     lengths = measure(records, base_model, args)
 
-    # 5. Write, last what they were made of
+    # 5. Write the records, and last what they were made from
     from tlrec import runs
     from tlrec.data.records import write_records
 
@@ -187,7 +187,7 @@ def keep_hits(samples, folder):
             print(f"  dropped {count}: {reason}")
         journal = folder / name / "three_stages.jsonl"
         if journal.exists() and journal.stat().st_mtime_ns > (folder / name / "three_stages.json").stat().st_mtime_ns:
-            print(f"  note: {journal} is newer; generate_data.py was stopped and would complete it")
+            print(f"  note: {journal} is newer; generate_data.py was stopped, start it again to finish")
     return kept, dropped
 
 
@@ -203,14 +203,14 @@ def refuse_to_lose(outputs, run_file, overwrite):
 
 
 def measure(records, base_model, args):
-    """{stage: (records whose prompt the tuner cuts, records that it leaves out)}, printed; empty without a tokenizer."""
+    """{stage: (records whose prompt the tuner cuts, records it leaves out)}, printed; empty without a tokenizer."""
     lengths = {}
     if args.base_model or base_model.exists():
         lengths = {stage: count_long(rows, base_model, args) for stage, rows in records.items()}
         for stage, (cut, left_out) in lengths.items():
             print(
-                f"{stage}: {cut + left_out} of {len(records[stage])} exceed --cutoff_len {args.cutoff_len}: the tuner cuts the "
-                f"prompt of {cut} and leaves out {left_out} whose answer alone is too long"
+                f"{stage}: {cut + left_out} of {len(records[stage])} exceed --cutoff_len {args.cutoff_len}: the tuner "
+                f"cuts the prompt of {cut} and leaves out {left_out} whose answer alone is too long"
             )
     else:
         print(f"token limit: not checked, there is no tokenizer at {base_model}; give --base_model")
@@ -223,7 +223,7 @@ def count_long(records, base_model, args):
     from tlrec.model.tokenization import RecordTokenizer
 
     tokenizer = base_models.load_tokenizer(base_model)
-    tokenizer.model_max_length = 10**9  # long records are counted here, not warned of
+    tokenizer.model_max_length = 10**9  # long records are counted here, so no warning is needed
     examples = RecordTokenizer(tokenizer, load_frame(args.prompt_frame, tokenizer), args.cutoff_len).examples(records)
     return examples.truncated, len(examples.dropped)
 

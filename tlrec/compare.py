@@ -4,7 +4,7 @@
 
 A, B: folders with the `metrics.json` and `predictions.jsonl` of evaluate.py, made on the same test file. Prints both
 AUCs and their difference (A - B) with paired 95 % intervals by bootstrap over rows and over users, DeLong's test, and
-the same of uAUC, the AUC within users; `--json FILE` also writes them. Different test data is refused.
+the same for uAUC, the AUC within users; `--json FILE` also writes them. Different test data is refused.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from tlrec.errors import InputError, one_line_errors
 def compare(a, b, resamples=2000, seed=0):
     """Paired comparison of the evaluations in folders `a` and `b` as a dict: "n", "users", "a" and "b" ({"folder",
     "auc", "uauc"}), "difference" (a - b), "interval" ({"rows", "users"}), "uauc" ({"users" with both labels,
-    "difference", "interval"}, None where users are not known) and "delong" (of `tlrec.evaluation.metrics.delong_test`).
+    "difference", "interval"}, None if users are not known) and "delong" (of `tlrec.evaluation.intervals.delong_test`).
 
     Raises InputError for damaged files, different test data, and test data where AUC is not defined.
     """
@@ -36,7 +36,7 @@ def compare(a, b, resamples=2000, seed=0):
             f"{tests[1]['sha256'][:12]}); evaluate both on one file"
         )
     if metrics_a["auc"] is None:
-        raise InputError(f"{tests[0]['path']}: all {len(labels)} rows have one label, AUC is not defined")
+        raise InputError(f"{tests[0]['path']}: all {len(labels)} rows have the same label, so AUC is not defined")
     scores = [predictions_a["score"], predictions_b["score"]]
     users = predictions_a["user"] if predictions_a["user"] is not None else predictions_b["user"]
     units = {"rows": None} | ({} if users is None else {"users": users})

@@ -88,7 +88,7 @@ def test_one_class(runs, tmp_path):
     records = [record for record in make_records(users=5, seed=3) if record["output"] == "Yes."]
     write_records(tmp_path / "yes.json", records)
     evaluate(tmp_path / "run", tmp_path / "yes.json", records, *score(records, 1, 1))
-    with pytest.raises(InputError, match="rows have one label, AUC is not defined"):
+    with pytest.raises(InputError, match="rows have the same label, so AUC is not defined"):
         compare(tmp_path / "run", tmp_path / "run")
 
 

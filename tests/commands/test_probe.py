@@ -426,7 +426,7 @@ def test_mistakes(tiny_llama, catalogue, records, tmp_path):
         "rows.json": "",
         "free.json": "no row is answered Yes. or No.; give labelled preference records",
         "form.json": "row 1: 'input' does not parse",
-        "alone.json": "1 users, 1 of them with two liked items or more, and 0 who can be held against another user",
+        "alone.json": "1 users, 1 of them with two liked items or more, and 0 who can be compared with another user",
     }.items():
         cases.append((["--records", f"{tmp_path}/{name}"], f"{tmp_path}/{name}: {message}"))
     commands = [["--help"]]

@@ -132,7 +132,7 @@ def test_scores_order_and_files(recommend, own_scores, tmp_path):
     assert_scores(rows, CANDIDATES, own_scores([record(LIKED, DISLIKED, item) for item in CANDIDATES]))
     lines = out.splitlines()
     assert lines[0] == "candidates: 8; rated by the user and left out: 3"
-    assert lines[1] == "--top 99: there are 8, and all are listed"
+    assert lines[1] == "--top 99: there are only 8 candidates; all are listed"
     printed = [line for line in lines if line.strip()][-9:]
     assert printed[0].split() == ["rank", "title", "P(Yes)", "P(No)"]
     for line, row in zip(printed[1:], rows, strict=True):
@@ -174,7 +174,7 @@ def test_the_frame_of_the_adapters_tuning(recommend, own_scores, tiny_adapter, t
 
 
 def test_what_the_adapter_keeps_of_its_tuning(recommend, tiny_adapter, tmp_path):
-    cut = " of 9 prompts were too long and have lost the oldest of the history\n"
+    cut = " of 9 prompts were too long, so the oldest history items were cut\n"
     flags = ["--liked", *LIKED, "--top", 1]
     status, out, err = recommend(*flags, "--cutoff_len", 130)
     assert status == 0 and cut in out, err
@@ -242,7 +242,7 @@ def test_a_row_gives_what_its_titles_give(recommend, tmp_path):
     titles = ["--liked", *LIKED, "--disliked", *DISLIKED, "Out of Print", "--as_written", "--top", 99]
     assert recommend(*titles, "--output", tmp_path / "titles.json")[0] == 0
     assert (tmp_path / "row.json").read_bytes() == (tmp_path / "titles.json").read_bytes()
-    assert out.startswith('not in the catalogue are 1 of 4 items of the history: "Out of Print"\n')
+    assert out.startswith('1 of 4 history items are not in the catalogue: "Out of Print"\n')
     ranks = {row["title"]: row["rank"] for row in json.loads((tmp_path / "row.json").read_text())}
     assert f'the row\'s own target, "Harbor (2101)", is at rank {ranks["Harbor (2101)"]} of 8\n' in out
 
@@ -500,7 +500,7 @@ def test_mistakes(tiny_llama, tiny_adapter, catalogue, tmp_path):
         ([*user, "--disliked", "harbor"], '"Harbor": given twice as liked or disliked'),
         (["--liked", " "], "--liked ' ': an empty title"),
         (["--liked", "a\udcffb"], "--liked 'a\\\\xffb': a title that is not UTF-8"),
-        (everything, f"{catalogue}: the user has rated all 11 items, and none is left to recommend"),
+        (everything, f"{catalogue}: the user has rated all 11 items, so none is left to recommend"),
         ([*user, "--kind", "board game"], "--kind: kind 'board game' is not a word"),
         ([*user, "--output", f"{tmp_path}/a.txt"], f"--output {tmp_path}/a.txt: the name must end in .json or .csv"),
         ([*user, "--output", f"{tmp_path}/old.json"], f"--output {tmp_path}/old.json: exists; give another name"),
@@ -510,7 +510,7 @@ def test_mistakes(tiny_llama, tiny_adapter, catalogue, tmp_path):
             f"--output {tmp_path}/old.json/a.csv: {tmp_path}/old.json c",
         ),
         ([*user, "--served_name", "x"], "--served_name needs --served"),
-        ([*user, "--served", "http://x/v1", "--dtype", "float32"], "--dtype says how a model is run here, and with"),
+        ([*user, "--served", "http://x/v1", "--dtype", "float32"], "--dtype is for a model run here, not for --served"),
         (
             [*user, "--served", "http://x/v1"],
             f"--base_model {tiny_llama}: prompt_frame.json or tokenizer is missing there",

@@ -123,7 +123,7 @@ def test_torn_last_line_is_taken_away(path, cut):
     journal.close()
     path.write_bytes(path.read_bytes()[:-cut])
     repaired = Journal(path, PARAMETERS)
-    assert repaired.texts(1) == ["a"] and "torn" in repaired.repairs[0]
+    assert repaired.texts(1) == ["a"] and "incomplete" in repaired.repairs[0]
     repaired.add([answer(1, 2, "c")])
     repaired.close()
     assert Journal(path, PARAMETERS).texts(1) == ["a", "c"]
@@ -155,7 +155,7 @@ def test_journal_without_a_whole_head_starts_anew(path, content):
 
 def test_another_file_is_refused_and_kept(path):
     path.write_text('[{"PID": 1}]\n')
-    with pytest.raises(InputError, match="row 1: no journal"):
+    with pytest.raises(InputError, match="row 1: not a journal"):
         Journal(path, PARAMETERS)
     assert path.read_text() == '[{"PID": 1}]\n'
 

@@ -235,7 +235,7 @@ def test_budget_stops_cleanly_and_a_larger_one_completes(generate, root):
     price = ("--price_in", 30, "--price_out", 60)
     with teaching() as teacher:
         status, out, err = generate(teacher, *price, "--max_cost", 0.5)
-        assert status == 1 and "--max_cost 0.5 would be exceeded by the next call; the same command goes on" in err
+        assert status == 1 and "--max_cost 0.5 would be exceeded by the next call; the same command continues" in err
         assert 0.3 < float(re.search(r"cost: ([\d.]+) USD\n", out)[1]) <= 0.5
         status, out, _ = generate(teacher, *price, "--max_cost", 50)
         assert status == 0 and max(Counter(teacher.answered_prompts()).values()) == 1
@@ -272,7 +272,7 @@ def test_interrupted_run_keeps_what_came_and_goes_on(root, generate, number):
         assert status == 130 and "Traceback" not in err
         assert (
             "waiting up to 30 s for the calls in flight" in err
-            and "stopped: interrupted; the same command goes on" in err
+            and "stopped: interrupted; the same command continues" in err
         )
         assert len(journal_answers(root)) == len(teacher.answered_prompts()) == 50 + 8  # those in flight came in
         assert 0 < len(result(root)) < 30
@@ -403,13 +403,13 @@ def test_without_same_user_rows(generate, root):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--concurrency", 0], "--concurrency 0: at least 1"),
-        (["--max_samples", -1], "--max_samples -1: at least 1"),
+        (["--concurrency", 0], "--concurrency 0: give 1 or more"),
+        (["--max_samples", -1], "--max_samples -1: give 1 or more"),
         (["--max_cost", 5], "--max_cost needs --price_in and --price_out"),
         (["--price_in", 5], "--price_in and --price_out go together"),
-        (["--price_in", "nan", "--price_out", 1], "--price_in nan: a number from 0 on"),
-        (["--temperature", 3], "--temperature 3.0: 0 to 2"),
-        (["--top_p", 0], "--top_p 0.0: above 0, at most 1"),
+        (["--price_in", "nan", "--price_out", 1], "--price_in nan: give a number of 0 or more"),
+        (["--temperature", 3], "--temperature 3.0: give 0 to 2"),
+        (["--top_p", 0], "--top_p 0.0: give a number above 0 and at most 1"),
         (
             ["--data_name", "nextflix"],
             "nextflix/train.json: no such file; instruction_data/README.md tells how to make it",
@@ -485,7 +485,7 @@ def test_result_without_its_journal_is_kept(generate, root):
     folder.mkdir(parents=True)
     (folder / "three_stages.json").write_text("precious")
     status, _, err = generate(None)
-    assert status == 2 and "is there without its journal" in err
+    assert status == 2 and "exists without its journal" in err
     assert (folder / "three_stages.json").read_text() == "precious"
 
 

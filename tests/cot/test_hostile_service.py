@@ -117,8 +117,8 @@ def test_odd_answers_fail_their_call(generate, root, price):
     assert len(lines) == 38 and {line["failure"] for line in lines} == {"malformed response"}
     messages = dict(zip(ODD, (line["message"] for line in lines)))
     assert messages["array"].startswith("not a chat completion: TypeError")
-    assert messages["HTML"].startswith("the answer is no JSON")
-    assert messages["deep"].startswith("the answer is no JSON")
+    assert messages["HTML"].startswith("the answer is not JSON")
+    assert messages["deep"].startswith("the answer is not JSON")
     assert messages["content parts"] == "not a chat completion: text is a list"
     assert messages["lone surrogate"] == "not a chat completion: text holds half a character (a lone surrogate)"
     assert messages["usage text"] == "not a chat completion: prompt_tokens is '7', not a count"
@@ -546,7 +546,7 @@ def test_addresses_that_are_none(generate, root, address):
     status, out, err = generate(address.format("Pa55-w0rd+17"))
     assert (
         status == 2
-        and err.startswith("error: --base_url, --served or OPENAI_BASE_URL is no address")
+        and err.startswith("error: --base_url, --served or OPENAI_BASE_URL is not an address")
         and err.count("\n") == 1
     )
     assert_nowhere("Pa55-w0rd+17", root, out, err)

@@ -108,7 +108,7 @@ def numbered(pairs):
         ),
         (
             {"Predictions": numbered(zip(HISTORY, [*CANDIDATES[:9], "Another Film (1990)"]))},
-            "step 3 recommends something that is no candidate",
+            "step 3 recommends something that is not a candidate",
         ),
         (
             {"Predictions": numbered(zip(HISTORY, [*CANDIDATES[:9], CANDIDATES[3]]))},

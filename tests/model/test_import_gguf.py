@@ -511,7 +511,7 @@ def test_the_same_call_again_does_nothing(importing, llama, tmp_path):
         [sys.executable, "-c", RUNNER], input=json.dumps(calls), capture_output=True, text=True, cwd=REPOSITORY
     )
     again, check, to_do = json.loads(done.stdout)
-    assert again[:2] == [0, f"{folder}: is there already, as float32\n"] and "torch" not in again[3]
+    assert again[:2] == [0, f"{folder}: exists already, as float32\n"] and "torch" not in again[3]
     assert (check[0], to_do[0]) == (0, 1)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     assert not (tmp_path / "new").exists()

@@ -214,13 +214,13 @@ def test_odd_lists_of_models(score, monkeypatch, models):
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         status, out, err = score()
     assert (status, out) == (2, "") and err.startswith(f"error: {server.url}: ") and err.count("\n") == 1
-    assert "the answer is no JSON" in err or "/models does not answer with a list of models" in err
+    assert "the answer is not JSON" in err or "/models does not answer with a list of models" in err
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda body: b"<html>", "the answer is no JSON"),
+        (lambda body: b"<html>", "the answer is not JSON"),
         (lambda body: None, "does not answer in the form of vLLM"),
         (lambda body: [], "does not answer in the form of vLLM"),
         (lambda body: {"choices": None}, "does not answer in the form of vLLM"),

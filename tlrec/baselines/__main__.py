@@ -51,7 +51,7 @@ def parse_arguments():
     add("--output_dir", required=True, help="folder for the <method>/<seed>_<shots> folders")
     add("--sample", type=int, nargs="+", default=[16, 64, 256, -1], help="shots; -1: all rows (default: 16 64 256 -1)")
     add("--seed", type=int, nargs="+", default=[0, 1, 2], help="seeds of the draw and the training (default: 0 1 2)")
-    add("--num_epochs", type=int, default=200, help="most epochs of the neural methods (default: %(default)s)")
+    add("--num_epochs", type=int, default=200, help="epochs of the neural methods at most (default: %(default)s)")
     add("--patience", type=int, default=20, help="stop after this many validations without gain (default: %(default)s)")
     add("--target", help="name of the target domain in metrics.json")
     add("--rank", metavar="full|N", help="also rank: all items that a user has not rated before, or N sampled ones")
@@ -70,10 +70,10 @@ class Job:
     shots: int
     seed: int
     folder: Path
-    arguments: dict  # of an evaluation: the flags of a ranking shape no score
-    evaluated: bool  # whether its metrics.json is there
-    ranks: str = ""  # digest of all that shapes the ranks
-    ranked: dict = field(default_factory=dict)  # {row: line of ranks.jsonl} that is there
+    arguments: dict  # of an evaluation; the flags of a ranking do not affect scores
+    evaluated: bool  # whether its metrics.json exists
+    ranks: str = ""  # digest of everything that affects the ranks
+    ranked: dict = field(default_factory=dict)  # {row: line of ranks.jsonl} already written
 
 
 def main():
@@ -118,7 +118,7 @@ def main():
 
 
 def jobs_of(args, train, valid, test, ranking):
-    """A Job for each method, number of shots and seed that is not complete; InputError for other results in its way."""
+    """A Job for each method, number of shots and seed that is not complete; InputError if other results are there."""
     data = {name: describe_records(file) for name, file in {"train": train, "valid": valid, "test": test}.items()}
     for method, shots, seed in product(args.method, args.sample, args.seed):
         folder = Path(args.output_dir) / method / f"{seed}_{shots}"

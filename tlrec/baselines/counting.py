@@ -43,7 +43,7 @@ class Popularity:
         return self.of_items(None, [preference.target for preference in preferences])
 
     def of_items(self, preference, items):
-        """P(like) of items, (n,), after the history of a preference, which counts for nothing here."""
+        """P(like) of items, (n,), after the history of a preference, which has no effect here."""
         likes, times = ([counts.get(item, 0) for item in items] for counts in (self.likes, self.times))
         return (np.array(likes) + PRIOR * self.mean) / (np.array(times) + PRIOR)
 

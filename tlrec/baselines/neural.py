@@ -4,7 +4,7 @@ The papers rank the next item among all items; here the target is given and the 
 the encoder of each paper is kept, with its sizes, dropout and optimiser, and three things are the same for all:
 
     input    embedding of the item + embedding of like or dislike, padded on the left
-    output   logit = h . t[target] + b[target] + w . h + b, with h the encoded history; w learns how much a user likes
+    output   logit = h . t[target] + b[target] + w . h + b, with h the encoded history; w learns how generous a user is
     loss     binary cross-entropy on the label of the target
 
 Training replaces each item by "unknown" with probability UNKNOWN_SHARE, so that the embedding of unseen items is
@@ -53,7 +53,7 @@ class SequenceModel(nn.Module):
         return taste + (self.target_bias(targets) + self.generosity(hidden)).squeeze(1)
 
     def of_many(self, items, feedback, targets):
-        """Logits of many targets (m,) behind one history, (1, length) each of its ids: (m,). Equal ids, equal logits."""
+        """Logits, (m,), of many targets (m,) after one history, (1, length) ids each. Equal ids get equal logits."""
         targets, places = torch.unique(targets, return_inverse=True)
         hidden = self.encode(items, self.items(items) + self.feedback(feedback))
         found = self.targets(targets) @ hidden[0] + self.target_bias(targets).squeeze(1) + self.generosity(hidden)[0]

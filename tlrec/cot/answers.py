@@ -1,8 +1,8 @@
 """Recommendations in a chat answer: which of the candidates does each line name?
 
-The answer is asked for as `no. history item - candidate`, one on each line. Models number in many ways, quote,
-embolden, draw arrows, drop years and authors, or mend broken letters. A title counts as a whole, never as part of
-another: `It` is not in `It Happened One Night`, and `Heat (1986)` is not `Heat (1995)`.
+The prompt asks for lines of the form `no. history item - candidate`. Models number them in many ways, add quotes, bold
+or arrows, drop years and authors, or repair broken letters. A title counts as a whole, never as part of another: `It`
+is not in `It Happened One Night`, and `Heat (1986)` is not `Heat (1995)`.
 """
 
 import re
@@ -23,14 +23,14 @@ _SEPARATOR = re.compile(
 )
 _YEAR = re.compile(r"[(\[]\s*(\d{4})\s*[)\]]\s*$")
 _AUTHOR = re.compile(r"\s*,?\s*\b(?:written by|by)\s+", re.IGNORECASE)
-_CLOSING = "\"'”’»)]*"  # a remark may follow a title only behind one of these
+_CLOSING = "\"'”’»)]*"  # a remark may follow a title only after one of these
 _WRAPPING = " \t\"'`*_“”„‟‘’‚«»‹›「」『』《》〈〉"
 _ARTICLE = re.compile(r"^(.*), (the|an?|les?|la|l'|der|die|das|el|los|las|il)$")
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """One line of an answer; `liked` and `candidate` are None where no history item or no candidate is named."""
+    """One line of an answer; `liked` and `candidate` are None if no history item or no candidate is named."""
 
     liked: str | None
     candidate: str | None
@@ -40,7 +40,7 @@ def parse_recommendations(answer, history, candidates):
     """The recommendations of an answer in order, at most one a line.
 
     history, candidates: the titles that the prompt listed, as text (`Title (Year)` or `Title written by Author`).
-    Lines are those with a number or bullet; where none has one, those that name a candidate.
+    Only lines with a number or bullet count; if there are none, lines that name a candidate.
     """
     known, possible = Titles(history), Titles(candidates)
     lines = _lines(answer)
@@ -65,8 +65,8 @@ def is_hit(answer, history, candidates, target):
 class Titles:
     """Recognises titles of a list in a model's wording.
 
-    A title may be written without its year or author where that leaves one title only. With a year or an author it
-    must be the right one, unless the list gives none.
+    A title may lack its year or author if only one title then fits. A year or author that is given must be the right
+    one, unless the list gives none.
     """
 
     def __init__(self, titles):
@@ -128,7 +128,7 @@ def _without_mark(line):
 
 
 def _lines(answer):
-    """The lines of an answer; a list that was written in one line is cut at its numbers."""
+    """The lines of an answer; a list written on one line is split at its numbers."""
     lines = [line for line in unicodedata.normalize("NFKC", answer).splitlines() if line.strip()]
     if len(lines) == 1 and _NUMBER.match(lines[0]):
         pieces, rest, number = [], lines[0], 2
@@ -158,14 +158,14 @@ def _readings(text):
 
 
 def _same_author(author, other):
-    """Whether two authors may be the same: one is not told, or its words are among the other's."""
+    """Whether two authors may be the same: one is not given, or its words are among the other's."""
     words, other_words = set(author.split()), set(other.split())
     return words <= other_words or other_words <= words
 
 
 @lru_cache(maxsize=100_000)
 def _letters(text):
-    """A text without what models change: case, accents, punctuation, quotes, `, The` behind, broken letters."""
+    """A text without what models often change: case, accents, punctuation, quotes, a final `, The`, broken letters."""
     text = _mend(text).strip(_WRAPPING).casefold()
     year = _YEAR.search(text)
     name, year = (text[: year.start()], f" {year[1]}") if year else (text, "")
@@ -178,7 +178,7 @@ def _letters(text):
 
 
 def _mend(text):
-    """UTF-8 that was read as Latin-1 or Windows-1252 ("AmÃ©lie"), read anew; other text as it is."""
+    """UTF-8 that was read as Latin-1 or Windows-1252 ("AmÃ©lie"), decoded correctly; other text unchanged."""
     for encoding in ("cp1252", "latin-1"):
         try:
             return text.encode(encoding).decode("utf-8")

@@ -1,9 +1,9 @@
 """The same dialogues through OpenAI's Batches interface: half the price, answers within a day.
 
-Each round asks the next question of every sample in one batch (in several where the service's limits ask for it),
-waits, and puts what has come into the journal. What a batch left open, because it expired or a request failed, goes
-into the next round; so a run without failures is one batch a stage. A run may be stopped at any moment and called
-again: which batches are out is kept in a file beside the journal, written before and after a batch is made:
+Each round asks the next question of every sample in one batch (or several, if the service's limits require it), waits,
+and writes the answers to the journal. Calls that expired or failed go into the next round, so a run without failures is
+one batch per stage. A run may be stopped at any moment and started again: a file beside the journal, written before and
+after each batch is made, lists the batches:
 
     {"parts": [{"calls": ["pid-stage", ...], "batch": id or null, "status": what it ended with or null}, ...]}
 """
@@ -19,18 +19,18 @@ from tlrec.cot.journal import Answer, read_completion
 from tlrec.files import read_json, write_json
 
 ENDPOINT = "/v1/chat/completions"
-MAX_REQUESTS, MAX_BYTES = 50_000, 200_000_000  # of one batch, as the service has it
+MAX_REQUESTS, MAX_BYTES = 50_000, 200_000_000  # per batch, the service's limits
 RUNNING = ("validating", "in_progress", "finalizing", "cancelling")
 TOO_MUCH_ENQUEUED = "token_limit_exceeded"
 MOST_PAGES = 1000  # of the service's list of batches
 
 
 def run_batches(service, request, pids, next_prompt, journal, budget, state_path, poll_seconds, report):
-    """Ask all that is missing, batch by batch, until nothing is.
+    """Ask every missing question, batch by batch.
 
     service: a `Service`; it is closed at the end. state_path: the file described above. report: called with a list of
-    pids and a text on the batch. The rest as in `run_dialogues`.
-    Raises ServiceError or Stopped; what has come in until then is in the journal.
+    pids and a text on the batch. The other arguments are those of `run_dialogues`.
+    Raises ServiceError or Stopped; answers received until then are in the journal.
     """
     import openai
 
@@ -41,7 +41,7 @@ def run_batches(service, request, pids, next_prompt, journal, budget, state_path
     except (openai.OpenAIError, ValueError) as error:
         raise Stopped("{}: {}".format(*service.describe_failure(error))) from None
     except KeyboardInterrupt:
-        raise Stopped("interrupted; the service goes on with its batches", interrupted=True) from None
+        raise Stopped("interrupted; the service continues with its batches", interrupted=True) from None
 
 
 class _Batches:
@@ -124,7 +124,7 @@ class _Batches:
         return {"tlrec_journal": self.journal.id, "part": str(number)}
 
     async def _find_lost(self):
-        """Recognise batches that were made just before a run was killed; what was not made is forgotten."""
+        """Find batches that were made just before a run was killed; forget those that were not made."""
         lost = [number for number, part in enumerate(self.state["parts"]) if not part["batch"] and not part["status"]]
         if not lost:
             return
@@ -154,9 +154,9 @@ class _Batches:
             after = {"after": _text(batches[-1], "id")}
 
     async def _settle(self):
-        """Wait for the batches that are out and journal what they bring.
+        """Wait for the batches that are out and journal their answers.
 
-        Returns the number of new answers, or None where none was due: nothing was out, or batches have to be smaller.
+        Returns the number of new answers, or None if none was due: nothing was out, or batches have to be smaller.
         """
         out = [part for part in self.state["parts"] if not part["status"]]
         gained = None
@@ -181,7 +181,7 @@ class _Batches:
         return gained
 
     def _shrink_or_stop(self, part, batch):
-        """A batch that was refused as a whole: smaller ones, one by one, if it was only too large at this time."""
+        """After a batch was refused as a whole: send smaller ones, one at a time, if it was only too large for now."""
         errors = batch.get("errors")
         errors = errors.get("data") if isinstance(errors, dict) else None
         errors = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
@@ -210,7 +210,7 @@ class _Batches:
                         failures[call] = (*_pid_and_stage(call), kind, message)
                         fatal = fatal or (message if code in FATAL_CODES else None)
         finally:
-            self.journal.add(list(answers.values()))  # paid for, also where the rest cannot be read
+            self.journal.add(list(answers.values()))  # they are paid for, even if the rest cannot be read
         for call in part["calls"]:
             if call not in answers and call not in failures:
                 status = self.service.hide(f"batch {batch['status']}")
@@ -223,7 +223,7 @@ class _Batches:
         return len(answers)
 
     def _read_entry(self, line, calls):
-        """(call id, its Answer, or (kind, message, code) of its failure); no id where a line belongs to no call."""
+        """(call id, its Answer, or (kind, message, code) of its failure); None as id if the line belongs to no call."""
         try:
             entry = self.service.read_json(line)
         except ValueError:
@@ -259,7 +259,7 @@ def _object(value, key):
 
 
 def _text(value, key):
-    """The text under a key of what the service answered."""
+    """The text under a key of the service's answer."""
     found = value.get(key) if isinstance(value, dict) else None
     if not isinstance(found, str) or not found:
         raise ValueError(f"the answer on a batch or file has no {key!r}")
@@ -267,7 +267,7 @@ def _text(value, key):
 
 
 def _done(batch):
-    """ ", 3 of 20 calls" of a batch that is running, where the service tells."""
+    """ ", 3 of 20 calls" of a running batch, if the service gives the numbers."""
     counts = batch.get("request_counts")
     try:
         return f", {counts['completed'] + counts['failed']} of {counts['total']} calls"

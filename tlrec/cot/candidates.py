@@ -1,7 +1,7 @@
-"""User filtering: the candidates a user may be recommended, taken from the histories most similar to the own one.
+"""User filtering: candidate recommendations for a user, taken from the histories most similar to the user's own.
 
-Source: Wang and Lim, Zero-Shot Next-Item Recommendation using Large Pretrained Language Models (2023), whose "users"
-are here the rows of a record file.
+Source: Wang and Lim, Zero-Shot Next-Item Recommendation using Large Pretrained Language Models (2023). Their "users"
+are the rows of a record file here.
 """
 
 import os
@@ -12,8 +12,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 THREADS = min(4, os.cpu_count() or 1)
-MATCHES_AT_ONCE = 4_000_000  # of row pairs that are compared in one go, and
-MARKS_AT_ONCE = 64_000_000  # rows x items of the table they are compared in; both bound the memory
+MATCHES_AT_ONCE = 4_000_000  # row pairs that are compared at once
+MARKS_AT_ONCE = 64_000_000  # rows x items of the table they are compared in; both limit memory
 ROWS_IN_CACHE = 20_000
 
 
@@ -22,14 +22,14 @@ def nearest_rows(histories, user_num, users=None):
 
     histories: list of n lists of hashable items. user_num: how many rows, the row itself included.
     users:     int array (n,); with it, rows of the same user (and so the row itself) are left out.
-    Returns (rows, shared), two int arrays of shape (n, user_num), most similar first. Where too few rows share an
-    item, the earliest other rows follow with `shared` 0, as a stable sort of a dense similarity matrix would have it;
-    where too few rows are left at all, `rows` holds -1.
+    Returns (rows, shared), two int arrays of shape (n, user_num), most similar first. If too few rows share an item,
+    the earliest other rows follow with `shared` 0, as in a stable sort of a dense similarity matrix; if there are too
+    few rows at all, `rows` holds -1.
 
-    No similarity matrix is made. Two rows that share t items also share a *pair* of items when the t-2 most popular
-    items of each are taken away: the two rarest of the t. So rows are compared where they share a pair of their rare
-    items; t goes down from the length of the longest history, and a row is done as soon as user_num others share t
-    items with it: all that could outrank them, or tie, were seen.
+    No similarity matrix is made. Two rows that share t items still share a *pair* of items, the two rarest of the t,
+    when the t-2 most popular items of each are removed. So only rows that share a pair of their rare items are
+    compared; t goes down from the length of the longest history, and a row is done as soon as user_num others share t
+    items with it: every row that could rank above or beside them has been seen.
     """
     n = len(histories)
     items, sizes, n_items = _by_rarity(histories)
@@ -58,7 +58,7 @@ def nearest_rows(histories, user_num, users=None):
             return chunk[at[best]], place[best], other[best], overlap[best]
 
         most_rows = max(1, MARKS_AT_ONCE // n_items)
-        with ThreadPoolExecutor(THREADS) as pool:  # scipy and numpy compute outside Python's lock
+        with ThreadPoolExecutor(THREADS) as pool:  # scipy and numpy release Python's lock
             for row, place, other, overlap in pool.map(compare, _chunks(remaining, matches, most_rows)):
                 rows[row, place], shared[row, place] = other, overlap
         finished = rows[:, -1] >= 0
@@ -69,11 +69,12 @@ def nearest_rows(histories, user_num, users=None):
 
 
 def rank_candidates(histories, rows, shared, candidate_num):
-    """The best items of the nearest rows that are not in the own history.
+    """The best items of the nearest rows, without those in the row's own history.
 
-    rows, shared: what `nearest_rows` returned. An item weighs the summed similarity of the rows that hold it. (The
-    definition divides by the sum of all similarities of a row; that changes no order, and whole numbers keep ties
-    exact.) Ties go to the item met first, from the most similar row on and in the order of its history.
+    rows, shared: what `nearest_rows` returned. The weight of an item is the sum of the similarities of the rows that
+    contain it. (The definition divides by the sum of all similarities of a row; that does not change the order, and
+    whole numbers keep ties exact.) Ties go to the item met first, from the most similar row on and in the order of its
+    history.
     Returns n lists of at most candidate_num items, best first.
     """
     candidates = []
@@ -108,9 +109,9 @@ def _by_rarity(histories):
 
 
 def _rare_groups(items, sizes, n_items, threshold):
-    """All pairs of the items of each row, its `threshold` - 2 most popular ones left out, as a 0/1 csr_array (n, pairs).
+    """All pairs of the items of each row, without its `threshold` - 2 most popular ones: a 0/1 csr_array (n, pairs).
 
-    Of single items for threshold 1.
+    For threshold 1: single items instead of pairs.
     """
     length = min(2, threshold)
     rows, groups = [], []

@@ -1,6 +1,6 @@
 """A service with OpenAI's interface: its key and address, what it answers, and what its errors mean.
 
-All that a service says passes through here: bounded in bytes and time, read as JSON, without the key and passwords.
+Everything a service sends passes through here: limited in bytes and time, read as JSON, without keys and passwords.
 Only this module of tlrec reads the environment, for OPENAI_API_KEY and OPENAI_BASE_URL.
 """
 
@@ -13,7 +13,7 @@ from urllib.request import getproxies
 from tlrec.cot.secrets import Secrets, secrets_of_url
 from tlrec.errors import InputError
 
-# Errors that every further call would meet as well
+# Errors that every further call would get too
 FATAL_STATUS = (401, 403, 404)
 FATAL_CODES = (
     "insufficient_quota",
@@ -47,12 +47,12 @@ def api_key(default=None):
 class Service:
     """The service at an address. All coroutines of one service run in one event loop.
 
-    base_url: None takes OPENAI_BASE_URL, else OpenAI's own. timeout: seconds for one attempt. attempts: at most so many
-    for one call. key: instead of the one in OPENAI_API_KEY. `url` is the address as it may be shown.
+    base_url: None takes OPENAI_BASE_URL, else OpenAI's own. timeout: seconds for one attempt. attempts: at most this
+    many for one call. key: used instead of OPENAI_API_KEY. `url` is the address in a form that may be shown.
     """
 
     def __init__(self, base_url, timeout, attempts, key=None):
-        import openai  # a second of import, which neither --help nor --dry_run has to wait for
+        import openai  # takes a second to import; --help and --dry_run do not need it
 
         from tlrec.cot.transport import BoundedClient
 
@@ -72,11 +72,11 @@ class Service:
         self.url = str(self._client.base_url).partition("?")[0]
 
     async def get(self, path, **query):
-        """What stands at a path, as JSON."""
+        """The JSON at a path."""
         return (await self._call(self._client.get, path, options={"params": query}))[0]
 
     async def post(self, path, body):
-        """(the answer as JSON, the service's name of the call or None). ValueError if the answer is no JSON."""
+        """(the answer as JSON, the service's name of the call or None). ValueError if the answer is not JSON."""
         return await self._call(self._client.post, path, body=body)
 
     async def upload(self, name, content):
@@ -85,7 +85,7 @@ class Service:
         return self.read_json(raw.http_response.content)
 
     async def lines(self, file_id):
-        """The lines of a file as bytes, one after the other: a line ends at a newline, and nowhere else."""
+        """The lines of a file as bytes, one after the other; only a newline ends a line."""
         import httpx2
         import openai
 
@@ -102,18 +102,18 @@ class Service:
                         raise Unreadable(f"a line of a file is longer than {ANSWER_BYTES >> 20} MiB")
                 if rest:
                     yield rest
-        except httpx2.TransportError as error:  # behind the head `openai` does not see it
+        except httpx2.TransportError as error:  # after the headers, `openai` does not catch it
             raise openai.APIConnectionError(request=error.request) from error
 
     def read_json(self, content):
-        """Bytes of JSON as a value in which no secret is left; ValueError for other bytes."""
+        """The value of JSON bytes, with secrets removed; ValueError for other bytes."""
         try:
             return json.loads(self._secrets.hide_in_data(content.decode()))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"the answer is no JSON: {error}") from None
+            raise ValueError(f"the answer is not JSON: {error}") from None
 
     def hide(self, message):
-        """A message in one line, without secrets, and not longer than a line should be."""
+        """A message on one line, without secrets, cut after MESSAGE_LENGTH characters."""
         message = " ".join(self._secrets.hide(str(message)).split())
         return message if len(message) <= MESSAGE_LENGTH else f"{message[:MESSAGE_LENGTH]}..."
 
@@ -137,7 +137,7 @@ class Service:
 
     @contextmanager
     def errors(self):
-        """Turn what every further call would meet as well into a ServiceError of one line."""
+        """Turn errors that every further call would get too into a one-line ServiceError."""
         import openai
 
         try:
@@ -159,14 +159,14 @@ class Service:
 
 
 def _without_login(base_url):
-    """(the address without name and password, both as a pair or None). The client must not know them: it prints."""
+    """(the address without name and password, these two or None). The client must not know them, because it prints."""
     try:
         parts = urlsplit(base_url.strip())
         if parts.scheme not in ("http", "https") or not parts.hostname or (parts.port or 1) < 1:
             raise ValueError
     except ValueError:
         raise InputError(
-            "--base_url, --served or OPENAI_BASE_URL is no address; expected one like http://localhost:8000/v1"
+            "--base_url, --served or OPENAI_BASE_URL is not an address; expected one like http://localhost:8000/v1"
         ) from None
     userinfo, _, host = parts.netloc.rpartition("@")
     name, _, password = userinfo.partition(":")
@@ -174,7 +174,7 @@ def _without_login(base_url):
 
 
 async def _give_up(response):
-    """An exhausted quota, which comes as a 429 too, is not tried again."""
+    """Do not retry an exhausted quota, which is also a 429."""
     if response.status_code == 429:
         await response.aread()
         if _error_of(response).get("code") in FATAL_CODES:

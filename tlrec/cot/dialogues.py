@@ -1,9 +1,9 @@
 """Dialogues with a chat model: calls in flight, failures counted by kind, and a limit on the cost.
 
-A *sample* is a dialogue of several *stages*; each stage's prompt holds the answers before it. Every answer is in the
-journal, on the disk, before the next stage is asked, so a run may end at any moment and the next one asks only what is
-missing. The `openai` client retries what may pass (429 with its Retry-After, 5xx, lost connections, time-outs); the rest
-is handled here.
+A *sample* is a dialogue of several *stages*; each stage's prompt contains the earlier answers. Every answer is written
+to the journal on disk before the next stage is asked, so a run may end at any moment and the next one asks only what is
+missing. The `openai` client retries errors that may pass (429 with its Retry-After, 5xx, lost connections, time-outs);
+the others are handled here.
 """
 
 import asyncio
@@ -13,15 +13,15 @@ import sys
 from tlrec.cot.client import ServiceError
 from tlrec.cot.journal import read_completion
 
-DRAIN_SECONDS = 30  # what a stopping run waits for the calls in flight: they are paid for
-FAILURES_IN_A_ROW = 20  # samples; then the service is down, and going on only burns time
+DRAIN_SECONDS = 30  # how long a stopping run waits for calls in flight, which are paid for
+FAILURES_IN_A_ROW = 20  # samples; then the service is taken to be down
 
 
 class Budget:
-    """What was spent by the journal's answers, in USD, and what may still be.
+    """What the journal's answers have cost, in USD, and what may still be spent.
 
     price_in, price_out: USD per million tokens, or None; batches cost half. max_cost: USD for all answers in the
-    journal together, or None. A call is reserved for at its worst case, a token for each byte of the prompt and
+    journal together, or None. Each call reserves its worst case, one token for each byte of the prompt and
     max_tokens of answer, so the limit is kept whatever the answers are.
     """
 
@@ -35,7 +35,7 @@ class Budget:
         return self.price_in is not None
 
     def cost(self, prompt_tokens, completion_tokens, batch=False):
-        """USD for so many tokens."""
+        """USD for these numbers of tokens."""
         usd = (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
         return usd / 2 if batch else usd
 
@@ -50,12 +50,12 @@ class Budget:
         return 0.0 if self.max_cost is None else self.cost(len(prompt.encode()) + 16, self.max_tokens, batch)
 
     def allows(self, usd):
-        """Whether so much more fits below the limit, beside what is reserved."""
+        """Whether this much more fits under the limit, on top of what is reserved."""
         return self.max_cost is None or self.spent() + self.reserved + usd <= self.max_cost
 
 
 class Stopped(Exception):
-    """The run ended before its time: `reason` in words, `interrupted` if the user or the system asked for it."""
+    """The run ended early, for a `reason` in words; `interrupted` if the user or the system asked for it."""
 
     def __init__(self, reason, interrupted=False):
         super().__init__(reason)
@@ -63,13 +63,13 @@ class Stopped(Exception):
 
 
 def run_dialogues(service, request, pids, next_prompt, journal, budget, concurrency, report):
-    """Ask all that is missing, at most `concurrency` samples at a time.
+    """Ask every missing question, for at most `concurrency` samples at a time.
 
     service:     a `Service`; it is closed at the end.
-    request:     dict of all fields of a chat request but the messages.
-    next_prompt: function of (pid, texts of the answers so far) to the next prompt, or None where the dialogue is over.
+    request:     dict of all fields of a chat request except the messages.
+    next_prompt: function of (pid, texts of the answers so far) to the next prompt, or None when the dialogue is over.
     report:      called with a list of pids whenever the journal has grown for them.
-    Raises ServiceError or Stopped, once the calls in flight have come in, and what has come in is in the journal.
+    Raises ServiceError or Stopped, once the calls in flight have ended and their answers are in the journal.
     """
     asyncio.run(_Run(service, request, iter(pids), next_prompt, journal, budget, concurrency, report).run())
 
@@ -156,7 +156,7 @@ class _Run:
             return True
         finally:
             self.in_flight -= 1
-            self.budget.reserved = self.budget.reserved - worst if self.in_flight else 0.0  # no rounding is left over
+            self.budget.reserved = self.budget.reserved - worst if self.in_flight else 0.0  # drops rounding errors
             self.report([pid])
             async with self.settled:
                 self.settled.notify_all()
@@ -174,9 +174,9 @@ class _Run:
     async def _drain(self, workers):
         """Wait for the calls in flight: they are paid for. A second signal ends the waiting."""
         async with self.settled:
-            self.settled.notify_all()  # those that wait for money see the end
+            self.settled.notify_all()  # wakes the calls that wait for budget
         print(
-            f"\nstopping: {self.end}; waiting up to {DRAIN_SECONDS} s for the calls in flight (Ctrl-C: not at all)",
+            f"\nstopping: {self.end}; waiting up to {DRAIN_SECONDS} s for the calls in flight (Ctrl-C: stop at once)",
             file=sys.stderr,
             flush=True,
         )

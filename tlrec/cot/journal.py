@@ -1,6 +1,6 @@
-"""The journal of chat answers: append-only, on the disk before the next call, so that each answer is paid for once.
+"""The journal of chat answers: append-only, written to disk before the next call, so each answer is paid for once.
 
-JSON lines. The first line tells what the answers belong to; then a line an answer, or a failure:
+JSON lines. The first line says what the answers belong to; then one line for each answer or failure:
     {"journal": version, "id": random name of this journal, "parameters": {...}}
     {"pid", "stage", "text", "finish_reason", "refusal", "model", "prompt_tokens", "completion_tokens", "request_id",
      "batch"}
@@ -19,12 +19,12 @@ from pathlib import Path
 from tlrec.errors import InputError
 
 JOURNAL_VERSION = 1
-MOST_TOKENS = 10**12  # of one answer; more is no count
+MOST_TOKENS = 10**12  # of one answer; a larger number is an error
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answered call. `text` is "" where the service sent none; `batch` says that it was made at half price."""
+    """One answered call. `text` is "" if the service sent none; `batch` says that it cost half the price."""
 
     pid: int
     stage: int
@@ -38,7 +38,7 @@ class Answer:
     batch: bool
 
     def __post_init__(self):
-        """ValueError for what no prompt and no sum can be made of, be it read from a service or from the journal."""
+        """ValueError for values of the wrong type or size, whether they come from a service or from the journal."""
         for name in ("text", "finish_reason", "refusal", "model", "request_id"):
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name in ("refusal", "request_id")):
@@ -65,7 +65,7 @@ class Answer:
 
 
 def read_completion(pid, stage, completion, request_id, batch=False):
-    """An Answer from a chat completion, read as JSON; ValueError if it is not one. null counts as not given."""
+    """An Answer from a chat completion, read as JSON; ValueError if it is not one. null means not given."""
 
     def given(value, default):
         return default if value is None else value
@@ -93,18 +93,19 @@ def read_completion(pid, stage, completion, request_id, batch=False):
 class Journal:
     """The answers of all samples, in memory and in an append-only file; one process at a time.
 
-    path: the file, made if need be. parameters: a flat dict of what shapes the answers; a journal with other values is
-    refused by an InputError that names them. `repairs` lists, in words, what had to be mended while reading.
+    path: the file, created if it does not exist. parameters: a flat dict of everything that affects the answers; a
+    journal with other values is refused with an InputError that names them. `repairs` lists, in words, what had to be
+    repaired while reading.
     """
 
     def __init__(self, path, parameters):
         self.path = Path(path)
         self.repairs = []
-        self.failures = Counter()  # of this start, by kind
+        self.failures = Counter()  # of this run, by kind
         self.tokens = Counter()  # prompt, completion, and each of them in batches
-        self.n_answers = 0  # paid for, those included that a damaged line has made useless
+        self.n_answers = 0  # paid for, including those that a damaged line has made useless
         self._answers = {}  # pid -> {stage: Answer}
-        self._failed = {}  # pid -> kind, of this start
+        self._failed = {}  # pid -> kind, of this run
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "ab", buffering=0)
@@ -137,11 +138,11 @@ class Journal:
         return next((answer.flaw for answer in self.answers(pid) if answer.flaw), None)
 
     def failure(self, pid):
-        """Kind of the failure that stopped a sample in this start, or None."""
+        """Kind of the failure that stopped a sample in this run, or None."""
         return self._failed.get(pid)
 
     def add(self, answers):
-        """Write answers, and return once they are on the disk. An answer that is known already is left out."""
+        """Write answers, and return once they are on disk. Answers that are already known are skipped."""
         with self._lock:
             new = [answer for answer in answers if answer.stage not in self._answers.get(answer.pid, {})]
             self._append(map(asdict, new))
@@ -160,13 +161,13 @@ class Journal:
             )
 
     def close(self):
-        """Let other processes have the journal."""
+        """Release the journal for other processes."""
         self._file.close()
 
     def _keep(self, answer):
         stages = self._answers.setdefault(answer.pid, {})
         for later in [stage for stage in stages if stage > answer.stage]:
-            del stages[later]  # it followed another answer, one that a damaged line has lost
+            del stages[later]  # it followed an earlier answer, now lost in a damaged line
         stages[answer.stage] = answer
         self.n_answers += 1
         price = "batch_" if answer.batch else ""
@@ -184,11 +185,11 @@ class Journal:
             os.fsync(self._file.fileno())
         except OSError as error:
             self._file.truncate(self._end)
-            raise InputError(f"{self.path}: cannot be written: {error.strerror}; what it holds is kept") from None
+            raise InputError(f"{self.path}: cannot be written: {error.strerror}; its contents are kept") from None
         self._end += len(data)
 
     def _read(self, parameters):
-        """Fill the memory from the file and return the journal's name."""
+        """Read the file into memory and return the journal's name."""
         head, torn = None, 0
         with open(self.path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
@@ -205,14 +206,14 @@ class Journal:
                 except (ValueError, TypeError, KeyError, RecursionError):
                     if number == 1:
                         raise InputError(
-                            f"{self.path}: row 1: no journal; move it away, or give another folder"
+                            f"{self.path}: row 1: not a journal; move it away, or give another folder"
                         ) from None
                     self.repairs.append(f"{self.path}: row {number} is damaged; an answer in it is asked for again")
         self._drop_orphans()
         if head is not None:
             self._check_head(head, parameters)
         if torn:
-            self.repairs.append(f"{self.path}: the last line was torn, {torn} bytes are taken away")
+            self.repairs.append(f"{self.path}: the last line was incomplete; its {torn} bytes are removed")
             self._file.truncate(self._end)
         if head is not None:
             return head[1]
@@ -233,7 +234,7 @@ class Journal:
             )
 
     def _drop_orphans(self):
-        """Forget answers behind a missing one: their prompts held an answer that a damaged line has lost."""
+        """Forget answers after a missing one: their prompts contained an answer that a damaged line has lost."""
         for stages in self._answers.values():
             for stage in [stage for stage in stages if any(earlier not in stages for earlier in range(1, stage))]:
                 del stages[stage]

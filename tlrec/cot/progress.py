@@ -1,4 +1,4 @@
-"""The line that is shown while calls are made, and its words."""
+"""The progress line shown while calls are made, and its wording."""
 
 import sys
 
@@ -26,7 +26,7 @@ class Progress:
         )
 
     def show(self, pids=(), batch=None):
-        """Take in what has come into the journal for some samples; `batch` says how far a batch is."""
+        """Update the line from the journal for some samples; `batch` says how far a batch is."""
         before = len(self.open)
         self._count(pids)
         facts = [f"{self.journal.n_answers} answers", spent_tokens(self.journal)]

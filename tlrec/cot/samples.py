@@ -27,7 +27,7 @@ def item_text(item):
 
 
 def fill(template, sample, answers):
-    """A prompt. All slots are filled in one pass, so braces in titles and answers stay what they are."""
+    """A prompt. All slots are filled in one pass, so braces in titles and answers stay as they are."""
     slots = {
         "kind": sample.kind,
         "kinds": f"{sample.kind}s",

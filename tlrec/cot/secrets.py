@@ -1,12 +1,12 @@
-"""Keys and passwords are taken out of whatever a service says, however it spells them."""
+"""Removes keys and passwords from everything a service sends, in any spelling."""
 
 import base64
 import re
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 HIDDEN = "***"
-PART = 8  # so many characters of a secret in a row are hidden
-WORD = 16  # shorter parts of nothing but letters may be words of an answer ("required")
+PART = 8  # this many characters of a secret in a row are hidden
+WORD = 16  # shorter parts of only letters may be words of an answer ("required")
 
 # One character as JSON, Python, a URL or HTML may write it, escaped once or several times
 _CHARACTER = re.compile(
@@ -23,7 +23,7 @@ class Secrets:
 
     def __init__(self, secrets):
         forms = [form for secret in secrets if secret for form in (secret, _base64(secret))]
-        # A key that holds an escape of its own ("%41") is met as it is, and read once more.
+        # A key that itself contains an escape ("%41") is searched for both as it is and decoded.
         forms = {"".join(_characters(form)[0]) for form in forms} | {_plain(form) for form in forms}
         self._plain = sorted(forms - {""}, key=lambda form: (-len(form), form))
         self._parts = {secret[at : at + PART] for secret in self._plain for at in range(len(secret) - PART + 1)}
@@ -33,8 +33,8 @@ class Secrets:
         return self._hide(text, in_message=True)
 
     def hide_in_data(self, text):
-        """The same for a text that is kept as data: what may be a plain word stays, as does a secret of a few
-        characters ("none", "EMPTY"), which is none."""
+        """The same for a text that is kept as data. What may be a plain word stays, and so does a key of a few
+        characters ("none", "EMPTY"), which is not a real secret."""
         return self._hide(text, in_message=False)
 
     def _hide(self, text, in_message):
@@ -61,7 +61,7 @@ class Secrets:
 
 
 def secrets_of_url(url):
-    """What must not be shown of an address: password or name, both as Basic authentication sends them, query values."""
+    """What to hide in an address: password or name, both as Basic authentication sends them, query values."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -92,7 +92,7 @@ def _characters(text):
 
 
 def _plain(text):
-    """In lower case, a character for each, but without backslashes, of which there may be any number."""
+    """In lower case, one character for each, without backslashes, which may be repeated any number of times."""
     return "".join(character.lower()[:1] for character in text if character != "\\")
 
 

@@ -1,6 +1,6 @@
-"""An HTTP client that no server can hold up or fill: one attempt has a deadline and a most number of bytes.
+"""An HTTP client that no server can block or flood: each attempt has a deadline and a limit of bytes.
 
-httpx limits the wait for each piece of an answer, and nothing limits their number.
+httpx limits the wait for each piece of an answer, but not the number of pieces.
 """
 
 import asyncio
@@ -11,15 +11,15 @@ import openai
 
 ANSWER_BYTES = 4 << 20  # of a whole answer, or of one line in a file
 FILE_BYTES = 1 << 30  # of a file, which is read piece by piece
-SLOWEST = 100_000  # bytes a second; what is large may take longer
+SLOWEST = 100_000  # bytes per second; large files may take longer
 
 
 class Unreadable(openai.OpenAIError):
-    """The answer is too long or compressed. `openai` passes its own errors on without another attempt."""
+    """The answer is too long or compressed. `openai` does not retry after its own errors."""
 
 
 class BoundedClient(openai.DefaultAsyncHttpxClient):
-    """seconds: for one attempt, from the connection to the last byte; and more for what is uploaded or streamed."""
+    """seconds: for one attempt, from the connection to the last byte; uploads and streams get more."""
 
     def __init__(self, seconds, on_response, auth=None):
         hooks = {"response": [self._bound, on_response]}
@@ -41,7 +41,7 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
         response.stream = _Bounded(response.stream, FILE_BYTES if streamed else ANSWER_BYTES, self._seconds)
         encoding = response.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
-            raise Unreadable("the answer is compressed, which it was asked not to be")
+            raise Unreadable("the answer is compressed, although compression was not accepted")
 
 
 class _Bounded(httpx2.AsyncByteStream):

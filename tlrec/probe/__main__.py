@@ -1,4 +1,4 @@
-"""What a model knows beforehand: of a catalogue's titles, and of real rating histories.
+"""What a model already knows about a catalogue's titles and about real rating histories.
 
     python -m tlrec.probe --base_model base_model/llama-7b/ --items rec_data/movie/item_mapping.csv \
         --records rec_data/movie/test.json --lora_weights output_model/movie/full/0_64 --output_dir probes/movie
@@ -7,9 +7,9 @@ Reads  a catalogue (CSV or Parquet with the column `title`, perhaps `creator`), 
 Writes probe.json into --output_dir, for the report; prints the same as tables.
 
 Titles: how often, and how probably, the model completes the release year (`"Title (`) or, where the catalogue has
-creators, the author (`"Title" written by `), against the same titles with shuffled years or authors.
-Histories: how probable the second half of what a user liked is behind the first half, against another user's.
-All of it for the base model alone, and with --lora_weights also with the adapter. Numbers, no verdict.
+creators, the author (`"Title" written by `), compared with the same titles with shuffled years or authors.
+Histories: how probable the second half of what a user liked is after the first half, compared with another user's.
+All of it for the base model alone, and with --lora_weights also with the adapter. It gives numbers, not a verdict.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from pathlib import Path
 
 from tlrec.errors import InputError, one_line_errors
 
-HOW = ("dtype", "quantization", "attention")  # a model is run
+HOW = ("dtype", "quantization", "attention")  # how a model is run
 
 
 def parse_arguments():
-    """The flags, as far as argparse sees to them."""
+    """Parse the command line."""
     purpose, _, details = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
         prog="python -m tlrec.probe",
@@ -34,7 +34,7 @@ def parse_arguments():
     add = parser.add_argument_group("what is asked").add_argument
     add("--items", metavar="FILE", help="catalogue, CSV or Parquet, such as item_mapping.csv")
     add("--records", metavar="FILE", help="labelled preference records")
-    add("--max_items", type=int, metavar="N", help="titles, and users, drawn at most (default: all)")
+    add("--max_items", type=int, metavar="N", help="draw at most N titles and N users (default: all)")
     add("--candidates", type=int, default=10, metavar="N", help="years or authors ranked (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the draws, the shuffles and the intervals (default: %(default)s)")
     add("--resamples", type=int, default=2000, help="bootstrap resamples (default: %(default)s)")
@@ -57,7 +57,7 @@ def parse_arguments():
 
 
 def check_flags(args):
-    """Raise InputError for flags without sense, and for a probe.json that exists or could not be written."""
+    """Raise InputError for wrong flags, and for a probe.json that exists or could not be written."""
     if not (args.items or args.records):
         raise InputError("nothing to ask: give a catalogue with --items, records with --records, or both")
     for name, least in (("max_items", 2), ("candidates", 2), ("seed", 0), ("resamples", 100), ("token_budget", 1)):
@@ -72,8 +72,8 @@ def check_flags(args):
 
 
 def read_questions(args):
-    """(what is asked about titles, about histories, and the catalogue), each None where it is not asked; says what of
-    the catalogue is left out."""
+    """(questions about titles, questions about histories, the catalogue), each None if not asked for; prints what is
+    left out."""
     from tlrec.data.preferences import read_checked
     from tlrec.data.records import labels_of
     from tlrec.probe.questions import history_questions, title_questions

@@ -1,4 +1,4 @@
-"""What the model is asked: texts with their true continuation, and others to hold it against. Imports no torch."""
+"""What the model is asked: texts with their true continuation, and others to compare it with. Imports no torch."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ from tlrec.errors import InputError
 
 YEAR = re.compile(r"(.*\S \()(\d{4})\)", re.DOTALL)  # the last year in parentheses
 LEAST = 2  # liked items of a user, so that there are two halves
-TRIES = 100  # other users looked at for one whose second half can be compared
+TRIES = 100  # other users to try, until the second half of one can be compared
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Questions:
 def title_questions(catalogue, candidates, max_items=None, seed=0):
     """Questions for the release years of a Catalogue or, where it has creators, for its authors.
 
-    candidates: continuations of each question, fewer if the catalogue has not so many: the true one, that of another
-    title, which stands in for a shuffled catalogue (each title's own is used once as another's), and others drawn as
-    the titles are. max_items: how many titles are drawn. Raises InputError if there is nothing to ask or to shuffle.
+    candidates: continuations of each question, fewer if the catalogue has fewer: the true one; that of another title,
+    as in a shuffled catalogue (each title's own is used once for another); and others, drawn as often as they occur in
+    the catalogue. max_items: how many titles are drawn. Raises InputError if there is nothing to ask or to shuffle.
     """
     kind = "author" if any(item.creator for item in catalogue.items) else "year"
     asked = [_author_of(item) if kind == "author" else _year_of(item) for item in catalogue.items]
@@ -75,7 +75,7 @@ def _author_of(item):
 
 
 def _draw(rng, values, at_most):
-    """At most so many of the values, in their order."""
+    """At most `at_most` of the values, in their order."""
     if at_most is None or at_most >= len(values):
         return values
     return [values[place] for place in sorted(rng.permutation(len(values))[:at_most])]
@@ -88,7 +88,7 @@ def _derangement(rng, values, where, kind):
         raise InputError(f"{where}, and {most} of them have the {kind} {value}; they cannot be shuffled")
     order = rng.permutation(len(values))
     for place, own in enumerate(values):
-        while own == values[order[place]]:  # it stands in half of the places at most: there is one to exchange with
+        while own == values[order[place]]:  # it has at most half of the places, so there is one to swap with
             other = rng.integers(len(values))
             if own not in (values[other], values[order[other]]):
                 order[[place, other]] = order[[other, place]]
@@ -100,7 +100,7 @@ def history_questions(preferences, labels, path, max_users=None, seed=0):
 
     preferences, labels: of labelled records. The row of a user with the most liked items is asked, the first of these.
     A title that both users have rated is in neither half, and both halves are cut to the same number of titles, so that
-    exchanging the two users gives the same comparison the other way round: how well known a title is cancels out.
+    swapping the two users gives the same comparison the other way round: how well known a title is cancels out.
     Raises InputError if no two users can be compared.
     """
     users = infer_users(preferences, labels)
@@ -125,14 +125,14 @@ def history_questions(preferences, labels, path, max_users=None, seed=0):
     if len(questions) < 2:
         raise InputError(
             f"{path}: {len(rows)} users, {len(halves)} of them with two liked items or more, and {len(questions)} "
-            "who can be held against another user; give records of more users"
+            "who can be compared with another user; give records of more users"
         )
     return Questions("history", questions, len(rows) - len(halves) + asked - len(questions))
 
 
 def _halves_to_compare(rng, user, halves, rated):
-    """(the user's own second half, another's), of the same size and without what both have rated; None if no other user
-    that was looked at leaves anything."""
+    """(the user's own second half, another's), of the same size and without what both have rated; None if none of the
+    other users that were tried leaves anything."""
     users = list(halves)
     for _ in range(TRIES):
         other = users[rng.integers(len(users))]

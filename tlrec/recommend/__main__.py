@@ -8,8 +8,8 @@ Reads  what a user liked and disliked, as titles or as a row of a record file, a
        column `title` and, if there is one, `creator`. Items that the user has rated are left out of the list.
 Prints the list; --output writes it as `rank, title, creator, p_yes, p_no`, to .json (a list of such objects) or .csv.
 
-P(Yes) is learnt from items that people chose to rate: the list says what a user would like once they have come to it,
-not what they will choose next.
+P(Yes) is learnt from items that people chose to rate: the list says what a user would like if they tried it, not what
+they will choose next.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from pathlib import Path
 from tlrec.errors import InputError, one_line_errors
 from tlrec.model.prompts import FRAME_NAMES
 
-# Flags that say how a model is run here; a served one is run elsewhere
+# Flags for a model that runs here; a served model runs elsewhere
 RUN_HERE = ("lora_weights", "other_base", "prompt_frame", "cutoff_len", "dtype", "quantization", "attention")
 RUN_HERE += ("device", "token_budget", "trust_remote_code")
 
 
 def parse_arguments():
-    """The flags, as far as argparse sees to them."""
+    """Parse the command line."""
     purpose, _, details = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
         prog="python -m tlrec.recommend",
@@ -58,12 +58,12 @@ def parse_arguments():
     add(
         "--served",
         metavar="URL",
-        help="ask vLLM at this address, such as http://localhost:8000/v1; --base_model is what export_model.py wrote, "
-        "without the weights is enough; a key, if it wants one, from OPENAI_API_KEY",
+        help="ask vLLM at this address, such as http://localhost:8000/v1; --base_model is then the folder that "
+        "export_model.py wrote (weights not needed); if the server needs a key, it is read from OPENAI_API_KEY",
     )
     add("--served_name", help="name of the model at the server (default: the only one it serves)")
     add("--other_base", action="store_true", help="take an adapter that was tuned on another base model")
-    add = parser.add_argument_group("what shapes a score, by default as at the adapter's tuning").add_argument
+    add = parser.add_argument_group("scoring settings, by default those of the adapter's tuning").add_argument
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the adapter's, else alpaca)")
     add("--cutoff_len", type=int, help="tokens of a prompt (default: the adapter's, else 512)")
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="(default: the adapter's, else auto)")
@@ -90,7 +90,7 @@ def check_flags(args):
             raise InputError(f"--{name} {getattr(args, name)}: give {least} or more")
     for name in RUN_HERE if args.served else ["served_name"]:
         if getattr(args, name) not in (None, False):
-            why = "says how a model is run here, and with --served it is not" if args.served else "needs --served"
+            why = "is for a model run here, not for --served" if args.served else "needs --served"
             raise InputError(f"--{name} {why}")
     if args.output:
         path = Path(args.output)
@@ -109,7 +109,7 @@ def main():
 
     # 1. Check everything that can be checked before torch is imported
     check_flags(args)
-    from tlrec.data.catalogue import read_catalogue  # from here on pandas and numpy, which --help does not wait for
+    from tlrec.data.catalogue import read_catalogue  # imports pandas and numpy, which --help does not need
     from tlrec.model.served import read_prompt_frame
     from tlrec.recommend import listing, scorers, user
 
@@ -118,7 +118,7 @@ def main():
     else:
         kept, given = scorers.check_local(args)
 
-    # 2. Catalogue and history; what has been rated is no candidate
+    # 2. Catalogue and history; rated items are not candidates
     catalogue = read_catalogue(args.items)
     if catalogue.repeated:
         print(f"{args.items}: {catalogue.repeated} rows repeat an earlier item and are left out")
@@ -127,16 +127,16 @@ def main():
     rated = {place for item in asked.preference.history for place in catalogue.find(item)}
     items = [item for place, item in enumerate(catalogue.items) if place not in rated]
     if not items:
-        raise InputError(f"{args.items}: the user has rated all {len(rated)} items, and none is left to recommend")
+        raise InputError(f"{args.items}: the user has rated all {len(rated)} items, so none is left to recommend")
     print(f"candidates: {len(items)}; rated by the user and left out: {len(rated)}")
     if args.top > len(items):
-        print(f"--top {args.top}: there are {len(items)}, and all are listed")
+        print(f"--top {args.top}: there are only {len(items)} candidates; all are listed")
 
     # 3. P(Yes) of all of them, in one order
     score = scorers.served_scorer(args, prompt_frame) if args.served else scorers.local_scorer(args, kept, given)
     (scores,) = score([(asked.record, items)])
     if scores.truncated:
-        print(f"{scores.truncated} of {len(items)} prompts were too long and have lost the oldest of the history")
+        print(f"{scores.truncated} of {len(items)} prompts were too long, so the oldest history items were cut")
     order = listing.ranked(scores.p_yes)
 
     # 4. The best of them, and what they would be without each item of the history

@@ -11,7 +11,7 @@ COLUMNS = 10  # items that --explain prints; --output has all
 
 
 def ranked(p_yes):
-    """Places in order of P(Yes), highest first; what is equal stays in the order of the catalogue."""
+    """Places in order of P(Yes), highest first; ties stay in the order of the catalogue."""
     return sorted(range(len(p_yes)), key=lambda place: -p_yes[place])
 
 
@@ -37,7 +37,7 @@ def _named(item):
 
 
 def table(rows):
-    """The list as plain text; the creator only where there is one."""
+    """The list as plain text; with creators only if there are any."""
     titles = [_shown(row["title"]) for row in rows]
     creators = [_shown(row["creator"]) for row in rows]
     widths = [max(map(len, column)) for column in (["title", *titles], ["creator", *creators])]
@@ -70,7 +70,7 @@ def place_of_target(target, ordered):
     """A line about the item that the row itself asks about; ordered: all candidates, best first."""
     name = printable(str(target))
     if target not in ordered:
-        return f"the row's own target, {name}, is no candidate"
+        return f"the row's own target, {name}, is not a candidate"
     return f"the row's own target, {name}, is at rank {ordered.index(target) + 1} of {len(ordered)}"
 
 

@@ -14,8 +14,8 @@ from tlrec.runs import SCORING, scoring_of, scoring_said
 
 
 def check_local(args):
-    """Raise InputError for a base model or an adapter that cannot be used; returns what shapes scores: that which the
-    adapter keeps from its tuning, and that which flags give."""
+    """Raise InputError for a base model or an adapter that cannot be used; returns the
+    settings that affect scores: those the adapter keeps from its tuning, and those given by flags."""
     check_base_model(args.base_model)
     if args.lora_weights:
         check_lora_weights(args.lora_weights, args.base_model, base_identity(args.base_model), args.other_base)
@@ -50,7 +50,7 @@ def local_scorer(args, kept, given):
 
 
 def served_scorer(args, prompt_frame):
-    """The same by a server's log-probabilities; prompt_frame: what `read_prompt_frame` returned."""
+    """The same from a server's log-probabilities; prompt_frame: what `read_prompt_frame` returned."""
     from tlrec.cot.client import Service, api_key
 
     def service():

@@ -14,7 +14,7 @@ from tlrec.files import printable
 @dataclass
 class User:
     """record: the history as it goes into the prompts; preference: the same as items; without: for each item of
-    `preference.history` the record that lacks it."""
+    `preference.history` the record without it."""
 
     record: dict
     preference: Preference
@@ -34,7 +34,7 @@ def read_row(path, row, catalogue):
     history = preference.history
     if unknown := [str(item) for item in history if not catalogue.find(item)]:
         listed = printable(", ".join(unknown))
-        print(f"not in the catalogue are {len(unknown)} of {len(history)} items of the history: {listed}")
+        print(f"{len(unknown)} of {len(history)} history items are not in the catalogue: {listed}")
     return User(record, preference, [without_item(record, place) for place in range(len(history))])
 
 
@@ -52,7 +52,7 @@ def read_titles(args, catalogue):
     kind = args.kind or (catalogue.kinds or ["movie"])[0]
     if not re.fullmatch(r"\w+", kind):
         raise InputError(f"{'--kind' if args.kind else catalogue.path}: kind {kind!r} is not a word such as 'movie'")
-    target = catalogue.items[0]  # of no account: each candidate takes its place
+    target = catalogue.items[0]  # a placeholder: each candidate takes its place
 
     def record(likes, dislikes):
         quoted = kind == "book" and bool(target.creator)  # as in the published records of Book
@@ -65,8 +65,8 @@ def read_titles(args, catalogue):
 
 
 def item_meant(flag, text, catalogue, as_written):
-    """The item of the catalogue that a title means, or the title as it is, if none is near. What is near is asked about
-    on a terminal; where there is none, it is an InputError that lists it."""
+    """The item of the catalogue that a title means, or the title as it is if no item is near. If several are near, the
+    user is asked on a terminal; without a terminal, an InputError lists them."""
     shown = f"{flag} {printable(text)!r}"
     item = typed_item(text, shown)
     found = catalogue.find(item)
@@ -85,7 +85,7 @@ def item_meant(flag, text, catalogue, as_written):
 
 
 def ask(question, choices, item):
-    """One of the `choices`, or `item`, by what is typed on the terminal."""
+    """One of the `choices`, or `item`, as typed on the terminal."""
     lines = [f"  {number}  {printable(str(choice))}" for number, choice in enumerate(choices, start=1)]
     print(question, *lines, "  0  none of them: take the title as it is", sep="\n", file=sys.stderr)
     while True:

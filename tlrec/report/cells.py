@@ -11,7 +11,7 @@ from tlrec.report.published import published_for
 
 @dataclass
 class Cell:
-    """The seeds of one method at one number of shots. mean is None where AUC is not defined; sd with one seed."""
+    """The seeds of one method at one number of shots. mean is None if AUC is not defined; sd is None with one seed."""
 
     method: str
     shots: int
@@ -23,7 +23,7 @@ class Cell:
     over_floor_interval: list | None = None
     below_best: list | None = None  # interval of (this - best cell)
     uaucs: list = field(default_factory=list)  # (uAUC, weighted by rows, users with both labels) of each evaluation
-    uauc: float | None = None  # mean of the first; None where users are not known, or none has both labels
+    uauc: float | None = None  # mean of the first; None if users are not known, or none has both labels
     uauc_interval: list | None = None
     uauc_over_floor: float | None = None
     uauc_over_floor_interval: list | None = None
@@ -36,12 +36,12 @@ class Cell:
 
     @property
     def near_floor(self):
-        """Whether the difference to the best floor is within noise; None where there is no floor."""
+        """Whether the difference to the best floor is within noise; None if there is no floor."""
         return contains_zero(self.over_floor_interval)
 
     @property
     def uauc_near_floor(self):
-        """Whether the difference of uAUC to that of the best floor is within noise; None where there is no floor."""
+        """Whether the difference of uAUC to that of the best floor is within noise; None if there is no floor."""
         return contains_zero(self.uauc_over_floor_interval)
 
     @property
@@ -96,7 +96,7 @@ def shots_order(shots):
 
 
 def test_sets(evaluations, problems, resamples=2000):
-    """One TestSet for each test file, told apart by digest. Evaluations whose labels differ from those of the others on
+    """One TestSet for each test file, identified by digest. Evaluations whose labels differ from those of the others on
     the same file go to `problems` instead."""
     by_digest = {}
     for evaluation in evaluations:
@@ -144,7 +144,7 @@ def test_set(evaluations, target, resamples):
 
 
 def group(evaluations):
-    """Cells in order of base model, method and shots; a method's label says what its runs do not have in common."""
+    """Cells in order of base model, method and shots; a method's label names the settings in which its runs differ."""
     several_bases = len({evaluation.base_model for evaluation in evaluations if evaluation.base_model != "none"}) > 1
     alike = {}
     for evaluation in evaluations:
@@ -193,8 +193,8 @@ def judge(test_set, users, resamples):
 
 
 def judge_within_users(test_set, users, resamples):
-    """Fill in uAUC of floors and cells, on the resamples of users that `judge` draws. It is computed from predictions:
-    an evaluation whose metrics.json is from before it had uAUC is judged too."""
+    """Fill in uAUC of floors and cells, on the resamples of users that `judge` draws. It is computed from predictions,
+    so it also covers evaluations whose metrics.json is from before it had uAUC."""
     labels = test_set.labels
     scores, columns = all_scores(test_set)
     values = [uauc(labels, score, users) for score in scores]
@@ -216,7 +216,7 @@ def judge_within_users(test_set, users, resamples):
 
 
 def all_scores(test_set):
-    """The (n,) scores of the floors, then of all evaluations, and for each cell the range of places where its are."""
+    """The (n,) scores of the floors, then of all evaluations, and for each cell the range of their places."""
     scores, columns = list(test_set.floor_scores.values()), []
     for cell in test_set.cells:
         columns.append(range(len(scores), len(scores) + len(cell.evaluations)))

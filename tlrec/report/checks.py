@@ -1,4 +1,4 @@
-"""Leak and sanity checks: what must be known before a number is believed."""
+"""Leak and sanity checks: what to know before trusting a number."""
 
 import os
 from collections import Counter
@@ -14,8 +14,8 @@ from tlrec.data.preferences import read_checked
 from tlrec.errors import InputError
 from tlrec.files import sha256
 
-ONE_SIDED = 0.9  # share of one label from which accuracy says little
-SILENT = 0.5  # probability on the two answers below which the model has not understood the question
+ONE_SIDED = 0.9  # if one label has this share, accuracy says little
+SILENT = 0.5  # with less probability on the two answers, the model has not understood the question
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class DataFiles:
         return self.files[data["sha256"]]
 
     def overlap(self, first, second):
-        """What two described files share, computed once: `tlrec.check.Overlap`; its users are None where a file holds
-        free text. Raises InputError if one of them cannot be read."""
+        """What two described files share, computed once: `tlrec.data.overlap.Overlap`; its users are None if a file
+        holds free text. Raises InputError if one of them cannot be read."""
         key = (first["sha256"], second["sha256"])
         if key not in self.overlaps:
             files = {"first": self.read(first), "second": self.read(second)}
@@ -80,7 +80,7 @@ class DataFiles:
         return self.overlaps[key]
 
     def shown(self, data):
-        """The path of a described file, below the workspace where it lies there."""
+        """The path of a described file, relative to the workspace if it is inside."""
         path = Path(os.path.abspath(data["path"]))
         return str(path.relative_to(self.root) if path.is_relative_to(self.root) else data["path"])
 
@@ -111,7 +111,7 @@ def shared_rows(test_set, files):
 def overlap_check(subject, found, rows):
     """What a file of `rows` rows shares with an earlier one, as a Check."""
     if found.users is None:
-        text = f"shared rows: {found.rows}; users not compared, for not all rows are preference records"
+        text = f"shared rows: {found.rows}; users not compared, because not all rows are preference records"
     else:
         text = f"shared rows: {found.rows}; shared users: {found.users}"
         text += f", with {found.user_rows} rows ({found.user_rows / rows:.1%}) of the latter" if found.users else ""
@@ -141,13 +141,13 @@ def selection(test_set, files):
 
 
 def scoring(test_set):
-    """Which cells were scored otherwise than most: their differences to others are not the method's alone."""
+    """Cells scored with other settings than most: their differences to others do not come from the method alone."""
     found = [(cell, other_scoring(cell, test_set)) for cell in test_set.cells]
     return merged(test_set, [(cell, "warning", f"scored with {', '.join(other)}") for cell, other in found if other])
 
 
 def other_scoring(cell, test_set):
-    """What shaped scores of this cell, and is not what it was for most evaluations of the test set: a list of words."""
+    """Settings that affect this cell's scores and differ from most evaluations of the test set: a list of words."""
     known = [evaluation.run["scoring"] for evaluation in test_set.evaluations if evaluation.run.get("scoring")]
     names = dict.fromkeys(name for one in known for name in one)
     usual = {name: Counter(str(one[name]) for one in known if name in one).most_common(1)[0][0] for name in names}
@@ -206,7 +206,7 @@ def answer_mass(test_set):
 
 
 def seeds(test_set):
-    """Seeds that other cells of the method have, and seeds that a cell has twice."""
+    """Seeds that only other cells of the method have, and seeds that a cell has twice."""
     found = []
     for cell in test_set.cells:
         if cell.missing_seeds:

@@ -40,7 +40,7 @@ class Evaluation:
 
     folder: str  # below ROOT
     metrics: dict
-    predictions: dict  # of tlrec.evaluation.metrics.read_evaluation
+    predictions: dict  # of tlrec.evaluation.results.read_evaluation
     chain: list  # run.json of every stage, first to last; [] for the base model alone
     target: str
     test: dict  # path, sha256, rows
@@ -59,8 +59,8 @@ class Evaluation:
 
 @dataclass
 class Workspace:
-    """evaluations; tunings: (folder, run.json) of the tuners' runs; probes: (folder, probe.json); problems: (folder, what
-    is wrong)."""
+    """evaluations; tunings: (folder, run.json) of the tuners' runs; probes: (folder, probe.json); problems: (folder,
+    what is wrong)."""
 
     evaluations: list = field(default_factory=list)
     tunings: list = field(default_factory=list)
@@ -117,7 +117,7 @@ def collect(root):
 def read_result(folder, name, run):
     """The Evaluation in `folder`, called `name` in the report. run: the folder's run.json, None if it has none.
 
-    Raises InputError for damaged files and for a metrics.json that an older adapter of the same folder got.
+    Raises InputError for damaged files and for a metrics.json made for an older adapter of the same folder.
     """
     metrics, predictions = read_evaluation(folder)
     evaluation = metrics["run"]
@@ -127,7 +127,7 @@ def read_result(folder, name, run):
     if len(predictions["label"]) != test["rows"]:
         raise InputError(f"{where}: {len(predictions['label'])} predictions for {test['rows']} test rows")
     if not all(stage.get("stage") for stage in chain):
-        raise InputError(f"{where}: the run.json of its adapter, or of one before, does not name its stage")
+        raise InputError(f"{where}: the run.json of its adapter, or of an earlier one, does not name its stage")
     if run and chain and any(run.get(key) != chain[-1].get(key) for key in ("started", "ended")):
         raise InputError(f"{where}: was made for an earlier adapter of this folder; evaluate again")
     last = chain[-1] if chain else evaluation
@@ -175,7 +175,7 @@ def method_of(evaluation, adapter, chain):
     if adapter and not chain:
         return f"adapter {adapter['path']}"
     stages = [f"{run['stage']} {run['source']}" if run.get("source") else run["stage"] for run in chain]
-    if chain and chain[0].get("start_adapter"):  # the first of our stages began with an adapter of someone else
+    if chain and chain[0].get("start_adapter"):  # the first of our stages started from someone else's adapter
         stages.insert(0, "general adapter")
     if chain and chain[-1].get("shots"):
         stages.pop()  # few-shot tuning is a column, not a method
@@ -183,7 +183,7 @@ def method_of(evaluation, adapter, chain):
 
 
 def settings_of(evaluation, chain):
-    """{name: value} of what another run of the same method, shots and seed might have otherwise: flags, frame, data."""
+    """{name: value} of what may differ between runs of the same method, shots and seed: flags, frame, data."""
     settings = {"frame": evaluation.get("frame")}
     scoring = evaluation.get("scoring") or evaluation["arguments"]
     settings |= {f"{name} in evaluation": scoring.get(name) for name in ("quantization", "cutoff_len")}

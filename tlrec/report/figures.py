@@ -15,7 +15,7 @@ from tlrec.report.cells import shots_order
 from tlrec.report.checks import shots_name
 from tlrec.report.collect import chain_of, method_of
 
-# Okabe and Ito's colours, told apart by colour-blind readers, the pale yellow left out; markers differ as well.
+# Okabe and Ito's colours, which colour-blind readers can tell apart, without the pale yellow; markers differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^v"
 LINES = ("-", "--", ":")  # a new one when the colours begin again
@@ -31,7 +31,7 @@ STYLE = {
     "legend.frameon": False,
     "savefig.dpi": 150,
     "savefig.bbox": "tight",
-    "text.parse_math": False,  # a name with dollar signs is a name
+    "text.parse_math": False,  # dollar signs in a name are plain text
 }
 
 
@@ -53,7 +53,7 @@ class Picture:
 
 
 def draw(folder, test_sets, tunings):
-    """Draw everything into `folder`; returns the Pictures in their order. A method has one colour and marker in all."""
+    """Draw everything into `folder`; returns the Pictures in order. A method has the same colour and marker in all."""
     pictures, taken = [], set()
     methods = {method: None for test_set in test_sets for method in test_set.methods}
     methods |= {tuned_method(run): None for _, run in tunings}
@@ -184,7 +184,7 @@ def shots_axis(axes, shots):
 
 
 def ndcg_against_shots(test_set, ranked, looks):
-    """NDCG of each method against its shots, as `auc_against_shots` has AUC."""
+    """NDCG of each method against its shots, as `auc_against_shots` does for AUC."""
     shots = sorted({cell.shots for cell in ranked.cells}, key=shots_order)
     place = {number: position for position, number in enumerate(shots)}
     points, name = {}, ranked.main
@@ -199,7 +199,7 @@ def ndcg_against_shots(test_set, ranked, looks):
         label = f"floor: {wrapped(floor, 40)} ({value:.4f})"
         axes.axhline(value, color=GREY, linewidth=1.3, dashes=dashes, label=label, zorder=2)
     shots_axis(axes, shots)
-    axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])  # a mark at 0 is seen whole
+    axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])  # a mark at 0 is fully visible
     axes.set_ylabel(name.upper())
     axes.set_title(
         f"{wrapped(test_set.target)}: {name.upper()} against shots, P(like | rated)\n{ranked.title}", fontsize=10
@@ -300,7 +300,7 @@ def reliability(test_set, looks):
 
 
 def legend_below(figure, axes, columns=2, of=None, gap=None):
-    """A legend under the axes, where no curve can run through it."""
+    """A legend under the axes, where no curve crosses it."""
     handles, labels = (of or axes).get_legend_handles_labels()
     references = ("floor", "published", "chance", "calibrated")
     order = sorted(range(len(labels)), key=lambda k: labels[k].startswith(references))
@@ -313,8 +313,8 @@ def legend_below(figure, axes, columns=2, of=None, gap=None):
 
 
 def validation(tunings, looks):
-    """Validation AUC along training, a panel for each target, stage and number of shots, a colour for each method; None
-    without any history."""
+    """Validation AUC during training, a panel for each target, stage and number of shots, a colour for each method;
+    None without any history."""
     panels, methods = {}, {}
     for _, run in tunings:
         if history := run.get("results", {}).get("history"):
@@ -349,7 +349,7 @@ def validation(tunings, looks):
         )
         axes.set_title(wrapped(key[-1], 45), fontsize=9)
         axes.margins(x=0.08, y=0.15)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # there is no half step
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # steps are whole numbers
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for method in methods:
@@ -357,4 +357,4 @@ def validation(tunings, looks):
     figure.supxlabel("optimizer step (a line for each run; the ring is the checkpoint kept)", fontsize=9)
     figure.supylabel("validation AUC", fontsize=9)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8.5)
-    return figure, f"Validation AUC along training. {'; '.join(words)}."
+    return figure, f"Validation AUC during training. {'; '.join(words)}."

@@ -60,7 +60,7 @@ def write_page(path, sections, pictures):
 
 
 def escape(text):
-    """`text` as it may stand in HTML, between tags or quotes."""
+    """`text` escaped for HTML, between tags or in quotes."""
     return html.escape(printable(text))
 
 

@@ -17,13 +17,13 @@ RESULTS = [
 ]
 SEQUENTIAL = "SASRec, GRU4Rec and Caser in the same few-shot setting: 0.489 to 0.542."
 
-# The published test file by which a workspace's rows are known to be the same; that of Book is not available.
+# SHA-256 of the published test file, which tells whether a workspace has the same rows; that of Book is not available.
 TEST_FILES = {"movie": "474e02cde467c8c7001168a4a390a581217edcd8f4726c39aa88c9aa37c54d5e"}
 
 
 @dataclass(frozen=True)
 class Published:
-    """One method's {shots: AUC}; same_rows: whether they were measured on the very test rows at hand."""
+    """One method's {shots: AUC}; same_rows: whether they were measured on the same test rows."""
 
     method: str
     aucs: dict

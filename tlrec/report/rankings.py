@@ -1,4 +1,4 @@
-"""The rankings of a test set: those on the very same candidates side by side, mean over seeds, and their table."""
+"""The rankings of a test set: those on the same candidates side by side, mean over seeds, and their table."""
 
 from dataclasses import dataclass, field
 
@@ -11,9 +11,10 @@ from tlrec.evaluation.ranking_results import NOT_NEXT, SAMPLED
 MAIN = "ndcg@10"  # the metric of the picture, and of the interval in the table
 FLOORS = {"history": "history (chance)", "item": "item (like-rate)", "likes": "likes (how often liked)"}
 RULES = (
-    "HR@K: share of liked rows whose target is among the first K; NDCG@K: the same, worth more further up; MRR: mean of "
-    "1 / rank. Equal scores share their ranks. Floors need no model: history is the same for all of a user's candidates "
-    "and so is chance, item is an item's like-rate in the training split, likes is how many training rows like it. "
+    "HR@K: share of liked rows whose target is among the first K; NDCG@K: the same, but higher places count more; MRR: "
+    "mean of 1 / rank. Equal scores share their ranks. Floors need no model: history is the same for all of a user's "
+    "candidates, which is chance; item is an item's like-rate in the training split; likes is how many training rows "
+    "like it. "
 )
 
 
@@ -43,7 +44,7 @@ class Ranked:
 
     @property
     def main(self):
-        """MAIN, or what stands for it where there are too few candidates."""
+        """MAIN, or MRR if there are too few candidates."""
         return MAIN if self.most > 10 else "mrr"
 
     @property
@@ -86,12 +87,12 @@ def _ranked(test_set, together, resamples):
 
 
 def columns(ranked):
-    """Names of the metrics that say something of these candidates."""
+    """Names of the metrics that mean something for these candidates."""
     shown = [k for k in CUTOFFS if k < ranked.most]
     return [*(f"hr@{k}" for k in shown), *(f"ndcg@{k}" for k in shown if k > 1), "mrr", "mean_rank"]
 
 
 def said(ranked):
-    """What the reader has to know of a list of Ranked, in a paragraph."""
+    """What the reader has to know about a list of Ranked, in a paragraph."""
     notes = RULES + NOT_NEXT
     return f"{notes} {SAMPLED}" if any(one.protocol != "full" for one in ranked) else notes

@@ -15,15 +15,16 @@ from tlrec.report.published import SEQUENTIAL
 
 LEGEND = (
     "AUC as published: rows in order of P(Yes) - P(No), 0.5 is chance. Mean ± standard deviation over seeds, number of "
-    "seeds in brackets. ▲ above the best floor, ▼ below it, ≈ not told apart from it; ★ best here, ☆ not told apart "
-    "from the best: the paired 95 % bootstrap interval of the difference, over {unit}, holds 0. † checkpoints selected "
-    "on labelled rows of the target. ‡ scored otherwise than most (see Checks). Floors need no language model: history is the share of liked items in the "
-    "history, item is the like-rate of the target item in the training split."
+    "seeds in brackets. ▲ above the best floor, ▼ below it, ≈ within noise of it; ★ best here, ☆ within noise of the "
+    "best: the paired 95 % bootstrap interval of the difference, over {unit}, contains 0. † checkpoints selected on "
+    "labelled rows of the target. ‡ most other cells have other scoring settings (see Checks). Floors need no language "
+    "model: history is the share of liked items in the history, item is the like-rate of the target item in the "
+    "training split."
 )
 WITHIN_USERS = (
-    "AUC ranks the rows of all users together, uAUC those of each user apart, averaged over the {users} users with "
-    "both labels: a method with a high AUC and a uAUC near 0.5 tells generous users from strict ones, but not what a "
-    "user likes."
+    "AUC ranks the rows of all users together; uAUC ranks each user's rows separately and is averaged over the {users} "
+    "users with both labels. A method with a high AUC and a uAUC near 0.5 tells generous users from strict ones, but "
+    "not what a user likes."
 )
 
 
@@ -90,7 +91,7 @@ def knowledge_section(probes):
         parts += (("histories", knowledge.histories_said, knowledge.history_table),)
         tables += [Table(where + said(probe), *table(probe)) for part, said, table in parts if probe[part]]
         meanings |= dict.fromkeys(knowledge.meanings(probe))
-    first = "How well the models complete what stands in the catalogues and histories, before any test row is seen."
+    first = "How well the models complete titles of the catalogues and histories, before any test row is seen."
     return Section("What the model knows beforehand", [first, *meanings], tables)
 
 
@@ -107,10 +108,10 @@ def headline(test_set):
     if test_set.best_floor:
         floor = f"the best floor ({test_set.best_floor}, {test_set.floors[test_set.best_floor]:.4f})"
         if best.near_floor is None:
-            words.append(f"Against {floor} it cannot be judged: there is one user only.")
+            words.append(f"It cannot be compared with {floor}: there is only one user.")
         else:
             low, high = best.over_floor_interval
-            verdict = "not told apart from" if best.near_floor else "above" if best.over_floor > 0 else "below"
+            verdict = "within noise of" if best.near_floor else "above" if best.over_floor > 0 else "below"
             words.append(f"It is {verdict} {floor}: {best.over_floor:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}.")
     if best.uauc is not None:
         floors = f", the best floor ({test_set.best_uauc_floor})" if test_set.best_uauc_floor else ""
@@ -347,7 +348,7 @@ def markdown_table(table):
 
 
 def markdown_text(text):
-    """`text` without a meaning in Markdown or HTML: names come from folders and files, which may be anyone's."""
+    """`text` escaped for Markdown and HTML: names come from folders and files, so they may contain anything."""
     return re.sub(r"([\\`*\[\]|])", r"\\\1", escape(printable(text), quote=False))
 
 
@@ -366,17 +367,17 @@ def revision(run):
 
 
 def total(values):
-    """Sum of numbers, None if one of them is or there are none."""
+    """Sum of numbers; None if one of them is None or there are none."""
     return None if None in values or not values else sum(values)
 
 
 def mean(values):
-    """Mean of numbers, None if one of them is."""
+    """Mean of numbers; None if one of them is None."""
     return None if None in values else sum(values) / len(values)
 
 
 def number(value, missing="-", sign=""):
-    """Four digits behind the point."""
+    """Four decimal places."""
     return missing if value is None else f"{value:{sign}.4f}"
 
 
