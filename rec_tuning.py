@@ -68,6 +68,7 @@ def parse_arguments():
     add("--quantization", choices=["none", "8bit", "4bit"], default="none", help="of the base (default: %(default)s)")
     add("--attention", choices=["auto", "sdpa", "eager", "flash_attention_2"], default="auto", help="(default: auto)")
     add("--gradient_checkpointing", action="store_true", help="less memory, more time")
+    add("--share_prefix", action="store_true", help="what all prompts begin with goes through the model once a pass")
     add("--torch_compile", action="store_true", help="compile the model: minutes at the start, faster steps after")
     add("--trust_remote_code", action="store_true", help="run code that comes with the base model")
     add = parser.add_argument_group("bookkeeping").add_argument
@@ -102,6 +103,7 @@ def tune(run, setup, examples, scorer, valid):
         model=setup.model(lora, args.seed),
         train_dataset=examples.rows,
         scorer=scorer,
+        share_prefix=args.share_prefix,
         validation_labels=valid.labels,
         callbacks=[EarlyStoppingCallback(early_stopping_patience=args.patience)],
         args=TrainingArguments(

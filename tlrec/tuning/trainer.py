@@ -3,6 +3,7 @@
 
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tlrec.model.memory import POSITIONS_AT_ONCE
 from tlrec.model.parts import language_model_parts
 from tlrec.model.processes import add_up, catch_signals
 from tlrec.tuning.learning import ChecksFirstStep, check_changed, fingerprint, fingerprints
+from tlrec.tuning.shared_prefix import once, shared, shared_length, sharing_attention, why_not
 from tlrec.tuning.token_cache import TokenRows
 
 
@@ -102,15 +104,17 @@ class TuningTrainer(Trainer):
     checkpoint and raises Stopped. A tuning that learns nothing raises InputError.
 
     scorer: tlrec.model.scoring.Scorer of the validation records, made `with_loss`; validation_labels: (n,) labels.
+    share_prefix: compute what all rows of a micro-batch begin with once, where the model can (tlrec.tuning.shared_prefix).
     """
 
-    def __init__(self, *, scorer, validation_labels, **arguments):
+    def __init__(self, *, scorer, validation_labels, share_prefix=False, **arguments):
         super().__init__(data_collator=Collator(scorer.prompt_loss_weight), eval_dataset=scorer.rows, **arguments)
         self.scorer = scorer
         self.validation_labels = validation_labels
         self.seconds = self.validation_seconds = 0.0
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole batch, for every model
         self.rows_at_once = self.args.per_device_train_batch_size
+        self.share_prefix, self.sharing_is_checked = share_prefix, False
         self.saving = _SaveWhenStopped(self)
         for callback in (_KeepsTheBest(), self.saving, ChecksFirstStep(self.accelerator)):
             self.add_callback(callback)
@@ -193,11 +197,7 @@ class TuningTrainer(Trainer):
         while True:
             try:
                 pieces = zip(*(tensor.split(self.rows_at_once) for tensor in inputs.values()))
-                steps = [
-                    super(TuningTrainer, self).training_step(model, dict(zip(inputs, piece)), num_items_in_batch)
-                    for piece in pieces
-                ]
-                return sum(steps)
+                return sum(self._piece(model, dict(zip(inputs, piece)), num_items_in_batch) for piece in pieces)
             except torch.OutOfMemoryError:
                 rows = self.rows_at_once // 2
                 if self.args.world_size > 1 or not rows:  # the other processes wait for this one's gradient
@@ -213,8 +213,26 @@ class TuningTrainer(Trainer):
             torch.cuda.empty_cache()
             print(f"out of memory: continuing with {rows} rows in a forward pass, the batch stays the same")
 
+    def _piece(self, model, inputs, num_items_in_batch):
+        with sharing_attention(self.model) if self._shared_length(inputs["input_ids"]) else nullcontext():
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def _shared_length(self, ids):
+        """How many tokens at the beginning of all rows of `ids` go through the model once, 0 if none."""
+        length = shared_length(ids) if self.share_prefix else 0
+        if length and not self.sharing_is_checked:
+            longest = max(lengths_of(self.train_dataset))
+            self.sharing_is_checked, reason = True, why_not(self.model, ids.to(self.model.device), longest)
+            self.share_prefix = reason is None
+            if self.is_world_process_zero():
+                print(f"shared prefix: {length} tokens" if reason is None else f"no shared prefix: {reason}")
+        return length if self.share_prefix else 0
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels, weights = inputs.pop("labels")[:, 1:], inputs.pop("weights", None)
+        length = self._shared_length(inputs["input_ids"])
+        if length:
+            inputs, places = shared(inputs["input_ids"], length)
         _, head = language_model_parts(self.model)
         # The outer model runs, so that wrappers, mixed precision and compilation work; its head computes one position.
         hidden = model(**inputs, use_cache=False, logits_to_keep=1, output_hidden_states=-1).hidden_states[-1]
@@ -222,7 +240,11 @@ class TuningTrainer(Trainer):
             raise InputError("no LoRA layer has a gradient: the model's output does not depend on the adapter")
         labelled = labels != -100
         weights = None if weights is None else weights[:, 1:][labelled]
-        loss = ChunkedCrossEntropy.apply(hidden[:, :-1][labelled], labels[labelled], head, weights)
+        if length:
+            read, targets, sums = once(places[:, :-1][labelled], labels[labelled], weights)
+            loss = ChunkedCrossEntropy.apply(hidden[0, read], targets, head, sums)
+        else:
+            loss = ChunkedCrossEntropy.apply(hidden[:, :-1][labelled], labels[labelled], head, weights)
         if num_items_in_batch is None:
             return loss / (labelled.sum() if weights is None else weights.sum())
         if self.args.average_tokens_across_devices:

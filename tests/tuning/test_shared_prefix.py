@@ -1,0 +1,223 @@
+"""--share_prefix: the same loss and gradients as rows on their own, and fewer tokens in the model.
+
+1. Every family: gradients equal those without, within 1e-5, or the model cannot share and says so.
+2. The same with the loss on answers alone, on weighted prompts, with checkpointing, and for rows that hold one another.
+3. Through the script: the same tuning but for rounding; without the flag nothing changes.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+
+from tests.conftest import REPOSITORY
+from tests.support.models import FAMILIES, make_family
+from tlrec.data.records import read_records
+from tlrec.model import adapters, base_models
+from tlrec.model.prompts import load_frame
+from tlrec.model.scoring import Scorer
+from tlrec.model.tokenization import RecordTokenizer
+from tlrec.tuning import shared_prefix
+from tlrec.tuning.trainer import TuningTrainer
+
+CPU = torch.device("cpu")
+CANNOT = {  # families that go on without, and what they say
+    "qwen3_5": "hidden states would not be those of each row alone",  # its linear attention has a state
+    "mistral": "longer than the model's sliding window of",
+    "gemma2": "it needs --attention sdpa, not eager",
+    "gemma3": "longer than the model's sliding window of",
+    "phi3": "longer than the model's sliding window of",
+    "falcon": "does not take the mask",
+    "bloom": "it needs --attention sdpa, not eager",
+}
+QUICK = {"llama", "bloom", "mistral"}
+QUICKLY = ["--device", "cpu", "--batch_size", 8, "--micro_batch_size", 4, "--num_epochs", 2, "--warmup_steps", 0]
+QUICKLY += ["--learning_rate", 1e-2, "--eval_steps", 1, "--lora_dropout", 0, "--max_train_samples", 13]
+
+
+def trainer_of(model, records, frame, folder, share_prefix, weight=1.0, **arguments):
+    examples = RecordTokenizer(*frame, 512).examples(records, weight == 1)
+    return TuningTrainer(
+        model=model,
+        train_dataset=examples.rows,
+        scorer=Scorer(frame[0], records, frame[1], 512, True, weight),
+        validation_labels=None,
+        share_prefix=share_prefix,
+        args=TrainingArguments(output_dir=folder, use_cpu=True, report_to="none", **arguments),
+    )
+
+
+def with_lora(base, targets):
+    """A model with LoRA whose A and B both count, without any dropout."""
+    model = base_models.load_base_model(base, CPU, torch.float32)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):  # OPT
+            module.dropout = 0.0
+    torch.manual_seed(0)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.train()
+
+
+def step(trainer):
+    """(loss, {name: gradient}, tokens that the model embedded) of one micro-batch."""
+    seen = []
+    embedding = trainer.model.get_input_embeddings()
+    handle = embedding.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))
+    trainer.model.zero_grad()
+    loss = trainer.training_step(trainer.model, trainer.data_collator(trainer.train_dataset), torch.tensor(100.0))
+    handle.remove()
+    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    return loss.item(), gradients, seen[-1]
+
+
+def same(one, other):
+    assert one[0] == pytest.approx(other[0], abs=1e-5)
+    assert one[1].keys() == other[1].keys()
+    for name, gradient in one[1].items():
+        assert gradient.abs().max() > 1e-6, name
+        torch.testing.assert_close(gradient, other[1][name], atol=1e-5, rtol=1e-3, msg=name)
+
+
+@pytest.fixture(scope="module")
+def records(tiny_workspace):
+    return read_records(tiny_workspace / "rec_data" / "movie" / "valid.json")[:5]
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
+def test_gradients_of_every_family(name, records, tmp_path, capsys):
+    base = make_family(tmp_path / "base", name)
+    tokenizer = base_models.load_tokenizer(base)
+    frame = load_frame("alpaca", tokenizer)
+    model = with_lora(base, adapters.query_and_value_modules(base))
+    plain, sharing = (
+        step(trainer_of(model, records, (tokenizer, frame), tmp_path / str(share), share)) for share in (False, True)
+    )
+    same(sharing, plain)
+    said = capsys.readouterr().out
+    if name in CANNOT:
+        assert "no shared prefix: " in said and CANNOT[name] in said
+        assert sharing[2] == plain[2]
+    else:
+        length = int(said.split("shared prefix: ")[1].split(" tokens")[0])
+        assert length > 70 and sharing[2] == plain[2] - (len(records) - 1) * length
+
+
+@pytest.mark.parametrize("weight", [0, 0.05, 1])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_loss(weight, checkpointing, tiny_llama, records, tmp_path, capsys):
+    tokenizer = base_models.load_tokenizer(tiny_llama)
+    model = base_models.prepare_for_tuning(with_lora(tiny_llama, ["q_proj", "down_proj"]), checkpointing)
+    plain, sharing = (
+        step(
+            trainer_of(
+                model,
+                records,
+                (tokenizer, load_frame("alpaca")),
+                tmp_path / str(share),
+                share,
+                weight,
+                gradient_checkpointing=checkpointing,
+            )
+        )
+        for share in (False, True)
+    )
+    assert "no shared" not in capsys.readouterr().out
+    assert sharing[2] < plain[2]
+    same(sharing, plain)
+
+
+@pytest.mark.parametrize(
+    "rows, length",
+    [
+        (["abcdefghij", "abcdefghij"], 9),  # the last token is each row's own
+        (["abcdefghij", "abcdefghijklm"], 10),
+        (["abcdefghijk", "abcdefghixy"], 9),
+        (["abcdefg", "abcdefgh"], 0),  # not worth it
+        (["abcdefghij"], 0),
+        (["xbcdefghij", "abcdefghij"], 0),
+    ],
+)
+def test_length(rows, length):
+    longest = max(map(len, rows))
+    ids = torch.tensor([[ord(letter) for letter in row.ljust(longest, "\0")] for row in rows])
+    assert shared_prefix.shared_length(ids) == length
+
+
+def test_what_the_model_gets():
+    ids = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 6, 7, 8]])
+    inputs, places = shared_prefix.shared(ids, 2)
+    assert inputs["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
+    assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 2, 3, 4]]
+    assert inputs["attention_mask"].int().tolist() == [[[[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]]]
+    assert places.tolist() == [[0, 1, 2, 3, 4], [0, 1, 5, 6, 7]]
+
+
+def test_each_token_and_target_once():
+    places, targets = torch.tensor([0, 0, 1, 0, 1]), torch.tensor([5, 5, 6, 7, 6])
+    read, once, weights = shared_prefix.once(places, targets, torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]))
+    assert (read.tolist(), once.tolist(), weights.tolist()) == ([0, 0, 1], [5, 7, 6], [3.0, 8.0, 20.0])
+
+
+@pytest.fixture
+def instruct(run_script, tiny_llama, tiny_workspace):
+    """ins_tuning.py on the tiny workspace; returns (adapter's tensors, run.json, standard output)."""
+
+    def run(folder, *flags):
+        status, out, err = run_script(
+            "ins_tuning.py",
+            *("--base_model", tiny_llama, "--output_dir", folder, *QUICKLY, *flags),
+            *("--train_data_path", tiny_workspace / "instruction_data" / "netflix" / "train.json"),
+            *("--val_data_path", tiny_workspace / "rec_data" / "movie" / "valid.json"),
+        )
+        assert status == 0, err
+        return load_file(folder / "adapter_model.safetensors"), json.loads((folder / "run.json").read_text()), out
+
+    return run
+
+
+def furthest(one, other):
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def test_through_the_script(instruct, tmp_path):
+    plain, run, out = instruct(tmp_path / "plain")
+    assert "shared prefix" not in out and run["arguments"]["share_prefix"] is False
+    sharing, run, out = instruct(tmp_path / "sharing", "--share_prefix")
+    assert out.count("shared prefix: ") == 1 and run["arguments"]["share_prefix"] is True
+    assert 0 < furthest(sharing, plain) < 1e-4
+    assert max(tensor.abs().max() for tensor in plain.values()) > 0.01
+
+
+@pytest.mark.slow
+def test_two_processes(instruct, tiny_llama, tiny_workspace, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(tiny_workspace, root)
+    environment = os.environ | {"ROOT_PATH": str(root), "BASE_MODEL": str(tiny_llama), "STAGES": "source"}
+    environment |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    launcher = REPOSITORY / "shell" / "zero_shot.sh"
+    done = subprocess.run(
+        ["bash", launcher, "cpu:2", "movie", "netflix", *map(str, QUICKLY[2:]), "--share_prefix"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("shared prefix: ") == 1
+    plain, _, _ = instruct(tmp_path / "plain")
+    two = load_file(root / "instruction_model" / "movie" / "alpaca_instrument" / "adapter_model.safetensors")
+    assert furthest(two, plain) < 1e-4
