@@ -7,7 +7,8 @@ published   transformers' Trainer: micro-batches of 32 in random order, padded o
             attention; the model's own loss on logits of every position; fp16 on a GPU, float32 on the CPU.
 ours        tlrec.tuning.trainer: micro-batches of similar length, padded on the right without a mask; PyTorch's
             attention or FlashAttention; the loss in chunks; bf16 on a GPU, float32 on the CPU, fused AdamW on a GPU.
-Both take --steps optimiser steps of 128 rows from the same adapter. Padding is not counted. Asserts that one step
+shared      ours with --share_prefix: what all rows of a micro-batch begin with goes through the model once.
+All take --steps optimiser steps of 128 rows from the same adapter. Padding is not counted. Asserts that one step
 without dropout has the same loss and, in float32, the same gradient norm.
 """
 
@@ -35,7 +36,7 @@ from tlrec.tuning.trainer import TuningTrainer
 
 FRAME = load_frame("alpaca")
 BATCH, MICRO_BATCH = 128, 32
-OURS, PUBLISHED = "ours", "published"
+OURS, PUBLISHED, SHARED = "ours", "published", "shared"
 
 
 def training_arguments(args, folder, device, **arguments):
@@ -85,12 +86,13 @@ def published(args, device, model, rows):
         return log_of(trainer)
 
 
-def ours(args, device, model, rows, scorer):
+def ours(args, device, model, rows, scorer, share_prefix=False):
     with tempfile.TemporaryDirectory() as folder:
         trainer = TuningTrainer(
             model=model,
             train_dataset=rows,
             scorer=scorer,
+            share_prefix=share_prefix,
             validation_labels=None,
             args=training_arguments(
                 args,
@@ -129,6 +131,7 @@ def prepare(args):
 
     add(PUBLISHED, torch.float16 if device.type == "cuda" else torch.float32, "eager", published)
     add(OURS, dtype, attention, ours, scorer)
+    add(SHARED, dtype, "sdpa", ours, scorer, True)
     return procedures
 
 
@@ -138,9 +141,10 @@ def check_same_steps(args, device):
     first = {name: procedure()[0] for name, procedure in prepare(small).items()}
     loss, norm = ({name: float(step[key]) for name, step in first.items()} for key in ("loss", "grad_norm"))
     tolerance = measure.TOLERANCE[torch.float32 if device.type == "cpu" else torch.float16]
-    assert abs(loss[OURS] - loss[PUBLISHED]) < tolerance, f"losses differ: {loss}"
-    # In fp16 the loss scaler skips steps whose gradients overflow, and their norm is infinite.
-    assert device.type == "cuda" or abs(norm[OURS] / norm[PUBLISHED] - 1) < 1e-3, f"gradients differ: {norm}"
+    for name in (OURS, SHARED):
+        assert abs(loss[name] - loss[PUBLISHED]) < tolerance, f"losses differ: {loss}"
+        # In fp16 the loss scaler skips steps whose gradients overflow, and their norm is infinite.
+        assert device.type == "cuda" or abs(norm[name] / norm[PUBLISHED] - 1) < 1e-3, f"gradients differ: {norm}"
     return {"loss": loss, "grad_norm": norm}
 
 
@@ -183,6 +187,7 @@ def main(arguments=None):
         "procedures": figures,
         "tokens_per_second": {name: tokens / median for name, median in medians.items()},
         "ours_over_published": medians[PUBLISHED] / medians[OURS],
+        "shared_over_ours": medians[OURS] / medians[SHARED],
         "memory_ours_over_published": measure.ratio_of_peaks(figures, OURS, PUBLISHED),
     }
     if device.type == "cuda":
