@@ -639,7 +639,7 @@ def bad_models():
         ),
         "a weight without a place": (
             {"blk__0__attn_q__bias": np.zeros(32)},
-            "numbers into LlamaForCausalLM; the model would not",
+            "transformers makes a LlamaForCausalLM of 59,552 numbers, the file has 59,584",
         ),
         "a token twice": ({"vocabulary": vocabulary_with(tokens=twice)}, "token 600 is"),
         "an unknown split": ({"vocabulary": qwen._replace(pre="chess")}, "splits text as 'chess'"),

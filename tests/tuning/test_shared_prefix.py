@@ -83,7 +83,7 @@ def step(trainer):
 
 
 def same(one, other):
-    assert one[0] == pytest.approx(other[0], abs=1e-5)
+    assert one[0] == pytest.approx(other[0], rel=1e-6)
     assert one[1].keys() == other[1].keys()
     for name, gradient in one[1].items():
         assert gradient.abs().max() > 1e-6, name

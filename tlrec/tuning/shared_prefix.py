@@ -116,7 +116,7 @@ def why_not(model, ids, longest):
         return f"rows of {longest} tokens are longer than the model's sliding window of {min(windows)}"
     exact = model.dtype == torch.float32 and not is_quantized(model)
     inputs, places = shared(ids, shared_length(ids))
-    row = (ids != 0).sum(dim=1).argmax()  # with the least padding
+    row = 1 + (ids[1:] != 0).sum(dim=1).argmax()  # the least padding; the first row follows the prefix in any case
     was_training = model.training
     model.eval()
     try:
