@@ -26,6 +26,7 @@ from tlrec.errors import InputError
 from tlrec.model import engine, ranking
 from tlrec.model.adapters import attach_adapter, query_and_value_modules
 from tlrec.model.base_models import load_base_model, load_tokenizer
+from tlrec.model.engine import shared_prefix
 from tlrec.model.prompts import load_frame
 from tlrec.model.ranking import PACKED, ROWS, WHOLE, score_candidates
 from tlrec.model.scoring import score_records
@@ -130,6 +131,20 @@ def test_equals_the_models_own_scores(name, tmp_path, capsys):
             assert {scores.way for scores in results if len(scores.p_yes)} == {way}
             assert capsys.readouterr().out == ranking.LOG[way] + "\n"
             assert (sum(scores.truncated for scores in results) > 0) == (cutoff_len == 150)
+
+
+def test_cut_prompts_that_lost_equally_much_share_their_history(model, tokenizer):
+    request = record(ITEMS[:5], ITEMS[7:9]), ITEMS
+    encoder = RecordTokenizer(tokenizer, FRAME, 150)
+    prompts = encoder.prompts(with_targets(*request))
+    assert (
+        min(prompts.lost) > 0 and 1 < len(set(prompts.lost)) < len(ITEMS) and len(set(map(len, prompts.input_ids))) == 1
+    )
+    kinds = [[ids for ids, lost in zip(prompts.input_ids, prompts.lost) if lost == one] for one in set(prompts.lost)]
+    own = sum(len(ids) - shared_prefix(rows, len(ids) - 1) for rows in kinds for ids in rows)
+    (scores,) = score_candidates(model, tokenizer, [request], FRAME, 150)
+    assert scores.own_tokens == own and scores.truncated == len(ITEMS)
+    assert_scores([scores], own_log_p(model, tokenizer, [request], 150))
 
 
 WIDE = {"sliding_window": 400}

@@ -161,10 +161,10 @@ class _Ranker:
         """The histories of some of the request's prompts, those of its items from number `start` on."""
         prompts = self.encoder.prompts(records)
         request.truncated += prompts.truncated
-        # Cut prompts have lost as many tokens of history as their item is long, so those of one length share most.
+        # A cut prompt has lost more of its history the longer its item is; those that lost equally much share the rest.
         kinds, histories = {}, []
-        for place, ids in enumerate(prompts.input_ids, start):
-            kinds.setdefault(len(ids) if prompts.truncated else 0, []).append((place, ids))
+        for place, (ids, lost) in enumerate(zip(prompts.input_ids, prompts.lost), start):
+            kinds.setdefault(lost, []).append((place, ids))
         for rows in kinds.values():
             places, rows = zip(*rows)
             shared = shared_prefix(rows, min(map(len, rows)) - 1)

@@ -104,8 +104,9 @@ class ModelSetup:
         """A Scorer of `records` in the prompt frame of that name; the same one for the same records."""
         key = id(records), frame, cutoff_len
         if key not in self._scorers:
-            self._scorers[key] = Scorer(self.tokenizer, records, load_frame(frame, self.tokenizer), cutoff_len)
-        return self._scorers[key]
+            scorer = Scorer(self.tokenizer, records, load_frame(frame, self.tokenizer), cutoff_len)
+            self._scorers[key] = scorer, records  # kept, so that no other list gets their id
+        return self._scorers[key][0]
 
     def candidate_scores(self, adapter, requests, frame, cutoff_len, token_budget):
         """`tlrec.model.ranking.score_candidates` of the base with this adapter on it."""

@@ -25,11 +25,16 @@ from tlrec.model.prompts import ANSWERS
 @dataclass
 class Prompts:
     """Token ids, one list per record; the answer position of each, whose output predicts the first answer token; and
-    how many prompts had to be cut."""
+    how many tokens each prompt lost because it was too long."""
 
     input_ids: list[list[int]]
     answer_positions: list[int]
-    truncated: int
+    lost: list[int]
+
+    @property
+    def truncated(self):
+        """How many prompts were cut."""
+        return sum(map(bool, self.lost))
 
 
 @dataclass
@@ -70,14 +75,14 @@ class RecordTokenizer:
         answer and EOS, as from `examples`, for which every `output` must be one of ANSWERS."""
         answers = [record["output"] if with_answers else ANSWERS[0] for record in records]
         texts = [self.frame.prompt(record) + answer for record, answer in zip(records, answers)]
-        prompts = Prompts([], [], 0)
+        prompts = Prompts([], [], [])
         for record, answer, ids in zip(records, answers, self._encode(texts)):
             tail = self._answer_tails[ANSWERS.index(answer)]
             if ids[-len(tail) :] != tail:
                 raise InputError(f"the tokenizer merges the answer into this prompt: ...{record['input'][-60:]!r}")
             boundary = len(ids) - len(tail) - self._changed  # the same that `examples` finds
             context = self._cut(self.bos + ids[:boundary], record, self.cutoff_len - self._reserved)
-            prompts.truncated += len(context) < len(self.bos) + boundary
+            prompts.lost.append(len(self.bos) + boundary - len(context))
             prompt = context + ids[boundary : len(ids) - len(tail)]
             prompts.answer_positions.append(len(prompt) - 1)
             prompts.input_ids.append(prompt + tail + self.eos if with_answers else prompt)
