@@ -10,7 +10,7 @@ rows            tlrec.model.scoring: the prefix is computed once, each film is a
 ranking         tlrec.model.ranking: the films are packed into rows after the history
 vLLM            the same prompts as token ids, which are made beforehand; the others' time holds the tokenisation
 Own tokens are those after the part that the prompts of one user share. Asserts that all give the same
-log-probabilities, and that ten times the films, or of the users, take hardly more memory (--peaks). With --users the
+log-probabilities and, with --memory, that ten times the films, or of the users, take hardly more memory. With --users the
 films are divided among that many users, who are scored together. On a busy machine, use --threads 1 and compare CPU
 seconds.
 """
@@ -150,7 +150,7 @@ def main(arguments=None):
     add("--plain_rows", type=int, default=64, help="films of the plain batch (default: %(default)s)")
     add("--repeats", type=int, default=3, help="(default: %(default)s)")
     add("--threads", type=int, help="(default: torch's)")
-    add("--peaks", action="store_true", help=f"also the peak memory of {MORE} times the films, and of the users (CPU)")
+    add("--memory", action="store_true", help=f"also peak memory, and that of {MORE} times the films and users (CPU)")
     add("--vllm", type=Path, help="also vLLM: the folder that benchmarks/peers.sh made, such as ../tlrec-peers/vllm")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
     add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="(default: %(default)s)")
@@ -161,14 +161,15 @@ def main(arguments=None):
     torch.set_num_threads(threads_of(args))
     device = base_models.resolve_device(args.device)
     args.dtype = str(base_models.resolve_dtype(args.dtype, device)).removeprefix("torch.")
-    if args.peaks and (device.type != "cpu" or sys.platform != "linux"):
-        raise InputError("--peaks: memory is measured so on Linux and the CPU only")
+    if args.memory and (device.type != "cpu" or sys.platform != "linux"):
+        raise InputError("--memory: it is measured on Linux and the CPU only")
 
     # 1. Measure
     environment = measure.environment(device)
     plain, whole, own = count_tokens(args)
-    figures, results = measure.measure(prepare, args, device, peers=[VLLM])
-    memory = peaks(args) if args.peaks else {}
+    unmeasured = [VLLM] if args.memory or device.type == "cuda" else [PLAIN, ROWS, RANKING, VLLM]  # it takes a minute
+    figures, results = measure.measure(prepare, args, device, unmeasured)
+    memory = peaks(args) if args.memory else {}
 
     # 2. Compare
     clock = "cpu_median" if device.type == "cpu" else "median"

@@ -17,14 +17,14 @@ import psutil
 import torch
 
 
-def measure(prepare, args, device, peers=()):
+def measure(prepare, args, device, without_memory=()):
     """Run every procedure `args.repeats` times, in turns: {name: {"seconds": [...], "median", "cpu_median" (CPU seconds
     of all threads, those of processes that it started too), "peak_memory_gb"}}, and {name: what its last run returned}.
 
     prepare: a module-level function; prepare(args) returns {name: function without arguments} and depends on nothing
     else. It is also called with fewer `rows` to warm up. Peak memory is what a procedure takes in addition to the
-    model: on a GPU that of all tensors, on the CPU that of a separate process (Linux; None elsewhere). peers: names of
-    procedures whose work other processes do; their memory is not measured.
+    model: on a GPU that of all tensors, on the CPU that of a separate process (Linux; None elsewhere). without_memory:
+    names of procedures whose memory is not measured, such as those whose work other processes do.
     """
     _warm_up(prepare, args)
     procedures = prepare(args)
@@ -41,14 +41,14 @@ def measure(prepare, args, device, peers=()):
             results[name] = procedure()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            if device.type == "cuda" and name not in peers:
+            if device.type == "cuda" and name not in without_memory:
                 figures[name]["peak_memory_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
             figures[name]["seconds"].append(time.perf_counter() - begin)
             cpu_seconds[name].append(_cpu_seconds() - cpu_begin)
     for name, figure in figures.items():
         figure["median"] = statistics.median(figure["seconds"])
         figure["cpu_median"] = statistics.median(cpu_seconds[name])
-        if device.type == "cpu" and name not in peers:
+        if device.type == "cpu" and name not in without_memory:
             figure["peak_memory_gb"] = peak_memory_gb(prepare, args, name)
     return figures, results
 

@@ -28,7 +28,9 @@ class Vllm:
         environment = Path(environment)
         python = environment / "bin" / "python"
         if not python.exists():
-            raise InputError(f"{environment}: no vLLM there; PEERS={environment.parent} bash benchmarks/peers.sh makes it")
+            raise InputError(
+                f"{environment}: no vLLM there; PEERS={environment.parent} bash benchmarks/peers.sh makes it"
+            )
         variables = os.environ | {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_KVCACHE_SPACE": "2"}
         if (library := environment / "lib" / "libiomp5.so").exists():
             variables["LD_PRELOAD"] = str(library)  # as vLLM's manual asks for on the CPU

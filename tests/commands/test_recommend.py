@@ -368,6 +368,8 @@ def test_nearest_titles():
     assert nearest("star  WARS") == [titles[5]]
     assert nearest("the Matrix (1999)") == nearest("Zorblax") == nearest("...") == []
     assert nearest("it!") == ["It"]
+    remakes = Catalogue("items.csv", [Item(f"Godfather, The ({year})") for year in (1950, 1972, 1999)], [])
+    assert remakes.nearest(Item("The Godfather 1972"))[0] == 1 and remakes.nearest(Item("godfather"))[0] == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------- books

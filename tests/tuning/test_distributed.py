@@ -115,7 +115,9 @@ def test_one_process_speaks(both):
 def test_ranking_is_shared_and_comes_out_the_same(both, tiny_llama, tmp_path):
     _, two, scores, _ = both
     assert (two / "ranks.jsonl").read_bytes() == (scores / "ranks.jsonl").read_bytes()
-    rankings = [{key: value for key, value in read(folder, "ranking.json").items() if key != "run"} for folder in (two, scores)]
+    rankings = [
+        {key: value for key, value in read(folder, "ranking.json").items() if key != "run"} for folder in (two, scores)
+    ]
     assert rankings[0] == rankings[1] and rankings[0]["rows"] == 5
     stopped = shutil.copytree(two, tmp_path / "stopped")
     lines = (stopped / "ranks.jsonl").read_bytes().splitlines(keepends=True)

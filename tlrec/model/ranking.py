@@ -80,7 +80,9 @@ def score_candidates(
     share a forward pass; memory depends neither on their number nor on that of the items. Raises ValueError if a record
     does not parse.
     """
-    ranker = _Ranker(model, RecordTokenizer(tokenizer, frame, cutoff_len), token_budget, set() if said is None else said)
+    ranker = _Ranker(
+        model, RecordTokenizer(tokenizer, frame, cutoff_len), token_budget, set() if said is None else said
+    )
     bar = tqdm(
         total=progress and sum(len(items) for _, items in requests),
         desc=progress,
