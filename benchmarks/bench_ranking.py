@@ -54,6 +54,8 @@ def requests_of(args, films):
     items = list(dict.fromkeys(item for preference in preferences for item in (*preference.history, preference.target)))
     while len(items) < films:  # the films of the test file, and further editions of them until there are enough
         items += [replace(item, title=f"{item.title} {len(items)}") for item in items[: films - len(items)]]
+    if args.users > len(records):
+        raise InputError(f"--users {args.users}: {args.data} has {len(records)} rows, and so many users at most")
     each = -(-films // args.users)
     users = records[:: len(records) // args.users][: args.users]
     return [(user, items[start : min(start + each, films)]) for user, start in zip(users, range(0, films, each))]
