@@ -10,9 +10,9 @@ rows            tlrec.model.scoring: the prefix is computed once, each film is a
 ranking         tlrec.model.ranking: the films are packed into rows after the history
 vLLM            the same prompts as token ids, which are made beforehand; the others' time holds the tokenisation
 Own tokens are those after the part that the prompts of one user share. Asserts that all give the same
-log-probabilities and, with --memory, that ten times the films, or of the users, take hardly more memory. With --users the
-films are divided among that many users, who are scored together. On a busy machine, use --threads 1 and compare CPU
-seconds.
+log-probabilities and, with --memory, that ten times the films, or films and users, take hardly more memory. With
+--users the films are divided among that many users, who are scored together. On a busy machine, use --threads 1 and
+compare CPU seconds.
 """
 
 import argparse

