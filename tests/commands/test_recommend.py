@@ -255,7 +255,7 @@ def test_explain(recommend, own_scores, tmp_path, by_row):
         flags = ["--record", tmp_path / "rows.json", "--row", 1]
     status, out, err = recommend(*flags, "--top", 3, "--explain", "--output", tmp_path / "list.json")
     assert status == 0, err
-    assert out.count("ranking: candidates packed into rows behind the history\n") == 1
+    assert out.count("ranking: candidates packed into rows after the history\n") == 1
     rows = json.loads((tmp_path / "list.json").read_text())
     top = [Item(row["title"]) for row in rows]
     without = [(LIKED[1:], DISLIKED), (LIKED[:1], DISLIKED), (LIKED, [])]
