@@ -101,10 +101,9 @@ def main():
         if jobs[-1].folder:
             check_unlocked(jobs[-1].folder)
             check_evaluation_dir(jobs[-1].folder, test, args.overwrite)
-    if ranking:
-        print(*ranking.said(), sep="\n")
+    said = ranking.said() if ranking else []
     if args.check_only:
-        print(f"checked: {len(jobs)} evaluations of {len(test)} rows")
+        print(*said, f"checked: {len(jobs)} evaluations of {len(test)} rows", sep="\n")
         return
 
     # 2. Import the heavy libraries; adapters with the same dtype, quantisation and attention share one base model
@@ -120,6 +119,8 @@ def main():
         how = tuple(job.scoring[name] for name in ("dtype", "quantization", "attention"))
         together.setdefault(how, []).append(job)
     setups = [ModelSetup(args.base_model, args.device, *how, args.trust_remote_code) for how in together]
+    for line in said:  # by now only the first of several processes prints
+        print(line)
 
     # 3. Adapters are checked tensor by tensor before a base model is loaded
     for adapter in args.lora_weights:

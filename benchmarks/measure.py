@@ -13,16 +13,18 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+import psutil
 import torch
 
 
-def measure(prepare, args, device):
+def measure(prepare, args, device, without_memory=()):
     """Run every procedure `args.repeats` times, in turns: {name: {"seconds": [...], "median", "cpu_median" (CPU seconds
-    of all threads), "peak_memory_gb"}}, and {name: what its last run returned}.
+    of all threads, those of processes that it started too), "peak_memory_gb"}}, and {name: what its last run returned}.
 
     prepare: a module-level function; prepare(args) returns {name: function without arguments} and depends on nothing
     else. It is also called with fewer `rows` to warm up. Peak memory is what a procedure takes in addition to the
-    model: on a GPU that of all tensors, on the CPU that of a separate process (Linux; None elsewhere).
+    model: on a GPU that of all tensors, on the CPU that of a separate process (Linux; None elsewhere). without_memory:
+    names of procedures whose memory is not measured, such as those whose work other processes do.
     """
     _warm_up(prepare, args)
     procedures = prepare(args)
@@ -35,20 +37,33 @@ def measure(prepare, args, device):
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
                 before = torch.cuda.memory_allocated()
-            begin, cpu_begin = time.perf_counter(), time.process_time()
+            begin, cpu_begin = time.perf_counter(), _cpu_seconds()
             results[name] = procedure()
             if device.type == "cuda":
                 torch.cuda.synchronize()
+            if device.type == "cuda" and name not in without_memory:
                 figures[name]["peak_memory_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
             figures[name]["seconds"].append(time.perf_counter() - begin)
-            cpu_seconds[name].append(time.process_time() - cpu_begin)
+            cpu_seconds[name].append(_cpu_seconds() - cpu_begin)
     for name, figure in figures.items():
         figure["median"] = statistics.median(figure["seconds"])
         figure["cpu_median"] = statistics.median(cpu_seconds[name])
-        if device.type == "cpu" and sys.platform == "linux":
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                figure["peak_memory_gb"] = pool.apply(_growth, (prepare, args, name)) / 1e9
+        if device.type == "cpu" and name not in without_memory:
+            figure["peak_memory_gb"] = peak_memory_gb(prepare, args, name)
     return figures, results
+
+
+def peak_memory_gb(prepare, args, name):
+    """What one procedure of `prepare` takes at its peak on the CPU, in addition to the model; None if not on Linux."""
+    if sys.platform != "linux":
+        return None
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_growth, (prepare, args, name)) / 1e9
+
+
+def _cpu_seconds():
+    times = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
+    return time.process_time() + sum(each.user + each.system for each in times)
 
 
 def _warm_up(prepare, args, only=None):

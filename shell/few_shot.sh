@@ -16,6 +16,8 @@ EXP_NAME="${EXP_NAME:-}"                                    # name of the experi
                                                             # the instruction adapter and output_model/TARGET/EXP_NAME
 SHOTS="${SHOTS:-16 64 256}"
 SEEDS="${SEEDS:-}"                                          # several seeds, instead of SEED
+EVALUATE_ARGS="${EVALUATE_ARGS:-}"                          # also run evaluate.py on each adapter with these arguments,
+                                                            # such as "--rank full --max_rank_rows 100"
 
 source "$repository/shell/launch.sh"
 [ $# -ge 3 ] || fail "usage: bash shell/few_shot.sh GPU SEED TARGET [arguments of rec_tuning.py], such as 1 0 movie"
@@ -47,10 +49,20 @@ if [ "$adapter" != none ]; then
 fi
 
 # A single run gets its <seed>_<shots> folder here; for several, rec_tuning.py makes the folders
-case "$SHOTS $seeds" in *" "*" "*) ;; *) output="$output/${seeds}_$SHOTS" ;; esac
+adapters=()
+for seed in $seeds; do for shots in $SHOTS; do adapters+=("$output/${seed}_$shots"); done; done
+[ ${#adapters[@]} -gt 1 ] || output="${adapters[0]}"
 
 # 2. Every seed with every number of shots, each from the instruction adapter; complete runs are skipped
 run rec_tuning.py \
   --base_model "$BASE_MODEL" --train_data_path "$data/train.json" --val_data_path "$data/valid.json" \
   --test_data_path "$data/test.json" ${start[@]+"${start[@]}"} --output_dir "$output" \
   --sample $SHOTS --seed $seeds --device "$DEVICE" --resume --target "$target" ${few_shot_flags[@]+"${few_shot_flags[@]}"} "$@"
+
+# 3. What the runs do not measure themselves, such as ranks
+[ -n "$EVALUATE_ARGS" ] || exit 0
+trust=() # only the user can allow this, so no file keeps it
+for argument in "$@"; do [ "$argument" != --trust_remote_code ] || trust=(--trust_remote_code); done
+run evaluate.py \
+  --base_model "$BASE_MODEL" --lora_weights "${adapters[@]}" --test_data_path "$data/test.json" \
+  --train_data_path "$data/train.json" --device "$DEVICE" --target "$target" ${trust[@]+"${trust[@]}"} $EVALUATE_ARGS

@@ -15,7 +15,7 @@ GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                      # folder to start fr
 EXP_NAME="${EXP_NAME:-}"                                    # name of the experiment and of the last adapter's folder,
                                                             # few_shot.sh's start; by default made from STAGES
 VALID="${VALID:-target}"                                    # select checkpoints on target or on source validation data
-EVALUATE_ARGS="${EVALUATE_ARGS:-}"                          # more arguments of evaluate.py, such as "--token_budget 2048"
+EVALUATE_ARGS="${EVALUATE_ARGS:-}"                          # more arguments of evaluate.py, such as "--rank full"
 
 source "$repository/shell/launch.sh"
 [ $# -ge 3 ] || fail "usage: bash shell/zero_shot.sh GPU TARGET SOURCE [arguments of ins_tuning.py], such as 1 movie netflix"

@@ -5,7 +5,8 @@
 3. Tuning: the same loss and gradient norm of a step.
 4. Sweep: the same adapters and predictions, byte by byte, from one process as from one process a step.
 5. The counted operations are those of the products that a tiny model really makes.
-6. Ranking: packed, as rows behind the shared prefix, and whole, the same log-probabilities.
+6. Ranking: packed, as rows behind the shared prefix, whole, and by vLLM, the same log-probabilities; ten times the films
+   or the users take hardly more memory, or the program fails.
 7. Large data: the files are record files, and the tuner really ends after a few steps.
 """
 
@@ -25,8 +26,10 @@ from benchmarks import (
     bench_tuning,
     bench_validation,
     models,
+    peers,
 )
 from tlrec.data.records import write_records
+from tlrec.errors import InputError
 from tlrec.model import parts
 
 CPU = torch.device("cpu")
@@ -89,6 +92,44 @@ def test_ranking(tiny):
     assert set(shares) == {"rows", "ranking"} and shares["ranking"] == pytest.approx(
         report["tokens_per_second"]["ranking"] / report["tokens_per_second"]["plain batch"]
     )
+
+
+def test_ranking_beside_vllm(tiny, vllm):
+    flags = [*tiny, "--shape", "pocket", "--dtype", "float32", "--rows", "12", "--plain_rows", "4", "--repeats", "1"]
+    report = bench_ranking.main([*flags, "--vllm", str(vllm)])  # asserts equal log-probabilities
+    assert set(report["largest_difference"]) == {"plain batch", "rows", "ranking", "vLLM"}
+    assert report["vllm"]["cached_tokens"] > 11 * 100 and report["times_as_fast_as_vllm"] > 0
+
+
+@pytest.fixture
+def vllm():
+    if not (peers.PEERS / "vllm").exists():
+        pytest.skip(f"no vLLM at {peers.PEERS}; bash benchmarks/peers.sh installs it")
+    return peers.PEERS / "vllm"
+
+
+def test_vllm_that_is_not_there_is_one_line(tiny, tmp_path):
+    with pytest.raises(InputError, match="no vLLM there; PEERS=.* bash benchmarks/peers.sh makes it"):
+        bench_ranking.main([*tiny, "--rows", "4", "--repeats", "1", "--vllm", str(tmp_path / "vllm")])
+
+
+def test_growing_memory_fails():
+    flat = {(600, 1): 0.2, (6000, 1): 0.22, (150, 5): 0.3, (1500, 50): 0.3}
+    bench_ranking.check_flat(flat)
+    for grown in ((6000, 1), (1500, 50)):
+        with pytest.raises(AssertionError, match="memory grows"):
+            bench_ranking.check_flat(flat | {grown: 0.5})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is measured on Linux only")
+def test_memory_of_ranking_is_flat(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.measure.sys.platform", "linux")
+    write_records(tmp_path / "test.json", bench_large_data.demo_records(60))
+    flags = [*tiny, "--data", str(tmp_path / "test.json"), "--plain_rows", "8", "--repeats", "1"]
+    report = bench_ranking.main([*flags, "--rows", "100", "--memory"])  # asserts that it is flat
+    assert [(peak["films"], peak["users"]) for peak in report["peaks"]] == [(100, 1), (1000, 1), (25, 5), (250, 50)]
+    assert all(peak["gb"] > 0 for peak in report["peaks"])
 
 
 def test_counted_operations(tiny):

@@ -24,7 +24,8 @@ from sklearn.metrics import roc_auc_score
 
 from base_model import pocket_texts, pocket_tokens, pocket_words
 from tests.support import synthetic
-from tlrec.data.preferences import Item, Preference, build_record, parse_input
+from tlrec.data.catalogue import read_catalogue
+from tlrec.data.preferences import Item, Preference, build_record, parse_input, read_checked
 from tlrec.data.records import labels_of, read_records
 from tlrec.demo import summary, world
 from tlrec.demo.workspace import FILES, make_workspace
@@ -158,6 +159,16 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(demo, tmp_pa
     other, _ = make_workspace(tmp_path / "c", 1, SIZES)
     assert again == facts
     assert all(other["files"][path]["sha256"] != said["sha256"] for path, said in facts["files"].items())
+
+
+@pytest.mark.parametrize("name", ["movie", "book"])
+def test_the_catalogue_holds_every_item_once(demo, name):
+    root, _ = demo
+    catalogue = read_catalogue(root / "rec_data" / name / "item_mapping.csv")
+    assert len(catalogue.items) == len(set(catalogue.items)) > 100 and not catalogue.repeated
+    for split in ("train", "valid", "test"):
+        for preference in read_checked(root / "rec_data" / name / f"{split}.json")[1]:
+            assert all(catalogue.find(item) for item in (*preference.history, preference.target))
 
 
 def test_every_folder_says_that_it_is_fictional(demo):

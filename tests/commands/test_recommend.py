@@ -255,6 +255,7 @@ def test_explain(recommend, own_scores, tmp_path, by_row):
         flags = ["--record", tmp_path / "rows.json", "--row", 1]
     status, out, err = recommend(*flags, "--top", 3, "--explain", "--output", tmp_path / "list.json")
     assert status == 0, err
+    assert out.count("ranking: candidates packed into rows after the history\n") == 1
     rows = json.loads((tmp_path / "list.json").read_text())
     top = [Item(row["title"]) for row in rows]
     without = [(LIKED[1:], DISLIKED), (LIKED[:1], DISLIKED), (LIKED, [])]
@@ -367,6 +368,8 @@ def test_nearest_titles():
     assert nearest("star  WARS") == [titles[5]]
     assert nearest("the Matrix (1999)") == nearest("Zorblax") == nearest("...") == []
     assert nearest("it!") == ["It"]
+    remakes = Catalogue("items.csv", [Item(f"Godfather, The ({year})") for year in (1950, 1972, 1999)], [])
+    assert remakes.nearest(Item("The Godfather 1972"))[0] == 1 and remakes.nearest(Item("godfather"))[0] == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------- books

@@ -340,6 +340,20 @@ def test_arguments_of_the_evaluation(started):
     assert not parsed(*started("zero_shot.sh", "cpu", "movie", "netflix", STAGES="cot")[-1][:2]).trust_remote_code
 
 
+def test_few_shot_adapters_are_evaluated_where_asked_for(started, workspace, tiny_adapter):
+    more = {
+        "INSTRUCTION_ADAPTER": str(tiny_adapter),
+        "SHOTS": "16 64",
+        "EVALUATE_ARGS": "--rank full --max_rank_rows 9",
+    }
+    tuner, evaluation = started("few_shot.sh", "cpu", "3", "movie", "--trust_remote_code", **more)
+    arguments, folder = parsed(*evaluation[:2]), parsed(*tuner[:2]).output_dir
+    assert arguments.lora_weights == [f"{folder}/3_16", f"{folder}/3_64"]
+    assert (arguments.rank, arguments.max_rank_rows, arguments.trust_remote_code) == ("full", 9, True)
+    movie = workspace / "rec_data" / "movie"
+    assert arguments.test_data_path == f"{movie}/test.json" and arguments.train_data_path == f"{movie}/train.json"
+
+
 @pytest.mark.parametrize(
     "command, flag, instead",
     [

@@ -3,6 +3,7 @@
 1. The same validation AUC at every step, to rounding the same adapter, though the rows do not divide evenly.
 2. evaluate.py shares the rows and gives the same predictions, in order.
 3. One process writes and speaks; a mistake is said once, before the others are started.
+4. Ranking shares the candidates and gives the same ranks and the same ranking.json, and goes on where it was stopped.
 """
 
 import json
@@ -19,6 +20,7 @@ from tests.conftest import REPOSITORY
 pytestmark = pytest.mark.slow
 
 QUICK = ["--batch_size", 8, "--micro_batch_size", 2, "--num_epochs", 2, "--warmup_steps", 0, "--learning_rate", 1e-2]
+RANK = ["--rank", "full", "--max_rank_rows", "5"]
 QUICK += ["--eval_steps", 1, "--lora_dropout", 0, "--max_train_samples", 13]  # masks differ between processes
 
 
@@ -32,7 +34,7 @@ def both(tiny_llama, tiny_workspace, run_script, tmp_path_factory):
     root = tmp_path_factory.mktemp("two processes") / "root"
     shutil.copytree(tiny_workspace, root)
     environment = os.environ | {"ROOT_PATH": str(root), "BASE_MODEL": str(tiny_llama), "STAGES": "source"}
-    environment |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "EVALUATE_ARGS": " ".join(RANK)}
     done = subprocess.run(
         ["bash", REPOSITORY / "shell" / "zero_shot.sh", "cpu:2", "movie", "netflix", *map(str, QUICK)],
         capture_output=True,
@@ -64,8 +66,11 @@ def both(tiny_llama, tiny_workspace, run_script, tmp_path_factory):
         two,
         "--test_data_path",
         data / "test.json",
+        "--train_data_path",
+        data / "train.json",
         "--output_dir",
         root / "scores",
+        *RANK,
     )
     assert status == 0, err
     return one, two, root / "scores", done.stdout
@@ -103,6 +108,29 @@ def test_one_process_speaks(both):
     assert out.count(f"adapter: {two}\n") == 1
     assert out.count("===== auc:") == 1
     assert out.count("train: 13 rows") == 1
+    # two processes; and one before, with --check_only
+    assert out.count("ranking: 5 of ") == 2 and out.count("ranking: candidates packed into rows") == 1
+
+
+def test_ranking_is_shared_and_comes_out_the_same(both, tiny_llama, tmp_path):
+    _, two, scores, _ = both
+    assert (two / "ranks.jsonl").read_bytes() == (scores / "ranks.jsonl").read_bytes()
+    rankings = [
+        {key: value for key, value in read(folder, "ranking.json").items() if key != "run"} for folder in (two, scores)
+    ]
+    assert rankings[0] == rankings[1] and rankings[0]["rows"] == 5
+    stopped = shutil.copytree(two, tmp_path / "stopped")
+    lines = (stopped / "ranks.jsonl").read_bytes().splitlines(keepends=True)
+    (stopped / "ranks.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:9])
+    (stopped / "ranking.json").unlink()
+    data = two.parent.parent.parent / "rec_data" / "movie"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [REPOSITORY / "evaluate.py", "--base_model", tiny_llama, "--device", "cpu", "--lora_weights", stopped]
+    command += ["--test_data_path", data / "test.json", "--train_data_path", data / "train.json", *RANK]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert (stopped / "ranks.jsonl").read_bytes() == b"".join(lines)
+    assert read(stopped, "ranking.json")["mrr"] == rankings[0]["mrr"]
 
 
 def test_a_mistake_is_said_once(tiny_llama, tiny_workspace):

@@ -54,7 +54,12 @@ class Catalogue:
                 if measure is not fuzz.partial_ratio or min(len(text), len(wanted)) >= SHORT:
                     place = places[number]
                     found[place] = max(score * weight, found.get(place, 0))
-        return sorted(found, key=lambda place: (-found[place], place))[:limit]
+
+        def order(place):  # remakes differ in the year alone: of equally near ones, the year that was typed decides
+            title = utils.default_process(self.items[place].title)
+            return -found[place], -fuzz.token_sort_ratio(wanted, title), place
+
+        return sorted(found, key=order)[:limit]
 
 
 def read_catalogue(path):

@@ -3,13 +3,14 @@
     python -m tlrec.demo.workspace demo_workspace --seed 0
 
 In: nothing. Out, below the folder: `instruction_data/{netflix,amazon-book}/{train,valid}.json`,
-`rec_data/{movie,book}/{train,valid,test}.json`, a `DEMO.md` in each folder, and `demo.json` with seed, sizes and, for
+`rec_data/{movie,book}/{train,valid,test}.json` and `item_mapping.csv` (all items, to rank or recommend), a `DEMO.md` in each folder, and `demo.json` with seed, sizes and, for
 each file, the best reachable AUC (of an oracle that knows the simulated tastes but sees only the record) and the floor
 of the share of likes. The same command again changes nothing; another seed or size needs `--overwrite`, and a folder
 with other data is never changed without it.
 """
 
 import argparse
+import csv
 import json
 from pathlib import Path
 
@@ -65,11 +66,21 @@ def make_workspace(root, seed, sizes, overwrite=False):
             path = f"{folder}/{split}.json"
             write_records(root / path, [build_record(e.preference, e.liked, quoted) for e in examples])
             files[path] = {"rows": rows, "sha256": sha256(root / path), **_ground_truth(examples)}
+        if folder.startswith("rec_data"):
+            _write_items(root / folder / "item_mapping.csv", catalogue, domain.kind)
         _write_text(root / folder / "DEMO.md", _BANNER)
     _write_text(root / "DEMO.md", _BANNER + _explanation(files))
     demo = wanted | {"files": files}
     write_json(root / "demo.json", demo)  # last: a folder without it is not a finished demo
     return demo, True
+
+
+def _write_items(path, catalogue, kind):
+    with whole_file(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["item_id", "title", "creator", "kind"])  # as prepare_data.py writes it
+        items = [item for items in catalogue.values() for item in items]
+        writer.writerows([number, item.title, item.creator, kind] for number, item in enumerate(items, start=1))
 
 
 def _ground_truth(examples):

@@ -69,15 +69,20 @@ class CandidateScores:
         return np.exp(self.log_p_no)
 
 
-def score_candidates(model, tokenizer, requests, frame, cutoff_len=512, token_budget=None, merge=True, progress=None):
+def score_candidates(
+    model, tokenizer, requests, frame, cutoff_len=512, token_budget=None, merge=True, progress=None, said=None
+):
     """Yield the CandidateScores of each request, in their order and as soon as they are computed.
 
     requests: (record, items): a user's record, whose own target and output are ignored, and a sequence of
-    tlrec.data.preferences.Item; without `progress` requests may be a generator. The other arguments are those of
-    `score_records`. Several users share a forward pass; memory depends neither on their number nor on that of the
-    items. Raises ValueError if a record does not parse.
+    tlrec.data.preferences.Item; without `progress` requests may be a generator. said: a set of the ways that have been
+    printed, so that several calls print each once. The other arguments are those of `score_records`. Several users
+    share a forward pass; memory depends neither on their number nor on that of the items. Raises ValueError if a record
+    does not parse.
     """
-    ranker = _Ranker(model, RecordTokenizer(tokenizer, frame, cutoff_len), token_budget)
+    ranker = _Ranker(
+        model, RecordTokenizer(tokenizer, frame, cutoff_len), token_budget, set() if said is None else said
+    )
     bar = tqdm(
         total=progress and sum(len(items) for _, items in requests),
         desc=progress,
@@ -120,11 +125,11 @@ class _History:
 
 
 class _Ranker:
-    def __init__(self, model, encoder, token_budget):
+    def __init__(self, model, encoder, token_budget, said):
         self.engine = Engine(model, token_budget, encoder.answer_ids)
         self.encoder = encoder
         self.waiting = []  # requests whose scores have not been yielded, in their order
-        self.way, self.said = PACKED, None
+        self.way, self.said = PACKED, said
         self.checked = 0  # tokens of the longest prompt whose scores have been compared
         # how much rounding alone may change a hidden state, relative to its length; usually it is a fifth of that
         exact = model.dtype == torch.float32 and not is_quantized(model)
@@ -297,8 +302,8 @@ class _Ranker:
                 self.way = WHOLE
             elif self.way == PACKED and not packed <= 4 * apart:
                 self.way = ROWS
-        if self.way != self.said:
-            self.said = self.way
+        if self.way not in self.said:
+            self.said.add(self.way)
             if self.engine.process == 0:
                 tqdm.write(LOG[self.way])
         return cache

