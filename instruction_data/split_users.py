@@ -93,7 +93,9 @@ def main(argv=None):
         made = {"script": "split_users.py", "valid_rows": args.valid_rows, "seed": args.seed, "records": source}
         write_json(folder / "split.json", made | facts | {"rows of valid that train repeats": overlap.rows})
     for name in splits:
-        print(f"{name:5} {facts[name]['rows']:6} records, {facts[name]['liked']:5.1%} Yes, {facts[name]['users']} users")
+        print(
+            f"{name:5} {facts[name]['rows']:6} records, {facts[name]['liked']:5.1%} Yes, {facts[name]['users']} users"
+        )
     print(f"written to {args.output}; no user is in both, {overlap.rows} rows are")
 
 
