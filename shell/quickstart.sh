@@ -1,31 +1,57 @@
 #!/usr/bin/env bash
 # Runs the whole method on this machine, without a GPU: a few minutes on two CPU cores.
-#   bash shell/quickstart.sh
-# 1. makes .venv and installs requirements.txt                          (the only step that uses the network)
-# 2. makes demo_workspace/: fictional films and books with known ground truth
+#   bash shell/quickstart.sh                      # pocket-llama
+#   bash shell/quickstart.sh --model smollm2      # a real language model; at most half an hour, said beforehand
+# 1. makes .venv, installs requirements.txt, fetches smollm2            (the only step that uses the network)
+# 2. makes demo_workspace/: fictional films and books with known ground truth (smollm2: demo_workspace_smollm2/)
 # 3. chain-of-thought data from a local offline teacher                 (real client, no key, no cost)
 # 4. evaluate.py on the untuned model
-# 5. shell/zero_shot.sh cpu movie netflix                               (CoT stage, source stage, zero-shot AUC)
+# 5. shell/zero_shot.sh cpu movie netflix                               (CoT stage, source stage, the AUC after each)
 # 6. shell/few_shot.sh cpu 0 movie                                      (16, 64, 256 shots)
 # 7. a table and demo_workspace/quickstart.png
 # A second run finds everything complete and prints the same table.
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-if [ $# -gt 0 ]; then
-  [ "$1" = --help ] || [ "$1" = -h ] || { echo "error: $1: quickstart.sh takes no arguments but --help" >&2; exit 2; }
-  sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p;}' "$0"
-  exit 0
-fi
+mistake() { echo "error: $1" >&2; exit 2; }
+model=pocket-llama
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --help | -h) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p;}' "$0"; exit 0 ;;
+    --model) [ $# -ge 2 ] || mistake "--model: give pocket-llama or smollm2"; model="$2"; shift 2 ;;
+    *) mistake "$1: quickstart.sh takes --model and --help" ;;
+  esac
+done
 
-export ROOT_PATH="${ROOT_PATH:-$repository/demo_workspace}"
-export BASE_MODEL="${BASE_MODEL:-$repository/base_model/pocket-llama}"
+# Rows, epochs and flags of each model: fewer rows than published, to save time
+case "$model" in
+  pocket-llama)
+    workspace=demo_workspace sizes=()
+    source_rows=192 cot_rows=192 instruction=()
+    few_shot=(--num_epochs 10 --warmup_steps 5 --learning_rate 2e-3 --no-train_on_inputs) # larger steps: it is narrow
+    ;;
+  smollm2)
+    workspace=demo_workspace_smollm2
+    test_rows="${TEST_ROWS:-200}" source_rows=384 cot_rows=64 epochs=2 val_rows=32
+    sizes=(--movie_test "$test_rows")
+    instruction=(--max_val_samples "$val_rows" --warmup_steps 2 --cutoff_len 1024) # CoT prompts of up to 850 tokens
+    few_shot=(--max_val_samples "$val_rows" --cutoff_len 1024 --num_epochs "$epochs" --warmup_steps 1)
+    export RECIPE="${RECIPE:-small}"
+    ;;
+  *) mistake "--model $model: give pocket-llama or smollm2" ;;
+esac
+source_rows="${SOURCE_ROWS:-$source_rows}" cot_rows="${COT_ROWS:-$cot_rows}"
+export ROOT_PATH="${ROOT_PATH:-$repository/$workspace}"
 export STAGES="${STAGES:-cot source}"
 
 source "$repository/shell/setup.sh"
+[ "$model" != smollm2 ] || [ -n "${BASE_MODEL:-}" ] || bash "$repository/base_model/get_smollm2.sh"
+folder="$model"
+[ "$model" != smollm2 ] || folder=smollm2-135m
+export BASE_MODEL="${BASE_MODEL:-$repository/base_model/$folder}"
 cd "$repository"
 
-"$PYTHON" -m tlrec.demo.workspace "$ROOT_PATH"
+"$PYTHON" -m tlrec.demo.workspace "$ROOT_PATH" ${sizes[@]+"${sizes[@]}"}
 
 case " $STAGES " in *" cot "*)
   url_file="$(mktemp -d)/url"
@@ -40,13 +66,32 @@ case " $STAGES " in *" cot "*)
   ;;
 esac
 
+# How long it will take here: two steps of tuning and a short validation, timed
+adapters="$ROOT_PATH/instruction_model/movie"
+if [ "$model" = smollm2 ] && ! compgen -G "$adapters/*_instrument/run.json" >/dev/null; then
+  trial="$(mktemp -d)"
+  source "$repository/shell/recipes/$RECIPE.sh"
+  "$PYTHON" ins_tuning.py --base_model "$BASE_MODEL" --train_data_path "$ROOT_PATH/instruction_data/netflix/train.json" \
+    --val_data_path "$ROOT_PATH/rec_data/movie/valid.json" --output_dir "$trial/adapter" --device cpu \
+    ${instruction_flags[@]+"${instruction_flags[@]}"} "${instruction[@]}" --max_train_samples 32 --warmup_steps 0 >/dev/null
+  # A CoT record is 3.3 times as long as a preference record; six evaluations, and about ten validations
+  "$PYTHON" -m tlrec.demo.forecast "$trial/adapter" --scored_rows $((6 * test_rows + 10 * val_rows)) --loads 6 \
+    --tuned_rows $((cot_rows * 10 / 3 + source_rows + epochs * (16 + 64 + 256)))
+  rm -r "$trial"
+fi
+
 # The score before any tuning
 data="$ROOT_PATH/rec_data/movie"
 "$PYTHON" evaluate.py --base_model "$BASE_MODEL" --device cpu --target movie --test_data_path "$data/test.json" \
   --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/movie/base" >/dev/null
 
-# Fewer rows and epochs than published, to save time; larger LoRA steps, because pocket-llama is narrow.
-bash shell/zero_shot.sh cpu movie netflix --max_train_samples "${SOURCE_ROWS:-192}"
-bash shell/few_shot.sh cpu 0 movie --num_epochs 10 --warmup_steps 5 --learning_rate 2e-3 --no-train_on_inputs
+# The curriculum, one launcher call for each stage: they learn from different numbers of rows
+case " $STAGES " in *" cot "*)
+  STAGES=cot bash shell/zero_shot.sh cpu movie netflix --max_train_samples "$cot_rows" ${instruction[@]+"${instruction[@]}"}
+  export GENERAL_ADAPTER="$adapters/alpaca_stage123"
+  ;;
+esac
+STAGES=source bash shell/zero_shot.sh cpu movie netflix --max_train_samples "$source_rows" ${instruction[@]+"${instruction[@]}"}
+STAGES=source bash shell/few_shot.sh cpu 0 movie "${few_shot[@]}"
 
 "$PYTHON" -m tlrec.demo.summary "$ROOT_PATH" movie
