@@ -7,18 +7,21 @@
 5. The counted operations are those of the products that a tiny model really makes.
 6. Ranking: packed, as rows behind the shared prefix, whole, and by vLLM, the same log-probabilities; ten times the films
    or the users take hardly more memory, or the program fails.
-7. Large data: the files are record files, and the tuner really ends after a few steps.
+7. Number types: the AUCs and the largest difference are those of two scorings of the drawn rows.
+8. Large data: the files are record files, and the tuner really ends after a few steps.
 """
 
 import json
 import os
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import (
+    bench_dtypes,
     bench_large_data,
     bench_ranking,
     bench_scoring,
@@ -30,7 +33,10 @@ from benchmarks import (
 )
 from tlrec.data.records import write_records
 from tlrec.errors import InputError
+from tlrec.evaluation.evaluation_set import EvaluationSet
+from tlrec.evaluation.metrics import auc, two_probabilities_to_score
 from tlrec.model import parts
+from tlrec.model.setup import ModelSetup
 
 CPU = torch.device("cpu")
 
@@ -199,3 +205,25 @@ def test_large_data(tiny_llama, tiny_workspace, tmp_path):
     assert [entry["step"] for entry in history] == [2]  # of 27
     assert 0 < figures["tokenised"] < figures["seconds"] and figures["cpu_seconds"] > 0
     assert sys.platform != "linux" or figures["own_gb"] > 0.1
+
+
+def test_number_types(tiny_llama, tiny_adapter, tiny_workspace, capsys):
+    data = tiny_workspace / "rec_data" / "movie" / "test.json"
+    flags = ["--base_model", str(tiny_llama), "--data", str(data), "--device", "cpu", "--rows", "20"]
+    report = bench_dtypes.main([*flags, "--lora_weights", str(tiny_adapter)])
+    drawn = np.random.default_rng(0).permutation(24)[:20]
+    file = EvaluationSet(data)
+    p_yes, aucs = {}, {}
+    for name in bench_dtypes.TYPES:
+        setup = ModelSetup(str(tiny_llama), "cpu", name, "none", "auto", False)
+        scores = setup.scorer([file.records[row] for row in drawn], "alpaca", 512).score(
+            setup.attach(str(tiny_adapter))
+        )
+        p_yes[name] = scores.p_yes
+        aucs[name] = auc(file.labels[drawn], two_probabilities_to_score(scores.p_yes, scores.p_no))
+    assert report["auc"] == aucs and report["difference"] == aucs["bfloat16"] - aucs["float32"]
+    assert report["p_yes_difference"]["largest"] == abs(p_yes["float32"] - p_yes["bfloat16"]).max() > 0
+    assert report["rank_correlation"] > 0.9
+    assert "bfloat16 - float32: AUC " in capsys.readouterr().out
+    with pytest.raises(InputError, match="--rows 99: "):
+        bench_dtypes.main([*flags, "--rows", "99"])

@@ -8,6 +8,7 @@ tests/tuning/test_memory_table.py.
    little it ends before the base model is loaded, and so does evaluate.py.
 """
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
@@ -55,6 +56,15 @@ def test_rows():
     assert rows[1] < halved and rows[1] < checkpointed
     with pytest.raises(InputError, match=r"one row of 100 tokens takes about 0\.0 GB, and 0\.0 GB .* --cutoff_len"):
         rows_that_fit(*fixed, 1e6)
+
+
+def test_lengths_on_disk_do_not_overflow():
+    lora = LoraConfig(target_modules=["q_proj", "v_proj"])
+    rows = [
+        rows_that_fit(meta(LLAMA), lora, longest, 32, torch.float32, "none", False, 8e9)
+        for longest in (100_000, np.int32(100_000))
+    ]
+    assert rows[0] == rows[1] < 32
 
 
 def test_tokens(monkeypatch):

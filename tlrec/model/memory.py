@@ -189,6 +189,7 @@ def rows_that_fit(skeleton, lora, longest, most, dtype, quantization, checkpoint
     shape, weights = shape_of(skeleton, lora)
     number = torch.finfo(dtype).bits // 8
     fixed = base_weights(weights, dtype, quantization) + lora_and_optimizer(shape)
+    longest = int(longest)  # lengths on disk are int32, in which bytes overflow
 
     def takes(rows):
         return fixed + activations(shape, rows * longest, quantization, checkpointing, mask=4, number=number)

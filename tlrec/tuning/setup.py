@@ -52,7 +52,7 @@ class TuningSetup(ModelSetup):
         left_out = f", {len(examples.dropped)} left out because the answer exceeds {limit}"
         known = records.labelled and not examples.dropped  # "Yes." and "No." always fit
         print(f"train: {len(examples.rows)} rows, {examples.truncated} with a cut prompt{'' if known else left_out}")
-        self._longest = int(max(lengths_of(examples.rows), default=0))  # numpy's int32 overflows in bytes
+        self._longest = max(lengths_of(examples.rows), default=0)
         if not examples.rows:
             raise InputError(f"{records.path}: no record fits into {limit}")
         return examples
