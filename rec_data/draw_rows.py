@@ -1,0 +1,71 @@
+"""A smaller test set with all the users of a large one: of each user, rows that follow one another.
+
+    python rec_data/draw_rows.py rec_data/movie-by-users/test.json --rows 2000 --output rec_data/movie-2000/test.json
+
+Input:  preference records. Output: about --rows of them in a new file, in the order of the input. Every user keeps the same
+share of rows, at least one, from a seeded place on. Rows of a user that follow one another overlap, so the users can still
+be inferred (tlrec/data/users.py), which is no longer so for rows drawn singly; intervals over users need them.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
+
+import numpy as np
+
+from tlrec.data.preferences import read_checked
+from tlrec.data.records import check_two_classes, labels_of, write_records
+from tlrec.data.users import infer_users
+from tlrec.errors import InputError, one_line_errors
+
+
+def draw_rows(users, rows, seed):
+    """Places of about `rows` rows, (m,) in order: of each user the same share, in a row, from a random place on.
+
+    users: (n,) user numbers.
+    """
+    random = np.random.default_rng(seed)
+    chosen = []
+    for user in np.unique(users):
+        own = np.flatnonzero(users == user)
+        size = max(1, round(len(own) * rows / len(users)))
+        start = random.integers(len(own) - size + 1)
+        chosen.append(own[start : start + size])
+    return np.sort(np.concatenate(chosen))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("records", type=Path, metavar="FILE", help="preference records")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="a new file")
+    parser.add_argument("--rows", type=int, required=True, metavar="N", help="how many, about")
+    parser.add_argument("--seed", type=int, default=0, help="of the place where each user's rows begin (%(default)s)")
+    args = parser.parse_args(argv)
+    if args.output.exists():
+        raise InputError(f"--output {args.output}: exists, and nothing is overwritten; give another name")
+    records, preferences = read_checked(args.records)
+    if preferences is None:
+        raise InputError(f"{args.records}: holds instruction records; users are known from preference records only")
+    if not 1 <= args.rows <= len(records) or args.seed < 0:
+        raise InputError(
+            f"--rows {args.rows} --seed {args.seed}: give 1 to {len(records)} rows, and a seed of 0 or more"
+        )
+    users = infer_users(preferences, labels_of(records))
+    places = draw_rows(users, args.rows, args.seed)
+    drawn = [records[place] for place in places]
+    check_two_classes(drawn, "the drawn rows")
+    found = infer_users([preferences[place] for place in places], labels_of(drawn))
+    write_records(args.output, drawn)
+    print(
+        f"{args.output}: {len(drawn)} of {len(records)} rows, {labels_of(drawn).mean():.1%} Yes, of {users.max() + 1} users, "
+        f"all that {args.records} has; inferred from the drawn rows alone: {found.max() + 1}"
+    )
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
