@@ -27,6 +27,7 @@ import signal
 import statistics
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -217,8 +218,10 @@ def call(log, script, *arguments):
         try:
             status = process.wait()
         except BaseException:  # Ctrl-C, SIGTERM: the script saves a checkpoint
-            process.terminate()
-            process.wait()
+            while process.poll() is None:
+                process.terminate()  # again if it came before the script had begun
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(20)
             raise
     if status:
         last = log.read_text().strip().splitlines()[-1:] or [f"ended with status {status}"]

@@ -225,7 +225,7 @@ def test_stopping_the_search_stops_the_script(tmp_path, number):
         time.sleep(0.05)
     time.sleep(1)
     process.send_signal(number)
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=90) == 130
     assert "interrupted: what was complete has been kept" in process.stderr.read()
     with pytest.raises(ProcessLookupError):  # nobody of its group is left
         os.killpg(process.pid, 0)
