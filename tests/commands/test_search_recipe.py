@@ -218,7 +218,14 @@ def test_stopping_the_search_stops_the_script(tmp_path, number):
     os.mkfifo(fifo)  # the script waits for records that never come
     command = [sys.executable, "benchmarks/search_recipe.py", "--output_dir", tmp_path / "search", "--records", fifo]
     command += ["--base_model", "base_model/pocket-llama"]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored below a shell's background job
+    )
     log = tmp_path / "search" / "data.log"
     until = time.monotonic() + 60
     while not log.exists() and time.monotonic() < until:
