@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from tlrec.model import base_models
+
 
 def measure(prepare, args, device, without_memory=()):
     """Run every procedure `args.repeats` times, in turns: {name: {"seconds": [...], "median", "cpu_median" (CPU seconds
@@ -102,25 +104,14 @@ def matrix_rate(size=8192):
 
 def environment(device):
     """Details to report with every figure: date, hardware, versions, command."""
-    if device.type == "cuda":
-        hardware = torch.cuda.get_device_name()
-    else:
-        names = re.findall(r"^model name\s*:\s*(.*)", _read("/proc/cpuinfo"), re.MULTILINE)
-        hardware = (
-            f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-        )
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "hardware": hardware,
+        "hardware": base_models.hardware(device),
         "load_before": round(os.getloadavg()[0], 1),
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", "peft")},
         "python": platform.python_version(),
         "command": " ".join(["python", *sys.argv]),
     }
-
-
-def _read(path):
-    return Path(path).read_text() if Path(path).exists() else ""
 
 
 def print_table(headers, rows):

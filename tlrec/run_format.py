@@ -81,7 +81,7 @@ class RunFacts(TypedDict):
     git: NotRequired[Git | None]  # None outside a git checkout
     versions: NotRequired[dict[str, str | None]]  # of Python, torch, transformers, peft ...
     platform: NotRequired[dict[str, Any]]  # "system", "cpus"
-    hardware: NotRequired[list[str] | str | None]  # names of the GPUs
+    hardware: NotRequired[list[str] | str | None]  # in words; a list of GPUs or none in older runs
     results: NotRequired[Results]
     stage: NotRequired[str | None]  # curriculum stage: "cot", "source", "few-shot" or another name; or "baseline"
     method: NotRequired[str | None]  # name of a baseline

@@ -1,6 +1,9 @@
 """Loads tokenizer and base model: chooses device, number type and quantisation, checks that no weight is missing."""
 
 import json
+import os
+import platform
+import re
 from pathlib import Path
 
 import torch
@@ -163,10 +166,14 @@ def prepare_for_tuning(base, gradient_checkpointing):
 
 
 def hardware(device):
-    """Names of the GPUs in use, None on the CPU."""
+    """One line: the names of the GPUs in use, or the CPU's with its cores, torch's threads and the instructions they use."""
     if device.type == "cpu":
-        return None
-    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        path = Path("/proc/cpuinfo")
+        names = re.findall(r"^model name\s*:\s*(.*)", path.read_text() if path.exists() else "", re.MULTILINE)
+        kind = torch.backends.cpu.get_cpu_capability()
+        name = names[0] if names else platform.processor()
+        return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {kind}"
+    return ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
 
 
 def skeleton_of(base_model, trust_remote_code):

@@ -66,7 +66,7 @@ class ModelSetup:
 
     @cached_property
     def hardware(self):
-        """Names of the GPUs in use, None on the CPU."""
+        """What the model runs on, in words."""
         return base_models.hardware(self.device)
 
     @property
