@@ -10,7 +10,7 @@ rows            tlrec.model.scoring: the prefix is computed once, each film is a
 ranking         tlrec.model.ranking: the films are packed into rows after the history
 vLLM            the same prompts as token ids, which are made beforehand; the others' time holds the tokenisation
 Own tokens are those after the part that the prompts of one user share. Asserts that all give the same
-log-probabilities and, with --memory, that ten times the films, or films and users, take hardly more memory. With
+log-probabilities and, with --memory, that many films, or films and users, take hardly more memory than few. With
 --users the films are divided among that many users, who are scored together. On a busy machine, use --threads 1 and
 compare CPU seconds.
 """
@@ -35,7 +35,7 @@ from tlrec.errors import InputError, one_line_errors
 from tlrec.files import write_json
 from tlrec.model import base_models
 from tlrec.model.prompts import load_frame
-from tlrec.model.ranking import score_candidates
+from tlrec.model.ranking import ITEMS_AT_ONCE, score_candidates
 from tlrec.model.scoring import Scorer, score_records
 from tlrec.model.tokenization import RecordTokenizer
 
@@ -43,7 +43,7 @@ CPU = torch.device("cpu")
 FRAME = load_frame("alpaca")
 SMOLLM2 = models.REPOSITORY / "base_model" / "smollm2-135m"
 PLAIN, ROWS, RANKING, VLLM = "plain batch", "rows", "ranking", "vLLM"
-MORE = 10  # times the films or users, for their peak memory
+MORE = 3, 10  # times the films of one user, and times the films and users of several, for their peak memory
 SAME_MEMORY = 1.25, 0.02  # at most so many times the peak of a tenth, and so many GB: allocators are not exact
 
 
@@ -111,8 +111,12 @@ def start_vllm(environment, shape, dtype, threads):
 
 
 def peaks(args):
-    """{(films, users): GB} of ranking: for one user and for several, and with MORE times the films, or of both."""
-    sizes = [(args.rows, 1), (args.rows * MORE, 1), (args.rows // 4, 5), (args.rows // 4 * MORE, 5 * MORE)]
+    """{(films, users): GB} of ranking: for one user and for several, and with MORE times the films, or of both.
+
+    One user has as many films as are tokenised at once, because memory does grow up to there.
+    """
+    (films, users), several = MORE, args.rows // 4
+    sizes = [(ITEMS_AT_ONCE, 1), (ITEMS_AT_ONCE * films, 1), (several, 5), (several * users, 5 * users)]
     return {
         (rows, users): measure.peak_memory_gb(
             prepare, argparse.Namespace(**{**vars(args), "rows": rows, "users": users, "vllm": None}), RANKING
@@ -152,7 +156,7 @@ def main(arguments=None):
     add("--plain_rows", type=int, default=64, help="films of the plain batch (default: %(default)s)")
     add("--repeats", type=int, default=3, help="(default: %(default)s)")
     add("--threads", type=int, help="(default: torch's)")
-    add("--memory", action="store_true", help=f"also peak memory, and that of {MORE} times the films and users (CPU)")
+    add("--memory", action="store_true", help="also peak memory, of few and of many films and users (CPU)")
     add("--vllm", type=Path, help="also vLLM: the folder that benchmarks/peers.sh made, such as ../tlrec-peers/vllm")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
     add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="(default: %(default)s)")

@@ -134,7 +134,7 @@ def test_memory_of_ranking_is_flat(tiny, tmp_path, monkeypatch):
     write_records(tmp_path / "test.json", bench_large_data.demo_records(60))
     flags = [*tiny, "--data", str(tmp_path / "test.json"), "--plain_rows", "8", "--repeats", "1"]
     report = bench_ranking.main([*flags, "--rows", "100", "--memory"])  # asserts that it is flat
-    assert [(peak["films"], peak["users"]) for peak in report["peaks"]] == [(100, 1), (1000, 1), (25, 5), (250, 50)]
+    assert [(peak["films"], peak["users"]) for peak in report["peaks"]] == [(2048, 1), (6144, 1), (25, 5), (250, 50)]
     assert all(peak["gb"] > 0 for peak in report["peaks"])
 
 
