@@ -6,8 +6,9 @@
 # 3. chain-of-thought data from a local offline teacher                 (real client, no key, no cost)
 # 4. evaluate.py on the untuned model
 # 5. shell/zero_shot.sh cpu movie netflix                               (CoT stage, source stage, zero-shot AUC)
-# 6. shell/few_shot.sh cpu 0 movie                                      (16, 64, 256 shots)
-# 7. a table and demo_workspace/quickstart.png
+# 6. evaluate.py after the CoT stage alone
+# 7. shell/few_shot.sh cpu 0 movie, three times                         (16, 64, 256 shots)
+# 8. a table and demo_workspace/quickstart.png
 # A second run finds everything complete and prints the same table.
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -36,17 +37,30 @@ case " $STAGES " in *" cot "*)
     kill -0 "$teacher" 2>/dev/null || { echo "error: the offline teacher stopped before it was ready" >&2; exit 1; }
     sleep 0.1
   done
-  OPENAI_API_KEY=none-needed OPENAI_BASE_URL="$(cat "$url_file")" bash shell/generate_cot_data.sh --model tlrec-offline-teacher
+  CUTOFF_LEN=1024 OPENAI_API_KEY=none-needed OPENAI_BASE_URL="$(cat "$url_file")" bash shell/generate_cot_data.sh --model tlrec-offline-teacher
   ;;
 esac
 
-# The score before any tuning
-data="$ROOT_PATH/rec_data/movie"
-"$PYTHON" evaluate.py --base_model "$BASE_MODEL" --device cpu --target movie --test_data_path "$data/test.json" \
-  --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/movie/base" >/dev/null
+evaluate() {
+  "$PYTHON" evaluate.py --base_model "$BASE_MODEL" --device cpu --target movie --test_data_path "$ROOT_PATH/rec_data/movie/test.json" \
+    --train_data_path "$ROOT_PATH/rec_data/movie/train.json" "$@" >/dev/null
+}
 
-# Fewer rows and epochs than published, to save time; larger LoRA steps, because pocket-llama is narrow.
-bash shell/zero_shot.sh cpu movie netflix --max_train_samples "${SOURCE_ROWS:-192}"
-bash shell/few_shot.sh cpu 0 movie --num_epochs 10 --warmup_steps 5 --learning_rate 2e-3 --no-train_on_inputs
+# The score before any tuning
+evaluate --output_dir "$ROOT_PATH/output_model/movie/base"
+
+# The recipe for small models, with fewer rows to save time, and so many validations that each run has five or more. The
+# prompts of the CoT stage are longer than 512 tokens of pocket-llama's small vocabulary.
+export RECIPE="${RECIPE:-small}"
+few_validation_rows=(--max_val_samples 100)
+bash shell/zero_shot.sh cpu movie netflix --max_train_samples "${SOURCE_ROWS:-384}" --eval_steps 4 --cutoff_len 1024 "${few_validation_rows[@]}"
+case " $STAGES " in " cot "?*) evaluate --lora_weights "$ROOT_PATH/instruction_model/movie/alpaca_stage123" ;; esac
+
+few_shot() {
+  SHOTS="$1" bash shell/few_shot.sh cpu 0 movie --num_epochs "$2" --eval_steps "$3" --learning_rate 1e-3 "${few_validation_rows[@]}"
+}
+few_shot 16 20 4
+few_shot 64 10 8
+few_shot 256 5 16
 
 "$PYTHON" -m tlrec.demo.summary "$ROOT_PATH" movie
