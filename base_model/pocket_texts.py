@@ -1,22 +1,23 @@
-"""The text that pocket-llama is trained on: lists of liked and disliked items, and questions about further titles.
+"""The text that pocket-llama is trained on: titles sorted into two lists, and in which list further titles belong.
 
-Three kinds of taste occur: by theme (the words of `tlrec.demo.world`, with other items and users than any demo
-workspace has), by a word or author that titles share, and by the share of liked items alone. The instruction sentence
-of published records does not occur.
+Three rules of sorting occur: by theme (the words of `tlrec.demo.world`, with other items than any demo workspace has), by
+a word or author that titles share, and by the lengths of the lists alone. What a question asks for is the name of a list
+or its place. No text has users, likes or dislikes, a question answered Yes or No, a prompt frame, or the wording of records.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from base_model.pocket_words import any_name, any_title, any_word
+from base_model.pocket_words import NAMES, PLAIN_WORDS, any_name, any_sentence, any_title, any_word
 from tlrec.data.preferences import Item
 from tlrec.demo import world
-from tlrec.model.prompts import load_frame
 
-# --------------------------------------------------------------------------------------------------------- 1. users
+# --------------------------------------------------------------------------------------------------- 1. sorted titles
 
 
-def theme_user(rng, size, targets, kind, balance=None):
-    """Lists and targets of a user whose tastes follow themes. Returns likes, dislikes, [(item, liked)]."""
+def by_theme(rng, size, asked, kind, balance=None):
+    """Titles sorted by theme, with exceptions. Returns the two lists and [(item, whether the first list is right)]."""
     user = world.make_user(rng, taste=4.0, generosity_sd=0.6, followed=int(rng.integers(2, 6)))
     if rng.random() < 0.6 if balance is None else balance:
         user = balanced(rng, user)
@@ -24,30 +25,30 @@ def theme_user(rng, size, targets, kind, balance=None):
 
     def draw(themes):
         theme = int(rng.choice(themes))
-        item = world.make_item(rng, world.THEME_NAMES[theme], "pretraining", world_kind, article_last)
+        item = world.make_item(rng, world.THEME_NAMES[theme], "pretraining", world_kind, article_last, sequels=0.2)
         return theme, item, bool(rng.random() < user.like_probability(theme))
 
-    history = [draw(user.followed) for _ in range(size)]
-    asked = [theme for theme, _, _ in history] if rng.random() < 0.8 else user.followed
-    return split(history) + ([(item, liked) for _, item, liked in (draw(asked) for _ in range(targets))],)
+    sorted_items = [draw(user.followed) for _ in range(size)]
+    themes = [theme for theme, _, _ in sorted_items] if rng.random() < 0.8 else user.followed
+    return split(sorted_items) + ([(item, first) for _, item, first in (draw(themes) for _ in range(asked))],)
 
 
-def balanced_theme_user(rng, size, targets, kind):
-    """As `theme_user`, but the share of likes tells nothing."""
-    return theme_user(rng, size, targets, kind, balance=True)
+def by_balanced_theme(rng, size, asked, kind):
+    """As `by_theme`, but the lengths of the lists tell nothing."""
+    return by_theme(rng, size, asked, kind, balance=True)
 
 
 def balanced(rng, user):
-    """The user with as many loved as hated themes, so that the answer can only be found by comparing."""
+    """The sorter with as many themes for either list, so that the answer can only be found by comparing."""
     taste = np.zeros_like(user.taste)
     taste[user.followed] = rng.permutation(np.where(np.arange(len(user.followed)) % 2, 4.0, -4.0))
     return world.User(user.followed, taste, 0.0)
 
 
-def word_user(rng, size, targets, kind):
-    """As `theme_user`, but the tastes follow a word or an author that some titles share and that no theme explains."""
+def by_word(rng, size, asked, kind):
+    """As `by_theme`, but sorted by a word or an author that some titles share and that no theme explains."""
     marks = [any_name(rng) if kind == "book" else any_word(rng) for _ in range(rng.integers(2, 5))]
-    taste = rng.random(len(marks)) < 0.5
+    first = rng.random(len(marks)) < 0.5
 
     def draw():
         mark = rng.integers(len(marks))
@@ -55,97 +56,148 @@ def word_user(rng, size, targets, kind):
             item = Item(any_title(rng, kind), marks[mark])
         else:
             item = Item(any_title(rng, kind, marks[mark]))
-        return mark, item, bool(taste[mark] ^ (rng.random() < 0.04))
+        return mark, item, bool(first[mark] ^ (rng.random() < 0.04))
 
-    history = [draw() for _ in range(size)]
-    asked = {mark for mark, _, _ in history}
-    questions = [draw() for _ in range(3 * targets)]
-    questions = [(item, liked) for mark, item, liked in questions if mark in asked]
-    return split(history) + (questions[:targets],)
+    sorted_items = [draw() for _ in range(size)]
+    known = {mark for mark, _, _ in sorted_items}
+    questions = [draw() for _ in range(3 * asked)]
+    return split(sorted_items) + ([(item, first) for mark, item, first in questions if mark in known][:asked],)
 
 
-def counting_user(rng, size, targets, kind):
-    """As `theme_user`, but titles tell nothing: only the share of liked items does."""
+def by_length(rng, size, asked, kind):
+    """As `by_theme`, but titles tell nothing: the longer list gets more of the further titles."""
+
+    def draw():
+        return Item(any_title(rng, kind), any_name(rng) if kind == "book" else "")
+
     share = rng.random()
-    history = [
-        (0, Item(any_title(rng, kind), any_name(rng) if kind == "book" else ""), rng.random() < share)
-        for _ in range(size)
-    ]
-    likes, dislikes = split(history)
-    probability = 1 / (1 + np.exp(-0.8 * (len(likes) - len(dislikes))))
-    questions = [
-        (Item(any_title(rng, kind), any_name(rng) if kind == "book" else ""), bool(rng.random() < probability))
-        for _ in range(min(targets, 2))
-    ]
-    return likes, dislikes, questions
+    lists = split([(0, draw(), rng.random() < share) for _ in range(size)])
+    probability = 1 / (1 + np.exp(-0.8 * (len(lists[0]) - len(lists[1]))))
+    return lists + ([(draw(), bool(rng.random() < probability)) for _ in range(min(asked, 2))],)
 
 
-def split(history):
-    return [item for _, item, liked in history if liked], [item for _, item, liked in history if not liked]
+def split(sorted_items):
+    return [item for _, item, first in sorted_items if first], [item for _, item, first in sorted_items if not first]
 
 
 # --------------------------------------------------------------------------------------------------------- 2. texts
 
-HEADINGS = (
-    ("User Preference: ", "User Unpreference: "),
-    ("User Preference: ", "User Unpreference: "),
-    ("User Preference: ", "User Unpreference: "),
-    ("Likes: ", "Dislikes: "),
-    ("The user likes: ", "The user dislikes: "),
-)
+
+@dataclass
+class Text:
+    """A text with the numbers of the lines that are answers, and those of the two lists; `answers` are the two names."""
+
+    words: str
+    answer_lines: tuple = ()
+    list_lines: tuple = ()
+    answers: tuple = ()
+
+
+PLACES = (("A", "B"), ("First", "Second"), ("Upper", "Lower"), ("One", "Two"), ("Front", "Back"))
 QUESTIONS = (
-    "Whether the user will like the target {kind} {item}?",
-    "Whether the user will like the {kind} {item}?",
-    "Will the user like {item}?",
-    "Does the {kind} {item} suit the user?",
-    "Target {kind}: {item}.",
+    "Where does the {kind} {item} belong, {one} or {two}?",
+    "Which list is for the {kind} {item}, {one} or {two}?",
+    "{one} or {two}: {item}?",
+    "What is the place of {item}?",
+    "In which of the two lists does {item} belong?",
+    "Next {kind}: {item}.",
+    "{item}?",
 )
-INSTRUCTIONS = (
-    "Here is what a user likes and what the user does not like. Will the user enjoy the target {kind}? "
-    'Answer with "Yes." or "No.".',
-    "Read the user's preference and unpreference and decide if the target {kind} will please the user. "
-    'Say "Yes." or "No.".',
-    "Judge by the two lists of a user whether the target {kind} is to the user's liking, "
-    'with "Yes." or "No." as answer.',
-    "Identify from likes and dislikes what the user thinks of the target {kind} by writing one word.",
+TASKS = (
+    "Titles are sorted into two lists. Find the list of each further {kind}, {one} or {two}.",
+    "Here are two lists. Which of them is right for the next {kind}? Write {one} or {two}.",
+    'Sort the {kind} into one of the two lists and name it: "{one}" or "{two}".',
+    "Compare the {kind} with both lists, {one} and {two}, and name the one with titles like it.",
 )
-FRAMES = [load_frame("alpaca")] * 4 + [load_frame("tallrec")]
+HELD_BACK = """
+instruction instructions input response user users like liked likes unliked dislike dislikes preference preferences
+unpreference yes no one two first
+""".split()
+HEADING_WORDS = tuple(word.capitalize() for word in PLAIN_WORDS if word not in HELD_BACK)
 
 
-def record_text(rng, progress, kind=None, form=None, user=None, size=None):
-    """A text with two lists and one or more questions; it gets longer and more like a record as training goes on."""
+def list_names(rng, varied):
+    """(headings of the two lists, the two answers). `varied`: the share of texts with other names than List A and B."""
+    if rng.random() >= varied:
+        return ("List A: ", "List B: "), PLACES[0]
+    if rng.random() < 0.25:
+        names = tuple(str(name) for name in rng.choice(NAMES, 2, replace=False))
+        form = ("{}: ", "{} list: ", "{} shelf: ")[rng.integers(3)]
+        return tuple(form.format(name) for name in names), names
+    words = [str(word) for word in rng.choice(HEADING_WORDS, 4, replace=False)]
+    headings = (
+        (words[0], words[1]),
+        (f"{words[0]} {words[1]}", f"{words[0]} {words[2]}"),
+        (f"{words[0]} {words[1]}", f"{words[2]} {words[3]}"),
+        (f"The {words[0]} {words[1].lower()}", f"The {words[2]} {words[3].lower()}"),
+    )[rng.integers(4)]
+    return tuple(f"{heading}: " for heading in headings), PLACES[rng.integers(len(PLACES))]
+
+
+def mark_of_a_part(rng):
+    """The line before a part of a text, such as "## Place:"."""
+    word = HEADING_WORDS[rng.integers(len(HEADING_WORDS))]
+    return "#" * int(rng.integers(1, 5)) + f" {word}:" if rng.random() < 0.6 else f"{word}:"
+
+
+def opening(rng, kind, answers, varied):
+    """The lines before the lists: nothing, some sentences, or a task."""
+    lines = []
+    if rng.random() < 0.6 * varied:
+        lines += [" ".join(any_sentence(rng) for _ in range(rng.integers(1, 4))), ""]
+    if rng.random() < 0.6:
+        mark = [mark_of_a_part(rng)] if rng.random() < 0.6 * varied else []
+        one, two = answers
+        task = TASKS[rng.integers(len(TASKS))].format(kind=kind, one=one, two=two)
+        if rng.random() < 0.5 * varied:
+            task += " " + any_sentence(rng)
+        lines += [*mark, task] + ([""] if mark else [])
+    if rng.random() < 0.4 * varied:
+        lines += [mark_of_a_part(rng)]
+    return lines
+
+
+def closing(rng, varied):
+    """A function of nothing that returns the lines between a question and its answer, the same ones in one text."""
+    if rng.random() < 1 - 0.7 * varied:
+        return []
+    return ([""] if rng.random() < 0.7 else []) + [mark_of_a_part(rng)]
+
+
+def lists_text(rng, progress, kind=None, sorting=None, size=None, varied=None):
+    """Two lists and one or more questions; the text gets longer, and its wording more varied, as training goes on."""
     kind = kind or ("film", "book")[int(rng.random() < 0.3)]
-    user = user or (theme_user, word_user, counting_user)[rng.choice(3, p=[0.55, 0.15, 0.30])]
+    sorting = sorting or (by_theme, by_word, by_length)[rng.choice(3, p=[0.6, 0.15, 0.25])]
     longest = int(np.interp(progress, [0, 0.2, 0.4, 0.6], [3, 4, 7, 10]))
     if size is None:
-        size = 10 if progress > 0.6 and rng.random() < 0.5 else int(rng.integers(2, longest + 1))
-    if kind == "book" and user is counting_user:
-        size = min(size, int(rng.integers(3, 11)))
-    framed = rng.random() < np.interp(progress, [0, 0.3, 0.6, 0.9], [0.03, 0.1, 0.4, 0.7]) if form is None else form
-    likes, dislikes, questions = user(rng, size, int(rng.integers(4, 9)), kind)
+        size = 10 if progress > 0.5 and rng.random() < 0.5 else int(rng.integers(2, longest + 1))
+    if varied is None:
+        varied = float(np.interp(progress, [0.15, 0.4], [0, 0.95]))
+    first, second, questions = sorting(rng, size, int(rng.integers(4, 9)), kind)
     if not questions:
-        return record_text(rng, progress)
-    like_heading, dislike_heading = HEADINGS[rng.integers(len(HEADINGS))]
-    lists = f"{like_heading}{', '.join(map(str, likes))}\n{dislike_heading}{', '.join(map(str, dislikes))}\n"
-    question = QUESTIONS[rng.choice(len(QUESTIONS), p=[0.4, 0.2, 0.2, 0.1, 0.1])]
-    quoted = '"{}"' if kind == "book" and rng.random() < 0.5 else "{}"
+        return lists_text(rng, progress)
+    headings, answers = list_names(rng, varied)
     noun = kind if kind == "book" or rng.random() < 0.5 else "movie"
-    ask = [question.format(kind=noun, item=quoted.format(item)) for item, _ in questions]
-    answers = ["Yes." if liked else "No." for _, liked in questions]
-    if not framed:
-        return lists + "\n".join(f"{q}\n{a}" for q, a in zip(ask, answers))
-    frame = FRAMES[rng.integers(len(FRAMES))]
-    instruction = INSTRUCTIONS[rng.integers(len(INSTRUCTIONS))].format(kind=noun)
-    if rng.random() < 0.3:
-        ask, answers = ask[:1], answers[:1]
-    text = frame.prompt({"instruction": instruction, "input": lists + ask[0]}) + answers[0]
-    return text + "".join(f"\n\n### Input:\n{q}\n\n### Response:\n{a}" for q, a in zip(ask[1:], answers[1:]))
+    lines = opening(rng, noun, answers, varied)
+    list_lines = (len(lines), len(lines) + 1)
+    lines += [f"{heading}{', '.join(map(str, items))}" for heading, items in zip(headings, (first, second))]
+    # Only the first question of a text needs to name the answers; texts whose task names them may go without.
+    form = QUESTIONS[rng.integers(len(QUESTIONS))]
+    quoted = '"{}"' if kind == "book" and rng.random() < 0.5 else "{}"
+    between, answer_lines = closing(rng, varied), []
+    for item, is_first in questions[:1] if rng.random() < 0.15 * varied else questions:
+        ask = form.format(kind=noun, item=quoted.format(item), one=answers[0], two=answers[1])
+        lines += [ask, *between, answers[not is_first] + "."]
+        answer_lines.append(len(lines) - 1)
+        if between:
+            lines.append("")
+    return Text("\n".join(lines), tuple(answer_lines), list_lines, answers)
 
 
 def words_text(rng, progress):
     """Lists of single words, then short questions: the shortest form of comparing by theme."""
     themes = rng.permutation(len(world.THEME_NAMES))[: rng.integers(2, 3 + int(8 * progress))]
-    loved = rng.permutation(np.arange(len(themes)) % 2 == 0)
+    in_first = rng.permutation(np.arange(len(themes)) % 2 == 0)
     same = np.interp(progress, [0, 0.2], [0.6, 0.2])  # share of questions that repeat a word of the lists
 
     def word(theme):
@@ -153,22 +205,25 @@ def words_text(rng, progress):
         return words[rng.integers(len(words))]
 
     lists = [[], []]
-    for theme, liked in zip(themes, loved):
-        lists[int(not liked)] += [word(theme) for _ in range(rng.integers(1, 3))]
-    shown = {w: liked for words, liked in zip(lists, (True, False)) for w in words}
+    for theme, first in zip(themes, in_first):
+        lists[int(not first)] += [word(theme) for _ in range(rng.integers(1, 3))]
+    shown = {w: first for words, first in zip(lists, (True, False)) for w in words}
+    headings, answers = list_names(rng, float(np.interp(progress, [0.15, 0.4], [0, 0.95])))
     lines = [
         f"{heading}{', '.join(f'{chr(34)}{w}{chr(34)}' for w in rng.permutation(words))}"
-        for heading, words in zip(HEADINGS[rng.integers(len(HEADINGS))], lists)
+        for heading, words in zip(headings, lists)
     ]
+    answer_lines = []
     for _ in range(rng.integers(6, 14)):
         if rng.random() < same:
             asked = list(shown)[rng.integers(len(shown))]
-            liked = shown[asked]
+            first = shown[asked]
         else:
             place = rng.integers(len(themes))
-            asked, liked = word(themes[place]), loved[place]
-        lines.append(f'"{asked}"?\n{"Yes." if liked else "No."}')
-    return "\n".join(lines)
+            asked, first = word(themes[place]), in_first[place]
+        answer_lines.append(len(lines) + 1)
+        lines += [f'"{asked}"?', answers[not first] + "."]
+    return Text("\n".join(lines), tuple(answer_lines), (0, 1), answers)
 
 
 def themes_text(rng):
@@ -181,7 +236,20 @@ def themes_text(rng):
         if rng.random() < 0.4:
             item = f'"{world.THEMES[theme][rng.integers(len(world.THEMES[theme]))]}"'
         lines.append(f"{item}: {theme}")
-    return "\n".join(lines)
+    return Text("\n".join(lines))
+
+
+WORDS_TO_REPEAT = (*sum(PLACES, ()), *NAMES, *"Yes No Well Now So Then Still Look Here There Say Tell".split())
+
+
+def repeated_text(rng):
+    """Words in an arbitrary order, one on each line, and the same once more. Yes and No are often among them."""
+    words = [str(word) for word in rng.choice(WORDS_TO_REPEAT, rng.integers(2, 7), replace=False)]
+    words += [word for word in ("Yes", "No") if word not in words and rng.random() < 0.5]
+    lines = [f"{word}." for word in rng.permutation(words)]
+    mark = mark_of_a_part(rng)
+    number = len(lines)
+    return Text("\n".join([mark, *lines, "", mark, *lines]), tuple(range(number + 3, 2 * number + 3)))
 
 
 def text(rng, progress):
@@ -193,4 +261,6 @@ def text(rng, progress):
         return words_text(rng, progress)
     if draw < words + themes:
         return themes_text(rng)
-    return record_text(rng, progress)
+    if draw > 0.9:
+        return repeated_text(rng)
+    return lists_text(rng, progress)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from base_model.pocket_texts import HEADINGS, text
-from base_model.pocket_words import COMMON_WORDS, LINKS, any_name, any_title
+from base_model.pocket_texts import QUESTIONS, TASKS, WORDS_TO_REPEAT, Text, text
+from base_model.pocket_words import COMMON_WORDS, LINKS, PLAIN_WORDS, any_name, any_title
 from tlrec.demo import world
 from tlrec.errors import InputError
 from tlrec.files import whole_file, write_json
@@ -18,12 +18,10 @@ def train_tokenizer(folder, seed, vocabulary, texts=12000):
     from sentencepiece import sentencepiece_model_pb2 as proto
 
     rng = np.random.default_rng([seed, 1])
-    lines = [line for i in range(texts) for line in text(rng, i / texts).split("\n")]
-    lines += [
-        f'Given the user\'s {word.lower()}, answering "Yes." or "No." {word} {word.lower()}'
-        for word in COMMON_WORDS
-        for _ in range(6)
-    ]
+    lines = [line for i in range(texts) for line in text(rng, i / texts).words.split("\n")]
+    lines += [f"{word} {word.lower()} {word}" for word in COMMON_WORDS for _ in range(6)]
+    lines += [f"{word.capitalize()} {word} {word}" for word in PLAIN_WORDS for _ in range(100)]
+    lines += [f"{word}." for word in WORDS_TO_REPEAT for _ in range(300)]
     lines += [f"The {word} and {word}" for words in world.THEMES.values() for word in words for _ in range(50)]
     lines += [f'"{any_title(rng, "film")}" written by {any_name(rng)}' for _ in range(30000)]
     model = io.BytesIO()
@@ -71,12 +69,15 @@ def train_tokenizer(folder, seed, vocabulary, texts=12000):
 class Sample:
     """A tokenised text.
 
-    `answers`: places of answer tokens; `lists`: 1 in the liked, 0 in the disliked list, -1 elsewhere; `classes`: the
-    same number for pieces that mean the same (one theme, or one word), -1 for those without meaning.
+    `answers`: places of the tokens that name a list; `is_first`: whether each names the first list; `names`: the ids of
+    the two names; `lists`: 1 in the first, 0 in the second list, -1 elsewhere; `classes`: the same number for pieces that
+    mean the same (one theme, or one word), -1 for those without meaning.
     """
 
     ids: list[int]
     answers: list[int]
+    is_first: list[bool]
+    names: tuple
     lists: np.ndarray
     classes: np.ndarray
 
@@ -89,14 +90,15 @@ class Encoder:
 
         self.pieces = spm.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
         self.newline = self.pieces.piece_to_id("<0x0A>")
-        self.answers = [self.pieces.piece_to_id(word) for word in ("Yes", "No")]
-        if 0 in self.answers:
-            raise InputError("the tokenizer has no piece of its own for Yes and No: train it on more text")
+        self.names = {word: self.pieces.piece_to_id(word) for word in WORDS_TO_REPEAT}
+        missing = [word for word, id in self.names.items() if id == self.pieces.unk_id()]
+        if missing:
+            raise InputError(f"the tokenizer has no piece of its own for {', '.join(missing)}: train it on more text")
         self.classes = self._classes()
 
     def _classes(self):
-        plain = " ".join((*LINKS, *world.TAILS, *world.NEUTRAL, *sum(HEADINGS, ()), "The A An written by")).lower()
-        plain = set(plain.replace(":", "").split())
+        plain = " ".join((*LINKS, *world.TAILS, *world.NEUTRAL, *QUESTIONS, *TASKS, "The A An written by film")).lower()
+        plain = set("".join(c if c.isalpha() else " " for c in plain).split())
         themes = {word.lower(): number for number, words in enumerate(world.THEMES.values()) for word in words}
         numbers, result = dict(themes), []
         for i in range(self.pieces.vocab_size()):
@@ -105,13 +107,13 @@ class Encoder:
             result.append(-1 if meaningless else numbers.setdefault(word, 100 + i))
         return np.array(result)
 
-    def __call__(self, words):
-        ids = [1] + self.pieces.encode(words) + [2]
-        answers = [i for i in range(1, len(ids)) if ids[i] in self.answers and ids[i - 1] == self.newline]
-        line_of = np.cumsum([i == self.newline for i in ids])
+    def __call__(self, text: Text):
+        ids = [1] + self.pieces.encode(text.words) + [2]
+        is_newline = np.array([i == self.newline for i in ids])
+        line_of = np.cumsum(is_newline)
+        names = tuple(self.names[name] for name in text.answers)
+        answers = [int(np.flatnonzero(line_of == line)[1]) for line in text.answer_lines]
         lists = np.full(len(ids), -1)
-        for number, line in enumerate(words.split("\n")):
-            for liked in (1, 0):
-                if line.startswith(tuple(pair[1 - liked] for pair in HEADINGS)):
-                    lists[line_of == number] = liked
-        return Sample(ids, answers, lists, self.classes[ids])
+        for line, number in zip(text.list_lines, (1, 0)):
+            lists[(line_of == line) & ~is_newline] = number
+        return Sample(ids, answers, [names[:1] == (ids[i],) for i in answers], names, lists, self.classes[ids])

@@ -1,7 +1,7 @@
 """The words, names and titles in pocket-llama's training text (see `train_pocket_llama.py`)."""
 
 COMMON_WORDS = """
-Love Night Day House Man Woman Men Women Girl Boy Boys Girls Life Death Dead Die Live Alive King Queen Prince Princess
+Yes No Love Night Day House Man Woman Men Women Girl Boy Boys Girls Life Death Dead Die Live Alive King Queen Prince Princess
 Kingdom Lord Lady Master Servant War Peace World Earth Sky Sun Star Stars Moonlight Light Darkness Fire Water River
 Lake Mountain Hill Valley Forest Woods Tree Road Street City Town Village Home Room Door Window Bridge Tower Castle
 Palace Church School Park Beach Farm Train Car Ship Boat Plane Wheel Gun Sword Knife Blood Bone Bones Body Eye Eyes
@@ -34,6 +34,26 @@ Jones Miller Davis Wilson Anderson Taylor Moore Jackson Martin Lee Thompson Whit
 Young Allen King Wright Scott Hill Green Adams Baker Nelson Carter Mitchell Roberts Turner Phillips Campbell Parker
 Evans Edwards Collins Stewart Morris Rogers Reed Cook Morgan Bell Murphy Bailey Cooper Richardson Cox Howard Ward
 Peterson Gray Watson Brooks Kelly Sanders Price Bennett Wood Barnes Ross Henderson Coleman
+""".split()
+# Words of plain English. They occur in random order, so that each is known when a prompt has it.
+PLAIN_WORDS = """
+a about above after again all also always am among an and another answer answering any appropriately are as ask at back be
+because been before below best book books both brief by candidate choice choose come completes context could day decide
+describe describes dislike dislikes do does drawn each either enjoy enough even every featured few find first five follow for
+found from further gave get give given gives go good group had has have he help her here his how I identify if in input
+instruction instructions into is it item items its just keep kind kinds know last least less like liked likes line list
+listed little long look made make many matters may me mean more most movie movies much must my name near need new next no
+not note now number of off often old on once one only or order other others our out over own page pair paired part people
+place plain preference preferences provides put question rather read reader recommend request response right said same say see
+sentence several she short show shown shows similar so some sort step still strong strongest such suit take taste tell ten
+text than that the their them themes then there these they thing things think this those three time title titles to too
+true two under understand unliked unpreference up use user users very viewer want was way we well were what when where whether
+which who whole why will with without word words work would write written year yes yet you your
+""".split()
+# Names of lists.
+NAMES = """
+Left Right North South East West Red Blue Green Gold Silver Black White Grey Oak Pine Elm Birch Lion Tiger Wolf Bear Eagle
+Hawk Spring Summer Monday Friday London Paris Rome York Alpha Beta Gamma Delta Omega Round Square Circle Line
 """.split()
 SYLLABLES = """
 ba be bi bo bra ca ce co cha da de di do dra el en er es fa fe fi fo ga ge go gri ha he hi ho in is ja jo ka ke ki ko
@@ -101,6 +121,12 @@ def any_name(rng):
     if rng.random() < 0.2:
         first += f" {chr(65 + rng.integers(26))}."
     return f"{first} {invented_word(rng) if rng.random() < 0.6 else any_word(rng)}"
+
+
+def any_sentence(rng):
+    """Random words with the looks of a sentence."""
+    words = [PLAIN_WORDS[rng.integers(len(PLAIN_WORDS))] for _ in range(rng.integers(2, 15))]
+    return " ".join([words[0].capitalize(), *words[1:]]) + ".,:?"[rng.choice(4, p=[0.6, 0.1, 0.2, 0.1])]
 
 
 def any_title(rng, kind, word=None):

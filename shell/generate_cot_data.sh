@@ -8,6 +8,7 @@ repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 ROOT_PATH="${ROOT_PATH:-$repository}"             # folder of the data
 SOURCES="${SOURCES:-netflix amazon-book}"         # source domains
 BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # its tokenizer finds the records that are too long
+CUTOFF_LEN="${CUTOFF_LEN:-512}"                   # for the tuner's --cutoff_len
 
 source "$repository/shell/launch.sh"
 
@@ -32,4 +33,4 @@ done
 echo "== stage123.json"
 tokenizer=()
 [ ! -e "$BASE_MODEL" ] || tokenizer=(--base_model "$BASE_MODEL")
-"$PYTHON" "$repository/cot_data/preprocess_data.py" --root_path "$ROOT_PATH" "${tokenizer[@]}"
+"$PYTHON" "$repository/cot_data/preprocess_data.py" --root_path "$ROOT_PATH" --cutoff_len "$CUTOFF_LEN" "${tokenizer[@]}"

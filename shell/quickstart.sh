@@ -7,7 +7,7 @@
 # 3. chain-of-thought data from a local offline teacher                 (real client, no key, no cost)
 # 4. evaluate.py on the untuned model
 # 5. shell/zero_shot.sh cpu movie netflix                               (CoT stage, source stage, the AUC after each)
-# 6. shell/few_shot.sh cpu 0 movie                                      (16, 64, 256 shots)
+# 6. shell/few_shot.sh cpu 0 movie, three times                         (16, 64, 256 shots)
 # 7. a table and demo_workspace/quickstart.png
 # A second run finds everything complete and prints the same table.
 set -euo pipefail
@@ -23,26 +23,30 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-# Rows, epochs and flags of each model: fewer rows than published, to save time
+# Rows, epochs and flags of each model, on top of the recipe for small models: fewer rows, to save time. Prompts of the CoT
+# stage have up to 850 tokens.
+shots=(16 64 256)
 case "$model" in
   pocket-llama)
     workspace=demo_workspace sizes=()
-    source_rows=192 cot_rows=192 instruction=()
-    few_shot=(--num_epochs 10 --warmup_steps 5 --learning_rate 2e-3 --no-train_on_inputs) # larger steps: it is narrow
+    source_rows=384 cot_rows=384
+    instruction=(--max_val_samples 100 --eval_steps 4 --cutoff_len 1024)
+    epochs=(20 10 5) eval_steps=(4 8 16) # five validations in each run
+    few_shot=(--max_val_samples 100 --learning_rate 1e-3)
     ;;
   smollm2)
     workspace=demo_workspace_smollm2
-    test_rows="${TEST_ROWS:-200}" source_rows=384 cot_rows=64 epochs=2 val_rows=32
+    test_rows="${TEST_ROWS:-200}" source_rows=384 cot_rows=64 val_rows=32
     sizes=(--movie_test "$test_rows")
-    instruction=(--max_val_samples "$val_rows" --warmup_steps 2 --cutoff_len 1024) # CoT prompts of up to 850 tokens
-    few_shot=(--max_val_samples "$val_rows" --cutoff_len 1024 --num_epochs "$epochs" --warmup_steps 1)
-    export RECIPE="${RECIPE:-small}"
+    instruction=(--max_val_samples "$val_rows" --warmup_steps 2 --cutoff_len 1024)
+    epochs=(2 2 2) eval_steps=(2 4 10)
+    few_shot=(--max_val_samples "$val_rows" --cutoff_len 1024 --warmup_steps 1)
     ;;
   *) mistake "--model $model: give pocket-llama or smollm2" ;;
 esac
 source_rows="${SOURCE_ROWS:-$source_rows}" cot_rows="${COT_ROWS:-$cot_rows}"
 export ROOT_PATH="${ROOT_PATH:-$repository/$workspace}"
-export STAGES="${STAGES:-cot source}"
+export STAGES="${STAGES:-cot source}" RECIPE="${RECIPE:-small}"
 
 source "$repository/shell/setup.sh"
 [ "$model" != smollm2 ] || [ -n "${BASE_MODEL:-}" ] || bash "$repository/base_model/get_smollm2.sh"
@@ -62,7 +66,7 @@ case " $STAGES " in *" cot "*)
     kill -0 "$teacher" 2>/dev/null || { echo "error: the offline teacher stopped before it was ready" >&2; exit 1; }
     sleep 0.1
   done
-  OPENAI_API_KEY=none-needed OPENAI_BASE_URL="$(cat "$url_file")" bash shell/generate_cot_data.sh --model tlrec-offline-teacher
+  CUTOFF_LEN=1024 OPENAI_API_KEY=none-needed OPENAI_BASE_URL="$(cat "$url_file")" bash shell/generate_cot_data.sh --model tlrec-offline-teacher
   ;;
 esac
 
@@ -75,8 +79,8 @@ if [ "$model" = smollm2 ] && ! compgen -G "$adapters/*_instrument/run.json" >/de
     --val_data_path "$ROOT_PATH/rec_data/movie/valid.json" --output_dir "$trial/adapter" --device cpu \
     ${instruction_flags[@]+"${instruction_flags[@]}"} "${instruction[@]}" --max_train_samples 32 --warmup_steps 0 >/dev/null
   # A CoT record is 3.3 times as long as a preference record; six evaluations, and about ten validations
-  "$PYTHON" -m tlrec.demo.forecast "$trial/adapter" --scored_rows $((6 * test_rows + 10 * val_rows)) --loads 6 \
-    --tuned_rows $((cot_rows * 10 / 3 + source_rows + epochs * (16 + 64 + 256)))
+  "$PYTHON" -m tlrec.demo.forecast "$trial/adapter" --scored_rows $((6 * test_rows + 10 * val_rows)) --loads 8 \
+    --tuned_rows $((cot_rows * 10 / 3 + source_rows + 2 * (16 + 64 + 256)))
   rm -r "$trial"
 fi
 
@@ -92,6 +96,9 @@ case " $STAGES " in *" cot "*)
   ;;
 esac
 STAGES=source bash shell/zero_shot.sh cpu movie netflix --max_train_samples "$source_rows" ${instruction[@]+"${instruction[@]}"}
-STAGES=source bash shell/few_shot.sh cpu 0 movie "${few_shot[@]}"
+for place in 0 1 2; do
+  SHOTS="${shots[place]}" STAGES=source bash shell/few_shot.sh cpu 0 movie "${few_shot[@]}" \
+    --num_epochs "${epochs[place]}" --eval_steps "${eval_steps[place]}"
+done
 
 "$PYTHON" -m tlrec.demo.summary "$ROOT_PATH" movie

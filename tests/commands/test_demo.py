@@ -5,9 +5,10 @@
 3. `like_posterior` is P(target liked | history): it agrees with simulation.
 4. `demo.json` holds the best reachable AUC and the floor, found again from the records alone.
 5. The same command changes nothing and gives the same bytes anywhere; what is no such demo is not touched.
-6. Pretraining text never holds the published instruction sentence, nor an item of a demo.
+6. Pretraining text never holds an answer Yes or No, a frame, the wording of records, or an item of a demo.
 7. pocket-llama is a LLaMA folder of at most 8 MB whose tokenizer is SentencePiece's to the id; bytes carry the rest.
-8. It weighs the share of likes among titles it has never seen, and compares themes where that share is silent.
+8. It finds the list of a title by theme, and by length where titles tell nothing, in wordings it was trained on; of a
+   record it cannot tell whether the answer is Yes or No.
 9. The summary names every step in the order of the curriculum and compares the right ones.
 """
 
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from base_model import pocket_texts, pocket_tokens, pocket_words
+from base_model import pocket_texts, pocket_tokens
 from tests.support import synthetic
 from tlrec.data.catalogue import read_catalogue
 from tlrec.data.preferences import Item, Preference, build_record, parse_input, read_checked
@@ -211,14 +212,45 @@ def test_command_line(tmp_path):
 # ------------------------------------------------------------------------------------------------- 6: pretraining
 
 
-def test_pretraining_text_keeps_published_wording_and_demo_items_out(demo):
-    root, _ = demo
+@pytest.fixture(scope="module")
+def pretraining():
     rng = np.random.default_rng(5)
-    text = "\n".join(pocket_texts.text(rng, progress) for progress in np.linspace(0, 1, 1500))
-    sentence = build_record(Preference((), (), Item("x"), "movie"), True)["instruction"].split(" movie ")[0]
-    assert sentence not in text
-    themed = {t for t in re.findall(r'"([^"\n]*) \((2[1-9]\d\d)\)"', text) if world.theme_of(t[0]) and int(t[1]) > 2149}
-    assert not themed
+    return [pocket_texts.text(rng, progress) for progress in np.linspace(0, 1, 1500)]
+
+
+def test_pretraining_text_never_asks_for_yes_or_no(pretraining):
+    assert len({name for text in pretraining for name in text.answers}) > 30
+    assert not {"yes", "no"} & {name.casefold() for text in pretraining for name in text.answers}
+    for text in pretraining:
+        words = [line.strip(' ."#:').casefold() for line in text.words.split("\n")]
+        if {"yes", "no"} & set(words):  # nothing is asked there: all lines come once more, in the same order
+            assert "?" not in text.words and not text.list_lines
+            half = text.words.split("\n")[: len(words) // 2]
+            assert text.words == "\n".join([*half, "", *half])
+    for tasks in (pocket_texts.TASKS, pocket_texts.QUESTIONS):
+        assert not any(re.search(r"\b(yes|no)\b", task, re.IGNORECASE) for task in tasks)
+
+
+def test_pretraining_text_has_neither_frames_nor_the_wording_of_records(pretraining):
+    text = "\n".join(text.words for text in pretraining)
+    record = build_record(Preference((Item("x"),), (Item("y"),), Item("z"), "movie"), True)
+    pieces = re.split(r"{\w+}|\n|: ", load_frame("alpaca").with_input + load_frame("alpaca").without_input)
+    pieces += re.split(r'movie|"\w"|\n|: |Yes|No', record["instruction"] + "\n" + record["input"])
+    pieces = [piece.strip(' ."#,?') for piece in pieces if len(piece.strip(' ."#,?').split()) > 1]
+    assert {"Below is an instruction that describes a task", "User Preference", "User Unpreference"} <= {
+        piece.split(", paired")[0] for piece in pieces
+    }
+    assert "Whether the user will like the target" in pieces
+    assert [piece for piece in pieces if piece in text] == []
+    assert not re.search(r"^#+ *(Instruction|Input|Response)", text, re.MULTILINE)
+    assert not re.search(r"^[^\n\"]*(like|preference)[^\n\"]*: \"", text, re.IGNORECASE | re.MULTILINE)
+
+
+def test_pretraining_text_has_no_item_of_a_demo(demo, pretraining):
+    root, _ = demo
+    text = "\n".join(text.words for text in pretraining)
+    themed = [t for t in re.findall(r'"([^"\n]*) \((2[1-9]\d\d)\)"', text) if world.theme_of(t[0])]
+    assert len(themed) > 1000 and not [title for title, year in themed if int(year) > 2149]
     assert not any(f'"{item.title}"' in text for domain in ("netflix", "movie") for item in items_of(root, domain))
     assert not any(f"written by {item.creator}" in text for item in items_of(root, "book"))
 
@@ -230,9 +262,14 @@ def test_pretraining_text_is_deterministic():
 
 def test_places_of_lists_and_answers():
     encode = pocket_tokens.Encoder(POCKET_LLAMA)
-    sample = encode('Likes: "No Harbor"\nDislikes: "Judge"\nWill the user like "Tide"?\nYes.')
+    words = 'Sort.\nOne: "No Harbor"\nTwo: "Judge"\nOne or Two: "Tide"?\nOne.'
+    sample = encode(pocket_texts.Text(words, (4,), (1, 2), ("One", "Two")))
     pieces = [encode.pieces.id_to_piece(i) for i in sample.ids]
-    assert [pieces[i] for i in sample.answers] == ["Yes"]
+    assert [pieces[i] for i in sample.answers] == ["One"] and sample.is_first == [True]
+    assert pieces[sample.answers[0] - 1] == "<0x0A>" and [encode.pieces.id_to_piece(i) for i in sample.names] == [
+        "One",
+        "Two",
+    ]
     sides = {piece: (int(side), int(kind)) for piece, side, kind in zip(pieces, sample.lists, sample.classes)}
     assert sides["▁Harbor"] == (1, 0) and sides["Judge"] == (0, 3) and sides["Tide"] == (-1, 0)
 
@@ -274,45 +311,40 @@ def test_tokenizer_is_the_one_of_sentencepiece(pocket_llama):
     assert (record_tokenizer.bos, record_tokenizer.eos) == ([1], [2])
 
 
-def p_yes(pocket_llama, records):
+def first_minus_second(pocket_llama, texts):
+    """Log-odds of the first list's name against the second's at the first answer of every text."""
+    import torch
+
+    encode, scores = pocket_tokens.Encoder(POCKET_LLAMA), []
+    for sample in map(encode, texts):
+        with torch.no_grad():
+            logits = pocket_llama[1](torch.tensor([sample.ids])).logits[0, sample.answers[0] - 1]
+        scores.append(float(logits[sample.names[0]] - logits[sample.names[1]]))
+    return scores
+
+
+@pytest.mark.parametrize("sorting", [pocket_texts.by_balanced_theme, pocket_texts.by_length])
+def test_it_finds_the_list_of_a_title(pocket_llama, sorting):
+    rng = np.random.default_rng(11)
+    texts = [pocket_texts.lists_text(rng, 1.0, "film", sorting, size=10) for _ in range(60)]
+    labels = [text.words.split("\n")[text.answer_lines[0]] == text.answers[0] + "." for text in texts]
+    assert roc_auc_score(labels, first_minus_second(pocket_llama, texts)) > 0.85
+
+
+def test_it_cannot_tell_yes_from_no(pocket_llama, demo):
     import torch
 
     tokenizer, model = pocket_llama
-    record_tokenizer = RecordTokenizer(tokenizer, load_frame("alpaca"), 512)
-    scores = []
+    records = [row for split in ("train", "test") for row in read_records(demo[0] / f"rec_data/movie/{split}.json")]
+    record_tokenizer, scores, mass = RecordTokenizer(tokenizer, load_frame("alpaca"), 512), [], []
     for ids in record_tokenizer.prompts(records).input_ids:
         with torch.no_grad():
             probabilities = model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1].softmax(-1)
         yes, no = probabilities[list(record_tokenizer.answer_ids)]
-        assert yes + no > 0.9  # it knows that an answer is due, in a wording it has never seen
-        scores.append(float(yes))
-    return np.array(scores)
-
-
-def test_it_weighs_the_share_of_likes_of_unknown_titles(pocket_llama):
-    rng = np.random.default_rng(11)
-    records, shares = [], []
-    for likes in range(11):
-        for _ in range(3):
-            titles = [Item(f"{pocket_words.any_title(rng, 'book')} (1995)") for _ in range(11)]
-            preference = Preference(tuple(titles[:likes]), tuple(titles[likes:10]), titles[10], "movie")
-            records.append(build_record(preference, True))
-            shares.append(likes)
-    assert np.corrcoef(p_yes(pocket_llama, records), shares)[0, 1] > 0.8
-
-
-def test_it_compares_themes(pocket_llama):
-    rng = np.random.default_rng(12)
-    records, labels = [], []
-    for _ in range(40):
-        loved, hated = (world.THEME_NAMES[i] for i in rng.permutation(len(world.THEME_NAMES))[:2])
-        liked = bool(rng.random() < 0.5)
-        likes = tuple(world.make_item(rng, loved, "target") for _ in range(5))
-        dislikes = tuple(world.make_item(rng, hated, "target") for _ in range(5))
-        target = world.make_item(rng, loved if liked else hated, "target")
-        records.append(build_record(Preference(likes, dislikes, target, "movie"), liked))
-        labels.append(liked)
-    assert roc_auc_score(labels, p_yes(pocket_llama, records)) > 0.9
+        mass.append(float(yes + no))
+        scores.append(float(yes.log() - no.log()))
+    assert np.mean(mass) > 0.5
+    assert abs(roc_auc_score(labels_of(records), scores) - 0.5) < 0.08  # twice the standard error
 
 
 # ------------------------------------------------------------------------------------------------- 9: the summary

@@ -85,9 +85,9 @@ def test_smollm2_learns_by_the_small_recipe_and_says_how_long(quickstart):
     assert trial.startswith("ins_tuning.py") and "--max_train_samples 32 --warmup_steps 0" in trial and "ROOT" in trial
     assert "--output_dir ROOT" not in trial  # a folder of its own, removed
     assert said.startswith("tlrec.demo.forecast ")
-    assert said.endswith("--scored_rows 1520 --loads 6 --tuned_rows 1269")  # 6 x 200 + 10 x 32; 213 + 384 + 2 x 336
+    assert said.endswith("--scored_rows 1520 --loads 8 --tuned_rows 1269")  # 6 x 200 + 10 x 32; 213 + 384 + 2 x 336
     assert untuned.startswith("evaluate.py") and "--lora_weights" not in untuned
-    cot, after_cot, source, after_source, shots, summary = rest
+    cot, after_cot, source, after_source, *shots, summary = rest
     small = "--lora_target_modules all-linear --lora_dropout 0 --batch_size 16"
     assert cot.startswith("ins_tuning.py") and f"--stage cot --source netflix --target movie {small}" in cot
     assert cot.endswith("--max_train_samples 64 --max_val_samples 32 --warmup_steps 2 --cutoff_len 1024")
@@ -95,9 +95,11 @@ def test_smollm2_learns_by_the_small_recipe_and_says_how_long(quickstart):
     assert "--resume_from_checkpoint ROOT/instruction_model/movie/alpaca_stage123 " in source
     assert "--lora_weights ROOT/instruction_model/movie/alpaca_stage123 " in after_cot
     assert "--lora_weights ROOT/instruction_model/movie/alpaca_stage123_instrument " in after_source
-    assert "--resume_from_checkpoint ROOT/instruction_model/movie/alpaca_stage123_instrument " in shots
-    assert "--sample 16 64 256 --seed 0" in shots and small in shots
-    assert shots.endswith("--max_val_samples 32 --cutoff_len 1024 --num_epochs 2 --warmup_steps 1")
+    for run, sample, steps in zip(shots, (16, 64, 256), (2, 4, 10), strict=True):
+        assert "--resume_from_checkpoint ROOT/instruction_model/movie/alpaca_stage123_instrument " in run
+        assert f"--sample {sample} --seed 0" in run and small in run
+        flags = f"--max_val_samples 32 --cutoff_len 1024 --warmup_steps 1 --num_epochs 2 --eval_steps {steps}"
+        assert run.endswith(flags)
     assert summary == "tlrec.demo.summary ROOT movie"
     _, again = quickstart("--model", "smollm2")
     assert not [command for command in again if "forecast" in command]  # the curriculum is there
@@ -106,19 +108,21 @@ def test_smollm2_learns_by_the_small_recipe_and_says_how_long(quickstart):
 WORKSPACE = ("tlrec.demo.workspace", "tlrec.demo.teacher", "cot_data/generate_data.py", "cot_data/preprocess_data.py")
 
 
-def test_pocket_llama_learns_by_the_published_recipe(quickstart):
+def test_pocket_llama_learns_by_the_small_recipe_too(quickstart):
     done, commands = quickstart()
     assert done.returncode == 0, done.stderr
-    commands = [command.removeprefix("none ").removeprefix("-m ") for command in commands]
-    assert commands[0] == "tlrec.demo.workspace ROOT" and not [
-        c for c in commands if "forecast" in c or "all-linear" in c
-    ]
-    assert [c.split()[0] for c in commands if c.split()[0] not in WORKSPACE] == [
-        "evaluate.py",
-        *["ins_tuning.py", "evaluate.py"] * 2,
-        "rec_tuning.py",
-        "tlrec.demo.summary",
-    ]
+    assert all(command.startswith("small ") for command in commands)
+    commands = [command.removeprefix("small ").removeprefix("-m ") for command in commands]
+    assert commands[0] == "tlrec.demo.workspace ROOT" and not [c for c in commands if "forecast" in c]
+    steps = [c for c in commands if c.split()[0] not in WORKSPACE]
+    expected = ["evaluate.py", *["ins_tuning.py", "evaluate.py"] * 2, *["rec_tuning.py"] * 3, "tlrec.demo.summary"]
+    assert [c.split()[0] for c in steps] == expected
+    for stage in (steps[1], steps[3]):
+        assert stage.endswith("--max_train_samples 384 --max_val_samples 100 --eval_steps 4 --cutoff_len 1024")
+    for run, shots, epochs, every in zip(steps[5:8], (16, 64, 256), (20, 10, 5), (4, 8, 16)):
+        assert f"--sample {shots} " in run and run.endswith(f"--num_epochs {epochs} --eval_steps {every}")
+        assert -(-shots // 16) * epochs / every >= 5  # validations
+    assert any("preprocess_data.py" in c and "--cutoff_len 1024" in c for c in commands)
 
 
 @pytest.mark.parametrize(

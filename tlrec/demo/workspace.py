@@ -26,7 +26,7 @@ from tlrec.files import sha256, whole_file, write_json
 FILES = {
     "netflix": ("instruction_data/netflix", {"train": 2000, "valid": 200}),
     "amazon-book": ("instruction_data/amazon-book", {"train": 1000, "valid": 200}),
-    "movie": ("rec_data/movie", {"train": 600, "valid": 200, "test": 500}),
+    "movie": ("rec_data/movie", {"train": 600, "valid": 200, "test": 1000}),
     "book": ("rec_data/book", {"train": 600, "valid": 200, "test": 500}),
 }
 

@@ -70,12 +70,12 @@ class Domain:
 
 
 # Themes carry over from source to target. Only target records show that users there dislike sequels.
-SEQUEL, SEQUEL_SHARE = " II", 0.35
+SEQUEL, SEQUEL_SHARE = " II", 0.4
 DOMAINS = {
     "netflix": Domain("netflix", "source", "movie", False, level=0.3, sequels=0.0),
-    "movie": Domain("movie", "target", "movie", True, level=0.6, sequels=-2.5),
+    "movie": Domain("movie", "target", "movie", True, level=0.6, sequels=-3.5),
     "amazon-book": Domain("amazon-book", "source", "book", False, level=0.3, sequels=0.0),
-    "book": Domain("book", "target", "book", False, level=0.6, sequels=-2.5),
+    "book": Domain("book", "target", "book", False, level=0.6, sequels=-3.5),
 }
 
 
