@@ -1,12 +1,14 @@
 """Train pocket-llama: a LLaMA of about 1.5 million parameters that runs the whole chain on two CPU cores.
 
-    python base_model/train_pocket_llama.py --output_dir base_model/pocket-llama --threads 1 --log_steps 50 --steps 1300 --stop_at 650
-    python base_model/train_pocket_llama.py --output_dir base_model/pocket-llama --threads 1 --log_steps 50 --steps 900 --resume --overwrite
+    command="python base_model/train_pocket_llama.py --output_dir base_model/pocket-llama --threads 1 --log_steps 50"
+    $command --steps 1300 --stop_at 650
+    $command --steps 900 --resume --overwrite
 
 `pocket_texts.py` generates all text: titles sorted into two lists, and in which of them further titles belong. Two extra
 losses show one attention head where to look (see `guidance`); without them the model did not learn to compare in the
-same time. The second command lets the learning rate fall sooner than the first one planned. In: nothing. Out: a folder in the LLaMA layout (SentencePiece `tokenizer.model`, `config.json`,
-`model.safetensors` ...) and `training.json`. `--resume` continues a run that was killed.
+same time. The second command lets the learning rate fall sooner than the first one planned. In: nothing. Out: a folder
+in the LLaMA layout (SentencePiece `tokenizer.model`, `config.json`, `model.safetensors` ...) and `training.json`.
+`--resume` continues a run that was killed.
 """
 
 import argparse
