@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up what the tests need on a fresh machine (Python 3.11 to 3.13) and run them.
 #   bash shell/test.sh [pytest arguments]
-#   bash shell/test.sh -m "not slow"            # two minutes on two cores
+#   bash shell/test.sh -m "not slow"            # a minute and a half on two cores
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -207,6 +207,7 @@ def test_large_data(tiny_llama, tiny_workspace, tmp_path):
     assert sys.platform != "linux" or figures["own_gb"] > 0.1
 
 
+@pytest.mark.slow
 def test_number_types(tiny_llama, tiny_adapter, tiny_workspace, capsys):
     data = tiny_workspace / "rec_data" / "movie" / "test.json"
     flags = ["--base_model", str(tiny_llama), "--data", str(data), "--device", "cpu", "--rows", "20"]

@@ -75,6 +75,7 @@ def test_counts_and_overlap(folder, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_published_movie_splits_have_the_true_users(shared_data):
     names = ("train", "valid", "test")
     files = {name: read_checked(shared_data / "rec_data" / "movie" / f"{name}.json") for name in names}

@@ -133,6 +133,7 @@ def test_command_line(runs, tmp_path, command):
     assert (code, error) == (2, "error: --resamples 7: an interval needs at least 100\n")
 
 
+@pytest.mark.slow
 def test_a_folder_without_an_evaluation(runs, tmp_path):
     words = [sys.executable, "-m", "tlrec.compare", str(runs / "weak"), str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True)

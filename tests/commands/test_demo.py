@@ -199,6 +199,7 @@ def test_other_data_is_not_overwritten_unless_asked(tmp_path):
     assert len(read_records(mine)) == SIZES["movie"]["test"]
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path):
     command = [sys.executable, "-m", "tlrec.demo.workspace", str(tmp_path / "d"), "--movie_test", "30"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
@@ -324,6 +325,7 @@ def first_minus_second(pocket_llama, texts):
 
 
 @pytest.mark.parametrize("sorting", [pocket_texts.by_balanced_theme, pocket_texts.by_length])
+@pytest.mark.slow
 def test_it_finds_the_list_of_a_title(pocket_llama, sorting):
     rng = np.random.default_rng(11)
     texts = [pocket_texts.lists_text(rng, 1.0, "film", sorting, size=10) for _ in range(60)]
@@ -389,6 +391,7 @@ def test_the_summary_compares_zero_shot_and_most_shots(evaluated):
     }
 
 
+@pytest.mark.slow
 def test_the_summary_prints_the_table_and_draws(evaluated):
     command = [sys.executable, "-m", "tlrec.demo.summary", str(evaluated), "movie"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)

@@ -292,6 +292,7 @@ def test_published_digest_is_that_of_the_published_file(shared_data):
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
+@pytest.mark.slow
 def test_damaged_runs_are_listed(copy, monkeypatch, capsys):
     def rewrite(path, old, new):
         text = path.read_text()
@@ -562,6 +563,7 @@ def test_an_odd_prediction_is_listed(copy, old, new, problem):
     assert problem in only_problem(copy, "deep/run161")
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_read(copy, monkeypatch, capsys):
     for name in ("run160/run.json", "run161/metrics.json", "run162/predictions.jsonl"):
         (copy / "deep" / name).unlink()
@@ -579,6 +581,7 @@ def test_files_that_cannot_be_read(copy, monkeypatch, capsys):
         assert problem in markdown
 
 
+@pytest.mark.slow
 def test_a_loss_or_auc_that_is_not_finite_is_no_damage(copy, monkeypatch, capsys):
     for name in ("metrics.json", "run.json"):
         path = copy / "deep/run161" / name
@@ -629,6 +632,7 @@ def test_files_without_newer_keys_and_with_unknown_ones(copy, workspace):
 NASTY = "a <b>|`x` [y](z) $\\nope$ \n\x1b[2J\u2028"
 
 
+@pytest.mark.slow
 def test_names_have_no_meaning(copy, monkeypatch, capsys):
     """Folder names that are HTML, Markdown, TeX, control characters, or not UTF-8."""
     os.rename(copy / "deep/run161", copy / "deep" / NASTY)
@@ -655,6 +659,7 @@ def test_names_have_no_meaning(copy, monkeypatch, capsys):
     assert capsys.readouterr().out.endswith("r\\xff/index.html\n")
 
 
+@pytest.mark.slow
 def test_any_value_anywhere_ends_in_a_report(workspace, tmp_path, monkeypatch, capsys):
     """Every key of every file, one at a time, removed or replaced: the report is made, in whatever words."""
     random, values = np.random.default_rng(0), [GONE, None, "x", [], {}, -1, 0, 1e308, 10**30, True, [None], {"a": 1}]
@@ -693,6 +698,7 @@ def test_output_that_is_a_file(monkeypatch, workspace, tmp_path):
     assert (tmp_path / "report").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_cells_that_were_scored_otherwise_are_marked(monkeypatch, tmp_path):
     paths = make_data(tmp_path)
     test = read_records(paths["test"])

@@ -107,6 +107,7 @@ def test_pictures_and_csv(workspace):
     assert float(row["rank_ndcg@10"]) == ranking["ndcg@10"] and row["rank_protocol"] == "full"
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_listed(workspace, tmp_path, capsys):
     root = shutil.copytree(workspace, tmp_path / "copy")
     folder = root / "full" / "popularity"

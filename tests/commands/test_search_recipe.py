@@ -213,6 +213,7 @@ def test_a_script_that_fails_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_stopping_the_search_stops_the_script(tmp_path, number):
     fifo = tmp_path / "records.json"
     os.mkfifo(fifo)  # the script waits for records that never come

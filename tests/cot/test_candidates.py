@@ -122,6 +122,7 @@ def test_small_pieces_change_nothing(monkeypatch):
         assert np.array_equal(rows, rows_again) and np.array_equal(shared, shared_again)
 
 
+@pytest.mark.slow
 def test_published_figures_on_netflix(shared_data):
     records = read_records(shared_data / "instruction_data" / "netflix" / "train.json")
     preferences = [parse_input(record["input"]) for record in records]

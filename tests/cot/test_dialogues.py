@@ -244,6 +244,7 @@ def test_stages_in_order_with_at_most_so_many_in_flight(path):
     assert all(entry["request_id"].startswith("req_") for entry in entries[1:])
 
 
+@pytest.mark.slow
 def test_mixed_failures_are_tried_again_and_nothing_is_answered_twice(path):
     faults = "--rate_limited 0.1 --retry_after 0.02 --server_error 0.08 --dropped 0.07 --timed_out 0.02 --garbled 0.02"
     starts = 0

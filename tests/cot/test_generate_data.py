@@ -136,6 +136,7 @@ def test_three_prompts_of_a_sample(generate, root):
     assert first["Hit"] == 1
 
 
+@pytest.mark.slow
 def test_samples_are_liked_rows_with_their_target_among_the_candidates(generate, root):
     with teaching() as teacher:
         status, out, _ = generate(teacher)
@@ -165,6 +166,7 @@ def test_more_samples_hold_fewer(generate, root):
 # ----------------------------------------------------------------------------------------------------------- results
 
 
+@pytest.mark.slow
 def test_published_fields_running_counts_and_both_hits(generate, root):
     with teaching() as teacher:
         _, out, _ = generate(teacher)
@@ -181,6 +183,7 @@ def test_published_fields_running_counts_and_both_hits(generate, root):
     assert f"answered by: {MODEL}" in out
 
 
+@pytest.mark.slow
 def test_again_asks_nothing_and_changes_nothing(generate, root):
     with teaching() as teacher:
         generate(teacher)
@@ -192,6 +195,7 @@ def test_again_asks_nothing_and_changes_nothing(generate, root):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_failures_are_told_by_kind_and_asked_again(generate, root):
     faults = "--rate_limited 0.1 --retry_after 0.02 --server_error 0.08 --dropped 0.07 --garbled 0.05".split()
     with teaching(*faults) as teacher:
@@ -231,6 +235,7 @@ def test_unusable_answers_train_nothing(generate, root, run_script):
     assert not any("weather" in record["instruction"].split("Step 2:")[-1] for record in trained)
 
 
+@pytest.mark.slow
 def test_budget_stops_cleanly_and_a_larger_one_completes(generate, root):
     price = ("--price_in", 30, "--price_out", 60)
     with teaching() as teacher:
@@ -241,6 +246,7 @@ def test_budget_stops_cleanly_and_a_larger_one_completes(generate, root):
         assert status == 0 and max(Counter(teacher.answered_prompts()).values()) == 1
 
 
+@pytest.mark.slow
 def test_batches_give_the_same_result_and_may_be_mixed_with_calls(generate, root):
     with teaching() as teacher:
         generate(teacher)

@@ -40,6 +40,7 @@ def test_every_user_keeps_the_same_share_in_a_row():
     assert np.array_equal(draw_rows(users, 62, 0), np.arange(62))
 
 
+@pytest.mark.slow
 def test_users_are_still_known(shared_data, tmp_path, run_script):
     raw, output = shared_data / "raw" / "ml-100k", tmp_path / "by user"
     if not raw.exists():

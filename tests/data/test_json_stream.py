@@ -240,6 +240,7 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path):
     sizes = {"small.json": 2_000, "large.json": 40_000}
     for name, rows in sizes.items():

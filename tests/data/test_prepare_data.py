@@ -128,6 +128,7 @@ def test_sources_that_do_not_fit(script, arguments, message, tmp_path):
     expect_error(lambda: SCRIPTS[script].main(call), message, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_command_line(movie, tmp_path):
     """As a user types it: from another folder, a wrong flag, a user's mistake, and the plain run."""
 

@@ -116,6 +116,7 @@ def test_instruction_records_have_no_users(tmp_path, run_script):
     assert status == 2 and "holds instruction records" in err
 
 
+@pytest.mark.slow
 def test_published_rows(shared_data, tmp_path, run_script):
     source = shared_data / "instruction_data" / "netflix" / "train.json"
     split(run_script, source, "--output", tmp_path / "new")

@@ -120,6 +120,7 @@ def movielens_users(folder):
     return np.array([int(user) for user, stamps in ratings.items() for _ in range(len(stamps) - 10)][-10_000:])
 
 
+@pytest.mark.slow
 def test_true_users_of_the_published_movie_splits(shared_data):
     true_users = movielens_users(shared_data)
     for split, rows in (("train", slice(0, 8000)), ("valid", slice(8000, 9000)), ("test", slice(9000, 10_000))):

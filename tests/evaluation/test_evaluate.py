@@ -74,6 +74,7 @@ def test_the_auc_is_the_published_one(evaluate, adapter, test_data):
     read_evaluation(adapter)
 
 
+@pytest.mark.slow
 def test_how_it_is_computed_does_not_move_it(evaluate, adapter, test_data, tmp_path):
     evaluate("--lora_weights", adapter)
     order = np.random.default_rng(0).permutation(24)
@@ -110,6 +111,7 @@ def test_titles_with_answers_in_them(evaluate, tiny_llama, adapter, pieces, tmp_
         assert row["label"] == (record["output"] == "Yes.")
 
 
+@pytest.mark.slow
 def test_several_adapters_load_the_base_once(evaluate, adapter, tiny_llama, tmp_path, monkeypatch):
     other = make_adapter(tmp_path / "other", tiny_llama, seed=2, r=4, target_modules=["k_proj", "v_proj"])
     shutil.copytree(adapter, tmp_path / "alone")
@@ -129,6 +131,7 @@ def test_several_adapters_load_the_base_once(evaluate, adapter, tiny_llama, tmp_
     assert rows_of(adapter) != rows_of(other)
 
 
+@pytest.mark.slow
 def test_the_base_model_alone(evaluate, adapter, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
@@ -143,6 +146,7 @@ def test_the_base_model_alone(evaluate, adapter, tmp_path, monkeypatch):
     assert rows_of(adapter) != rows_of(tmp_path / "base")
 
 
+@pytest.mark.slow
 def test_twice_is_once_and_other_data_needs_overwrite(evaluate, run_script, tiny_llama, adapter, tiny_workspace):
     evaluate("--lora_weights", adapter)
     first = (adapter / "predictions.jsonl").read_bytes(), metrics_of(adapter)["auc"]
@@ -159,6 +163,7 @@ def test_twice_is_once_and_other_data_needs_overwrite(evaluate, run_script, tiny
     assert metrics_of(adapter)["n"] == len(rows_of(adapter)) == 12
 
 
+@pytest.mark.slow
 def test_floors_that_know_the_items(evaluate, adapter, tiny_workspace):
     evaluate("--lora_weights", adapter)
     without = metrics_of(adapter)["floors"]
@@ -178,6 +183,7 @@ def test_records_in_another_form(evaluate, adapter, tmp_path):
     assert metrics_of(adapter)["n"] == 6 and 0 <= metrics_of(adapter)["auc"] <= 1
 
 
+@pytest.mark.slow
 def test_a_bin_adapter(evaluate, adapter, tmp_path):
     evaluate("--lora_weights", adapter)
     other = shutil.copytree(adapter, tmp_path / "bin")

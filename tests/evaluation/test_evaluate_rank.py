@@ -214,6 +214,7 @@ def test_a_sampled_protocol_is_named(evaluate, tmp_path):
 # --------------------------------------------------------------------------------------------------- stop, resume, files
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on(evaluate, tmp_path, monkeypatch):
     from tlrec.model import setup
 
@@ -260,6 +261,7 @@ def test_it_is_written_row_by_row(ranking_set, tmp_path):
     assert not (tmp_path / "ranking.json").exists()
 
 
+@pytest.mark.slow
 def test_more_rows_go_on_and_other_ranks_are_refused(evaluate, tmp_path, movie):
     folder = tmp_path / "adapter"
     evaluate("--rank", "full", "--max_rank_rows", 3)
@@ -320,6 +322,7 @@ def baselines(monkeypatch, movie, output, *words):
 SPLITS = ("train", "valid", "test")
 
 
+@pytest.mark.slow
 def test_baselines_rank_the_same_candidates(evaluate, movie, tmp_path, monkeypatch, capsys, ranking_set):
     evaluate("--train_data_path", movie / "train.json", "--rank", "full", "--max_rank_rows", 4)
     ours, our_lines = read_ranking(tmp_path / "adapter")

@@ -97,6 +97,7 @@ def test_all_of_it_once(movie, tmp_path, counted):
     assert (counted["test.json"], counted["train.json"]) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_sweep_opens_each_file_once(run_script, tiny_llama, movie, tmp_path, counted, monkeypatch):
     read = Counter()
 

@@ -204,6 +204,7 @@ def test_coverage_over_rows():
     assert 0.92 <= covered / 400 <= 0.98
 
 
+@pytest.mark.slow
 def test_coverage_over_users_where_rows_are_not_independent():
     rng = np.random.default_rng(1)
 

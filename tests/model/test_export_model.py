@@ -245,6 +245,7 @@ def test_an_adapter_for_another_model(export, tiny_adapter, tmp_path):
     assert err.startswith(f"error: {adapter}: the adapter lacks ") and not (tmp_path / "movie").exists()
 
 
+@pytest.mark.slow
 def test_it_is_a_base_model_like_any_other(exported, run_script, tiny_llama, tiny_adapter, test_data, tmp_path):
     common = ["--device", "cpu", "--test_data_path", test_data, "--output_dir"]
     assert run_script("evaluate.py", "--base_model", exported[0], *common, tmp_path / "merged")[0] == 0

@@ -475,6 +475,7 @@ def test_models_without_keys_and_values_share_no_prefix():
 # ------------------------------------------------------------------------------------------------------- the scripts
 
 
+@pytest.mark.slow
 def test_stages_on_gpt2(run_script, tiny_workspace, tmp_path):
     """A second stage starts from the first one's adapter without naming its modules, and not from one on others."""
     base, data = make_family(tmp_path / "base", "gpt2"), tiny_workspace / "rec_data" / "movie"

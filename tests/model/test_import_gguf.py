@@ -287,6 +287,7 @@ def same_logits(folder, model, ids, dtype=torch.float32):
 
 @pytest.mark.parametrize("quantise", [None, Type.Q8_0], ids=["F32", "Q8_0"])
 @pytest.mark.parametrize("family", FILES)
+@pytest.mark.slow
 def test_weights_and_logits_are_those_of_the_model(importing, family, quantise, tmp_path):
     model = write_gguf(tmp_path / "model.gguf", family, quantise)
     status, out, err = importing(tmp_path / "model.gguf", tmp_path / "out")
@@ -584,6 +585,7 @@ BAD_FILES = {
 }
 
 
+@pytest.mark.slow
 def test_bad_files_are_one_line_without_torch(llama, tmp_path):
     data, calls = llama[0].read_bytes(), []
     (tmp_path / "taken").mkdir()
@@ -759,6 +761,7 @@ def test_wrong_digests(repository, llama):
     [{}, {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}],
     ids=["no index", "out of reach"],
 )
+@pytest.mark.slow
 def test_without_an_index_one_line_says_what_to_place_where(repository, environment):
     done = get(repository, "get_smollm2.sh", **environment)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr

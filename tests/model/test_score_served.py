@@ -176,6 +176,7 @@ def test_mistakes_before_a_server_is_asked(serve, score, exported, tmp_path, mon
     assert server.bodies == []
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down(serve, score, monkeypatch):
     server = serve()
     with socket.socket() as free:
@@ -256,6 +257,7 @@ def test_odd_choices(score, monkeypatch, tmp_path, answer, message):
     assert message in err and not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_keys_and_passwords_are_not_told(score, monkeypatch, tmp_path):
     key, password = 'sk-Proj/7"9+&Zq_QR4=~wv83KmT', "Pa55/w0rd+17"
     monkeypatch.setenv("OPENAI_API_KEY", key)

@@ -108,6 +108,7 @@ def test_a_task_is_one_seed_of_the_launcher(submit, log, status):
 
 
 @pytest.mark.parametrize("sent, last", [(signal.SIGUSR1, ["scontrol requeue 77_3"]), (signal.SIGTERM, [])], ids=str)
+@pytest.mark.slow
 def test_a_task_that_is_stopped_saves_first(submit, log, sent, last):
     task = submit("movie")
     assert len(log(1)) == 1

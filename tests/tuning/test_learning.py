@@ -212,6 +212,7 @@ def test_float16_may_overflow_until_its_scale_is_one(model):
 # -------------------------------------------------------------------------------------------------------------- the end
 
 
+@pytest.mark.slow
 def test_steps_that_cannot_change_anything(instruct, tmp_path):
     status, _, err = instruct(tmp_path / "a", "--learning_rate", 0)
     assert (status, err.count("\n")) == (2, 1) and err.startswith(
@@ -263,6 +264,7 @@ def test_the_end_is_compared_with_the_start_of_the_whole_run(model):
         check_changed(model, start, state, arguments)
 
 
+@pytest.mark.slow
 def test_a_start_adapter_of_zeros_learns(instruct, tiny_llama, tmp_path):
     """An adapter that an earlier failure has left: B is zero, as in a fresh LoRA."""
     start = make_adapter(tmp_path / "start", tiny_llama)

@@ -138,6 +138,7 @@ print(_digest(encoder, RecordFile(sys.argv[2], labelled=False)))
 """
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same_name(tokenizer, records, cache, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     encoder = RecordTokenizer(
@@ -214,6 +215,7 @@ def test_a_full_disk(encoder, records, cache, monkeypatch):
 # ----------------------------------------------------------------------------------------------------------- 4. tuning
 
 
+@pytest.mark.slow
 def test_the_same_adapter_from_the_file_as_from_memory(run_script, tiny_llama, tiny_workspace, tmp_path, monkeypatch):
     train = tmp_path / "train.json"
     write_records(train, [record for record in make_records() if len(record["output"]) < 5])

@@ -179,6 +179,7 @@ def test_base_weights_are_bit_identical_after_tuning(instruct, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("metric", ["auc", "loss"])
+@pytest.mark.slow
 def test_the_best_validation_is_kept_and_evaluate_finds_it(
     instruct, run_script, tiny_llama, tiny_workspace, tmp_path, metric
 ):
@@ -216,6 +217,7 @@ def test_same_seed_same_bytes(instruct, stage, tiny_adapter, tmp_path):
     assert not same_bytes(stage[0], tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_bin_start_adapter_gives_the_same_bytes(instruct, stage, tiny_adapter, tmp_path):
     start = shutil.copytree(tiny_adapter, tmp_path / "start")
     (start / "adapter_model.safetensors").unlink()
@@ -224,6 +226,7 @@ def test_a_bin_start_adapter_gives_the_same_bytes(instruct, stage, tiny_adapter,
     assert same_bytes(stage[0], tmp_path / "tuned")
 
 
+@pytest.mark.slow
 def test_a_second_call_is_complete_and_another_run_is_refused(instruct, stage, tiny_adapter, tmp_path):
     folder = shutil.copytree(stage[0], tmp_path / "adapter")
     facts = ["--resume_from_checkpoint", tiny_adapter, "--source", "netflix", "--target", "movie"]
@@ -297,6 +300,7 @@ def test_no_record_fits(instruct, tmp_path):
     assert err.splitlines()[-1] == f"error: {train}: no record fits into --cutoff_len 512"
 
 
+@pytest.mark.slow
 def test_the_frame_travels_with_the_adapter(instruct, few_shot, run_script, tiny_llama, tiny_workspace, tmp_path):
     test = tiny_workspace / "rec_data" / "movie" / "test.json"
     folder, tuned = tmp_path / "stage", tmp_path / "tuned"
@@ -428,6 +432,7 @@ def test_other_test_data_is_not_passed_over(few_shot, sweep, stage, tiny_workspa
     assert digest(sweep[0]) == before
 
 
+@pytest.mark.slow
 def test_all_rows_without_a_start_adapter(few_shot, tmp_path):
     status, out, err = few_shot(tmp_path / "all", "--sample", -1, "--num_epochs", 1, "--eval_steps", 5)
     assert status == 0, err
@@ -580,6 +585,7 @@ def test_weight_of_the_prompt(instruct, tmp_path):
     assert (status, err) == (2, "error: --prompt_loss_weight 1.5: give 0 to 1\n")
 
 
+@pytest.mark.slow
 def test_all_linear_layers(instruct, tmp_path):
     assert instruct(tmp_path / "a", "--lora_target_modules", "all-linear", "--num_epochs", 1)[0] == 0
     layers = {name.split(".lora_")[0].split(".")[-1] for name in weights(tmp_path / "a")}
