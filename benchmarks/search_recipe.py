@@ -299,11 +299,12 @@ def hardware(device):
     """{"threads", "hardware"} of this machine."""
     import torch
 
-    from benchmarks.measure import environment
+    from tlrec.model import base_models
 
-    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    found = environment(torch.device("cuda" if on_gpu else "cpu"))
-    return {"threads": torch.get_num_threads(), "hardware": found["hardware"]}
+    return {
+        "threads": torch.get_num_threads(),
+        "hardware": base_models.hardware(base_models.resolve_device(device)),
+    }
 
 
 def main(arguments=None):

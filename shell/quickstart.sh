@@ -28,14 +28,14 @@ done
 shots=(16 64 256)
 case "$model" in
   pocket-llama)
-    workspace=demo_workspace sizes=()
+    folder=pocket-llama workspace=demo_workspace sizes=()
     source_rows=384 cot_rows=384
     instruction=(--max_val_samples 100 --eval_steps 4 --cutoff_len 1024)
     epochs=(20 10 5) eval_steps=(4 8 16) # five validations in each run
     few_shot=(--max_val_samples 100 --learning_rate 1e-3)
     ;;
   smollm2)
-    workspace=demo_workspace_smollm2
+    folder=smollm2-135m workspace=demo_workspace_smollm2
     test_rows="${TEST_ROWS:-200}" source_rows=384 cot_rows=64 val_rows=32
     sizes=(--movie_test "$test_rows")
     instruction=(--max_val_samples "$val_rows" --warmup_steps 2 --cutoff_len 1024)
@@ -50,8 +50,6 @@ export STAGES="${STAGES:-cot source}" RECIPE="${RECIPE:-small}"
 
 source "$repository/shell/setup.sh"
 [ "$model" != smollm2 ] || [ -n "${BASE_MODEL:-}" ] || bash "$repository/base_model/get_smollm2.sh"
-folder="$model"
-[ "$model" != smollm2 ] || folder=smollm2-135m
 export BASE_MODEL="${BASE_MODEL:-$repository/base_model/$folder}"
 cd "$repository"
 

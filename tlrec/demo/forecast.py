@@ -1,6 +1,6 @@
 """How long a demo will take on this machine, from a short trial run of a tuner.
 
-    python -m tlrec.demo.forecast TRIAL --tuned_rows 1269 --scored_rows 1520 --loads 6
+    python -m tlrec.demo.forecast TRIAL --tuned_rows 1269 --scored_rows 1520 --loads 8
 
 In: the `run.json` of a tuning of a few steps in the folder TRIAL. Out: one line with the machine's rows per second and the
 minutes that so many rows to tune on, rows to score, and starts of a process with this model will take.

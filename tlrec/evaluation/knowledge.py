@@ -181,9 +181,7 @@ def title_table(probe):
             name_of(model),
             *(shown(numbers["greedy"][side]) for side in ("true", "shuffled")),
             *(shown(numbers["rank"][side], 2) for side in ("true", "shuffled")),
-            *(shown(numbers["log_p"][side], 2) for side in ("true", "shuffled")),
-            shown(numbers["log_p"]["difference"], 2, sign="+"),
-            shown(numbers["preferred"]),
+            *_last_cells(numbers),
         ]
         for model in probe["models"]
         if (numbers := model["titles"])
@@ -194,17 +192,15 @@ def title_table(probe):
 def history_table(probe):
     """(header, rows of text) of the numbers about histories; [] rows without any."""
     header = ["", "Log-prob. of a title", "of shuffled", "Difference", "Preferred"]
-    rows = [
-        [
-            name_of(model),
-            *(shown(numbers["log_p"][side], 2) for side in ("true", "shuffled")),
-            shown(numbers["log_p"]["difference"], 2, sign="+"),
-            shown(numbers["preferred"]),
-        ]
-        for model in probe["models"]
-        if (numbers := model["histories"])
-    ]
+    rows = [[name_of(model), *_last_cells(numbers)] for model in probe["models"] if (numbers := model["histories"])]
     return header, rows
+
+
+def _last_cells(numbers):
+    """Cells that both tables end with: log-probability, true and shuffled, their difference, and the share preferred."""
+    log_p = numbers["log_p"]
+    sides = [shown(log_p[side], 2) for side in ("true", "shuffled")]
+    return [*sides, shown(log_p["difference"], 2, sign="+"), shown(numbers["preferred"])]
 
 
 def shown(measured, digits=3, sign=""):

@@ -84,6 +84,12 @@ def check_parts(model, base_model):
                 )
 
 
+def shortest_window(model):
+    """Tokens of the shortest sliding window of a model's attention that its cache tells of, or None."""
+    layers = DynamicCache(config=model.config).layers
+    return min((layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)), default=None)
+
+
 KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer, DynamicIndexedLayer, DummyLayer)  # a dummy has another's
 
 

@@ -35,6 +35,7 @@ from tlrec.data.preferences import with_targets
 from tlrec.errors import InputError
 from tlrec.model.base_models import is_quantized
 from tlrec.model.engine import Engine, for_inference, padded, shared_prefix, without_gradients
+from tlrec.model.parts import shortest_window
 from tlrec.model.processes import add_up
 from tlrec.model.tokenization import RecordTokenizer
 
@@ -137,8 +138,7 @@ class _Ranker:
         layers = DynamicCache(config=model.config).layers
         if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer) for layer in layers):
             self.way = ROWS
-        windows = [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
-        self.window = min(windows, default=None)
+        self.window = shortest_window(model)
 
     # ------------------------------------------------------------------------------------------- requests to histories
 

@@ -15,11 +15,11 @@ Autograd, checkpointing and DDP see an ordinary forward pass of one row.
 from contextlib import contextmanager
 
 import torch
-from transformers import AttentionInterface, DynamicCache
-from transformers.cache_utils import DynamicSlidingWindowLayer
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tlrec.model.base_models import is_quantized
+from tlrec.model.parts import shortest_window
 from tlrec.model.processes import is_spread
 
 ATTENTION = "tlrec_shared_prefix"
@@ -110,10 +110,9 @@ def why_not(model, ids, longest):
         return f"it needs --attention sdpa, not {attention}"
     if is_spread(model):
         return "not with FSDP or ZeRO-3"
-    layers = DynamicCache(config=model.config).layers
-    windows = [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
-    if windows and min(windows) < longest:
-        return f"rows of {longest} tokens are longer than the model's sliding window of {min(windows)}"
+    window = shortest_window(model)
+    if window is not None and window < longest:
+        return f"rows of {longest} tokens are longer than the model's sliding window of {window}"
     exact = model.dtype == torch.float32 and not is_quantized(model)
     inputs, places = shared(ids, shared_length(ids))
     row = 1 + (ids[1:] != 0).sum(dim=1).argmax()  # the least padding; the first row follows the prefix in any case

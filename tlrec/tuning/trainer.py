@@ -214,8 +214,9 @@ class TuningTrainer(Trainer):
             print(f"out of memory: continuing with {rows} rows in a forward pass, the batch stays the same")
 
     def _piece(self, model, inputs, num_items_in_batch):
-        with sharing_attention(self.model) if self._shared_length(inputs["input_ids"]) else nullcontext():
-            return super().training_step(model, inputs, num_items_in_batch)
+        length = self._shared_length(inputs["input_ids"])
+        with sharing_attention(self.model) if length else nullcontext():
+            return super().training_step(model, inputs | {"shared_length": length}, num_items_in_batch)
 
     def _shared_length(self, ids):
         """How many tokens at the beginning of all rows of `ids` go through the model once, 0 if none."""
@@ -230,7 +231,7 @@ class TuningTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels, weights = inputs.pop("labels")[:, 1:], inputs.pop("weights", None)
-        length = self._shared_length(inputs["input_ids"])
+        length = inputs.pop("shared_length", 0)
         if length:
             inputs, places = shared(inputs["input_ids"], length)
         _, head = language_model_parts(self.model)
