@@ -86,7 +86,7 @@ class Cell:
         if self.targets != "q v":  # these are the default, by whatever names the model has for them
             flags += ["--lora_target_modules", self.targets]
         flags += ["--lora_dropout", 0, "--num_epochs", 1, "--warmup_steps", self.steps // 8, "--eval_steps", self.steps]
-        return [*flags, "--max_train_samples", self.rows]
+        return [*flags, "--share_prefix", "--max_train_samples", self.rows]
 
 
 def start(rows, seed=0):

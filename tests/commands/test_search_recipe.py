@@ -79,7 +79,7 @@ def test_a_cell_is_told_in_flags_that_the_tuner_knows():
     flags = " ".join(map(str, Cell(3e-4, "q v", 32, 0.05, 32, 1000, 1).flags()))
     assert flags == (
         "--learning_rate 0.0003 --batch_size 32 --seed 1 --prompt_loss_weight 0.05 --lora_r 32 --lora_alpha 64 "
-        "--lora_dropout 0 --num_epochs 1 --warmup_steps 4 --eval_steps 32 --max_train_samples 1000"
+        "--lora_dropout 0 --num_epochs 1 --warmup_steps 4 --eval_steps 32 --share_prefix --max_train_samples 1000"
     )
     assert "--lora_target_modules all-linear" in " ".join(map(str, start(1000).flags()))
 

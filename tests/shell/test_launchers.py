@@ -277,7 +277,7 @@ def test_a_recipe_is_a_file_of_flags(started, workspace):
     arguments = parsed(*commands[0][:2])
     assert (arguments.batch_size, arguments.learning_rate, arguments.num_epochs) == (16, 1e-3, 2)
     assert (arguments.lora_target_modules, arguments.lora_dropout) == (["all-linear"], 0)
-    assert arguments.prompt_loss_weight == 0
+    assert arguments.prompt_loss_weight == 0 and arguments.share_prefix
     adapter = workspace / "instruction_model" / "movie" / "alpaca_instrument"
     adapter.mkdir(parents=True, exist_ok=True)
     (adapter / "adapter_config.json").write_text("{}")
@@ -285,6 +285,7 @@ def test_a_recipe_is_a_file_of_flags(started, workspace):
     few = parsed(path, flags)
     assert (few.batch_size, few.learning_rate, few.num_epochs) == (16, 5e-4, 4)
     assert (few.lora_target_modules, few.lora_dropout) == (arguments.lora_target_modules, arguments.lora_dropout)
+    assert few.share_prefix
 
 
 def test_a_general_adapter_is_the_start(started, workspace):
