@@ -48,7 +48,8 @@ def test_users_are_still_known(shared_data, tmp_path, run_script):
     prepare("movie", raw, output, "--split", "user", "--last", "-1")
     status, out, err = run_script(SCRIPT, output / "test.json", "--rows", 2000, "--output", tmp_path / "test.json")
     assert status == 0, err
-    assert "1995 of 9187 rows" in out and out.count("92") == 2
+    said = out.replace(str(tmp_path), "")  # whose number may hold a 92
+    assert "1995 of 9187 rows" in said and said.count("92") == 2
     every = [record["input"] for record in read_records(output / "test.json")]
     records, preferences = read_checked(tmp_path / "test.json")
     with open(output / "test.csv", newline="") as file:
