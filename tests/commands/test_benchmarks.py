@@ -9,6 +9,7 @@
    or the users take hardly more memory, or the program fails.
 7. Number types: the AUCs and the largest difference are those of two scorings of the drawn rows.
 8. Large data: the files are record files, and the tuner really ends after a few steps.
+9. Tokenising: the same rows by one encode as by two.
 """
 
 import json
@@ -26,6 +27,7 @@ from benchmarks import (
     bench_ranking,
     bench_scoring,
     bench_sweep,
+    bench_tokenising,
     bench_tuning,
     bench_validation,
     models,
@@ -228,3 +230,18 @@ def test_number_types(tiny_llama, tiny_adapter, tiny_workspace, capsys):
     assert "bfloat16 - float32: AUC " in capsys.readouterr().out
     with pytest.raises(InputError, match="--rows 99: "):
         bench_dtypes.main([*flags, "--rows", "99"])
+
+
+def test_tokenising(tiny_llama, tiny_workspace):
+    data = tiny_workspace / "instruction_data" / "netflix" / "train.json"
+    flags = ["--base_model", str(tiny_llama), "--data", str(data), "--rows", "1", "--repeats", "1"]
+    report = bench_tokenising.main(flags)  # asserts equal rows
+    assert report["rows"] == bench_tokenising.BATCH + 1  # as few as go to the cache
+    assert set(report["measured"]) == {"two encodes", "ours"} and report["tokens"] > 200 * report["rows"]
+
+
+def test_rows_that_differ_are_no_benchmark(tiny_llama, tiny_workspace, monkeypatch):
+    monkeypatch.setattr(bench_tokenising, "commonprefix", lambda pair: pair[0][:-1])
+    data = tiny_workspace / "instruction_data" / "netflix" / "train.json"
+    with pytest.raises(AssertionError, match="the rows differ"):
+        bench_tokenising.main(["--base_model", str(tiny_llama), "--data", str(data), "--rows", "1", "--repeats", "1"])

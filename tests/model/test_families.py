@@ -22,9 +22,9 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders
-from tokenizers.models import BPE, WordLevel
-from tokenizers.pre_tokenizers import ByteLevel, Whitespace
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainingArguments
 
 from tests.support.models import (
@@ -32,10 +32,13 @@ from tests.support.models import (
     DATED,
     FAMILIES,
     GROUPED,
+    NO,
     SIZES,
+    YES,
     byte_level_tokenizer,
     like_llama3,
     make_family,
+    merging,
     write_tokenizer,
 )
 from tlrec.data.records import read_records
@@ -336,19 +339,6 @@ def test_a_frame_that_is_asked_for_in_vain(run_script, tiny_llama, tiny_workspac
 
 
 # ---------------------------------------------------------------------------------------------------------- answer ids
-
-
-def merging(*merges):
-    """A byte-level tokenizer without words, BOS, EOS and <pad>, whose tokens are the bytes and these merges of two."""
-    merges = [tuple(merge.split()) for merge in merges]
-    vocabulary = sorted(ByteLevel.alphabet()) + ["".join(merge) for merge in merges]
-    tokenizer = Tokenizer(BPE({token: number for number, token in enumerate(vocabulary)}, merges))
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-
-
-YES, NO = ("Ċ Y", "ĊY e", "ĊYe s"), ("Ċ N", "ĊN o")  # Ċ is how byte-level tokenizers write the newline
 
 
 @pytest.mark.parametrize(

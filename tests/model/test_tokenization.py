@@ -6,15 +6,27 @@
 4. Truncation takes the oldest history, never the answer or the frame's head, and is counted; what is scored is what was
    trained on, also where the two answers differ in length.
 5. An error explains when Yes and No do not differ in their first token, or the limit leaves no room.
+6. One encode gives a row of Yes or No the ids and the boundary that two give, with every kind of tokenizer; what it
+   cannot tell takes two. The settings that a tokenizer was left with change nothing.
 """
 
-import pytest
+from os.path import commonprefix
 
-from tests.support.models import write_tokenizer
+import pytest
+import transformers
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import Unigram
+from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.trainers import UnigramTrainer
+from transformers import PreTrainedTokenizerFast
+
+from tests.conftest import REPOSITORY
+from tests.support.models import FAMILIES, NO, YES, corpus, merging, write_tokenizer
 from tlrec.data.preferences import Item, Preference, build_record
+from tlrec.data.records import read_records
 from tlrec.errors import InputError
 from tlrec.model.base_models import load_tokenizer
-from tlrec.model.prompts import load_frame
+from tlrec.model.prompts import ANSWERS, Frame, load_frame
 from tlrec.model.tokenization import RecordTokenizer
 
 BOS, EOS = 1, 2
@@ -162,3 +174,125 @@ def test_no_room_for_the_prompt(tokenizer):
     encoder = RecordTokenizer(tokenizer, load_frame("alpaca"), 20)
     with pytest.raises(InputError, match="--cutoff_len 20 leaves no room for the prompt; give a larger one"):
         encoder.prompts([record()])
+
+
+# -------------------------------------------------------------------------------------------- 6. one encode or two
+
+
+def unigram():
+    """A SentencePiece model of the other kind, which chooses the most probable pieces of the whole text."""
+    tokenizer = Tokenizer(Unigram())
+    tokenizer.pre_tokenizer, tokenizer.decoder = Metaspace(), decoders.Metaspace()
+    trainer = UnigramTrainer(vocab_size=300, show_progress=False, special_tokens=["<unk>"], unk_token="<unk>")
+    tokenizer.train_from_iterator([line + "\n" for line in corpus()], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<unk>")
+
+
+TOKENIZERS = {name: family[2:] for name, family in FAMILIES.items()}
+TOKENIZERS |= {"in Python": (transformers.ByT5Tokenizer, None), "unigram": (unigram, None)}
+TOKENIZERS["merging"] = (lambda: merging(*YES, *NO, ": Ċ"), None)
+
+
+@pytest.fixture(params=TOKENIZERS)
+def kind(request, tmp_path):
+    make, template = TOKENIZERS[request.param]
+    if request.param in ("llama", "mistral"):  # a bare tokenizer.model
+        write_tokenizer(tmp_path, "absent")
+    tokenizer = make() or load_tokenizer(tmp_path)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The texts that have been tokenised."""
+    texts = []
+
+    def encode(encoder, batch, original=RecordTokenizer._encode):
+        texts.extend(batch)
+        return original(encoder, batch)
+
+    monkeypatch.setattr(RecordTokenizer, "_encode", encode)
+    return texts
+
+
+def by_two_encodes(encoder, record):
+    """(ids of prompt and answer, how many are the prompt's), by the tokenizer's own call."""
+    prompt = encoder.frame.prompt(record)
+    texts = [prompt, prompt + record["output"]]
+    alone, whole = encoder.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return whole, len(commonprefix([alone, whole]))
+
+
+def check_rows(encoder, records):
+    examples = encoder.examples(records, train_on_inputs=False)
+    for row, record in zip(examples.rows, records, strict=True):
+        ids, boundary = by_two_encodes(encoder, record)
+        assert row["input_ids"] == encoder.bos + ids + encoder.eos
+        assert row["labels"].count(-100) == len(encoder.bos) + boundary
+
+
+TITLES = ["Harbor (2113)", "No Safe Place", 'Say "Yes."', "Amélie 電影 \x80", "</s> <|im_end|>", "Night:\n", " "]
+OF_ALL_KINDS = [record(target=title, liked=liked) for title in TITLES for liked in (True, False)]
+OF_ALL_KINDS += [{"instruction": "Yes or No?", "input": "", "output": answer} for answer in ANSWERS]
+FREE = [{**record(), "output": output} for output in ("1. Night\n2. Yes", "Yes", "Yes. ", "\nYes.", "")]
+
+
+@pytest.mark.parametrize("frame", ["alpaca", "tallrec", "chat"])
+def test_one_encode_gives_what_two_give(kind, encoded, frame):
+    if frame == "chat" and not kind.chat_template:
+        frame = "alpaca"
+    encoder = RecordTokenizer(kind, load_frame(frame, kind), 100_000)
+    encoded.clear()
+    check_rows(encoder, OF_ALL_KINDS + FREE)
+    texts = [encoder.frame.prompt(row) + row["output"] for row in OF_ALL_KINDS + FREE]
+    assert encoded == texts + [encoder.frame.prompt(row) for row in FREE]
+
+
+@pytest.mark.parametrize("cutoff_len", [150, 250, 512])
+def test_cut_rows_are_those_of_two_encodes(kind, encoded, cutoff_len):
+    long = [record(likes=[f"Night {n} (2101)" for n in range(20, 20 + more)], liked=more % 2) for more in range(40)]
+    encoder = RecordTokenizer(kind, load_frame("alpaca"), cutoff_len)
+    encoded.clear()
+    one = encoder.examples(OF_ALL_KINDS + FREE + long)
+    heads = [text for text in encoded if text in {encoder.frame.head(row) for row in OF_ALL_KINDS}]
+    assert len(heads) == len(set(heads))  # once for all rows
+    assert len(encoded) - len(heads) == len(OF_ALL_KINDS + FREE + long) + len(FREE)
+    encoder._endings = {}
+    encoded.clear()
+    assert encoder.examples(OF_ALL_KINDS + FREE + long) == one
+    assert len(encoded) >= 2 * len(OF_ALL_KINDS + FREE + long)
+
+
+def test_an_ending_of_its_own_takes_two_encodes(encoded):
+    """The frame ends in a newline, which goes with a colon before it, unless an answer follows: ":\n", but ":" "\nYes"."""
+    encoder = RecordTokenizer(merging(*YES, *NO, ": Ċ"), Frame("short", "{input}\n", "{instruction}\n"), 512)
+    for text, boundary, encodes in (("Night", 5, 2), ("Nighti", 6, 1), ("Night:", 5, 2)):
+        row = {"instruction": "", "input": text, "output": "Yes."}
+        encoded.clear()
+        assert encoder.examples([row], train_on_inputs=False).rows[0]["labels"].count(-100) == boundary
+        check_rows(encoder, [row])
+        assert len(encoded) == 2 * encodes
+
+
+def test_the_settings_a_tokenizer_was_left_with_change_nothing(tiny_llama):
+    tokenizer = load_tokenizer(tiny_llama)
+    encoder = RecordTokenizer(tokenizer, load_frame("alpaca"), 512)
+    expected = encoder.examples([*OF_ALL_KINDS, *FREE])
+    backend = tokenizer.backend_tokenizer
+    backend.enable_padding(length=2000)
+    backend.enable_truncation(7)
+    backend.encode_special_tokens = True
+    assert encoder.examples([*OF_ALL_KINDS, *FREE]) == expected
+
+
+@pytest.mark.parametrize("name", ["pocket-llama", "smollm2-135m"])
+def test_real_records(shared_data, encoded, name):
+    base = REPOSITORY / "base_model" / name
+    if not base.exists():
+        pytest.skip(f"no {base.name}")
+    records = read_records(shared_data / "instruction_data" / "netflix" / "train.json")[::40]
+    encoder = RecordTokenizer(load_tokenizer(base), load_frame("alpaca"), 512)
+    encoded.clear()
+    check_rows(encoder, records)
+    assert len(encoded) == len(records)

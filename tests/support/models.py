@@ -209,6 +209,19 @@ def byte_level_tokenizer(special_tokens=(), pre_tokenizer="gpt2", **named):
     return tokenizer
 
 
+def merging(*merges):
+    """A byte-level tokenizer without words, BOS, EOS and <pad>, whose tokens are the bytes and these merges of two."""
+    merges = [tuple(merge.split()) for merge in merges]
+    vocabulary = sorted(ByteLevel.alphabet()) + ["".join(merge) for merge in merges]
+    tokenizer = Tokenizer(BPE({token: number for number, token in enumerate(vocabulary)}, merges))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+YES, NO = ("Ċ Y", "ĊY e", "ĊYe s"), ("Ċ N", "ĊN o")  # Ċ is how byte-level tokenizers write the newline
+
+
 def like_llama3():
     headers = ("<|start_header_id|>", "<|end_header_id|>")
     return byte_level_tokenizer(headers, "llama3", bos_token="<|begin_of_text|>", eos_token="<|eot_id|>")
