@@ -18,6 +18,7 @@ from tlrec.model import base_models
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 POCKET = REPOSITORY / "base_model" / "pocket-llama"
+SMOLLM2 = REPOSITORY / "base_model" / "smollm2-135m"
 MOVIE_TEST = REPOSITORY.parent / "shared" / "data" / "rec_data" / "movie" / "test.json"
 
 # vocabulary, width, width of the feed-forward part, layers, heads
@@ -33,10 +34,9 @@ def load_tokenizer():
     return base_models.load_tokenizer(POCKET)
 
 
-def make_model(shape, device, dtype, attention="sdpa", lora_dropout=0.0):
-    """A random LLaMA of `shape` on `device`, frozen, with a random LoRA of the recipe's form; the same every time."""
+def config_of(shape):
     vocabulary, width, inner, layers, heads = SHAPES[shape]
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=inner,
@@ -45,6 +45,11 @@ def make_model(shape, device, dtype, attention="sdpa", lora_dropout=0.0):
         max_position_embeddings=2048,
         initializer_range=width**-0.5,  # every layer matters, and rows get scores that differ
     )
+
+
+def make_model(shape, device, dtype, attention="sdpa", lora_dropout=0.0):
+    """A random LLaMA of `shape` on `device`, frozen, with a random LoRA of the recipe's form; the same every time."""
+    config = config_of(shape)
     torch.manual_seed(0)
     with device:
         base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
@@ -70,25 +75,30 @@ def load_records(path, rows):
     return records[:rows], source
 
 
-def forward_operations(shape, lengths, prefix, heads):
+def forward_operations(config, lengths, prefix, heads):
     """Additions and multiplications of one forward pass over rows of `lengths` tokens that share their first `prefix`.
 
-    heads: positions at which the output head is computed. Padding is not counted.
+    config: of a LLaMA. heads: positions at which the output head is computed. Padding is not counted.
     """
-    vocabulary, width, inner, layers, _ = SHAPES[shape]
-    # A token in a layer: query, key, value and output projections of width x width; gate, up and down of width x inner;
-    # a multiplication and an addition for each weight.
-    projections = 2 * (4 * width * width + 3 * width * inner)
+    width, layers = config.hidden_size, config.num_hidden_layers
+    projections = 2 * _weights_of_layer(config)  # a multiplication and an addition for each weight
     # Attention at position p: p + 1 scores of `width` products over all heads, and as many to mix the values.
     tokens, pairs = prefix, prefix * (prefix + 1) // 2
     for length in lengths:
         tokens += length - prefix
         pairs += (length * (length + 1) - prefix * (prefix + 1)) // 2
     attention = 2 * 2 * width * pairs
-    return layers * (projections * tokens + attention) + 2 * width * vocabulary * heads
+    return layers * (projections * tokens + attention) + 2 * width * config.vocab_size * heads
 
 
-def multiplying_weights(shape):
+def multiplying_weights(config):
     """Number of weights that every token is multiplied with: all but the embedding, which is looked up."""
-    vocabulary, width, inner, layers, _ = SHAPES[shape]
-    return layers * (4 * width * width + 3 * width * inner) + width * vocabulary
+    return config.num_hidden_layers * _weights_of_layer(config) + config.hidden_size * config.vocab_size
+
+
+def _weights_of_layer(config):
+    """Query and output projections of width x width; key and value, of width x the width of their heads; gate, up and
+    down of width x inner."""
+    width, inner = config.hidden_size, config.intermediate_size
+    of_key = width * config.num_key_value_heads // config.num_attention_heads
+    return 2 * width * width + 2 * width * of_key + 3 * width * inner

@@ -147,13 +147,13 @@ def test_counted_operations(tiny):
     # A causal mask hides about half of the pairs that the eager products compute.
     hidden_pairs = 7 * 7 - 7 * 8 // 2
     width, layers = model.config.hidden_size, model.config.num_hidden_layers
-    counted = models.forward_operations("tiny", [7], 0, heads=1)
+    counted = models.forward_operations(model.config, [7], 0, heads=1)
     assert counter.get_total_flops() == pytest.approx(counted + layers * 4 * width * hidden_pairs, rel=0.01)
     # A shared prefix is paid once.
-    twice = models.forward_operations("tiny", [7, 7], 0, heads=2)
-    assert twice == 2 * counted and models.forward_operations("tiny", [7, 7], 3, heads=2) < twice
+    twice = models.forward_operations(model.config, [7, 7], 0, heads=2)
+    assert twice == 2 * counted and models.forward_operations(model.config, [7, 7], 3, heads=2) < twice
     weights = [layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
-    assert models.multiplying_weights("tiny") == sum(weights)
+    assert models.multiplying_weights(model.config) == sum(weights)
 
 
 def test_demo_records_where_the_default_file_is_absent(monkeypatch, tmp_path):
