@@ -22,7 +22,6 @@ with alike once where it is shared, no padding.
 """
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
@@ -43,7 +42,7 @@ from transformers import AutoConfig, TrainerState
 from benchmarks import measure, models
 from benchmarks.peers import PEERS, Worker, python_of
 from tlrec.data.records import labels_of
-from tlrec.errors import InputError, one_line_errors
+from tlrec.errors import one_line_errors
 from tlrec.evaluation.metrics import auc, two_probabilities_to_score
 from tlrec.files import write_json
 from tlrec.model import adapters, base_models

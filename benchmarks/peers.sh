@@ -16,7 +16,8 @@ python="${PYTHON:-python3}"
 pinned() { # the requirement of this package in requirements.txt
   sed -nE "s/^($1==[^ ]*).*/\1/p" "$repository/requirements.txt"
 }
-shared=("$(pinned torch)" "$(pinned transformers)" "$(pinned peft)" "$(pinned accelerate)")
+shared=()
+for name in torch transformers peft accelerate sentencepiece protobuf; do shared+=("$(pinned $name)"); done
 
 [[ $# -gt 0 ]] || set -- vllm lm-eval trl llama-factory
 for peer in "$@"; do
