@@ -116,12 +116,14 @@ def tuning_requests(rows, adapter, args, device, dtype):
         "seed": 0,
     }
     same = {"adapter": adapter, "arguments": arguments}
-    return {OURS: same | {"rows": rows}, "others": same | {"rows": [rows[i] for i in order_of(rows, args.batch_size)]}}
+    return {OURS: same | {"rows": rows}, "others": same | {"rows": in_our_order(rows, args.batch_size)}}
 
 
-def order_of(rows, batch_size):
-    """Numbers of the rows in the order in which ours takes them in its first epoch."""
-    return list(EpochOrder([len(row["input_ids"]) for row in rows], batch_size, 0, TrainerState()))
+def in_our_order(rows, batch_size):
+    """The rows in the order in which ours takes them in its first epoch. Their first tokens are no labels: nothing
+    predicts them, but not every trainer leaves them out of the number that it divides the loss by."""
+    order = EpochOrder([len(row["input_ids"]) for row in rows], batch_size, 0, TrainerState())
+    return [rows[number] | {"labels": [-100, *rows[number]["labels"][1:]]} for number in order]
 
 
 # -------------------------------------------------------------------------------------------------------------- turns
@@ -202,7 +204,10 @@ def scoring_results(figures, records, dtype):
 def tuning_results(figures, dtype):
     """({name: largest difference of a loss to ours}, {"losses", "grad_norms"} of each, a function that asserts)."""
     losses, norms = ({name: one["first"][key] for name, one in figures.items()} for key in ("losses", "grad_norms"))
-    differences = {name: float(abs(np.subtract(each, losses[OURS])).max()) for name, each in losses.items()}
+    differences = {
+        name: float(abs(np.subtract(each, losses[OURS])).max()) if len(each) == len(losses[OURS]) else np.inf
+        for name, each in losses.items()
+    }
     found = {"losses": losses, "grad_norms": norms}
     return differences, found, lambda: check_same_losses(losses, norms, dtype)
 
