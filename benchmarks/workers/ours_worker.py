@@ -3,7 +3,7 @@
 settings  model (folder), dtype, device; share_prefix, for tuning
 request   records: [...] to score, or adapter (folder to start from), rows: [{"input_ids", "labels"}, ...] and arguments:
           {name: value} of TrainingArguments
-answer    log_p: [[log P(yes), log P(no)], ...], or losses and grad_norms: [one for each step]
+answer    log_p: [[log P(yes), log P(no)], ...], or as of trl_worker.py
 The time of scoring includes tokenisation.
 """
 
@@ -19,6 +19,7 @@ import tlrec  # noqa: F401 - first: it quiets the libraries
 import torch
 from peft import PeftModel
 from serve import serve, versions
+from training import Clock
 from transformers import PrinterCallback, TrainingArguments
 
 from tlrec.model import base_models
@@ -44,7 +45,7 @@ def load(model, dtype, device, share_prefix=False):
 
     def tuning(adapter, rows, arguments):
         tuned = PeftModel.from_pretrained(base, adapter, is_trainable=True)
-        folder = tempfile.TemporaryDirectory()
+        folder, clock = tempfile.TemporaryDirectory(), Clock()
         validated = {"instruction": "", "input": "", "output": "Yes."}  # never: there is no validation
         trainer = TuningTrainer(
             model=tuned,
@@ -53,15 +54,15 @@ def load(model, dtype, device, share_prefix=False):
             validation_labels=None,
             share_prefix=share_prefix,
             args=TrainingArguments(output_dir=folder.name, train_sampling_strategy="group_by_length", **arguments),
+            callbacks=[clock],
         )
         trainer.remove_callback(PrinterCallback)
 
         def work():
             trainer.train()
-            steps = [step for step in trainer.state.log_history if "loss" in step]
             tuned.unload()
             folder.cleanup()
-            return {"losses": [step["loss"] for step in steps], "grad_norms": [step["grad_norm"] for step in steps]}
+            return clock.answer
 
         return work
 
