@@ -46,7 +46,6 @@ from tlrec.errors import one_line_errors
 from tlrec.evaluation.metrics import auc, two_probabilities_to_score
 from tlrec.files import write_json
 from tlrec.model import adapters, base_models
-from tlrec.model.engine import shared_prefix
 from tlrec.model.prompts import load_frame
 from tlrec.model.tokenization import RecordTokenizer
 from tlrec.tuning.trainer import EpochOrder
@@ -132,13 +131,13 @@ def in_our_order(rows, batch_size):
 class Work:
     """One table: a kind of work in one number type.
 
-    name: scoring or tuning; peers: {name: folder of its environment}; requests and first ones, for the warm-up: {"ours":
-    request, "others": request}; settings: of all workers.
+    name: scoring or tuning; peers: {name: folder of its environment}; model: folder; requests and first ones, for the
+    warm-up: {"ours": request, "others": request}.
     """
 
-    def __init__(self, name, dtype, args, peers, requests, first, settings):
+    def __init__(self, name, dtype, args, peers, model, device, requests, first):
         self.name, self.dtype, self.args, self.peers = name, dtype, args, peers
-        self.requests, self.first, self.settings = requests, first, settings
+        self.model, self.device, self.requests, self.first = model, device, requests, first
         self.ours = [OURS, SHARED] if name == "tuning" else [OURS]
         self.procedures = [*self.ours, *(peer for peer in PEERS_OF[name] if peer in peers)]
         self.extra = {procedure: {} for procedure in self.procedures}  # further items of its requests
@@ -164,9 +163,10 @@ class Work:
         return figures
 
     def _start(self, name):
-        settings = self.settings | {"dtype": self.dtype}
-        if name == SHARED:
-            settings |= {"share_prefix": True}
+        settings = {"model": str(self.model), "dtype": self.dtype}
+        # vLLM is built for one device
+        settings |= {"prompt_tokens": CUTOFF} if name == "vllm" else {"device": self.device.type}
+        settings |= {"share_prefix": True} if name == SHARED else {}
         return Worker(name.split(",")[0], self.peers.get(name), self.args.threads, **settings)
 
     def _batch_size(self, worker):
@@ -212,34 +212,16 @@ def tuning_results(figures, dtype):
     return differences, found, lambda: check_same_losses(losses, norms, dtype)
 
 
-def scoring_operations(config, prompts):
-    """Operations that the rows need: {"shared": the common prefix computed once, "whole": every row on its own}."""
-    lengths, prefix = [len(prompt) for prompt in prompts], shared_prefix(prompts, min(map(len, prompts)) - 1)
-    of = {"shared": prefix, "whole": 0}
-    return {name: models.forward_operations(config, lengths, length, len(prompts)) for name, length in of.items()}
-
-
-def tuning_operations(config, rows, batch_size):
-    """The same of tuning on rows in batches. With a frozen base a token takes 2 operations for each weight forward and
-    2 backward (the gradient of the activations only); attention is not counted."""
-    ids = [row["input_ids"] for row in rows]
-    tokens = sum(map(len, ids))
-    batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
-    saved = sum((len(batch) - 1) * shared_prefix(batch, min(map(len, batch)) - 1) for batch in batches)
-    weights = models.multiplying_weights(config)
-    return {"shared": 4 * weights * (tokens - saved), "whole": 4 * weights * tokens}
-
-
 def compare(work, figures, config, rate, records):
     """What is reported of one table, and a function that asserts equal results. rate: operations per second."""
     requests, sharing = work.requests["others"], [SHARED]
     if work.name == "scoring":
         rows, sharing = len(requests["prompts"]), [OURS, "vllm"]
-        operations = scoring_operations(config, requests["prompts"])
+        operations = models.scoring_operations(config, requests["prompts"])
         differences, found, check = scoring_results(figures, records, work.dtype)
     else:
         rows = len(requests["rows"])
-        operations = tuning_operations(config, requests["rows"], work.args.batch_size)
+        operations = models.tuning_operations(config, requests["rows"], work.args.batch_size)
         differences, found, check = tuning_results(figures, work.dtype)
     procedures = {}
     for name, figure in figures.items():
@@ -348,7 +330,6 @@ def works_of(args, device, model, records, adapter_folders):
     on_cpu = device.type == "cpu"
     for name in args.work:
         for dtype in args.dtype or (["float32", "bfloat16"] if name == "scoring" and on_cpu else ["bfloat16"]):
-            settings = {"model": str(model), "device": str(device.type)}
             if name == "scoring":
                 requests = scoring_requests(records[: args.rows], encoder)
                 first = scoring_requests(records[: min(WARM_UP, args.rows)], encoder)
@@ -358,7 +339,7 @@ def works_of(args, device, model, records, adapter_folders):
                 few = rows[: CHECKED * args.batch_size]
                 requests = tuning_requests(rows, with_dropout, args, device, dtype)
                 first = tuning_requests(few, without, args, device, dtype)
-            yield Work(name, dtype, args, peers, requests, first, settings)
+            yield Work(name, dtype, args, peers, model, device, requests, first)
 
 
 def main(arguments=None):

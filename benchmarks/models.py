@@ -15,6 +15,7 @@ from tlrec.data.records import read_records
 from tlrec.demo.workspace import FILES, make_workspace
 from tlrec.errors import InputError
 from tlrec.model import base_models
+from tlrec.model.engine import shared_prefix
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 POCKET = REPOSITORY / "base_model" / "pocket-llama"
@@ -94,6 +95,24 @@ def forward_operations(config, lengths, prefix, heads):
 def multiplying_weights(config):
     """Number of weights that every token is multiplied with: all but the embedding, which is looked up."""
     return config.num_hidden_layers * _weights_of_layer(config) + config.hidden_size * config.vocab_size
+
+
+def scoring_operations(config, prompts):
+    """Operations that the rows need: {"shared": the common prefix computed once, "whole": every row on its own}."""
+    lengths, prefix = [len(prompt) for prompt in prompts], shared_prefix(prompts, min(map(len, prompts)) - 1)
+    of = {"shared": prefix, "whole": 0}
+    return {name: forward_operations(config, lengths, length, len(prompts)) for name, length in of.items()}
+
+
+def tuning_operations(config, rows, batch_size):
+    """The same of tuning on rows in batches. With a frozen base a token takes 2 operations for each weight forward and
+    2 backward (the gradient of the activations only); attention is not counted."""
+    ids = [row["input_ids"] for row in rows]
+    tokens = sum(map(len, ids))
+    batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
+    saved = sum((len(batch) - 1) * shared_prefix(batch, min(map(len, batch)) - 1) for batch in batches)
+    weights = multiplying_weights(config)
+    return {"shared": 4 * weights * (tokens - saved), "whole": 4 * weights * tokens}
 
 
 def _weights_of_layer(config):

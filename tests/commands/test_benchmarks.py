@@ -185,7 +185,7 @@ def test_worker(tmp_path, monkeypatch):
 
 def peers_work(name, procedures, requests, **args):
     args = bench_peers.parse([f"--{key}={value}" for key, value in args.items()])
-    return bench_peers.Work(name, "float32", args, dict.fromkeys(procedures), {"others": requests}, None, None)
+    return bench_peers.Work(name, "float32", args, dict.fromkeys(procedures), None, CPU, {"others": requests}, None)
 
 
 def figures_of(answers):
@@ -250,7 +250,7 @@ def test_operations_of_tuning():
     config = models.config_of("tiny")
     rows = [{"input_ids": [1, 2, 3, row]} for row in range(4)]
     weights = models.multiplying_weights(config)
-    counted = bench_peers.tuning_operations(config, rows, 2)  # two batches of two rows that share three tokens
+    counted = models.tuning_operations(config, rows, 2)  # two batches of two rows that share three tokens
     assert counted == {"whole": 4 * weights * 16, "shared": 4 * weights * (16 - 2 * 3)}
 
 
