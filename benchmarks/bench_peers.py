@@ -42,7 +42,7 @@ from transformers import AutoConfig, TrainerState
 from benchmarks import measure, models
 from benchmarks.peers import PEERS, Worker, python_of
 from tlrec.data.records import labels_of
-from tlrec.errors import one_line_errors
+from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.metrics import auc, two_probabilities_to_score
 from tlrec.files import write_json
 from tlrec.model import adapters, base_models
@@ -283,6 +283,8 @@ def find_peers(args):
     folders = {name: args.peers_folder / name for name in known}
     if args.peers is not None:
         for name in args.peers:
+            if name not in known:
+                raise InputError(f"--peers {name}: it is not compared in {' '.join(args.work)}; see --work")
             python_of(name, args.peers_folder / name)
         return {name: folder for name, folder in folders.items() if name in args.peers}
     missing = [name for name, folder in folders.items() if not folder.exists()]

@@ -22,6 +22,7 @@ from serve import serve, versions
 from training import Clock
 from transformers import PrinterCallback, TrainingArguments
 
+from tlrec.errors import InputError
 from tlrec.model import base_models
 from tlrec.model.prompts import load_frame
 from tlrec.model.scoring import Scorer, score_records
@@ -60,6 +61,8 @@ def load(model, dtype, device, share_prefix=False):
 
         def work():
             trainer.train()
+            if trainer.share_prefix != share_prefix:
+                raise InputError("the prefix was not shared; the worker's log says why")
             tuned.unload()
             folder.cleanup()
             return clock.answer

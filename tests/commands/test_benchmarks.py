@@ -267,6 +267,8 @@ def test_peers_get_the_batches_of_ours(tiny):
 def test_peers_that_are_not_there_are_one_line(tmp_path, capsys):
     with pytest.raises(InputError, match="no trl there; PEERS=.* bash benchmarks/peers.sh trl makes it"):
         bench_peers.main(["--shape", "tiny", "--peers", "trl", "--peers_folder", str(tmp_path)])
+    with pytest.raises(InputError, match="--peers trl: it is not compared in scoring"):
+        bench_peers.main(["--shape", "tiny", "--peers", "trl", "--work", "scoring"])
     assert bench_peers.find_peers(bench_peers.parse(["--work", "scoring", "--peers_folder", str(tmp_path)])) == {}
     assert "not installed: lm-eval vllm; bash benchmarks/peers.sh lm-eval vllm" in capsys.readouterr().err
 
