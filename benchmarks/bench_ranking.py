@@ -28,7 +28,8 @@ import numpy as np
 import torch
 
 from benchmarks import measure, models
-from benchmarks.peers import Vllm
+from benchmarks.models import SMOLLM2
+from benchmarks.peers import Worker
 from tlrec.data.preferences import parse_input, with_targets
 from tlrec.data.records import read_records
 from tlrec.errors import InputError, one_line_errors
@@ -41,7 +42,6 @@ from tlrec.model.tokenization import RecordTokenizer
 
 CPU = torch.device("cpu")
 FRAME = load_frame("alpaca")
-SMOLLM2 = models.REPOSITORY / "base_model" / "smollm2-135m"
 PLAIN, ROWS, RANKING, VLLM = "plain batch", "rows", "ranking", "vLLM"
 MORE = 3, 10  # times the films of one user, and times the films and users of several, for their peak memory
 SAME_MEMORY = 1.25, 0.02  # at most so many times the peak of a tenth, and so many GB: allocators are not exact
@@ -94,20 +94,24 @@ def prepare(args):
     if args.vllm:
         encoder = RecordTokenizer(tokenizer, FRAME, 512)
         prompts = [ids for each in requests for ids in encoder.prompts(with_targets(*each)).input_ids]
-        procedures[VLLM] = lambda: start_vllm(args.vllm, args.shape, args.dtype, threads_of(args)).log_p(
-            prompts, encoder.answer_ids
-        )
+
+        def vllm():
+            worker = start_vllm(args.vllm, args.shape, args.dtype, threads_of(args))
+            return np.array(worker.ask(prompts=prompts, answer_ids=encoder.answer_ids)["log_p"])
+
+        procedures[VLLM] = vllm
     return procedures
 
 
 @cache
 def start_vllm(environment, shape, dtype, threads):
     """vLLM with the same model, started once."""
+    settings = {"dtype": dtype, "prompt_tokens": 512}
     if shape is None:
-        return Vllm(environment, SMOLLM2, dtype, 512, threads)
+        return Worker("vllm", environment, threads, model=str(SMOLLM2), **settings)
     with tempfile.TemporaryDirectory() as folder:
         models.make_model(shape, CPU, getattr(torch, dtype)).merge_and_unload().save_pretrained(folder)
-        return Vllm(environment, folder, dtype, 512, threads)
+        return Worker("vllm", environment, threads, model=folder, **settings)
 
 
 def peaks(args):
@@ -197,7 +201,8 @@ def main(arguments=None):
     }
     if args.vllm:
         vllm = start_vllm(args.vllm, args.shape, args.dtype, threads_of(args))
-        report["vllm"] = vllm.facts | {"cached_tokens": vllm.cached_tokens}
+        cached_tokens = vllm.answer["cached_tokens"]
+        report["vllm"] = vllm.facts | {"cached_tokens": cached_tokens}
         report["times_as_fast_as_vllm"] = figures[VLLM][clock] / figures[RANKING][clock]
 
     # 3. Print
@@ -225,8 +230,8 @@ def main(arguments=None):
     )
     if args.vllm:
         print(
-            f"ranking takes 1/{report['times_as_fast_as_vllm']:.2f} of vLLM {vllm.facts['vllm']}, whose cache gave "
-            f"{vllm.cached_tokens / args.rows:.0f} tokens a film; largest differences {report['largest_difference']}"
+            f"ranking takes 1/{report['times_as_fast_as_vllm']:.2f} of vLLM, whose cache gave "
+            f"{cached_tokens / args.rows:.0f} tokens a film; largest differences {report['largest_difference']}"
         )
     for (films, users), gb in memory.items():
         print(f"peak memory of {films} films for {users} users: {gb:.3f} GB")

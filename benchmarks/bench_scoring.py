@@ -76,7 +76,9 @@ def operations(args, records, prefix=True):
     """Operations needed: every row through the model once (the shared prefix once), the head at one position."""
     scorer = Scorer(models.load_tokenizer(), records, FRAME, cutoff_len=512)
     lengths = [len(row) for row in scorer.rows]
-    return models.forward_operations(args.shape, lengths, scorer.prefix_len if prefix else 0, heads=len(records))
+    return models.forward_operations(
+        models.config_of(args.shape), lengths, scorer.prefix_len if prefix else 0, heads=len(records)
+    )
 
 
 def main(arguments=None):

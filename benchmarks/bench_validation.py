@@ -75,7 +75,7 @@ def operations(args, records):
     scorer = Scorer(models.load_tokenizer(), records, FRAME, cutoff_len=512, with_loss=True)
     lengths = [len(row) for row in scorer.rows]
     heads = scorer.prefix_len + sum(length - scorer.prefix_len for length in lengths)
-    return models.forward_operations(args.shape, lengths, scorer.prefix_len, heads)
+    return models.forward_operations(models.config_of(args.shape), lengths, scorer.prefix_len, heads)
 
 
 def main(arguments=None):

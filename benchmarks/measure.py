@@ -79,25 +79,33 @@ def _growth(prepare, args, name):
     _warm_up(prepare, args, only=name)
     procedure = prepare(args)[name]
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
-    before = _memory("VmRSS")
+    reset_peak()
+    before = memory("VmRSS")
     procedure()
-    return _memory("VmHWM") - before
+    return memory("VmHWM") - before
 
 
-def _memory(key):
-    return 1024 * int(re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)[1])
+def reset_peak(process="self"):
+    """Make the memory that a process (its id) has now its recorded peak. Linux."""
+    Path(f"/proc/{process}/clear_refs").write_text("5")
 
 
-def matrix_rate(size=8192):
-    """Operations per second of this GPU in a bf16 product of two square matrices: 2 * size**3 by the median time."""
-    a, b = torch.randn(2, size, size, device="cuda", dtype=torch.bfloat16)
+def memory(key, process="self"):
+    """Bytes of main memory of a process: VmRSS now, VmHWM at its peak. Linux."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return 1024 * int(re.search(rf"^{key}:\s+(\d+) kB", status, re.MULTILINE)[1])
+
+
+def matrix_rate(device="cuda", dtype=torch.bfloat16, size=8192):
+    """Operations per second in a product of two square matrices: 2 * size**3 by the median time."""
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    finish = torch.cuda.synchronize if a.is_cuda else lambda: None
     seconds = []
     for _ in range(30):
-        torch.cuda.synchronize()
+        finish()
         begin = time.perf_counter()
         a @ b
-        torch.cuda.synchronize()
+        finish()
         seconds.append(time.perf_counter() - begin)
     return 2 * size**3 / statistics.median(seconds[10:])
 

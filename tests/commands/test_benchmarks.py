@@ -10,20 +10,25 @@
 7. Number types: the AUCs and the largest difference are those of two scorings of the drawn rows.
 8. Large data: the files are record files, and the tuner really ends after a few steps.
 9. Tokenising: the same rows by one encode as by two.
+10. Peers: a worker's answers are timed and survive what libraries print; ours gives the scores of evaluate.py, and both
+   ways of tuning the same losses; a wrong score, AUC, loss or gradient fails; the batches of peers are those of ours.
 """
 
 import json
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
 
 from benchmarks import (
     bench_dtypes,
     bench_large_data,
+    bench_peers,
     bench_ranking,
     bench_scoring,
     bench_sweep,
@@ -117,8 +122,168 @@ def vllm():
 
 
 def test_vllm_that_is_not_there_is_one_line(tiny, tmp_path):
-    with pytest.raises(InputError, match="no vLLM there; PEERS=.* bash benchmarks/peers.sh makes it"):
+    with pytest.raises(InputError, match="no vllm there; PEERS=.* bash benchmarks/peers.sh vllm makes it"):
         bench_ranking.main([*tiny, "--rows", "4", "--repeats", "1", "--vllm", str(tmp_path / "vllm")])
+
+
+@pytest.mark.slow
+def test_peers_ours_alone(tiny, tmp_path):
+    output = tmp_path / "peers.json"
+    flags = ["--peers", "--dtype", "float32", "--rows", "6", "--batch_size", "4", "--steps", "3", "--repeats", "2"]
+    report = bench_peers.main([*tiny, *flags, "--threads", "1", "--output", str(output)])  # asserts equal losses
+    scoring, tuning = report["tables"]
+    assert json.loads(output.read_text())["tables"] == json.loads(json.dumps([scoring, tuning]))
+    assert set(scoring["procedures"]) == {"ours"} and scoring["rows"] == 6 and tuning["rows"] == 12
+    assert set(tuning["procedures"]) == set(tuning["losses"]) == {"ours", "ours, shared prefix"}
+    records, _ = models.load_records(tiny_path(tiny), 6)
+    merged = models.make_model("tiny", CPU, torch.float32).merge_and_unload()
+    found = bench_scoring.ours(merged, models.load_tokenizer(), records)
+    assert scoring["auc"]["ours"] == auc(
+        [r["output"] == "Yes." for r in records], two_probabilities_to_score(*np.exp(found.T))
+    )
+    for losses in tuning["losses"].values():
+        assert losses == pytest.approx(tuning["losses"]["ours"], abs=1e-4)
+        assert len(losses) == bench_peers.CHECKED and losses[0] != losses[1]
+    for procedure in tuning["procedures"].values():
+        assert len(procedure["seconds"]) == 2 and 0 < procedure["cpu_median"] and 0 < procedure["share_of_matrix_rate"]
+        assert procedure["versions"]["torch"] == torch.__version__
+
+
+def tiny_path(flags):
+    return Path(flags[flags.index("--data") + 1])
+
+
+PEER_SCRIPT = """
+import sys
+sys.path.insert(0, {workers!r})
+from serve import serve, versions
+
+def load(factor):
+    print("a library says hello")
+    def prepare(numbers):
+        def work():
+            print("and goes on")
+            if not numbers:
+                raise SystemExit("it has no numbers")
+            return {{"sum": factor * sum(numbers)}} | ({{"seconds": 7.0}} if len(numbers) > 2 else {{}})
+        return work
+    return {{"versions": versions("torch", "no-such-package")}}, prepare
+
+serve(load)
+"""
+
+
+def test_worker(tmp_path, monkeypatch):
+    (tmp_path / "echo_peer_worker.py").write_text(PEER_SCRIPT.format(workers=str(peers.WORKERS)))
+    monkeypatch.setattr(peers, "WORKERS", tmp_path)
+    worker = peers.Worker("echo-peer", None, 1, factor=3)
+    assert worker.facts == {"versions": {"torch": torch.__version__}}
+    answer = worker.ask(numbers=[1, 2])
+    assert answer["sum"] == 9 and 0 <= answer["seconds"] < 7 and answer["cpu_seconds"] >= 0
+    assert worker.ask(numbers=[1, 2, 3]) == worker.answer and worker.answer["seconds"] == 7.0  # it timed itself
+    with pytest.raises(InputError, match="^echo-peer stopped: it has no numbers$"):
+        worker.ask(numbers=[])
+
+
+def peers_work(name, procedures, requests, **args):
+    args = bench_peers.parse([f"--{key}={value}" for key, value in args.items()])
+    return bench_peers.Work(name, "float32", args, dict.fromkeys(procedures), None, CPU, {"others": requests}, None)
+
+
+def figures_of(answers):
+    turns = {"seconds": [3.0, 1.0, 2.0], "cpu_seconds": [1.0, 1.0, 1.0], "peak_memory_gb": [0.5, 0.7, 0.6]}
+    return {
+        name: turns | {"first": answer, "answer": answer, "facts": {"versions": {}}} for name, answer in answers.items()
+    }
+
+
+def test_peers_scores_are_compared():
+    config = models.config_of("tiny")
+    records = [{"output": answer} for answer in ("Yes.", "No.", "Yes.", "No.")]
+    scores = np.log([[0.6, 0.1], [0.2, 0.3], [0.5, 0.2], [0.5001, 0.2]])
+    work = peers_work("scoring", ["vllm"], {"prompts": [[1, 2, 3, row] for row in range(4)]})
+
+    def compare(difference):
+        figures = figures_of({"ours": {"log_p": scores}, "vllm": {"log_p": scores + difference}})
+        figures["vllm"]["seconds"] = [6.0, 3.0, 3.0]
+        return bench_peers.compare(work, figures, config, 1e9, records)
+
+    table, check = compare(9e-5)
+    check()
+    assert table["times_as_fast"] == {"ours": {"ours": 1.0, "vllm": 1.5}}
+    assert table["procedures"]["ours"]["rows_per_second"] == 2 and table["auc"]["ours"] == 0.75
+    assert table["procedures"]["ours"]["peak_memory_gb"] == 0.6
+    assert table["procedures"]["vllm"]["largest_difference"] == pytest.approx(9e-5)
+    needed = models.forward_operations(config, [4] * 4, 3, 4)
+    assert table["procedures"]["vllm"]["share_of_matrix_rate"] == pytest.approx(needed / 3 / 1e9)
+    wrong, one_row = np.zeros_like(scores), np.zeros_like(scores)
+    wrong[2, 1] = 2e-4
+    one_row[3, 0] = -9e-4  # another order of rows, so another AUC
+    for difference in (wrong, one_row):
+        with pytest.raises(AssertionError, match="vllm: log-probabilities differ"):
+            compare(difference)[1]()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"losses": [2.0, 1.0002]}, "trl: losses differ"),
+        ({"losses": [2.0], "grad_norms": [0.5]}, "trl: 1 steps, ours: 2"),
+        ({"losses": [2.0, float("nan")]}, "trl: losses differ"),
+        ({"grad_norms": [0.5, 0.5006]}, "trl: gradient norms differ"),
+    ],
+)
+def test_peers_losses_are_compared(change, message):
+    config = models.config_of("tiny")
+    rows = [{"input_ids": [1, 2, 3, row]} for row in range(4)]
+    work = peers_work("tuning", ["trl"], {"rows": rows}, batch_size=2)
+    same = {"losses": [2.0, 1.0], "grad_norms": [0.5, 0.5]}
+    figures = figures_of({"ours": same, "ours, shared prefix": same, "trl": same | change})
+    _, check = bench_peers.compare(work, figures, config, 1e9, None)
+    if message is None:
+        check()
+    else:
+        with pytest.raises(AssertionError, match=message):
+            check()
+
+
+def test_operations_of_tuning():
+    config = models.config_of("tiny")
+    rows = [{"input_ids": [1, 2, 3, row]} for row in range(4)]
+    weights = models.multiplying_weights(config)
+    counted = models.tuning_operations(config, rows, 2)  # two batches of two rows that share three tokens
+    assert counted == {"whole": 4 * weights * 16, "shared": 4 * weights * (16 - 2 * 3)}
+
+
+def test_peers_get_the_batches_of_ours(tiny):
+    records, _ = models.load_records(tiny_path(tiny), 12)
+    rows = bench_peers.RecordTokenizer(models.load_tokenizer(), bench_peers.FRAME, 512).examples(records).rows
+    ordered = bench_peers.in_our_order(rows, 4)
+    assert sorted(row["input_ids"] for row in ordered) == sorted(row["input_ids"] for row in rows)
+    assert [row["input_ids"] for row in ordered] != [row["input_ids"] for row in rows]
+    assert max(len(row["input_ids"]) for row in ordered[:4]) == max(len(row["input_ids"]) for row in rows)
+    assert all(row["labels"] == [-100, *row["input_ids"][1:]] for row in ordered)
+
+
+def test_peers_that_are_not_there_are_one_line(tmp_path, capsys):
+    with pytest.raises(InputError, match="no trl there; PEERS=.* bash benchmarks/peers.sh trl makes it"):
+        bench_peers.main(["--shape", "tiny", "--peers", "trl", "--peers_folder", str(tmp_path)])
+    with pytest.raises(InputError, match="--peers trl: it is not compared in scoring"):
+        bench_peers.main(["--shape", "tiny", "--peers", "trl", "--work", "scoring"])
+    assert bench_peers.find_peers(bench_peers.parse(["--work", "scoring", "--peers_folder", str(tmp_path)])) == {}
+    assert "not installed: lm-eval vllm; bash benchmarks/peers.sh lm-eval vllm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("peer", ["lm-eval", "vllm", "trl", "llama-factory"])
+def test_beside_a_peer(peer, tiny):
+    if not (peers.PEERS / peer).exists():
+        pytest.skip(f"no {peer} at {peers.PEERS}; bash benchmarks/peers.sh {peer} installs it")
+    flags = ["--shape", "pocket", "--dtype", "float32", "--rows", "6", "--batch_size", "3", "--steps", "2"]
+    work = "scoring" if peer in bench_peers.PEERS_OF["scoring"] else "tuning"
+    flags += ["--repeats", "1", "--threads", "1", "--work", work, "--peers", peer, "--batch_sizes", "2", "3"]
+    (table,) = bench_peers.main([*tiny, *flags])["tables"]  # asserts equal scores or losses
+    assert 0 < table["procedures"][peer]["largest_difference"] < 1e-4
 
 
 def test_growing_memory_fails():
@@ -149,13 +314,18 @@ def test_counted_operations(tiny):
     # A causal mask hides about half of the pairs that the eager products compute.
     hidden_pairs = 7 * 7 - 7 * 8 // 2
     width, layers = model.config.hidden_size, model.config.num_hidden_layers
-    counted = models.forward_operations("tiny", [7], 0, heads=1)
+    counted = models.forward_operations(model.config, [7], 0, heads=1)
     assert counter.get_total_flops() == pytest.approx(counted + layers * 4 * width * hidden_pairs, rel=0.01)
     # A shared prefix is paid once.
-    twice = models.forward_operations("tiny", [7, 7], 0, heads=2)
-    assert twice == 2 * counted and models.forward_operations("tiny", [7, 7], 3, heads=2) < twice
+    twice = models.forward_operations(model.config, [7, 7], 0, heads=2)
+    assert twice == 2 * counted and models.forward_operations(model.config, [7, 7], 3, heads=2) < twice
     weights = [layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
-    assert models.multiplying_weights("tiny") == sum(weights)
+    assert models.multiplying_weights(model.config) == sum(weights)
+    config = models.config_of("tiny")
+    config.num_key_value_heads = 1  # half as many keys and values as queries
+    smaller = AutoModelForCausalLM.from_config(config)
+    weights = [layer.weight.numel() for layer in smaller.modules() if isinstance(layer, torch.nn.Linear)]
+    assert models.multiplying_weights(config) == sum(weights)
 
 
 def test_demo_records_where_the_default_file_is_absent(monkeypatch, tmp_path):

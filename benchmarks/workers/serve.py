@@ -1,0 +1,54 @@
+"""What all workers share: a worker loads a model once and then answers requests, each with the seconds that it took.
+
+Only the standard library, because every worker runs in an environment of its own. A worker is started with its settings
+as JSON, `python benchmarks/workers/trl_worker.py '{"model": "folder", ...}'`. It reads a request from standard input, a
+line of JSON, and writes the answer to standard output, a line of JSON: what the work returned, "seconds", "cpu_seconds"
+(of all threads) and "gpu_peak_gb" (None without a GPU). Its first line tells what it is: versions and settings.
+"""
+
+import json
+import os
+import sys
+import time
+from importlib import metadata
+
+
+def serve(load):
+    """Answer requests until standard input ends.
+
+    load(**settings) returns (facts, prepare). prepare(**request) is not timed and returns the work, a function without
+    arguments, which is timed. The work returns a dict; with "seconds" in it, if it times a part of itself.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries print to standard output
+    facts, prepare = load(**json.loads(sys.argv[1]))
+    print(json.dumps(facts), file=answers, flush=True)
+    for line in sys.stdin:
+        work = prepare(**json.loads(line))
+        print(json.dumps(_timed(work)), file=answers, flush=True)
+
+
+def versions(*names):
+    """{name: version} of those of the packages that are installed."""
+    return {name: found for name in names if (found := _version(name))}
+
+
+def _timed(work):
+    import torch  # the worker has imported it
+
+    cuda = torch.cuda if torch.cuda.is_available() else None
+    if cuda:
+        cuda.reset_peak_memory_stats()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
+    result = work()
+    if cuda:
+        cuda.synchronize()
+    times = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu_begin}
+    return times | {"gpu_peak_gb": cuda.max_memory_allocated() / 1e9 if cuda else None} | result
+
+
+def _version(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
