@@ -46,7 +46,7 @@ def parse_arguments():
     add("--lora_dropout", type=float, default=0.05, help="(default: %(default)s)")
     add("--lora_target_modules", nargs="+", help="or all-linear (default: the query and value projections)")
     add = parser.add_argument_group("selection of the best checkpoint").add_argument
-    add("--metric_for_best_model", choices=["auc", "loss"], default="auc", help="(default: %(default)s)")
+    add("--metric_for_best_model", choices=["auc", "loss", "last"], default="auc", help="last: none (default: auc)")
     add("--eval_steps", type=int, default=10, help="steps between validations (default: %(default)s)")
     add("--max_val_samples", type=int, default=-1, help="validate on this many rows, drawn (default: -1, all)")
     add("--patience", type=int, default=10, help="stop after this many validations without gain (default: %(default)s)")
@@ -111,7 +111,7 @@ def tune(run, setup, examples, scorer, valid):
             train_sampling_strategy="group_by_length" if args.group_by_length else "random",
             eval_steps=eval_steps,
             metric_for_best_model=f"eval_{args.metric_for_best_model}",
-            greater_is_better=args.metric_for_best_model == "auc",
+            greater_is_better=args.metric_for_best_model != "loss",
             seed=args.seed,
             run_name=f"{args.stage}-{args.source}-{args.target}-seed{args.seed}",
             **setup.plumbing(run, rows, eval_steps),

@@ -50,7 +50,7 @@ def parse_arguments():
     add("--lora_dropout", type=float, default=0.05, help="(default: %(default)s)")
     add("--lora_target_modules", nargs="+", help="or all-linear (default: the query and value projections)")
     add = parser.add_argument_group("selection of the best checkpoint").add_argument
-    add("--metric_for_best_model", choices=["auc", "loss"], default="loss", help="(default: %(default)s)")
+    add("--metric_for_best_model", choices=["auc", "loss", "last"], default="loss", help="last: none (default: loss)")
     add("--eval_steps", type=int, help="steps between validations (default: 10; above 128 shots, shots / 128 * 5)")
     add("--max_val_samples", type=int, default=-1, help="validate on this many rows, drawn (default: -1, all)")
     add("--patience", type=int, default=10, help="stop after this many validations without gain (default: %(default)s)")
@@ -114,7 +114,7 @@ def tune(run, setup, examples, scorer, valid):
             train_sampling_strategy="group_by_length" if args.group_by_length else "random",
             eval_steps=eval_steps,
             metric_for_best_model=f"eval_{args.metric_for_best_model}",
-            greater_is_better=args.metric_for_best_model == "auc",
+            greater_is_better=args.metric_for_best_model != "loss",
             seed=args.seed,
             run_name=f"{args.stage}-{args.target}-{args.sample}shots-seed{args.seed}",
             **setup.plumbing(run, rows, eval_steps),

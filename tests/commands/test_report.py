@@ -408,6 +408,15 @@ def test_checks_of_a_clean_workspace(workspace):
     assert list(found(workspace, "warning")) == ["movie: source netflix, 64 shots"]
 
 
+@pytest.mark.parametrize("metric, selected", [("auc", True), ("last", False)])
+def test_an_adapter_of_the_last_step_was_not_selected(tmp_path, metric, selected):
+    paths = make_data(tmp_path)
+    records = read_records(paths["test"])
+    folder = tune(tmp_path / "run", paths, "source", source="netflix", metric_for_best_model=metric)
+    evaluate(folder, paths["test"], records, *score(records, 1, 0), adapter=folder)
+    assert ("movie: source netflix, zero-shot" in found(tmp_path, "note")) == selected
+
+
 def test_leaks(tmp_path):
     paths = make_data(tmp_path)
     test = read_records(paths["test"])

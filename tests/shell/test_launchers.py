@@ -277,7 +277,7 @@ def test_a_recipe_is_a_file_of_flags(started, workspace):
     arguments = parsed(*commands[0][:2])
     assert (arguments.batch_size, arguments.learning_rate, arguments.num_epochs) == (16, 1e-3, 2)
     assert (arguments.lora_target_modules, arguments.lora_dropout) == (["all-linear"], 0)
-    assert arguments.prompt_loss_weight == 0 and arguments.share_prefix
+    assert arguments.prompt_loss_weight == 0 and arguments.share_prefix and arguments.metric_for_best_model == "last"
     adapter = workspace / "instruction_model" / "movie" / "alpaca_instrument"
     adapter.mkdir(parents=True, exist_ok=True)
     (adapter / "adapter_config.json").write_text("{}")

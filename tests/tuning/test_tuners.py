@@ -11,6 +11,7 @@
 import hashlib
 import json
 import shutil
+from operator import itemgetter
 
 import pytest
 import torch
@@ -178,7 +179,7 @@ def test_base_weights_are_bit_identical_after_tuning(instruct, tmp_path, monkeyp
     assert run_of(tmp_path / "fresh")["start_adapter"] is None
 
 
-@pytest.mark.parametrize("metric", ["auc", "loss"])
+@pytest.mark.parametrize("metric", ["auc", "loss", "last"])
 @pytest.mark.slow
 def test_the_best_validation_is_kept_and_evaluate_finds_it(
     instruct, run_script, tiny_llama, tiny_workspace, tmp_path, metric
@@ -189,8 +190,8 @@ def test_the_best_validation_is_kept_and_evaluate_finds_it(
     results = run_of(folder)["results"]
     history = results["history"]
     assert len(history) == 4 and len({entry["eval_auc"] for entry in history}) > 2
-    sign = 1 if metric == "auc" else -1
-    best = max(history, key=lambda entry: (sign * entry[f"eval_{metric}"], -entry["step"]))  # the first of equals
+    of = {"auc": lambda entry: entry["eval_auc"], "loss": lambda entry: -entry["eval_loss"], "last": itemgetter("step")}
+    best = max(history, key=lambda entry: (of[metric](entry), -entry["step"]))  # the first of equals
     assert results["best_step"] == best["step"]
     status, out, err = run_script(
         "evaluate.py",
@@ -206,6 +207,17 @@ def test_the_best_validation_is_kept_and_evaluate_finds_it(
     assert status == 0, err
     assert json.loads((folder / "metrics.json").read_text())["auc"] == pytest.approx(best["eval_auc"], abs=1e-6)
     assert f"===== auc: {json.loads((folder / 'metrics.json').read_text())['auc']} =====\n" in out
+
+
+def test_without_selection_the_last_step_is_kept(instruct, tmp_path):
+    """Also if it is no multiple of --eval_steps, and the validation before it was better."""
+    flags = ["--learning_rate", 3, "--patience", 1]
+    assert instruct(tmp_path / "all", "--metric_for_best_model", "last", *flags)[0] == 0
+    assert instruct(tmp_path / "last", "--metric_for_best_model", "last", *flags, "--eval_steps", 3)[0] == 0
+    every, last = (run_of(tmp_path / name)["results"]["history"] for name in ("all", "last"))
+    assert len({entry["eval_auc"] for entry in every}) > 2 and max(every, key=itemgetter("eval_auc")) != every[-1]
+    assert [entry["step"] for entry in every] == [1, 2, 3, 4] and last == every[2:]
+    assert same_bytes(tmp_path / "all", tmp_path / "last")
 
 
 def test_same_seed_same_bytes(instruct, stage, tiny_adapter, tmp_path):

@@ -156,9 +156,11 @@ def other_scoring(cell, test_set):
 
 
 def target_selection(cell, test_set):
-    """The validation files of a cell's stages that lie in the folder of the test file: the target's own."""
+    """The validation files of a cell's stages that selected a checkpoint and lie in the folder of the test file: the
+    target's own."""
     folder = Path(test_set.test["path"]).parent
-    found = [run["data"].get("valid") for evaluation in cell.evaluations for run in evaluation.chain]
+    chains = [run for evaluation in cell.evaluations for run in evaluation.chain]
+    found = [run["data"].get("valid") for run in chains if run.get("metric_for_best_model") != "last"]
     return list({data["sha256"]: data for data in found if data and Path(data["path"]).parent == folder}.values())
 
 

@@ -99,9 +99,10 @@ class TuningTrainer(Trainer):
 
     Its loss is the usual mean cross-entropy (nats) of the labelled tokens, but all logits are never held at once. Its
     `evaluate` is the forward pass of `evaluate.py`: "eval_auc" is the published AUC on the validation records,
-    "eval_loss" the mean cross-entropy over their prompts and answers, weighted as in tuning. When memory runs out,
-    micro-batches are halved, which changes neither the batch nor its gradient. On SIGTERM and SIGINT it saves a
-    checkpoint and raises Stopped. A tuning that learns nothing raises InputError.
+    "eval_loss" the mean cross-entropy over their prompts and answers, weighted as in tuning, "eval_last" the step, which
+    makes the last validation the best. When memory runs out, micro-batches are halved, which changes neither the batch
+    nor its gradient. On SIGTERM and SIGINT it saves a checkpoint and raises Stopped. A tuning that learns nothing raises
+    InputError.
 
     scorer: tlrec.model.scoring.Scorer of the validation records, made `with_loss`; validation_labels: (n,) labels.
     share_prefix: compute what all rows of a micro-batch begin with once, where the model can (tlrec.tuning.shared_prefix).
@@ -263,6 +264,7 @@ class TuningTrainer(Trainer):
         self.log(metrics)
         # in the same entry as this validation's numbers, so that the checkpoint has it
         self.state.log_history[-1]["adapter"] = fingerprint(self.model)
+        metrics[f"{metric_key_prefix}_last"] = self.state.global_step  # selects the last validation, whatever it found
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -326,7 +328,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
 class _KeepsTheBest(TrainerCallback):
     """Finds the best checkpoint of a run that is resumed. If it is gone, or if the workspace has been moved, the
-    Trainer would ignore it and end with the last weights."""
+    Trainer would ignore it and end with the last weights. If the last weights are to be kept, validates after the last
+    step, too, which need not be a multiple of --eval_steps."""
 
     def on_train_begin(self, args, state, control, **_):
         if state.best_global_step:
@@ -336,6 +339,10 @@ class _KeepsTheBest(TrainerCallback):
                     f"{best}: the checkpoint of the best validation is gone; remove {best.parent} to start again"
                 )
             state.best_model_checkpoint = str(best)
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == state.max_steps and args.metric_for_best_model == "eval_last":
+            control.should_evaluate = control.should_save = True
 
 
 class _SaveWhenStopped(TrainerCallback):
