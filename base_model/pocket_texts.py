@@ -158,7 +158,7 @@ def opening(rng, kind, answers, varied):
 
 
 def closing(rng, varied):
-    """A function of nothing that returns the lines between a question and its answer, the same ones in one text."""
+    """The lines between a question and its answer, the same ones for all questions of a text."""
     if rng.random() < 1 - 0.7 * varied:
         return []
     return ([""] if rng.random() < 0.7 else []) + [mark_of_a_part(rng)]

@@ -325,9 +325,8 @@ def parse(arguments):
     return args
 
 
-def works_of(args, device, model, records, adapter_folders):
+def works_of(args, peers, device, model, records, adapter_folders):
     """The tables to measure, one Work each."""
-    peers = find_peers(args)
     encoder = RecordTokenizer(base_models.load_tokenizer(model), FRAME, CUTOFF)
     on_cpu = device.type == "cpu"
     for name in args.work:
@@ -347,7 +346,7 @@ def works_of(args, device, model, records, adapter_folders):
 def main(arguments=None):
     # 1. What all are given: model, start adapter, rows
     args = parse(arguments)
-    find_peers(args)
+    peers = find_peers(args)
     torch.set_num_threads(args.threads)
     device = base_models.resolve_device(args.device)
     args.batch_sizes = args.batch_sizes or ([1, 4, 16, 32] if device.type == "cpu" else [16, 64, 128])
@@ -366,7 +365,7 @@ def main(arguments=None):
         adapter_folders = [
             make_adapter(model, Path(folder) / f"adapter-{dropout}", dropout) for dropout in (args.lora_dropout, 0.0)
         ]
-        for work in works_of(args, device, model, records, adapter_folders):
+        for work in works_of(args, peers, device, model, records, adapter_folders):
             # 2. Measure
             size = 8192 if device.type == "cuda" else 2048
             rate = measure.matrix_rate(device, getattr(torch, work.dtype), size)

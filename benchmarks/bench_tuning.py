@@ -191,10 +191,8 @@ def main(arguments=None):
         "memory_ours_over_published": measure.ratio_of_peaks(figures, OURS, PUBLISHED),
     }
     if device.type == "cuda":
-        # With a frozen base a token takes 2 operations per weight forward and 2 backward (the gradient of the
-        # activations only): 4 times the weights that multiply (the embedding is looked up), without attention.
         report["matrix_rate"] = measure.matrix_rate()
-        operations = 4 * models.multiplying_weights(models.config_of(args.shape)) * tokens
+        operations = models.operations_of_tuned_token(models.config_of(args.shape)) * tokens
         report["share_of_matrix_rate"] = operations / medians[OURS] / report["matrix_rate"]
 
     # 3. Print

@@ -97,6 +97,12 @@ def multiplying_weights(config):
     return config.num_hidden_layers * _weights_of_layer(config) + config.hidden_size * config.vocab_size
 
 
+def operations_of_tuned_token(config):
+    """With a frozen base a token takes 2 operations for each weight forward and 2 backward (the gradient of the
+    activations only); attention is not counted."""
+    return 4 * multiplying_weights(config)
+
+
 def scoring_operations(config, prompts):
     """Operations that the rows need: {"shared": the common prefix computed once, "whole": every row on its own}."""
     lengths, prefix = [len(prompt) for prompt in prompts], shared_prefix(prompts, min(map(len, prompts)) - 1)
@@ -105,14 +111,13 @@ def scoring_operations(config, prompts):
 
 
 def tuning_operations(config, rows, batch_size):
-    """The same of tuning on rows in batches. With a frozen base a token takes 2 operations for each weight forward and
-    2 backward (the gradient of the activations only); attention is not counted."""
+    """The same of tuning on rows in batches."""
     ids = [row["input_ids"] for row in rows]
     tokens = sum(map(len, ids))
     batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
     saved = sum((len(batch) - 1) * shared_prefix(batch, min(map(len, batch)) - 1) for batch in batches)
-    weights = multiplying_weights(config)
-    return {"shared": 4 * weights * (tokens - saved), "whole": 4 * weights * tokens}
+    each = operations_of_tuned_token(config)
+    return {"shared": each * (tokens - saved), "whole": each * tokens}
 
 
 def _weights_of_layer(config):

@@ -17,6 +17,7 @@ from tlrec.model import memory
 from tlrec.model.adapters import merged
 from tlrec.model.parts import KEYS_AND_VALUES, language_model_parts
 from tlrec.model.processes import is_spread
+from tlrec.model.tokenization import common_prefix
 
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 32768}  # tokens in one forward pass, padding included
 LOGITS_AT_ONCE = 1 << 23  # elements of [positions, vocabulary] held in float32 at a time; these fit the CPU's caches
@@ -41,11 +42,7 @@ def without_gradients(model):
 
 def shared_prefix(rows, longest):
     """How many tokens all rows begin with, at most `longest`."""
-    low, high = min(rows), max(rows)  # first and last in lexicographic order: what they share, all share
-    shared = 0
-    while shared < longest and low[shared] == high[shared]:
-        shared += 1
-    return shared
+    return min(longest, common_prefix(rows))
 
 
 def padded(rows, device):
