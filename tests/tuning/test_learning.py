@@ -236,7 +236,7 @@ def test_a_best_checkpoint_that_is_the_start(instruct, tiny_adapter, tmp_path, m
     monkeypatch.setattr("tlrec.tuning.trainer.auc", lambda labels, scores: next(worse) / 10)
     flags = ["--warmup_steps", 5] + ([] if fresh else ["--resume_from_checkpoint", tiny_adapter])
     message = (
-        "nothing was learnt in 4 steps: the adapter of step 1, the best by validation, is the one that tuning began "
+        "nothing was learnt in 4 steps: the adapter of step 1, which would be kept, is the one that tuning began "
     )
     message += "with (the first of the --warmup_steps has a learning rate of 0, and none after it was better); give --warmup_steps 0"
     refused(instruct(tmp_path / "out", *flags), message, tmp_path / "out")

@@ -129,6 +129,6 @@ def check_changed(model, start, state, args):
         else:
             why, remedy = "no step has changed it", f"a larger --learning_rate than {args.learning_rate}"
         raise InputError(
-            f"nothing was learnt in {state.global_step} steps: the adapter of step {step}, the best by validation, is "
-            f"the one that tuning began with ({why}); give {remedy}"
+            f"nothing was learnt in {state.global_step} steps: the adapter of step {step}, which would be kept, is the "
+            f"one that tuning began with ({why}); give {remedy}"
         )
