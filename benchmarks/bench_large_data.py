@@ -134,18 +134,16 @@ def measure_rows(rows, records, args, folder):
         str(valid),
         "--device",
         "cpu",
-        "--overwrite",
-        "--output_dir",
-        str(folder / "adapter"),
         "--batch_size",
         "32",
         "--eval_steps",
         str(args.steps),
+        "--output_dir",
     ]
     figures = {"rows": rows, "file_gb": train.stat().st_size / 1e9}
     figures["reading"] = run([sys.executable, "-c", READ, str(train)], environment)
-    figures["first start"] = run(tune, environment)
-    figures["second start"] = run(tune, environment)
+    figures["first start"] = run([*tune, str(folder / "first")], environment)
+    figures["second start"] = run([*tune, str(folder / "second")], environment)
     first, second = figures["first start"], figures["second start"]
     figures["tokenising"] = {
         "seconds": first["tokenised"] - second["tokenised"],

@@ -15,10 +15,10 @@
 """
 
 import json
-import os
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -336,7 +336,7 @@ def test_demo_records_where_the_default_file_is_absent(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_large_data(tiny_llama, tiny_workspace, tmp_path):
+def test_large_data(tiny_llama, tmp_path):
     records = bench_large_data.demo_records(10)
     bench_large_data.write_many(tmp_path / "train.json", records, 34)
     written = json.loads((tmp_path / "train.json").read_text())
@@ -344,40 +344,17 @@ def test_large_data(tiny_llama, tiny_workspace, tmp_path):
     write_records(tmp_path / "again.json", written)
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "train.json").read_bytes() and len(written) == 34
 
-    figures = bench_large_data.run(
-        [
-            sys.executable,
-            "-c",
-            bench_large_data.TUNE,
-            "2",
-            str(models.REPOSITORY / "ins_tuning.py"),
-            "--device",
-            "cpu",
-            "--base_model",
-            str(tiny_llama),
-            "--train_data_path",
-            str(tmp_path / "train.json"),
-            "--output_dir",
-            str(tmp_path / "adapter"),
-            "--val_data_path",
-            str(tiny_workspace / "rec_data" / "movie" / "valid.json"),
-            "--batch_size",
-            "4",
-            "--micro_batch_size",
-            "4",
-            "--eval_steps",
-            "2",
-        ],
-        {
-            "PYTHONPATH": str(models.REPOSITORY),
-            "PYTHONUNBUFFERED": "1",
-            "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"],
-        },
-    )
-    history = json.loads((tmp_path / "adapter" / "run.json").read_text())["results"]["history"]
-    assert [entry["step"] for entry in history] == [2]  # of 27
-    assert 0 < figures["tokenised"] < figures["seconds"] and figures["cpu_seconds"] > 0
-    assert sys.platform != "linux" or figures["own_gb"] > 0.1
+    args = SimpleNamespace(base_model=tiny_llama, steps=2)
+    figures = bench_large_data.measure_rows(1_001, records, args, tmp_path)  # as few as go to the cache
+    for start in ("first", "second"):
+        history = json.loads((tmp_path / start / "run.json").read_text())["results"]["history"]
+        assert [entry["step"] for entry in history] == [2]  # of 96
+        process = figures[f"{start} start"]
+        assert 0 < process["tokenised"] < process["seconds"] and process["cpu_seconds"] > 0
+        assert sys.platform != "linux" or process["own_gb"] > 0.1
+    tokenising = figures["first start"]["cpu_seconds"] - figures["second start"]["cpu_seconds"]
+    assert figures["tokenising"]["cpu_seconds"] == tokenising
+    assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 1 and 0 < figures["cache_gb"] < 0.01
 
 
 @pytest.mark.slow

@@ -235,9 +235,7 @@ def test_a_best_checkpoint_that_is_the_start(instruct, tiny_adapter, tmp_path, m
     worse = iter(range(10, 0, -1))
     monkeypatch.setattr("tlrec.tuning.trainer.auc", lambda labels, scores: next(worse) / 10)
     flags = ["--warmup_steps", 5] + ([] if fresh else ["--resume_from_checkpoint", tiny_adapter])
-    message = (
-        "nothing was learnt in 4 steps: the adapter of step 1, which would be kept, is the one that tuning began "
-    )
+    message = "nothing was learnt in 4 steps: the adapter of step 1, which would be kept, is the one that tuning began "
     message += "with (the first of the --warmup_steps has a learning rate of 0, and none after it was better); give --warmup_steps 0"
     refused(instruct(tmp_path / "out", *flags), message, tmp_path / "out")
     # its checkpoints are those of a run that has ended; going on from them comes to the same
