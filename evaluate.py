@@ -6,6 +6,7 @@
 Reads  labelled preference records, a base model, and no, one or several adapters (the base is loaded once).
 Writes metrics.json and predictions.jsonl into each adapter's folder, or into --output_dir.
        With --rank also ranking.json and ranks.jsonl, row by row; a stopped run continues (docs/ranking.md).
+       With --resume an evaluation that is there already is shown and not made again.
 Prints a table and the line `===== auc: <value> =====` for each adapter.
 """
 
@@ -17,7 +18,7 @@ from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.ranking import rank_rows, ranking_of, read_ranks, run_digest
 from tlrec.evaluation.ranking_results import ranking_table, record_ranking
-from tlrec.evaluation.results import check_evaluation_dir, record_evaluation, results_table
+from tlrec.evaluation.results import check_evaluation_dir, finished_evaluation, record_evaluation, results_table
 from tlrec.files import sha256
 from tlrec.locks import check_unlocked, locked
 from tlrec.model.checks import check_base_model, check_lora_weights
@@ -62,6 +63,7 @@ def parse_arguments():
     add = parser.add_argument_group("bookkeeping").add_argument
     add("--target", help="name of the target domain in metrics.json")
     add("--check_only", action="store_true", help="check flags, data and adapters, and stop before anything is loaded")
+    add("--resume", action="store_true", help="show an evaluation that is there already instead of repeating it")
     add("--other_base", action="store_true", help="also score adapters that were tuned on another base model")
     add("--overwrite", action="store_true", help="replace an evaluation on other test data")
     return parser.parse_args()
@@ -75,6 +77,7 @@ class Job:
     folder: str | None
     kept: dict  # settings that affect a score, from the adapter's tuning
     scoring: dict  # the settings used here
+    metrics: dict | None = None  # of this evaluation, if --resume found it
     ranks: str = ""  # digest of everything that affects the ranks
     ranked: dict = field(default_factory=dict)  # {row: line of ranks.jsonl} already written
 
@@ -112,8 +115,10 @@ def main():
     together = {}
     for job in jobs:
         job.scoring = scoring_here(job.kept, given, args.device, args.base_model, args.trust_remote_code)
+        adapter = job.adapter and sha256(adapter_weights(job.adapter))
+        if args.resume and not args.overwrite and job.folder:
+            job.metrics = finished_evaluation(job.folder, test, adapter, base, job.scoring)
         if ranking:
-            adapter = job.adapter and sha256(adapter_weights(job.adapter))
             job.ranks = run_digest(ranking, adapter, base or args.base_model, job.scoring)
             job.ranked = read_ranks(job.folder, ranking, job.ranks, args.overwrite)
         how = tuple(job.scoring[name] for name in ("dtype", "quantization", "attention"))
@@ -135,18 +140,12 @@ def main():
 
 def evaluate(job, setup, test, ranking, args, base):
     """Score one job's adapter on `test`, rank if that is asked for, and record and print the numbers."""
-    # 4. Records to token ids, and one forward pass over all of them
-    scorer = setup.scorer(test.records, job.scoring["frame"], job.scoring["cutoff_len"])
-    scores = scorer.score(setup.attach(job.adapter), args.token_budget, progress="scoring")
-    print(
-        f"{job.adapter or 'base model alone'}: {len(test)} rows in {scores.seconds:.1f} s "
-        f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; "
-        f"frame: {job.scoring['frame']}"
-    )
+    if job.metrics:
+        print(f"complete already: {job.folder}")
+        print_auc(job.metrics)
+        if not ranking:
+            return
     scoring = job.scoring | setup.machine_scoring
-    print(scoring_said(scoring, job.kept))
-
-    # 5. Metrics and floors
     facts = {
         "frame": scoring["frame"],
         "base_model": args.base_model,
@@ -155,10 +154,20 @@ def evaluate(job, setup, test, ranking, args, base):
         "target": args.target,
         "hardware": setup.hardware,
     }
-    if setup.first:
-        metrics = record_evaluation(job.folder, "evaluate.py", vars(args), test, scores, job.adapter, **facts)
-        print(results_table(metrics))
-        print(f"===== auc: {metrics['auc']} =====")
+    if not job.metrics:
+        # 4. Records to token ids, and one forward pass over all of them
+        scorer = setup.scorer(test.records, job.scoring["frame"], job.scoring["cutoff_len"])
+        scores = scorer.score(setup.attach(job.adapter), args.token_budget, progress="scoring")
+        print(
+            f"{job.adapter or 'base model alone'}: {len(test)} rows in {scores.seconds:.1f} s "
+            f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; "
+            f"frame: {job.scoring['frame']}"
+        )
+        print(scoring_said(scoring, job.kept))
+
+        # 5. Metrics and floors
+        if setup.first:
+            print_auc(record_evaluation(job.folder, "evaluate.py", vars(args), test, scores, job.adapter, **facts))
 
     # 6. Ranks of the liked rows' targets among the items of the catalogue
     if ranking:
@@ -176,6 +185,11 @@ def evaluate(job, setup, test, ranking, args, base):
                     record_ranking(job.folder, "evaluate.py", vars(args), ranking, lines, job.adapter, **facts)
                 )
             )
+
+
+def print_auc(metrics):
+    print(results_table(metrics))
+    print(f"===== auc: {metrics['auc']} =====")
 
 
 if __name__ == "__main__":

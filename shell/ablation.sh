@@ -64,7 +64,7 @@ for general in "${generals[@]}"; do
     run evaluate.py \
       --base_model "$BASE_MODEL" ${weights[@]+"${weights[@]}"} --test_data_path "$data/test.json" \
       --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/$target/$name" \
-      --device "$DEVICE" --target "$target"
+      --device "$DEVICE" --target "$target" --resume
     EXP_NAME="$name" INSTRUCTION_ADAPTER="$adapter" bash "$repository/shell/few_shot.sh" "$gpu" 0 "$target" "$@"
   done
 done

@@ -65,4 +65,4 @@ trust=() # only the user can allow this, so no file keeps it
 for argument in "$@"; do [ "$argument" != --trust_remote_code ] || trust=(--trust_remote_code); done
 run evaluate.py \
   --base_model "$BASE_MODEL" --lora_weights "${adapters[@]}" --test_data_path "$data/test.json" \
-  --train_data_path "$data/train.json" --device "$DEVICE" --target "$target" ${trust[@]+"${trust[@]}"} $EVALUATE_ARGS
+  --train_data_path "$data/train.json" --device "$DEVICE" --target "$target" --resume ${trust[@]+"${trust[@]}"} $EVALUATE_ARGS

@@ -85,7 +85,7 @@ fi
 # The score before any tuning
 data="$ROOT_PATH/rec_data/movie"
 "$PYTHON" evaluate.py --base_model "$BASE_MODEL" --device cpu --target movie --test_data_path "$data/test.json" \
-  --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/movie/base" >/dev/null
+  --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/movie/base" --resume >/dev/null
 
 # The curriculum, one launcher call for each stage: they learn from different numbers of rows
 case " $STAGES " in *" cot "*)

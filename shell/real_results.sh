@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The rows of docs/results.md with a real model: untuned, after the source stage, and with shots in the target, from each
-# source and from none, side by side. Hours on a CPU; the same command again continues where it stopped.
+# source and from none, side by side. Hours on a CPU; the same command again continues where it stopped. One source stage
+# serves all targets.
 #   ROOT_PATH=path/to/records bash shell/real_results.sh GPU
 #   TARGETS=movie SOURCES="none netflix" SEEDS="0 1 2" ROOT_PATH=path/to/records bash shell/real_results.sh cpu
 set -euo pipefail
@@ -11,6 +12,8 @@ export BASE_MODEL="${BASE_MODEL:-$repository/base_model/smollm2-135m}"
 export RECIPE="${RECIPE:-small}"                                          # a file of shell/recipes; names the results
 TARGETS="${TARGETS:-movie book}"                                          # folders of rec_data; also movie-by-users
 SOURCES="${SOURCES:-none netflix amazon-book}"                            # folders of instruction_data; none: no source stage
+TUNED_FOR="${TUNED_FOR:-${TARGETS%% *}}"                                  # keeps the adapters of the source stage, which are
+                                                                          # validated on its rows; RECIPE=small selects nothing
 SHOTS="${SHOTS:-16 64 256}"
 ALL_ROWS="${ALL_ROWS:--1}"                                                # rows of the last column: -1 all; 0 leaves it out
 SEEDS="${SEEDS:-0}"
@@ -24,7 +27,7 @@ export PYTHON SEEDS STAGES=source
 
 # 1. Check that everything the runs need exists
 need "base model" "$BASE_MODEL" "bash base_model/get_smollm2.sh makes one"
-for target in $TARGETS; do
+for target in $TARGETS $TUNED_FOR; do
   for split in train valid test; do
     need "$split data" "$ROOT_PATH/rec_data/$target/$split.json" "rec_data/README.md tells how to make it"
   done
@@ -40,14 +43,18 @@ for target in $TARGETS; do
     echo "==== $target, source: $source_domain"
 
     # 2. Zero-shot: the base model alone, or after the source stage
+    start="$ROOT_PATH/instruction_model/$TUNED_FOR/$name" scored=()
     if [ "$source_domain" = none ]; then
       start=none
-      run evaluate.py --base_model "$BASE_MODEL" --test_data_path "$data/test.json" --train_data_path "$data/train.json" \
-        --output_dir "$ROOT_PATH/output_model/$target/$name" --device "$DEVICE" --target "$target"
-    else
-      start="$ROOT_PATH/instruction_model/$target/$name"
-      EXP_NAME="$name" bash "$repository/shell/zero_shot.sh" "$gpu" "$target" "$source_domain" \
+    elif [ "$target" = "$TUNED_FOR" ] || [ ! -e "$start/adapter_config.json" ]; then
+      EXP_NAME="$name" bash "$repository/shell/zero_shot.sh" "$gpu" "$TUNED_FOR" "$source_domain" \
         --max_val_samples "$VAL_ROWS" --eval_steps 50
+    fi
+    [ "$start" = none ] || scored=(--lora_weights "$start")
+    if [ "$start" = none ] || [ "$target" != "$TUNED_FOR" ]; then
+      run evaluate.py --base_model "$BASE_MODEL" ${scored[@]+"${scored[@]}"} --test_data_path "$data/test.json" \
+        --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/$target/$name" --device "$DEVICE" \
+        --target "$target" --resume
     fi
 
     # 3. Shots on top, and all rows of the target in one pass

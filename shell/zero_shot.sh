@@ -72,4 +72,4 @@ trust=() # only the user can allow this, so no file keeps it
 for argument in "$@"; do [ "$argument" != --trust_remote_code ] || trust=(--trust_remote_code); done
 run evaluate.py \
   --base_model "$BASE_MODEL" --lora_weights "$output" --test_data_path "$test" ${floors[@]+"${floors[@]}"} \
-  --device "$DEVICE" --target "$target" ${trust[@]+"${trust[@]}"} $EVALUATE_ARGS
+  --device "$DEVICE" --target "$target" --resume ${trust[@]+"${trust[@]}"} $EVALUATE_ARGS

@@ -5,7 +5,8 @@
 3. Several adapters load the base once; each gets its own results, as when it is evaluated alone.
 4. Without an adapter the base model is scored and nothing is written, unless a folder is given.
 5. An evaluation on other data is not replaced without --overwrite; the same command twice gives the same files.
-6. Foreign adapters (no run.json) and records in another form are scored too.
+6. With --resume a finished evaluation is shown; other settings, weights or a damaged file make it anew.
+7. Foreign adapters (no run.json) and records in another form are scored too.
 """
 
 import json
@@ -161,6 +162,23 @@ def test_twice_is_once_and_other_data_needs_overwrite(evaluate, run_script, tiny
     assert (adapter / "predictions.jsonl").read_bytes() == first[0]
     evaluate("--lora_weights", adapter, "--overwrite", data=valid)
     assert metrics_of(adapter)["n"] == len(rows_of(adapter)) == 12
+
+
+@pytest.mark.slow
+def test_resume(evaluate, adapter, tiny_llama, tmp_path):
+    evaluate("--lora_weights", adapter)
+    written = (adapter / "metrics.json").read_bytes()
+    out = evaluate("--lora_weights", adapter, "--resume")
+    assert out.splitlines()[0] == f"complete already: {adapter}" and "rows/s" not in out
+    assert out.splitlines()[-1] == f"===== auc: {metrics_of(adapter)['auc']} ====="
+    assert (adapter / "metrics.json").read_bytes() == written
+    for flags in (["--overwrite"], ["--cutoff_len", "200"], ["--dtype", "bfloat16"], []):
+        assert "rows/s" in evaluate("--lora_weights", adapter, "--resume", *flags), flags
+    shutil.copy(make_adapter(tmp_path / "other", tiny_llama, seed=2) / "adapter_model.safetensors", adapter)
+    assert "rows/s" in evaluate("--lora_weights", adapter, "--resume")
+    (adapter / "predictions.jsonl").write_text("{")
+    assert "rows/s" in evaluate("--lora_weights", adapter, "--resume")
+    read_evaluation(adapter)
 
 
 @pytest.mark.slow

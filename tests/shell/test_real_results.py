@@ -1,7 +1,8 @@
 """shell/real_results.sh: every source with every target, by the launchers alone.
 
 1. The commands, in order: zero-shot from none and from a source, shots on each, all rows in one pass, the report.
-2. What is missing is one line before any work.
+2. One source stage for all targets.
+3. What is missing is one line before any work.
 """
 
 import os
@@ -27,7 +28,7 @@ def real_results(tmp_path):
     root, python, log = tmp_path / "work space", tmp_path / "python", tmp_path / "log"
     python.write_text(STUB)
     python.chmod(0o755)
-    for path in ("instruction_data/netflix", "rec_data/movie"):
+    for path in ("instruction_data/netflix", "rec_data/movie", "rec_data/games"):
         (root / path).mkdir(parents=True)
         for split in ("train", "valid", "test"):
             (root / path / f"{split}.json").write_text("[]")
@@ -76,6 +77,19 @@ def test_the_recipe_names_the_results(real_results):
     _, commands = real_results("cpu", RECIPE="published", SOURCES="netflix", ALL_ROWS="0")
     assert len(commands) == 4 and not [command for command in commands if "all-linear" in command]
     assert "--output_dir ROOT/instruction_model/movie/published_from_netflix " in commands[0]
+
+
+def test_one_source_stage_for_all_targets(real_results):
+    adapter = "ROOT/instruction_model/movie/small_from_netflix"
+    _, commands = real_results("cpu", TARGETS="movie games", SOURCES="netflix", ALL_ROWS="0")
+    source, _, _, zero_shot, shots, _ = commands
+    assert source.startswith("ins_tuning.py")
+    assert f"--lora_weights {adapter} --test_data_path ROOT/rec_data/games/test.json" in zero_shot
+    assert "--output_dir ROOT/output_model/games/small_from_netflix " in zero_shot
+    assert f"--resume_from_checkpoint {adapter} --output_dir ROOT/output_model/games/small_from_netflix" in shots
+
+    _, commands = real_results("cpu", TARGETS="games", TUNED_FOR="movie", SOURCES="netflix", ALL_ROWS="0")
+    assert commands == [zero_shot, shots, commands[-1]]  # the adapter is there already
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,30 @@ def check_evaluation_dir(folder, test, overwrite):
     return same
 
 
+def finished_evaluation(folder, test, adapter, base, scoring):
+    """The metrics in `folder` if they are of this evaluation, else None; files are compared by content.
+
+    test: EvaluationSet. adapter: SHA-256 of its weights, None for the base model alone. base: its identity. scoring: the
+    settings of a score, whose "auto" stands for what the earlier evaluation resolved. A damaged file counts as none.
+    """
+    try:
+        metrics, _ = read_evaluation(folder)
+    except InputError:
+        return None
+    run = metrics["run"]
+    wanted = {name: file.sha256 for name, file in (("test", test), ("train", test.train)) if file is not None}
+    found = {name: file["sha256"] for name, file in run["data"].items() if name in ("test", "train")}
+    settings = {name: value for name, value in scoring.items() if value != "auto"}
+    same = (
+        found == wanted
+        and (run.get("adapter") or {}).get("sha256") == adapter
+        and base is not None
+        and run.get("base") == base
+        and settings.items() <= (run.get("scoring") or {}).items()
+    )
+    return metrics if same else None
+
+
 def record_evaluation(folder, script, arguments, test, scores, adapter=None, valid=None, **facts):
     """Summarise `scores` of the EvaluationSet `test`, write both files into `folder` (None writes nothing), return the
     metrics.
