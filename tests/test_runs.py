@@ -135,3 +135,5 @@ def test_what_shaped_the_scores(tmp_path, train):
     scoring = {"frame": "alpaca", "cutoff_len": 256, "dtype": "bfloat16", "quantization": "none", "attention": "sdpa"}
     write_run(tmp_path / "new", "ins_tuning.py", {"cutoff_len": 256, "dtype": "auto"}, {}, {}, scoring=scoring)
     assert scoring_of(None, tmp_path / "new", old) == scoring
+    write_run(tmp_path / "base", "import_gguf.py", {"dtype": "float32"}, {}, {})  # how the weights are stored
+    assert scoring_of(tmp_path / "base") == {}

@@ -111,6 +111,7 @@ def other_parts(one, other):
     return [name for name in one if one[name] != other.get(name)] if one and other else []
 
 
+TUNERS = ("ins_tuning.py", "rec_tuning.py")
 SCORING = {"frame": "alpaca", "cutoff_len": 512, "dtype": "auto", "quantization": "none", "attention": "auto"}
 
 
@@ -118,13 +119,14 @@ def scoring_of(*folders):
     """The settings that scores depend on, from the first of these folders whose run.json has them; {} if none has.
 
     folders: of adapters, or of models with an adapter merged into them; None and "" are skipped. Returns a dict with
-    keys of SCORING (whose values are the scripts' defaults). An old run.json has only its flags; "auto" is left out.
+    keys of SCORING (whose values are the scripts' defaults). An old run.json of a tuner has only its flags; "auto" is left
+    out. Flags of other programs say something else: import_gguf.py's --dtype is how the weights are stored.
     """
     for folder in folders:
         if folder and (Path(folder) / "run.json").exists():
             run = read_run(folder)
-            flags = {name: run["arguments"].get(name) for name in SCORING} | {"frame": run.get("frame")}
-            found = run.get("scoring") or flags
+            flags = run["arguments"] if run["script"] in TUNERS else {}
+            found = run.get("scoring") or flags | {"frame": run.get("frame")}
             if found := {name: found[name] for name in SCORING if found.get(name) not in (None, "auto")}:
                 return found
     return {}
