@@ -145,6 +145,15 @@ def evaluate(job, setup, test, ranking, args, base):
         print_auc(job.metrics)
         if not ranking:
             return
+    else:
+        # 4. Records to token ids, and one forward pass over all of them
+        scorer = setup.scorer(test.records, job.scoring["frame"], job.scoring["cutoff_len"])
+        scores = scorer.score(setup.attach(job.adapter), args.token_budget, progress="scoring")
+        print(
+            f"{job.adapter or 'base model alone'}: {len(test)} rows in {scores.seconds:.1f} s "
+            f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; "
+            f"frame: {job.scoring['frame']}"
+        )
     scoring = job.scoring | setup.machine_scoring
     facts = {
         "frame": scoring["frame"],
@@ -155,17 +164,8 @@ def evaluate(job, setup, test, ranking, args, base):
         "hardware": setup.hardware,
     }
     if not job.metrics:
-        # 4. Records to token ids, and one forward pass over all of them
-        scorer = setup.scorer(test.records, job.scoring["frame"], job.scoring["cutoff_len"])
-        scores = scorer.score(setup.attach(job.adapter), args.token_budget, progress="scoring")
-        print(
-            f"{job.adapter or 'base model alone'}: {len(test)} rows in {scores.seconds:.1f} s "
-            f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; "
-            f"frame: {job.scoring['frame']}"
-        )
-        print(scoring_said(scoring, job.kept))
-
         # 5. Metrics and floors
+        print(scoring_said(scoring, job.kept))
         if setup.first:
             print_auc(record_evaluation(job.folder, "evaluate.py", vars(args), test, scores, job.adapter, **facts))
 
