@@ -115,10 +115,10 @@ def main():
     together = {}
     for job in jobs:
         job.scoring = scoring_here(job.kept, given, args.device, args.base_model, args.trust_remote_code)
-        adapter = job.adapter and sha256(adapter_weights(job.adapter))
         if args.resume and not args.overwrite and job.folder:
-            job.metrics = finished_evaluation(job.folder, test, adapter, base, job.scoring)
+            job.metrics = finished_evaluation(job.folder, test, job.adapter, base, job.scoring)
         if ranking:
+            adapter = job.adapter and sha256(adapter_weights(job.adapter))
             job.ranks = run_digest(ranking, adapter, base or args.base_model, job.scoring)
             job.ranked = read_ranks(job.folder, ranking, job.ranks, args.overwrite)
         how = tuple(job.scoring[name] for name in ("dtype", "quantization", "attention"))
@@ -134,28 +134,55 @@ def main():
     with locked([job.folder for job in jobs if job.folder], setups[0].first):
         for setup, its_jobs in zip(setups, together.values()):
             for job in its_jobs:
-                evaluate(job, setup, test, ranking, args, base)
+                if job.metrics:
+                    print(f"complete already: {job.folder}")
+                    print_auc(job.metrics)
+                else:
+                    evaluate(job, setup, test, args, base)
+                if ranking:
+                    rank(job, setup, ranking, args, base)
             setup.forget()
 
 
-def evaluate(job, setup, test, ranking, args, base):
-    """Score one job's adapter on `test`, rank if that is asked for, and record and print the numbers."""
-    if job.metrics:
-        print(f"complete already: {job.folder}")
-        print_auc(job.metrics)
-        if not ranking:
-            return
-    else:
-        # 4. Records to token ids, and one forward pass over all of them
-        scorer = setup.scorer(test.records, job.scoring["frame"], job.scoring["cutoff_len"])
-        scores = scorer.score(setup.attach(job.adapter), args.token_budget, progress="scoring")
+def evaluate(job, setup, test, args, base):
+    """Score one job's adapter on `test`, and record and print the numbers."""
+    # 4. Records to token ids, and one forward pass over all of them
+    scorer = setup.scorer(test.records, job.scoring["frame"], job.scoring["cutoff_len"])
+    scores = scorer.score(setup.attach(job.adapter), args.token_budget, progress="scoring")
+    print(
+        f"{job.adapter or 'base model alone'}: {len(test)} rows in {scores.seconds:.1f} s "
+        f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; "
+        f"frame: {job.scoring['frame']}"
+    )
+
+    # 5. Metrics and floors
+    facts = facts_of(job, setup, args, base)
+    print(scoring_said(facts["scoring"], job.kept))
+    if setup.first:
+        print_auc(record_evaluation(job.folder, "evaluate.py", vars(args), test, scores, job.adapter, **facts))
+
+
+def rank(job, setup, ranking, args, base):
+    """6. Ranks of the liked rows' targets among the items of the catalogue, recorded and printed."""
+
+    def score(rows):
+        requests = map(ranking.request, rows)
+        shape = job.scoring["frame"], job.scoring["cutoff_len"], args.token_budget
+        for found in setup.candidate_scores(job.adapter, requests, *shape):
+            yield found.log_p_yes, found.truncated
+
+    facts = facts_of(job, setup, args, base)
+    lines = rank_rows(ranking, job.folder, job.ranks, job.ranked, score, setup.first)
+    if setup.first:
         print(
-            f"{job.adapter or 'base model alone'}: {len(test)} rows in {scores.seconds:.1f} s "
-            f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; "
-            f"frame: {job.scoring['frame']}"
+            ranking_table(record_ranking(job.folder, "evaluate.py", vars(args), ranking, lines, job.adapter, **facts))
         )
+
+
+def facts_of(job, setup, args, base):
+    """What metrics.json and ranking.json say about the model and how it scores. Loads the base model."""
     scoring = job.scoring | setup.machine_scoring
-    facts = {
+    return {
         "frame": scoring["frame"],
         "base_model": args.base_model,
         "base": base or base_identity(args.base_model),
@@ -163,28 +190,6 @@ def evaluate(job, setup, test, ranking, args, base):
         "target": args.target,
         "hardware": setup.hardware,
     }
-    if not job.metrics:
-        # 5. Metrics and floors
-        print(scoring_said(scoring, job.kept))
-        if setup.first:
-            print_auc(record_evaluation(job.folder, "evaluate.py", vars(args), test, scores, job.adapter, **facts))
-
-    # 6. Ranks of the liked rows' targets among the items of the catalogue
-    if ranking:
-
-        def score(rows):
-            requests = map(ranking.request, rows)
-            shape = job.scoring["frame"], job.scoring["cutoff_len"], args.token_budget
-            for found in setup.candidate_scores(job.adapter, requests, *shape):
-                yield found.log_p_yes, found.truncated
-
-        lines = rank_rows(ranking, job.folder, job.ranks, job.ranked, score, setup.first)
-        if setup.first:
-            print(
-                ranking_table(
-                    record_ranking(job.folder, "evaluate.py", vars(args), ranking, lines, job.adapter, **facts)
-                )
-            )
 
 
 def print_auc(metrics):

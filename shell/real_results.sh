@@ -43,16 +43,16 @@ for target in $TARGETS; do
     echo "==== $target, source: $source_domain"
 
     # 2. Zero-shot: the base model alone, or after the source stage
-    start="$ROOT_PATH/instruction_model/$TUNED_FOR/$name" scored=()
-    if [ "$source_domain" = none ]; then
-      start=none
-    elif [ "$target" = "$TUNED_FOR" ] || [ ! -e "$start/adapter_config.json" ]; then
-      EXP_NAME="$name" bash "$repository/shell/zero_shot.sh" "$gpu" "$TUNED_FOR" "$source_domain" \
-        --max_val_samples "$VAL_ROWS" --eval_steps 50
+    start=none weights=()
+    if [ "$source_domain" != none ]; then
+      start="$ROOT_PATH/instruction_model/$TUNED_FOR/$name" weights=(--lora_weights "$start")
+      if [ "$target" = "$TUNED_FOR" ] || [ ! -e "$start/adapter_config.json" ]; then
+        EXP_NAME="$name" bash "$repository/shell/zero_shot.sh" "$gpu" "$TUNED_FOR" "$source_domain" \
+          --max_val_samples "$VAL_ROWS" --eval_steps 50
+      fi
     fi
-    [ "$start" = none ] || scored=(--lora_weights "$start")
-    if [ "$start" = none ] || [ "$target" != "$TUNED_FOR" ]; then
-      run evaluate.py --base_model "$BASE_MODEL" ${scored[@]+"${scored[@]}"} --test_data_path "$data/test.json" \
+    if [ "$source_domain" = none ] || [ "$target" != "$TUNED_FOR" ]; then # else zero_shot.sh has scored it
+      run evaluate.py --base_model "$BASE_MODEL" ${weights[@]+"${weights[@]}"} --test_data_path "$data/test.json" \
         --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/$target/$name" --device "$DEVICE" \
         --target "$target" --resume
     fi

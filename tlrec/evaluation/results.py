@@ -21,8 +21,8 @@ from tlrec.evaluation.metrics import (
     two_probabilities_to_score,
     uauc,
 )
-from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate, whole_file, write_json
-from tlrec.runs import describe_adapter, describe_records, describe_run
+from tlrec.files import parse_json, plain_json, read_bytes, read_json, sha256, validate, whole_file, write_json
+from tlrec.runs import adapter_weights, describe_adapter, describe_records, describe_run
 
 INFERRED = "inferred from overlapping windows"  # where users come from, if they were not given
 
@@ -303,8 +303,8 @@ def check_evaluation_dir(folder, test, overwrite):
 def finished_evaluation(folder, test, adapter, base, scoring):
     """The metrics in `folder` if they are of this evaluation, else None; files are compared by content.
 
-    test: EvaluationSet. adapter: SHA-256 of its weights, None for the base model alone. base: its identity. scoring: the
-    settings of a score, whose "auto" stands for what the earlier evaluation resolved. A damaged file counts as none.
+    test: EvaluationSet. adapter: its folder, None for the base model alone. base: its identity. scoring: the settings of a
+    score, whose "auto" stands for what the earlier evaluation resolved. A damaged file counts as none.
     """
     try:
         metrics, _ = read_evaluation(folder)
@@ -316,10 +316,10 @@ def finished_evaluation(folder, test, adapter, base, scoring):
     settings = {name: value for name, value in scoring.items() if value != "auto"}
     same = (
         found == wanted
-        and (run.get("adapter") or {}).get("sha256") == adapter
         and base is not None
         and run.get("base") == base
         and settings.items() <= (run.get("scoring") or {}).items()
+        and (run.get("adapter") or {}).get("sha256") == (adapter and sha256(adapter_weights(adapter)))
     )
     return metrics if same else None
 
