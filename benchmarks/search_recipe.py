@@ -279,9 +279,9 @@ def parse_arguments(arguments):
         default=[Path("instruction_data/netflix/train.json")],
         help="of the source (default: instruction_data/netflix/train.json)",
     )
-    add("--rows", type=int, default=384, help="that a cell of rounds 1 and 2 learns from (default: %(default)s)")
-    add("--final_rows", type=int, default=768, help="that a cell of round 3 learns from (default: %(default)s)")
-    add("--val_rows", type=int, default=400, help="validation rows at most, of whole users (default: %(default)s)")
+    add("--rows", type=int, default=512, help="that a cell of rounds 1 and 2 learns from (default: %(default)s)")
+    add("--final_rows", type=int, default=1024, help="that a cell of round 3 learns from (default: %(default)s)")
+    add("--val_rows", type=int, default=300, help="validation rows at most, of whole users (default: %(default)s)")
     add("--micro_batch_size", type=int, default=16, help="rows in one forward pass (default: %(default)s)")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="(default: %(default)s)")
