@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
-from transformers import AutoConfig, TrainerState
+from transformers import AutoConfig
 
 from benchmarks import measure, models
 from benchmarks.peers import PEERS, Worker, python_of
@@ -121,7 +121,7 @@ def tuning_requests(rows, adapter, args, device, dtype):
 def in_our_order(rows, batch_size):
     """The rows in the order in which ours takes them in its first epoch. Their first tokens are no labels: nothing
     predicts them, but not every trainer leaves them out of the number that it divides the loss by."""
-    order = EpochOrder([len(row["input_ids"]) for row in rows], batch_size, 0, TrainerState())
+    order = EpochOrder([len(row["input_ids"]) for row in rows], batch_size, 0, lambda: 0)
     return [rows[number] | {"labels": [-100, *rows[number]["labels"][1:]]} for number in order]
 
 

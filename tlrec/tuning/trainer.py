@@ -79,16 +79,17 @@ class EpochOrder(Sampler):
     numbers drawn before, and not on whether the run was interrupted.
 
     lengths: tokens of each row. group: rows of one group come in batches of similar length; None: all are shuffled.
+    epoch: function that returns the current epoch, from 0; whatever follows its decimal point is left out.
     """
 
-    def __init__(self, lengths, group, seed, state):
-        self.lengths, self.group, self.seed, self.state = lengths, group, seed, state
+    def __init__(self, lengths, group, seed, epoch):
+        self.lengths, self.group, self.seed, self.epoch = lengths, group, seed, epoch
 
     def __len__(self):
         return len(self.lengths)
 
     def __iter__(self):
-        generator = torch.Generator().manual_seed(self.seed + int(self.state.epoch or 0))
+        generator = torch.Generator().manual_seed(self.seed + int(self.epoch() or 0))
         if self.group is None:
             return iter(torch.randperm(len(self.lengths), generator=generator).tolist())
         return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
@@ -157,9 +158,10 @@ class TuningTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         lengths = lengths_of(self.train_dataset)
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         group = batch if self.args.train_sampling_strategy == "group_by_length" else None
-        return EpochOrder(lengths, group, self.args.seed, self.state)
+        # self.state is looked up in each epoch, since the Trainer puts another object in its place when it starts
+        return EpochOrder(lengths, group, self.args.seed, lambda: self.state.epoch)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one step. With several processes accelerate fills the last ones of an epoch with rows
