@@ -15,6 +15,7 @@ import numpy as np
 
 from tlrec.data.overlap import measure_overlap
 from tlrec.data.preferences import ambiguous_names, read_checked
+from tlrec.data.published import published_name
 from tlrec.data.records import labels_of
 from tlrec.errors import InputError, one_line_errors
 from tlrec.model.checks import TOKENIZERS
@@ -99,6 +100,8 @@ def main(argv=None):
         tokenizer = load_tokenizer(args.tokenizer)
     for path, (records, preferences) in files.items():
         print(path)
+        if name := published_name(path):
+            print(f"  {name}, as published")
         for line in describe(records, preferences):
             print(f"  {line}")
         if tokenizer:
