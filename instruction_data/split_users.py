@@ -1,7 +1,7 @@
 """Cut validation users out of source records, so that a recipe can be chosen without looking at any target domain.
 
     python instruction_data/split_users.py instruction_data/netflix/train.json --output instruction_data/netflix-by-user
-    VALID=source bash shell/zero_shot.sh 1 movie netflix-by-user
+    VALID=source bash shell/zero_shot.sh 0 movie netflix-by-user
 
 Input:  one or more record files; of several, their rows are joined.
 Output: in --output, a folder that does not exist yet: `train.json` and `valid.json`, which share no user, and `split.json`

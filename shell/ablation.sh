@@ -2,25 +2,27 @@
 # What each part of the method is worth: the base model and every curriculum, zero-shot and few-shot, without and with the
 # general adapter if there is one, and a report. The same command again continues where it stopped.
 #   bash shell/ablation.sh GPU TARGET SOURCE [arguments of both tuners]
-#   bash shell/ablation.sh 1 movie netflix
+#   bash shell/ablation.sh 0 movie netflix
 #   CURRICULA="base, source" SHOTS=16 SEEDS=0 bash shell/ablation.sh cpu movie netflix
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 export ROOT_PATH="${ROOT_PATH:-$repository}"                       # folder of data, adapters and base model
-export BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # or base_model/pocket-llama
+export BASE_MODEL="${BASE_MODEL:-$ROOT_PATH/base_model/llama-7b/}" # a folder or a hub name
+export RECIPE="${RECIPE:-published}"                               # a file of shell/recipes
 CURRICULA="${CURRICULA:-base, cot, source, cot source, stage1 stage12 cot source}" # base, or STAGES of zero_shot.sh
-GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                             # its folder; by default instruction_model/TARGET/alpaca
+GENERAL_ADAPTER="${GENERAL_ADAPTER:-}"                             # folder or hub name; by default instruction_model/TARGET/alpaca
                                                                    # if there is one; none: run only without it
 export SHOTS="${SHOTS:-16 64 256}"
 export SEEDS="${SEEDS:-0 1 2}"
 
 source "$repository/shell/launch.sh"
-[ $# -ge 3 ] || fail "usage: bash shell/ablation.sh GPU TARGET SOURCE [arguments of both tuners], such as 1 movie netflix"
+[ $# -ge 3 ] || fail "usage: bash shell/ablation.sh GPU TARGET SOURCE [arguments of both tuners], such as 0 movie netflix"
 gpu="$1" target="$2" source_domain="$3"
 shift 3
 use_gpu "$gpu"
-export PYTHON
+use_recipe "$RECIPE"
+export PYTHON SOURCE="$source_domain"
 [ -z "${EXP_NAME:-}" ] || fail "EXP_NAME '$EXP_NAME': it names one experiment, but an ablation runs many; unset EXP_NAME"
 SHOTS="$(numbers SHOTS "$SHOTS" -1)"
 SEEDS="$(numbers SEEDS "$SEEDS")"
@@ -30,10 +32,8 @@ refuse_flags "--base_model BASE_MODEL" "--train_data_path ROOT_PATH" "--val_data
 
 # 1. Check that everything the runs need exists
 data="$ROOT_PATH/rec_data/$target"
-need "base model" "$BASE_MODEL" "base_model/README.md tells how to place one"
-for split in train valid test; do
-  need "$split data" "$data/$split.json" "rec_data/README.md tells how to make it"
-done
+need_base_model
+need_target_data "$target"
 need_general_adapter
 IFS=, read -ra listed <<<"$CURRICULA"
 curricula=()
@@ -41,8 +41,8 @@ for stages in "${listed[@]}"; do
   stages="$(words "$stages")"
   curricula+=("$stages")
   [ "$stages" = base ] && continue
-  adapter_name "$stages" >/dev/null
-  need_train_data "$stages"
+  stage_names "$stages" >/dev/null
+  need_train_data "$stages" "$source_domain"
 done
 alpaca="$ROOT_PATH/instruction_model/$target/alpaca"
 [ -n "$GENERAL_ADAPTER" ] || [ ! -e "$alpaca/adapter_config.json" ] || GENERAL_ADAPTER="$alpaca"
@@ -59,12 +59,12 @@ for general in "${generals[@]}"; do
       STAGES="$stages" INSTRUCTION_ADAPTER="" bash "$repository/shell/few_shot.sh" "$gpu" 0 "$target" "$@"
       continue
     fi
-    adapter=none name=base weights=()
-    [ ! -e "$general/adapter_config.json" ] || adapter="$general" name="$(basename "$general")" weights=(--lora_weights "$general")
+    adapter=none name="base$(suffix)" weights=()
+    case "$general" in "" | none) ;; *) adapter="$general" name="$(named "$general")$(suffix)" weights=(--lora_weights "$general") ;; esac
     run evaluate.py \
       --base_model "$BASE_MODEL" ${weights[@]+"${weights[@]}"} --test_data_path "$data/test.json" \
       --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/$target/$name" \
-      --device "$DEVICE" --target "$target" --resume
+      --device "$DEVICE" --target "$target" --resume ${scoring_flags[@]+"${scoring_flags[@]}"} $(trusted "$@")
     EXP_NAME="$name" INSTRUCTION_ADAPTER="$adapter" bash "$repository/shell/few_shot.sh" "$gpu" 0 "$target" "$@"
   done
 done

@@ -75,7 +75,7 @@ if [ "$model" = smollm2 ] && ! compgen -G "$adapters/*_instrument/run.json" >/de
   source "$repository/shell/recipes/$RECIPE.sh"
   "$PYTHON" ins_tuning.py --base_model "$BASE_MODEL" --train_data_path "$ROOT_PATH/instruction_data/netflix/train.json" \
     --val_data_path "$ROOT_PATH/rec_data/movie/valid.json" --output_dir "$trial/adapter" --device cpu \
-    ${instruction_flags[@]+"${instruction_flags[@]}"} "${instruction[@]}" --max_train_samples 32 --warmup_steps 0 >/dev/null
+    ${source_flags[@]+"${source_flags[@]}"} "${instruction[@]}" --max_train_samples 32 --warmup_steps 0 >/dev/null
   # A CoT record is 3.3 times as long as a preference record; six evaluations, and about ten validations
   "$PYTHON" -m tlrec.demo.forecast "$trial/adapter" --scored_rows $((6 * test_rows + 10 * val_rows)) --loads 8 \
     --tuned_rows $((cot_rows * 10 / 3 + source_rows + 2 * (16 + 64 + 256)))
@@ -87,11 +87,13 @@ data="$ROOT_PATH/rec_data/movie"
 "$PYTHON" evaluate.py --base_model "$BASE_MODEL" --device cpu --target movie --test_data_path "$data/test.json" \
   --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/movie/base" --resume >/dev/null
 
-# The curriculum, one launcher call for each stage: they learn from different numbers of rows
+# The curriculum, one launcher call for each stage: they learn from different numbers of rows. The workspace has one model and
+# one recipe, so the adapters get the published names.
 case " $STAGES " in *" cot "*)
-  STAGES=cot bash shell/zero_shot.sh cpu movie netflix --max_train_samples "$cot_rows" ${instruction[@]+"${instruction[@]}"}
-  export GENERAL_ADAPTER="$adapters/alpaca_stage123"
+  EXP_NAME=alpaca_stage123 STAGES=cot bash shell/zero_shot.sh cpu movie netflix --max_train_samples "$cot_rows" ${instruction[@]+"${instruction[@]}"}
+  export GENERAL_ADAPTER="$adapters/alpaca_stage123" EXP_NAME=alpaca_stage123_instrument
   ;;
+  *) export EXP_NAME=alpaca_instrument ;;
 esac
 STAGES=source bash shell/zero_shot.sh cpu movie netflix --max_train_samples "$source_rows" ${instruction[@]+"${instruction[@]}"}
 for place in 0 1 2; do

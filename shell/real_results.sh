@@ -23,23 +23,22 @@ source "$repository/shell/launch.sh"
 [ $# -eq 1 ] || fail "usage: bash shell/real_results.sh GPU, such as 0, or cpu"
 gpu="$1"
 use_gpu "$gpu"
+use_recipe "$RECIPE"
 export PYTHON SEEDS STAGES=source
 
 # 1. Check that everything the runs need exists
-need "base model" "$BASE_MODEL" "bash base_model/get_smollm2.sh makes one"
-for target in $TARGETS $TUNED_FOR; do
-  for split in train valid test; do
-    need "$split data" "$ROOT_PATH/rec_data/$target/$split.json" "rec_data/README.md tells how to make it"
-  done
-done
+need_base_model "bash base_model/get_smollm2.sh makes one"
+for target in $TARGETS $TUNED_FOR; do need_target_data "$target"; done
 for source_domain in $SOURCES; do
-  [ "$source_domain" = none ] || need "source data" "$(train_data source)" "instruction_data/README.md tells how to make it"
+  [ "$source_domain" = none ] || need_train_data source "$source_domain"
 done
+base="$(named "$BASE_MODEL")"
+[ "$base" != smollm2-135m ] || base=""
 
 for target in $TARGETS; do
   data="$ROOT_PATH/rec_data/$target"
   for source_domain in $SOURCES; do
-    name="${RECIPE}_from_$source_domain"
+    name="${RECIPE}_from_$source_domain${base:+_$base}"
     echo "==== $target, source: $source_domain"
 
     # 2. Zero-shot: the base model alone, or after the source stage
@@ -54,7 +53,7 @@ for target in $TARGETS; do
     if [ "$source_domain" = none ] || [ "$target" != "$TUNED_FOR" ]; then # else zero_shot.sh has scored it
       run evaluate.py --base_model "$BASE_MODEL" ${weights[@]+"${weights[@]}"} --test_data_path "$data/test.json" \
         --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/$target/$name" --device "$DEVICE" \
-        --target "$target" --resume
+        --target "$target" --resume ${scoring_flags[@]+"${scoring_flags[@]}"}
     fi
 
     # 3. Shots on top, and all rows of the target in one pass

@@ -6,6 +6,7 @@
 # was selected on nothing has seen no label of the target. No other flags were better on source rows: docs/recipe.md.
 adapter=(--lora_target_modules all-linear --lora_dropout 0)
 small_steps=(--batch_size 16 --micro_batch_size 16 --share_prefix --prompt_loss_weight 0)
-instruction_flags=("${adapter[@]}" "${small_steps[@]}" --learning_rate 1e-3 --num_epochs 1 --warmup_steps 8)
-instruction_flags+=(--eval_steps 16 --metric_for_best_model last)
+cot_flags=("${adapter[@]}" "${small_steps[@]}" --learning_rate 1e-3 --num_epochs 1 --warmup_steps 8)
+cot_flags+=(--eval_steps 16 --metric_for_best_model last)
+source_flags=("${cot_flags[@]}")
 few_shot_flags=("${adapter[@]}" "${small_steps[@]}" --learning_rate 5e-4 --num_epochs 4 --warmup_steps 8)

@@ -89,7 +89,7 @@ def test_smollm2_learns_by_the_small_recipe_and_says_how_long(quickstart):
     assert untuned.startswith("evaluate.py") and "--lora_weights" not in untuned
     cot, after_cot, source, after_source, *shots, summary = rest
     small = "--lora_target_modules all-linear --lora_dropout 0 --batch_size 16"
-    assert cot.startswith("ins_tuning.py") and f"--stage cot --source netflix --target movie {small}" in cot
+    assert cot.startswith("ins_tuning.py") and f"--stage cot --target movie {small}" in cot
     assert cot.endswith("--max_train_samples 64 --max_val_samples 32 --warmup_steps 2 --cutoff_len 1024")
     assert source.endswith("--max_train_samples 384 --max_val_samples 32 --warmup_steps 2 --cutoff_len 1024")
     assert "--resume_from_checkpoint ROOT/instruction_model/movie/alpaca_stage123 " in source

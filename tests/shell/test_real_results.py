@@ -1,105 +1,75 @@
 """shell/real_results.sh: every source with every target, by the launchers alone.
 
 1. The commands, in order: zero-shot from none and from a source, shots on each, all rows in one pass, the report.
-2. One source stage for all targets.
+2. One source stage for all targets. Recipe and base model name the results.
 3. What is missing is one line before any work.
 """
 
-import os
-import subprocess
-
 import pytest
 
-from tests.conftest import REPOSITORY
-
-# Stands for Python: notes its arguments and makes the adapter that was asked for.
-STUB = """#!/usr/bin/env bash
-echo "$*" >> "$LAUNCH_LOG"
-while [ $# -gt 0 ]; do
-  [ "$1" != --output_dir ] || { mkdir -p "$2" && echo '{}' > "$2/adapter_config.json"; }
-  shift
-done
-"""
+from tests.shell.conftest import refused
 
 
 @pytest.fixture
-def real_results(tmp_path):
-    """real_results(*arguments, **environment): (the process, the commands that it started) with a stub for Python."""
-    root, python, log = tmp_path / "work space", tmp_path / "python", tmp_path / "log"
-    python.write_text(STUB)
-    python.chmod(0o755)
-    for path in ("instruction_data/netflix", "rec_data/movie", "rec_data/games"):
-        (root / path).mkdir(parents=True)
-        for split in ("train", "valid", "test"):
-            (root / path / f"{split}.json").write_text("[]")
-    (tmp_path / "model").mkdir()
+def real(launch, root):
+    """real(**environment): the commands of real_results.sh on a base model called smollm2-135m."""
+    (root / "base_model" / "smollm2-135m").mkdir()
 
-    def run(*arguments, **environment):
-        given = {"PYTHON": str(python), "ROOT_PATH": str(root), "BASE_MODEL": str(tmp_path / "model")}
-        own = {key: value for key, value in os.environ.items() if key not in ("STAGES", "RECIPE", "SEEDS", "SHOTS")}
-        log.write_text("")
-        done = subprocess.run(
-            ["bash", REPOSITORY / "shell" / "real_results.sh", *arguments],
-            env=own | given | {"TARGETS": "movie", "SOURCES": "none netflix", "LAUNCH_LOG": str(log)} | environment,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-        return done, log.read_text().replace(f"{REPOSITORY}/", "").replace(str(root), "ROOT").splitlines()
+    def run(**environment):
+        given = {"BASE_MODEL": str(root / "base_model" / "smollm2-135m"), "TARGETS": "movie", "SOURCES": "netflix"}
+        done = launch("real_results.sh", "cpu", **given | environment)
+        assert done.returncode == 0, done.stderr
+        return done.commands
 
     return run
 
 
-def test_the_commands(real_results):
-    done, commands = real_results("cpu", SEEDS="0 1")
-    assert done.returncode == 0, done.stderr
-    untuned, shots_alone, all_alone, source, zero_shot, shots, all_rows, report = commands
-    assert untuned.startswith("evaluate.py") and "--output_dir ROOT/output_model/movie/small_from_none " in untuned
-    assert "--lora_weights" not in untuned and "--resume_from_checkpoint" not in shots_alone
-    small = "--lora_target_modules all-linear --lora_dropout 0 --batch_size 16"
-    for command, name in ((shots_alone, "none"), (shots, "netflix")):
-        assert f"--output_dir ROOT/output_model/movie/small_from_{name} --sample 16 64 256 --seed 0 1 " in command
-        assert small in command and command.endswith("--max_val_samples 200")
-    for command, name in ((all_alone, "none"), (all_rows, "netflix")):
-        assert f"--output_dir ROOT/output_model/movie/small_from_{name} --sample -1 --seed 0 1 " in command
-        assert command.endswith("--max_val_samples 200 --num_epochs 1 --eval_steps 50")
-    adapter = "ROOT/instruction_model/movie/small_from_netflix"
-    assert (
-        "--train_data_path ROOT/instruction_data/netflix/train.json" in source and f"--output_dir {adapter} " in source
+def test_the_commands(real, root):
+    untuned, shots_alone, all_alone, source, zero_shot, shots, all_rows, report = real(
+        SEEDS="0 1", SOURCES="none netflix"
     )
-    assert small in source and source.endswith("--max_val_samples 200 --eval_steps 50")
-    assert f"--lora_weights {adapter} " in zero_shot
-    assert f"--resume_from_checkpoint {adapter} " in shots and f"--resume_from_checkpoint {adapter} " in all_rows
-    assert report.startswith("-m tlrec.report")
+    movie, adapter = root / "output_model" / "movie", str(root / "instruction_model/movie/small_from_netflix")
+    assert (untuned.flags.lora_weights, untuned.flags.output_dir) == ([], str(movie / "small_from_none"))
+    assert source.flags.train_data_path == str(root / "instruction_data/netflix/train.json")
+    assert (source.flags.output_dir, source.flags.batch_size) == (adapter, 16)
+    assert (source.flags.max_val_samples, source.flags.eval_steps) == (200, 50)
+    assert zero_shot.flags.lora_weights == [adapter]
+    for name, start, few, rows in (("none", None, shots_alone, all_alone), ("netflix", adapter, shots, all_rows)):
+        for flags in (few.flags, rows.flags):
+            assert flags.output_dir == str(movie / f"small_from_{name}") and flags.resume_from_checkpoint == start
+            assert (flags.seed, flags.max_val_samples, flags.batch_size) == ([0, 1], 200, 16)
+        assert (few.flags.sample, rows.flags.sample) == ([16, 64, 256], [-1])
+        assert (rows.flags.num_epochs, rows.flags.eval_steps) == (1, 50)
+    assert report.script == "tlrec.report"
 
 
-def test_the_recipe_names_the_results(real_results):
-    _, commands = real_results("cpu", RECIPE="published", SOURCES="netflix", ALL_ROWS="0")
-    assert len(commands) == 4 and not [command for command in commands if "all-linear" in command]
-    assert "--output_dir ROOT/instruction_model/movie/published_from_netflix " in commands[0]
+def test_recipe_and_base_model_name_the_results(real, root):
+    (root / "other").mkdir()
+    commands = real(RECIPE="published", BASE_MODEL=str(root / "other"), ALL_ROWS="0")
+    assert commands[0].flags.output_dir == str(root / "instruction_model/movie/published_from_netflix_other")
+    assert len(commands) == 4 and commands[0].flags.batch_size == 128
 
 
-def test_one_source_stage_for_all_targets(real_results):
-    adapter = "ROOT/instruction_model/movie/small_from_netflix"
-    _, commands = real_results("cpu", TARGETS="movie games", SOURCES="netflix", ALL_ROWS="0")
-    source, _, _, zero_shot, shots, _ = commands
-    assert source.startswith("ins_tuning.py")
-    assert f"--lora_weights {adapter} --test_data_path ROOT/rec_data/games/test.json" in zero_shot
-    assert "--output_dir ROOT/output_model/games/small_from_netflix " in zero_shot
-    assert f"--resume_from_checkpoint {adapter} --output_dir ROOT/output_model/games/small_from_netflix" in shots
-
-    _, commands = real_results("cpu", TARGETS="games", TUNED_FOR="movie", SOURCES="netflix", ALL_ROWS="0")
-    assert commands == [zero_shot, shots, commands[-1]]  # the adapter is there already
+def test_one_source_stage_for_all_targets(real, root):
+    adapter = str(root / "instruction_model/movie/small_from_netflix")
+    source, _, _, zero_shot, shots, _ = real(TARGETS="movie book", ALL_ROWS="0")
+    assert source.script == "ins_tuning.py"
+    assert (zero_shot.flags.lora_weights, shots.flags.resume_from_checkpoint) == ([adapter], adapter)
+    assert zero_shot.flags.test_data_path == str(root / "rec_data/book/test.json")
+    assert zero_shot.flags.output_dir == shots.flags.output_dir == str(root / "output_model/book/small_from_netflix")
+    again = real(TARGETS="book", TUNED_FOR="movie", ALL_ROWS="0")  # the adapter is there already
+    assert [command.words for command in again[:-1]] == [zero_shot.words, shots.words]
 
 
 @pytest.mark.parametrize(
     "arguments, environment, message",
     [
         ([], {}, "usage: bash shell/real_results.sh GPU"),
-        (["cpu"], {"SOURCES": "none amazon-book"}, "no source data at"),
-        (["cpu"], {"TARGETS": "movie book"}, "no train data at"),
+        (["cpu"], {"SOURCES": "none goodbooks"}, "no source data at"),
+        (["cpu"], {"TARGETS": "movie games"}, "no train data at"),
+        (["cpu"], {"BASE_MODEL": "/no/model"}, "no base model at /no/model; bash base_model/get_smollm2.sh makes one"),
     ],
 )
-def test_what_is_missing(real_results, arguments, environment, message):
-    done, commands = real_results(*arguments, **environment)
-    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1 and commands == []
+def test_what_is_missing(launch, root, arguments, environment, message):
+    given = {"BASE_MODEL": str(root / "base_model" / "llama-7b"), "TARGETS": "movie", "SOURCES": "none"}
+    refused(launch("real_results.sh", *arguments, **given | environment), message)

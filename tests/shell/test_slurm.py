@@ -1,6 +1,6 @@
 """The SLURM example, as SLURM runs it: a copy of the file elsewhere, under bash, with SLURM's variables.
 
-1. bash parses it, its flags for sbatch stand before its first command, and without a target it says how it is used.
+1. bash parses it, its flags for sbatch stand before its first command, and without a target or a GPU it stops.
 2. It starts few_shot.sh with the task's number for a seed and the task's GPU, and ends as the tuner ends.
 3. Before its time is up it stops the tuner with SIGTERM, waits until that has saved, and puts its own task back into the
    queue; cancelled, it stops the tuner and does not come back.
@@ -31,41 +31,21 @@ echo "scontrol $*" >> "$LOG"
 
 
 @pytest.fixture
-def submit(tmp_path):
+def submit(tmp_path, root):
     """submit(*arguments, **environment) -> Popen of a task as SLURM starts it."""
-    root = tmp_path / "a root"
-    for name in (
-        "rec_data/movie/train.json",
-        "rec_data/movie/valid.json",
-        "rec_data/movie/test.json",
-        "model/config.json",
-    ):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
     for path, text in ((tmp_path / "bin" / "scontrol", SCONTROL), (tmp_path / "tuner", TUNER)):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
     copy = shutil.copy(SCRIPT, tmp_path / "slurm_script")
-    known = {
-        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "HOME": str(tmp_path),
-        "LOG": str(tmp_path / "log"),
-        "SLURM_SUBMIT_DIR": str(REPOSITORY),
-        "SLURM_ARRAY_JOB_ID": "77",
-        "SLURM_ARRAY_TASK_ID": "3",
-        "SLURM_JOB_ID": "80",
-        "CUDA_VISIBLE_DEVICES": "2",
-        "ROOT_PATH": str(root),
-        "BASE_MODEL": str(root / "model"),
-        "PYTHON": str(tmp_path / "tuner"),
-        "INSTRUCTION_ADAPTER": "none",
-    }
+    known = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path), "LOG": str(tmp_path / "log")}
+    known |= {"SLURM_SUBMIT_DIR": str(REPOSITORY), "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "3"}
+    known |= {"CUDA_VISIBLE_DEVICES": "2", "ROOT_PATH": str(root), "PYTHON": str(tmp_path / "tuner")}
+    known["INSTRUCTION_ADAPTER"] = "none"
 
     def start(*arguments, **environment):
-        return subprocess.Popen(
-            ["bash", copy, *arguments], env=known | environment, cwd=tmp_path, text=True, stderr=subprocess.PIPE
-        )
+        command = ["bash", copy, *arguments]
+        return subprocess.Popen(command, env=known | environment, cwd=tmp_path, text=True, stderr=subprocess.PIPE)
 
     return start
 
@@ -92,10 +72,21 @@ def test_bash_parses_it_and_sbatch_finds_its_flags():
     assert given["array"] == "0-4" and given["signal"] == "B:USR1@120" and given["requeue"] == ""
 
 
-def test_without_a_target_it_says_how_it_is_used(submit, log):
-    task = submit()
+@pytest.mark.parametrize(
+    "arguments, environment, message",
+    [
+        ([], {}, "usage: sbatch shell/slurm_few_shot.sbatch TARGET "),
+        (
+            ["movie"],
+            {"CUDA_VISIBLE_DEVICES": ""},
+            "error: SLURM has given this task no GPU (CUDA_VISIBLE_DEVICES is empty)",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(submit, arguments, environment, message):
+    task = submit(*arguments, **environment)
     _, err = task.communicate()
-    assert task.returncode == 2 and err.startswith("usage: sbatch shell/slurm_few_shot.sbatch TARGET ")
+    assert task.returncode == 2 and err.startswith(message) and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("status", [0, 2])

@@ -34,6 +34,7 @@ def both(tiny_llama, tiny_workspace, run_script, tmp_path_factory):
     root = tmp_path_factory.mktemp("two processes") / "root"
     shutil.copytree(tiny_workspace, root)
     environment = os.environ | {"ROOT_PATH": str(root), "BASE_MODEL": str(tiny_llama), "STAGES": "source"}
+    environment["EXP_NAME"] = "alpaca_instrument"
     environment |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "EVALUATE_ARGS": " ".join(RANK)}
     done = subprocess.run(
         ["bash", REPOSITORY / "shell" / "zero_shot.sh", "cpu:2", "movie", "netflix", *map(str, QUICK)],
@@ -135,6 +136,7 @@ def test_ranking_is_shared_and_comes_out_the_same(both, tiny_llama, tmp_path):
 
 def test_a_mistake_is_said_once(tiny_llama, tiny_workspace):
     environment = os.environ | {"ROOT_PATH": str(tiny_workspace), "BASE_MODEL": str(tiny_llama), "STAGES": "source"}
+    environment["EXP_NAME"] = "alpaca_instrument"
     command = ["bash", REPOSITORY / "shell" / "zero_shot.sh", "cpu:2", "movie", "netflix", "--batch_size", "7"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment | {"PYTHON": sys.executable})
     assert done.returncode == 2

@@ -208,6 +208,7 @@ def test_two_processes(instruct, tiny_llama, tiny_workspace, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(tiny_workspace, root)
     environment = os.environ | {"ROOT_PATH": str(root), "BASE_MODEL": str(tiny_llama), "STAGES": "source"}
+    environment["EXP_NAME"] = "alpaca_instrument"
     environment |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     launcher = REPOSITORY / "shell" / "zero_shot.sh"
     done = subprocess.run(

@@ -1,0 +1,174 @@
+"""Which adapter a launcher means.
+
+1. LLaMA-7B by the published recipe has the published folder names, whatever else lies in the workspace.
+2. Another base model, source, recipe, general adapter or choice of checkpoints has a folder of its own without EXP_NAME, in
+   instruction_model/ and in output_model/; few_shot.sh finds zero_shot.sh's adapter by the same variables.
+3. Without SOURCE few_shot.sh takes the only source that has an adapter; of several it asks for one.
+4. EXP_NAME names every stage.
+5. Hub names reach the scripts unchanged.
+6. What a recipe's flags become; `published` and `original` are the published literals.
+"""
+
+import itertools
+
+import pytest
+
+from tests.shell.conftest import make_adapter, refused
+
+MOVIE = ("zero_shot.sh", "cpu", "movie", "netflix")
+
+
+def folders(commands):
+    return [command.flags.output_dir for command in commands if command.script == "ins_tuning.py"]
+
+
+@pytest.mark.parametrize(
+    "target, source, environment, names",
+    [
+        ("movie", "netflix", {}, ["alpaca_stage123", "alpaca_stage123_instrument"]),
+        ("book", "amazon-book", {}, ["alpaca_stage123", "alpaca_stage123_instrument"]),
+        ("movie", "netflix", {"STAGES": "source cot"}, ["alpaca_instrument", "alpaca_instrument_stage123"]),
+        ("movie", "amazon-book", {}, ["alpaca_stage123", "alpaca_stage123_instrument_amazon-book"]),
+        ("movie", "netflix", {"RECIPE": "small", "STAGES": "source"}, ["alpaca_instrument_small"]),
+        ("movie", "netflix", {"RECIPE": "original", "STAGES": "cot"}, ["alpaca_stage123_original"]),
+        ("movie", "netflix", {"BASE_MODEL": "org/llama-7b", "STAGES": "cot"}, ["alpaca_stage123_org--llama-7b"]),
+        ("movie", "netflix", {"GENERAL_ADAPTER": "none", "STAGES": "cot"}, ["fresh_stage123"]),
+        ("movie", "netflix", {"VALID": "source", "STAGES": "cot"}, ["alpaca_stage123_valid-source"]),
+        ("book", "netflix", {"VALID": "source", "STAGES": "cot"}, ["alpaca_stage123_netflix_valid-source"]),
+        ("movie", "netflix", {"EXP_NAME": "my run"}, ["my run_stage123", "my run"]),
+    ],
+    ids=str,
+)
+def test_names(started, root, target, source, environment, names):
+    commands = started("zero_shot.sh", "cpu", target, source, **environment)
+    assert folders(commands) == [str(root / "instruction_model" / target / name) for name in names]
+
+
+def test_everything_side_by_side(started, root):
+    """Two of each in one workspace: no folder twice, and few_shot.sh starts from the adapter that was just made."""
+    other = root / "base_model" / "other model"
+    other.mkdir()
+    own_general = make_adapter(root / "tuned on chats")
+    bases, recipes, sources = ({"BASE_MODEL": str(other)}, {}), ({"RECIPE": "small"}, {}), ("netflix", "amazon-book")
+    generals = ({"GENERAL_ADAPTER": str(own_general)}, {})
+    seen = set()
+    for base, recipe, general, source in itertools.product(bases, recipes, generals, sources):
+        environment = {"STAGES": "source"} | base | recipe | general
+        (adapter,) = folders(started("zero_shot.sh", "cpu", "movie", source, **environment))
+        few = started("few_shot.sh", "cpu", "0", "movie", SOURCE=source, SHOTS="16 64", **environment)[0].flags
+        assert few.resume_from_checkpoint == adapter
+        (alone,) = started("few_shot.sh", "cpu", "0", "movie", INSTRUCTION_ADAPTER="none", SHOTS="16 64", **environment)
+        assert alone.flags.resume_from_checkpoint is None
+        seen |= {adapter, few.output_dir, alone.flags.output_dir}
+    # 16 adapters and results on them; shots alone depend neither on the source nor on the general adapter
+    assert len(seen) == 16 + 16 + 4
+    assert str(root / "instruction_model/movie/alpaca_instrument") in seen
+
+
+def test_the_only_source_that_has_an_adapter(launch, root):
+    few = ("few_shot.sh", "cpu", "0", "movie")
+    movie = root / "instruction_model" / "movie"
+    make_adapter(movie / "alpaca_stage123_instrument_amazon-book")
+    make_adapter(movie / "alpaca_stage123_instrument_small")  # another recipe's
+    (command,) = launch(*few).commands
+    assert command.flags.resume_from_checkpoint == str(movie / "alpaca_stage123_instrument_amazon-book")
+    make_adapter(movie / "alpaca_stage123_instrument")
+    refused(
+        launch(*few), "SOURCE is not given, and movie has adapters from netflix amazon-book; give one of them, such"
+    )
+    (command,) = launch(*few, SOURCE="netflix").commands
+    assert command.flags.resume_from_checkpoint == str(movie / "alpaca_stage123_instrument")
+    refused(
+        launch(*few, SOURCE="goodbooks"), f"no instruction adapter at {movie}/alpaca_stage123_instrument_goodbooks/"
+    )
+
+
+def test_an_exported_name_means_one_experiment_everywhere(started, root):
+    """The name is that of zero_shot.sh's adapter, of the one few_shot.sh starts from, and of its results."""
+    mine, own = str(root / "instruction_model" / "movie" / "mine"), make_adapter(root / "own")
+    *_, evaluation = started(*MOVIE, EXP_NAME="mine", STAGES="source ", BASE_MODEL="org/other")
+    assert evaluation.flags.lora_weights == [mine]
+    for extra, start in (({}, mine), ({"INSTRUCTION_ADAPTER": str(own)}, str(own))):
+        flags = started("few_shot.sh", "cpu", "0", "movie", EXP_NAME="mine", **extra)[0].flags
+        assert flags.resume_from_checkpoint == start
+        assert flags.output_dir == str(root / "output_model" / "movie" / "mine")
+
+
+def test_results_on_an_adapter_of_ones_own(started, root):
+    adapter = make_adapter(root / "instruction_model" / "movie" / "alpaca_instrument_small")
+    given = {"INSTRUCTION_ADAPTER": str(adapter), "SHOTS": "4 8"}
+    for recipe, name in (("small", "alpaca_instrument_small"), ("original", "alpaca_instrument_small_original")):
+        flags = started("few_shot.sh", "cpu", "0", "movie", RECIPE=recipe, **given)[0].flags
+        assert flags.output_dir == str(root / "output_model" / "movie" / name)
+
+
+def test_a_general_adapter_is_the_start(started, root):
+    general = make_adapter(root / "instruction_model" / "movie" / "alpaca")
+    assert started(*MOVIE, STAGES="source")[0].flags.resume_from_checkpoint == str(general)
+    assert started(*MOVIE, STAGES="cot", GENERAL_ADAPTER="none")[0].flags.resume_from_checkpoint is None
+
+
+def test_hub_names_reach_the_scripts_unchanged(started, root):
+    hub = {"BASE_MODEL": "meta-llama/Llama-3.1-8B", "GENERAL_ADAPTER": "tloen/alpaca-lora-7b"}
+    cot, source, evaluation = (command.flags for command in started(*MOVIE, **hub))
+    assert {flags.base_model for flags in (cot, source, evaluation)} == {"meta-llama/Llama-3.1-8B"}
+    assert cot.resume_from_checkpoint == "tloen/alpaca-lora-7b"
+    name = "tloen--alpaca-lora-7b_stage123_instrument_meta-llama--Llama-3.1-8B"
+    assert source.output_dir == str(root / "instruction_model" / "movie" / name)
+    few = started("few_shot.sh", "cpu", "0", "movie", SHOTS="4 8", **hub)[0].flags
+    assert (few.base_model, few.resume_from_checkpoint) == ("meta-llama/Llama-3.1-8B", source.output_dir)
+    few = started("few_shot.sh", "cpu", "0", "movie", SHOTS="4 8", INSTRUCTION_ADAPTER="some.one/lora_1")[0].flags
+    assert few.resume_from_checkpoint == "some.one/lora_1"
+    assert few.output_dir == str(root / "output_model" / "movie" / "some.one--lora_1")
+
+
+# ------------------------------------------------------------------------------------------------------------- recipes
+
+
+def test_the_small_recipe_and_the_last_word(started, root):
+    """A recipe's flags come before the user's."""
+    tuner = started(*MOVIE, "--num_epochs", "2", STAGES="source", RECIPE="small")[0].flags
+    assert (tuner.batch_size, tuner.learning_rate, tuner.num_epochs) == (16, 1e-3, 2)
+    assert (tuner.lora_target_modules, tuner.lora_dropout) == (["all-linear"], 0)
+    assert tuner.prompt_loss_weight == 0 and tuner.share_prefix and tuner.metric_for_best_model == "last"
+    few = started("few_shot.sh", "cpu", "0", "movie", STAGES="source", RECIPE="small")[0].flags
+    assert (few.batch_size, few.learning_rate, few.num_epochs) == (16, 5e-4, 4)
+    assert (few.lora_target_modules, few.lora_dropout) == (tuner.lora_target_modules, tuner.lora_dropout)
+
+
+PUBLISHED = {  # ins_tuning.py and rec_tuning.py of the public repository; 512 tokens in its utils.py
+    "batch_size": 128,
+    "micro_batch_size": 32,
+    "warmup_steps": 20,
+    "cutoff_len": 512,
+    "lora_r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.05,
+    "lora_target_modules": None,  # on LLaMA q_proj and v_proj
+    "prompt_loss_weight": 1.0,
+    "patience": 10,
+}
+STAGE = {"num_epochs": 3, "learning_rate": 3e-4, "metric_for_best_model": "auc", "eval_steps": 10}
+STAGE |= {"group_by_length": False}
+FEW_SHOT = {"num_epochs": 30, "learning_rate": 1e-4, "metric_for_best_model": "loss", "group_by_length": True}
+TODAY = {"quantization": "none", "dtype": "auto", "prompt_frame": None}
+ORIGINAL = {"quantization": "8bit", "dtype": "float16", "prompt_frame": "tallrec"}
+
+
+@pytest.mark.parametrize("recipe, kind", [("published", TODAY), ("original", ORIGINAL)])
+def test_the_published_literals(started, recipe, kind):
+    *stages, evaluation = (command.flags for command in started(*MOVIE, RECIPE=recipe))
+    few, *scoring = (command.flags for command in started("few_shot.sh", "cpu", "0", "movie", RECIPE=recipe))
+    for flags in stages:
+        wanted = PUBLISHED | STAGE | kind
+        assert {name: getattr(flags, name) for name in wanted} == wanted
+    wanted = PUBLISHED | FEW_SHOT | kind | {"sample": [16, 64, 256]}
+    assert {name: getattr(few, name) for name in wanted} == wanted
+    if recipe == "published":  # as the adapter was tuned; few-shot runs by their own process
+        assert (evaluation.quantization, evaluation.dtype, evaluation.prompt_frame) == (None, None, None)
+        assert scoring == [] and few.test_data_path
+    else:
+        folders = [f"{few.output_dir}/0_{shots}" for shots in (16, 64, 256)]
+        assert few.test_data_path is None and scoring[0].lora_weights == folders
+        for flags in (evaluation, *scoring):
+            assert (flags.quantization, flags.dtype, flags.prompt_frame) == ("none", "float16", "tallrec")

@@ -1,0 +1,150 @@
+"""setup.sh, test.sh and .ci/run: .venv is made once, and installed again only when requirements or constraints change; a
+failed install counts for none; the tests' requirements are installed for the tests alone."""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.conftest import REPOSITORY
+
+# Stands for every Python: notes what it is asked; `-m venv` makes a folder with a copy of itself.
+PYTHON_STUB = """#!/usr/bin/env bash
+[ "$1" != -c ] || exit "${VERSION_STATUS:-0}"
+[ "$1" != --version ] || { echo Python 3.11.9; exit; }
+echo "$*" >> "$LOG"
+[ "$2" != venv ] || { mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; }
+[ "$2" != pip ] || exit "${PIP_STATUS:-0}"
+[ "$*" != "-m ruff ${RUFF_FAILS:-}" ] || exit 1
+"""
+
+
+@pytest.fixture
+def setup(tmp_path):
+    """A repository of requirements, setup.sh, test.sh and .ci/run; setup(command, **environment) -> (process, what Python
+    was asked). The command is a line of bash, by default one that sources setup.sh."""
+    root, programs, log = tmp_path / "the repository", tmp_path / "bin", tmp_path / "log"
+    for path in ("shell/setup.sh", "shell/test.sh", ".ci/run"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / path, root / path)
+    (root / "tests").mkdir()
+    (root / "requirements.txt").write_text("torch==2.13.0\n")
+    (root / "tests" / "requirements.txt").write_text("pytest==9.2.0\n")
+    (root / "shell" / "constraints.txt").write_text("sympy==1.14.0\n")
+    programs.mkdir()
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        (programs / name).write_text(PYTHON_STUB)
+        (programs / name).chmod(0o755)
+
+    def run(command='source "$1"/shell/setup.sh; echo "PYTHON is $PYTHON"', **environment):
+        log.write_text("")
+        known = {"PATH": f"{programs}:{os.environ['PATH']}", "LOG": str(log)}
+        process = subprocess.run(
+            ["bash", "-c", command, "bash", str(root)], capture_output=True, text=True, env=known | environment
+        )
+        return process, log.read_text().splitlines()
+
+    return root, run
+
+
+def pip_install(root, requirements):
+    return (
+        f"-m pip install --progress-bar on --requirement {root}/{requirements} "
+        f"--constraint {root}/shell/constraints.txt"
+    )
+
+
+def test_setup_makes_an_environment_once(setup):
+    root, run = setup
+    install = pip_install(root, "requirements.txt")
+    process, asked = run(PIP_STATUS="1")  # no network
+    assert process.returncode == 1 and "PYTHON is" not in process.stdout
+    assert asked == [f"-m venv {root}/.venv", install]
+    process, asked = run()
+    assert (process.returncode, asked) == (0, [install])
+    assert process.stdout == (
+        "== installing requirements.txt into .venv, at the versions of shell/constraints.txt\n"
+        f"PYTHON is {root}/.venv/bin/python\n"
+    )
+    process, asked = run()
+    assert (process.stdout, asked) == (f"PYTHON is {root}/.venv/bin/python\n", [])
+    for name in ("requirements.txt", "shell/constraints.txt"):
+        (root / name).write_text((root / name).read_text() + "numpy==2.4.6\n")
+        assert run()[1] == [install]
+        assert run()[1] == []
+
+
+@pytest.mark.parametrize("script", ["shell/test.sh", ".ci/run"])
+def test_what_the_tests_need_is_installed_for_them_alone(setup, script):
+    root, run = setup
+    assert run()[1] == [f"-m venv {root}/.venv", pip_install(root, "requirements.txt")]
+    lint = ["-m ruff check .", "-m ruff format --check ."] if script == ".ci/run" else []
+    pytest_run = "-m pytest -n 2 --dist loadfile"
+    _, asked = run(f'bash "$1"/{script}')
+    assert asked == [pip_install(root, "tests/requirements.txt"), *lint, pytest_run]
+    _, asked = run(f'bash "$1"/{script}')
+    assert asked == [*lint, pytest_run]
+    (root / "tests" / "requirements.txt").write_text("pytest==9.2.1\n")
+    _, asked = run('bash "$1"/shell/test.sh -x')
+    assert asked == [pip_install(root, "tests/requirements.txt"), pytest_run + " -x"]
+
+
+@pytest.mark.parametrize("wrong", ["check .", "format --check ."])
+def test_lint_and_format_stop_continuous_integration(setup, wrong):
+    root, run = setup
+    process, asked = run('bash "$1"/.ci/run', RUFF_FAILS=wrong)
+    assert process.returncode == 1
+    assert asked[-1] == f"-m ruff {wrong}"
+
+
+def read_versions(*names):
+    """{name of a package: its versions} in files of requirements and constraints."""
+    versions = {}
+    for name in names:
+        for line in (REPOSITORY / name).read_text().splitlines():
+            if found := re.match(r"([\w.-]+)==(\S+)", line):
+                versions.setdefault(re.sub(r"[-_.]+", "-", found[1].lower()), []).append(found[2])
+    return versions
+
+
+def test_every_package_is_pinned():
+    """All that the requirements bring along here, however far down, has its version in one of the three files."""
+    required = read_versions("requirements.txt", "tests/requirements.txt")
+    constrained = read_versions("shell/constraints.txt")
+    assert {name: versions for name, versions in required.items() if len(versions) > 1} == {}
+    brings = {
+        canonicalize_name(package.metadata["Name"]): [Requirement(line) for line in package.requires or []]
+        for package in importlib.metadata.distributions()
+    }
+    left, seen = [Requirement(name) for name in required], set()
+    while left:
+        package = left.pop()
+        name, extras = canonicalize_name(package.name), package.extras or {""}
+        if (name, *extras) in seen:
+            continue
+        seen.add((name, *extras))
+        left += [
+            needed
+            for needed in brings.get(name, [])
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras)
+        ]
+    assert {name for name, *_ in seen} - required.keys() - constrained.keys() == set()
+
+
+def test_setup_leaves_an_environment_of_ones_own_alone(setup):
+    root, run = setup
+    process, asked = run(PYTHON="/my/python")
+    assert (process.stdout, asked) == ("PYTHON is /my/python\n", [])
+    assert not (root / ".venv").exists()
+
+
+def test_setup_without_a_fitting_python(setup):
+    root, run = setup
+    process, asked = run(VERSION_STATUS="1")
+    assert (process.returncode, process.stderr) == (2, "error: TLRec needs Python 3.11 to 3.13 on the PATH\n")
+    assert asked == [] and not (root / ".venv").exists()
