@@ -20,11 +20,10 @@ from tlrec.evaluation.ranking import rank_rows, ranking_of, read_ranks, run_dige
 from tlrec.evaluation.ranking_results import ranking_table, record_ranking
 from tlrec.evaluation.results import check_evaluation_dir, finished_evaluation, record_evaluation, results_table
 from tlrec.files import sha256
-from tlrec.locks import check_unlocked, locked
 from tlrec.model.checks import check_base_model, check_lora_weights
 from tlrec.model.identity import base_identity
 from tlrec.model.prompts import FRAME_NAMES
-from tlrec.runs import SCORING, adapter_weights, scoring_of, scoring_said
+from tlrec.runs import SCORING, adapter_weights, check_unlocked, locked, scoring_of, scoring_said
 
 
 def parse_arguments():

@@ -27,9 +27,9 @@ from tlrec.data.records import RecordFile
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.results import check_evaluation_dir, record_evaluation
-from tlrec.locks import check_unlocked, locked
 from tlrec.model.scores import Scores
 from tlrec.model.served import ATTEMPTS, SECONDS, ask_server, load_encoder, read_prompt_frame
+from tlrec.runs import check_unlocked, locked
 
 
 def parse_arguments():

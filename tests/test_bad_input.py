@@ -192,7 +192,7 @@ def cases(tiny_llama, tiny_adapter, tiny_workspace, tmp_path_factory):
         start = {"--resume_from_checkpoint": tiny_adapter}
         add("other target modules", script, start, message, "--lora_target_modules", "k_proj")
         taken = shutil.copytree(tiny_adapter, root / f"{script} taken")
-        message = f"--output_dir {taken}: holds another run's adapter; give --overwrite or another folder"
+        message = f"--output_dir {taken}: holds another run's result; give --overwrite or another folder"
         add("another run's adapter", script, {"--output_dir": taken}, message)
         file = root / "data" / "no rows.json"
         add("a file for a folder", script, {"--output_dir": file}, f"--output_dir {file}: cannot be written to: ")

@@ -18,7 +18,8 @@ import pytest
 from tlrec.errors import InputError
 from tlrec.evaluation.formats import Prediction
 from tlrec.files import parse_json, printable, read_json, validate
-from tlrec.run_format import Run
+from tlrec.runs import describe_run
+from tlrec.runs.schema import Run
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_numbers_to_the_last_bit():
     assert np.isnan(parse_json("NaN", "x"))
 
 
-RUN = {"script": "x.py", "arguments": {"seed": 0}, "data": {"train": {"path": "t", "sha256": "0", "rows": 3}}}
+RUN = {"format": 1, **describe_run("x.py", {"seed": 0}, {"train": {"path": "t", "sha256": "0", "rows": 3}})}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ RUN = {"script": "x.py", "arguments": {"seed": 0}, "data": {"train": {"path": "t
         ({"results": {"history": [{"step": 1}]}}, "the key 'results.history.0.eval_auc' is missing (and 1 more)"),
         (
             {"start_adapter": {"path": "a", "sha256": "0", "run": {}}},
-            "the key 'start_adapter.run.script' is missing (and 2",
+            "the key 'start_adapter.run.script' is missing (and 10",
         ),
     ],
 )

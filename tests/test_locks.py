@@ -1,4 +1,4 @@
-"""One run at a time writes to a folder: tlrec/locks.py.
+"""One run at a time writes to a folder: tlrec/runs/locks.py.
 
 1. Another process is refused in one line with the number of the first; what the block leaves is no trace.
 2. The lock ends with its process, however it dies.
@@ -15,11 +15,11 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tlrec.errors import InputError
-from tlrec.locks import LOCK, check_unlocked, locked
+from tlrec.runs.locks import LOCK, check_unlocked, locked
 
 HOLD = """
 import sys
-from tlrec.locks import locked
+from tlrec.runs.locks import locked
 with locked([sys.argv[1]]):
     print("held", flush=True)
     sys.stdin.read()
@@ -36,7 +36,7 @@ def holder(tmp_path):
 
 
 def test_a_second_process_is_refused(holder, tmp_path, monkeypatch):
-    monkeypatch.setattr("tlrec.locks.PATIENCE", 0.2)
+    monkeypatch.setattr("tlrec.runs.locks.PATIENCE", 0.2)
     said = (
         re.escape(f"{tmp_path / 'run'}: process {holder.pid} on ")
         + r"\S+ is writing there; wait for its end, or give another"

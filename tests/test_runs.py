@@ -1,10 +1,10 @@
-"""run.json: tlrec/runs.py.
+"""run.json: tlrec/runs/record.py and tlrec/runs/scoring.py.
 
 1. It holds the arguments as given, UTC times, revision, versions, digest and rows of the data, facts and results.
 2. It appears whole, and the same run gives the same content.
 3. An adapter is described with the runs behind it, so the last run.json tells the whole chain.
 4. A missing, damaged or foreign file is one line.
-5. What shaped an adapter's scores is read from it, from an old run.json by its flags.
+5. What shaped an adapter's scores is read from it. A run.json of another format is one line.
 6. It never reads the environment.
 """
 
@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tlrec import runs
 from tlrec.errors import InputError
 from tlrec.files import plain_json
-from tlrec.runs import describe_adapter, describe_data, describe_run, frame_of, read_run, scoring_of, write_run
+from tlrec.runs import describe_adapter, describe_data, describe_run, frame_of, read_run, record, scoring_of, write_run
 
 
 @pytest.fixture
@@ -63,10 +62,10 @@ def test_content(tmp_path, train, monkeypatch):
 
 
 def test_no_revision_outside_a_checkout(monkeypatch):
-    monkeypatch.setattr(runs, "__file__", "/nowhere/tlrec/runs.py")
-    runs._git_revision.cache_clear()
+    monkeypatch.setattr(record, "__file__", "/nowhere/tlrec/runs/record.py")
+    record.git_revision.cache_clear()
     assert describe_run("x.py", {}, {})["git"] is None
-    runs._git_revision.cache_clear()
+    record.git_revision.cache_clear()
 
 
 def test_nothing_half_written(tmp_path, monkeypatch):
@@ -87,8 +86,8 @@ def test_plain_json():
 
 
 def test_chain(tmp_path, train):
-    cot = adapter(tmp_path / "cot", train, stage="cot", frame="tallrec")
-    source = adapter(tmp_path / "source", train, cot, stage="source", frame="tallrec")
+    cot = adapter(tmp_path / "cot", train, stage="cot")
+    source = adapter(tmp_path / "source", train, cot, stage="source", scoring={"frame": "tallrec"})
     described = describe_adapter(source)
     assert described["path"] == str(source)
     assert described["sha256"] == hashlib.sha256(b"source").hexdigest()
@@ -110,7 +109,8 @@ def test_no_adapter_and_one_of_someone_else(tmp_path):
         (None, "run.json: no such file"),
         ('{"script": "x', "run.json: damaged"),
         ("[1]", "run.json: expected a JSON object, found a list"),
-        ('{"script": "x", "arguments": {}}', "run.json: the key 'data' is missing"),
+        ('{"format": 1, "script": "x", "arguments": {}}', "run.json: the key 'started' is missing"),
+        ('{"script": "x", "arguments": {}, "data": {}}', "run.json: is in format None, not 1; make the folder again"),
         (b"\xff\xfe", "run.json: damaged"),
     ],
 )
@@ -121,19 +121,12 @@ def test_bad_files(tmp_path, content, message):
         read_run(tmp_path)
 
 
-def test_what_shaped_the_scores(tmp_path, train):
+def test_what_shaped_the_scores(tmp_path):
     assert scoring_of(None, "", tmp_path / "nothing") == {}
-    old = tmp_path / "old"
-    write_run(
-        old, "ins_tuning.py", {"cutoff_len": 128, "dtype": "auto", "quantization": "8bit"}, {}, {}, frame="tallrec"
-    )
-    assert scoring_of(old) == {
-        "cutoff_len": 128,
-        "quantization": "8bit",
-        "frame": "tallrec",
-    }  # of "auto" nothing is known
     scoring = {"frame": "alpaca", "cutoff_len": 256, "dtype": "bfloat16", "quantization": "none", "attention": "sdpa"}
-    write_run(tmp_path / "new", "ins_tuning.py", {"cutoff_len": 256, "dtype": "auto"}, {}, {}, scoring=scoring)
-    assert scoring_of(None, tmp_path / "new", old) == scoring
+    write_run(tmp_path / "tuned", "ins_tuning.py", {"cutoff_len": 256, "dtype": "auto"}, {}, {}, scoring=scoring)
     write_run(tmp_path / "base", "import_gguf.py", {"dtype": "float32"}, {}, {})  # how the weights are stored
     assert scoring_of(tmp_path / "base") == {}
+    assert scoring_of(None, tmp_path / "base", tmp_path / "tuned") == scoring
+    write_run(tmp_path / "served", "export_model.py", {}, {}, {}, scoring={"dtype": "auto", "cutoff_len": 99})
+    assert scoring_of(tmp_path / "served") == {"cutoff_len": 99}  # of "auto" nothing is known

@@ -23,7 +23,7 @@ from tests.support.models import make_adapter, make_family, make_llama
 from tlrec.errors import InputError
 from tlrec.model import adapters, base_models
 from tlrec.model.checks import check_adapter, check_base_model, check_same_lora
-from tlrec.same_run import check_output_dir
+from tlrec.runs import RunFolder
 
 CPU = torch.device("cpu")
 PUBLISHED = dict(r=8, lora_alpha=16, lora_dropout=0.05, bias="none", task_type="CAUSAL_LM")
@@ -285,23 +285,9 @@ def test_an_interrupted_save_leaves_nothing_that_loads(tiny_llama, tiny_adapter,
     assert [path.name for path in adapter.iterdir()] == ["adapter_model.safetensors"]
     with pytest.raises(InputError, match="no adapter_config.json in this folder"):
         check_adapter(adapter, "--lora_weights")
-    check_output_dir(adapter, overwrite=False)  # and nothing stands in the way of another try
+    RunFolder(adapter, {}).check_free()  # and nothing stands in the way of another try
     adapters.save_adapter(model, adapter)
     check_adapter(adapter, "--lora_weights")
-
-
-def test_an_output_folder_with_an_adapter(adapter, tmp_path):
-    with pytest.raises(InputError, match="holds another run's adapter; give --overwrite or another folder"):
-        check_output_dir(adapter, overwrite=False)
-    check_output_dir(adapter, overwrite=True)
-    (adapter / "checkpoints").mkdir()  # a run of ours, stopped between its adapter and its run.json
-    check_output_dir(adapter, overwrite=False)
-    (adapter / "run.json").write_text("{}")  # a complete one, whose replacement was stopped
-    with pytest.raises(InputError, match="holds another run's adapter"):
-        check_output_dir(adapter, overwrite=False)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written to: Not a directory|cannot be written to: File exists"):
-        check_output_dir(tmp_path / "file", overwrite=False)
 
 
 # ----------------------------------------------------------------------------------------------------- base and device

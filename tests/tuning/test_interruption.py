@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY
 from tlrec.errors import InputError
 from tlrec.files import sha256
 from tlrec.model.processes import share_batch
-from tlrec.same_run import last_checkpoint, remove_checkpoints
+from tlrec.tuning.checkpoints import last_checkpoint, remove_checkpoints
 from tlrec.tuning.trainer import Collator, TuningTrainer
 
 pytestmark = pytest.mark.slow
@@ -178,7 +178,7 @@ def test_a_stopped_run_with_other_flags_is_not_resumed(stage, tmp_path, monkeypa
     status, _, err = stage(tmp_path, "--resume", "--learning_rate", 1e-3)
     assert status == 2
     assert err == (
-        f"error: --output_dir {tmp_path}: a run with different --learning_rate (0.01, not 0.001) was stopped there; "
+        f"error: --output_dir {tmp_path}: another run was stopped there: --learning_rate 0.01, not 0.001; "
         "give the same, or --overwrite to start again\n"
     )
     assert last_checkpoint(tmp_path / "checkpoints")  # nothing is lost by asking

@@ -20,7 +20,7 @@ from tests.support.models import make_adapter
 from tlrec.errors import InputError
 from tlrec.files import sha256
 from tlrec.model import adapters, base_models
-from tlrec.same_run import CHECKPOINTS
+from tlrec.runs.folder import CHECKPOINTS
 from tlrec.tuning.learning import ChecksFirstStep, check_changed, check_gradients, fingerprints
 
 CPU = torch.device("cpu")

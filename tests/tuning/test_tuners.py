@@ -247,12 +247,13 @@ def test_a_second_call_is_complete_and_another_run_is_refused(instruct, stage, t
     status, out, err = instruct(folder, *facts, "--seed", 1)
     assert (status, out) == (2, "")
     assert err == (
-        f"error: --output_dir {folder}: holds another run's adapter, made with different --seed (0, not 1); "
+        f"error: --output_dir {folder}: holds another run's result: --seed 0, not 1; "
         "give --overwrite or another folder\n"
     )
     status, _, err = instruct(folder)
     assert (
-        status == 2 and "made with different --source (netflix, not None), --target (movie, not None), start ad" in err
+        status == 2
+        and "another run's result: --source netflix, not None, --target movie, not None, start adapter " in err
     )
     assert digest(folder) == before
     (folder / "metrics.json").write_text("{}")

@@ -26,11 +26,9 @@ from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.ranking import RANKING, rank_rows, ranking_of, read_ranks, run_digest
 from tlrec.evaluation.ranking_results import one_line, record_ranking
-from tlrec.evaluation.results import read_metrics, record_evaluation
-from tlrec.locks import check_unlocked, locked
+from tlrec.evaluation.results import record_evaluation
 from tlrec.model.scores import Scores
-from tlrec.runs import describe_records
-from tlrec.same_run import describe, differences
+from tlrec.runs import RunFolder, describe_records, flags_of
 
 NAMES = {"popularity": "popularity", "item-knn": "item-kNN", "sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser"}
 RANKING_FLAGS = ("rank", "items", "max_rank_rows", "rank_seed")
@@ -69,7 +67,7 @@ class Job:
     method: str
     shots: int
     seed: int
-    folder: Path
+    folder: RunFolder
     arguments: dict  # of an evaluation; the flags of a ranking do not affect scores
     evaluated: bool  # whether its metrics.json exists
     ranks: str = ""  # digest of everything that affects the ranks
@@ -97,13 +95,9 @@ def main():
         print(*ranking.said(), sep="\n")
     if not jobs:
         return
-    try:
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output_dir {args.output_dir}: cannot be made: {error.strerror}") from None
 
-    with locked(job.folder for job in jobs):
-        for job in jobs:
+    for job in jobs:
+        with job.folder.locked():
             # 2. Draw the shots and learn from them
             started, clock = datetime.now(UTC), time.perf_counter()
             learned = learn(job, list(draw_shots(train, job.shots, job.seed)), valid, test, args)
@@ -121,22 +115,20 @@ def jobs_of(args, train, valid, test, ranking):
     """A Job for each method, number of shots and seed that is not complete; InputError if other results are there."""
     data = {name: describe_records(file) for name, file in {"train": train, "valid": valid, "test": test}.items()}
     for method, shots, seed in product(args.method, args.sample, args.seed):
-        folder = Path(args.output_dir) / method / f"{seed}_{shots}"
-        check_unlocked(folder)
+        path = Path(args.output_dir) / method / f"{seed}_{shots}"
         flags = {name: value for name, value in vars(args).items() if name not in RANKING_FLAGS}
-        arguments = {**flags, "method": method, "sample": shots, "seed": seed, "output_dir": folder}
-        evaluated = (folder / "metrics.json").exists() and not args.overwrite
-        if evaluated and (other := differences(read_metrics(folder)["run"], describe(arguments, data))):
-            raise InputError(
-                f"{folder}: holds the results of other {', '.join(other)}; give --overwrite or another --output_dir"
-            )
+        arguments = {**flags, "method": method, "sample": shots, "seed": seed, "output_dir": path}
+        identity = flags_of(arguments) | {f"{name} data": file["sha256"] for name, file in data.items()}
+        folder = RunFolder(path, identity, args.overwrite, "metrics.json", "predictions.jsonl")
+        if not (evaluated := folder.is_complete()):
+            folder.check_free()
         job = Job(method, shots, seed, folder, arguments, evaluated)
         if ranking:
             shaped_by = {name: arguments[name] for name in ("method", "sample", "seed", "num_epochs", "patience")}
             job.ranks = run_digest(ranking, shaped_by, {name: file["sha256"] for name, file in data.items()})
-            job.ranked = read_ranks(folder, ranking, job.ranks, args.overwrite)
-        if evaluated and (not ranking or (len(job.ranked) == len(ranking.rows) and (folder / RANKING).exists())):
-            print(f"complete already: {folder}")
+            job.ranked = read_ranks(path, ranking, job.ranks, args.overwrite)
+        if evaluated and (not ranking or (len(job.ranked) == len(ranking.rows) and (path / RANKING).exists())):
+            print(folder.complete_already())
         else:
             yield job
 
@@ -167,9 +159,10 @@ def evaluate(job, learned, valid, test, clock, facts):
     scores = Scores(probability, 1 - probability, truncated=0, seconds=seconds)
     if job.method not in ("popularity", "item-knn"):
         facts = facts | {"best_step": learned.best_step, "valid_log_loss": learned.valid_log_loss}
-    metrics = record_evaluation(job.folder, "tlrec.baselines", job.arguments, test, scores, valid=valid, **facts)
+    facts = facts | {"identity": job.folder.identity}
+    metrics = record_evaluation(job.folder.path, "tlrec.baselines", job.arguments, test, scores, valid=valid, **facts)
     within = "" if metrics["uauc"] is None else f"uauc {metrics['uauc']:.4f}, "
-    print(f"{name_of(job)}: auc {metrics['auc']:.4f}, {within}{seconds:.1f} s: {job.folder}", flush=True)
+    print(f"{name_of(job)}: auc {metrics['auc']:.4f}, {within}{seconds:.1f} s: {job.folder.path}", flush=True)
 
 
 def rank(job, learned, ranking, arguments, facts):
@@ -180,10 +173,10 @@ def rank(job, learned, ranking, arguments, facts):
             preference = ranking.test.preferences[row.row - 1]
             yield learned.of_items(preference, ranking.request(row)[1]), 0
 
-    lines = rank_rows(ranking, job.folder, job.ranks, job.ranked, score)
+    lines = rank_rows(ranking, job.folder.path, job.ranks, job.ranked, score)
     arguments = arguments | {name: job.arguments[name] for name in ("method", "sample", "seed", "output_dir")}
-    found = record_ranking(job.folder, "tlrec.baselines", arguments, ranking, lines, **facts)
-    print(f"{name_of(job)}: {one_line(found)}: {job.folder}", flush=True)
+    found = record_ranking(job.folder.path, "tlrec.baselines", arguments, ranking, lines, **facts)
+    print(f"{name_of(job)}: {one_line(found)}: {job.folder.path}", flush=True)
 
 
 def name_of(job):

@@ -12,7 +12,7 @@ from pydantic import Field
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from tlrec.evaluation.ranking_metrics import CUTOFFS
-from tlrec.run_format import Adapter, Count, DataFile, Number, RunFacts, Share
+from tlrec.runs.schema import Adapter, Count, DataFile, Number, RunFacts, Share
 
 Bounds = Annotated[list[Number], Field(min_length=2, max_length=2)]  # [low, high]
 

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 from tlrec.evaluation.formats import Bounds
 from tlrec.evaluation.intervals import LEVEL, bootstrap_means, interval
 from tlrec.files import plain_json, read_json, validate, write_json
-from tlrec.run_format import Adapter, Count, DataFile, Number, RunFacts, Share
+from tlrec.runs.schema import Adapter, Count, DataFile, Number, RunFacts, Share
 
 FILE = "probe.json"
 # What each number means, in one sentence

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tlrec.errors import InputError
 from tlrec.files import read_json
-from tlrec.runs import ADAPTER_CONFIG, adapter_weights, other_parts, read_run
+from tlrec.runs import ADAPTER_CONFIG, adapter_weights, read_run
 
 MODEL_WEIGHTS = (
     "model.safetensors",
@@ -74,15 +74,13 @@ def check_adapter(path, flag):
 def tuned_on_another(adapter, base_model, identity):
     """A message if the adapter's run.json says that it was tuned on another base model than this one; else None.
 
-    identity: `base_identity` of the base model. For an old run.json that does not say it, prints so and returns None.
+    identity: `base_identity` of the base model.
     """
     if not (Path(adapter) / "run.json").exists():
         return None  # not made by these scripts
     run = read_run(adapter)
-    if run.get("base") is None:
-        print(f"{adapter}: its run.json does not say on which base model it was tuned; assuming {base_model}")
-    if parts := other_parts(run.get("base"), identity):
-        then = run.get("base_model")
+    base, then = run.get("base"), run.get("base_model")
+    if base and identity and (parts := [part for part in base if base[part] != identity[part]]):
         return (
             f"{adapter}: was tuned on another base model (then {then}), which differs from {base_model} in its "
             f"{', '.join(parts)}"

@@ -1,16 +1,13 @@
 """One run of a tuner and its folder: whether it is complete, where it continues, what it writes. Imports no torch."""
 
-import shutil
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
-from tlrec import runs, same_run
-from tlrec.errors import InputError
+from tlrec import runs
 from tlrec.evaluation.results import check_evaluation_dir, record_evaluation
 from tlrec.files import one_line_if_full
-from tlrec.locks import check_unlocked, locked
 from tlrec.model.identity import base_identity
+from tlrec.tuning.checkpoints import last_checkpoint, remove_checkpoints
 
 
 class TuningRun:
@@ -25,29 +22,26 @@ class TuningRun:
 
     def __init__(self, script, args, train, valid):
         self.script, self.args = script, args
-        self.folder = Path(args.output_dir)
         self.started = datetime.now(UTC)
-        data = {"train": runs.describe_records(train), "valid": runs.describe_records(valid)}
-        data["valid"]["rows_in_file"] = valid.rows_in_file
-        self.base = base_identity(args.base_model)
-        self.described = same_run.describe(vars(args), data, args.resume_from_checkpoint, self.base)
-        check_unlocked(self.folder)
-        self.tuned, self.checkpoint = self._found()
-        if not self.tuned and not self.checkpoint:
-            finished = same_run.finished_run(self.folder)
-            other = same_run.differences(finished, self.described) if finished else ()
-            same_run.check_output_dir(self.folder, args.overwrite, other)
+        self.data = {"train": runs.describe_records(train), "valid": runs.describe_records(valid)}
+        self.data["valid"]["rows_in_file"] = valid.rows_in_file
+        self.start_adapter = runs.describe_adapter(args.resume_from_checkpoint)
+        self.base = base_identity(args.base_model) or runs.base_said(args.output_dir, args.base_model)
+        self.at = runs.RunFolder(args.output_dir, self.identity(), args.overwrite)
+        self.folder = self.at.path
+        self.tuned, self.checkpoint = self.at.is_complete(), None
+        if not self.tuned:
+            if args.resume and self.at.was_stopped():
+                self.checkpoint = last_checkpoint(self.at.checkpoints)
+            if not self.checkpoint:
+                self.at.check_free()
 
-    def _found(self):
-        """(tuned, checkpoint) as the folder is now."""
-        tuned = same_run.is_complete(self.folder, self.described)
-        resume = self.args.resume and not tuned
-        return tuned, same_run.checkpoint_of(self.folder, self.described) if resume else None
-
-    @property
-    def checkpoints(self):
-        """The folder of the Trainer's checkpoints."""
-        return self.folder / same_run.CHECKPOINTS
+    def identity(self):
+        """What determines this run's adapter."""
+        adapter = self.start_adapter
+        files = {f"{name} data": file["sha256"] for name, file in self.data.items()}
+        files |= {"start adapter": adapter and adapter["sha256"]}
+        return runs.flags_of(vars(self.args)) | files | runs.base_parts(self.base)
 
     def is_complete(self, test=None):
         """Whether nothing is left to do: tuned and, with an EvaluationSet `test`, scored on it. Prints so if it is.
@@ -56,13 +50,8 @@ class TuningRun:
         """
         scored = self.tuned and test and check_evaluation_dir(self.folder, test, self.args.overwrite)
         complete = self.tuned and (scored or not test)
-        if self.tuned and runs.read_run(self.folder).get("base") is None:
-            print(
-                f"{self.folder}: its run.json does not say on which base model it was tuned; "
-                f"assuming {self.args.base_model}"
-            )
         if complete:
-            print(f"complete already: {self.folder}")
+            print(self.at.complete_already())
         return complete
 
     def begin(self, name):
@@ -72,9 +61,10 @@ class TuningRun:
 
     def train(self, trainer):
         """Tune with a TuningTrainer, from the checkpoint if there is one; else remove what another stopped run left."""
+        self.base = base_identity(self.args.base_model)  # known by now, if it had to be downloaded
+        self.at.identity = self.identity()
         if trainer.is_world_process_zero() and not self.checkpoint:
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
-            same_run.write_start(self.folder, self.described)
+            self.at.begin()
         print(f"resuming: {self.checkpoint}" if self.checkpoint else "starting at step 0")
         with one_line_if_full(self.folder):
             trainer.train(resume_from_checkpoint=self.checkpoint)
@@ -82,7 +72,7 @@ class TuningRun:
     def save(self, trainer, setup, examples, **facts):
         """Save the adapter whole, then `run.json`, and then remove the checkpoints.
 
-        setup: the TuningSetup of `trainer`; examples: the Examples it learnt from; facts: see tlrec.run_format.
+        setup: the TuningSetup of `trainer`; examples: the Examples it learnt from; facts: see tlrec.runs.schema.
         """
         from tlrec.model import adapters
 
@@ -94,7 +84,7 @@ class TuningRun:
                 self.folder,
                 self.script,
                 vars(self.args),
-                self.described["data"],
+                self.data,
                 results={
                     "history": trainer.history(),
                     "best_step": trainer.best_step(),
@@ -104,18 +94,19 @@ class TuningRun:
                 },
                 started=self.started,
                 stage=self.args.stage,
-                start_adapter=self.described["start_adapter"],
+                identity=self.at.identity,
+                start_adapter=self.start_adapter,
                 seed=self.args.seed,
                 frame=setup.frame.name,
                 base_model=self.args.base_model,
-                base=self.base or base_identity(self.args.base_model),  # None before the download
+                base=self.base,
                 scoring=setup.scoring,
                 target=self.args.target,
                 metric_for_best_model=self.args.metric_for_best_model,
                 hardware=setup.hardware,
                 **facts,
             )
-            same_run.remove_checkpoints(self.folder)
+            remove_checkpoints(self.at.checkpoints)
         best = max(trainer.history(), key=lambda entry: entry["step"] == trainer.best_step())
         print(
             f"best step {best['step']} of {trainer.state.max_steps}: validation auc {best['eval_auc']:.4f}, "
@@ -135,7 +126,7 @@ class TuningRun:
                 adapter=self.folder,
                 frame=setup.frame.name,
                 base_model=self.args.base_model,
-                base=self.base or base_identity(self.args.base_model),
+                base=self.base,
                 scoring=setup.scoring,
                 target=self.args.target,
                 hardware=setup.hardware,
@@ -148,8 +139,7 @@ def underway(todo, first):
     """Inside the block the folders of these TuningRuns belong to this process. first: whether it is the first of the
     processes that make the runs together; the others lock nothing. Raises InputError if another process works in one of
     the folders, or has worked there since the TuningRun was made."""
-    with locked([run.folder for run in todo], first):
+    with ExitStack() as stack:
         for run in todo:
-            if first and run._found() != (run.tuned, run.checkpoint):
-                raise InputError(f"{run.folder}: another process has just worked there; run the same command again")
+            stack.enter_context(run.at.locked(first))
         yield

@@ -133,7 +133,7 @@ class TuningSetup(ModelSetup):
         """TrainingArguments that are not part of the recipe, for a TuningRun on `rows` rows: how a batch is divided,
         number types and memory, checkpoints, and trackers. eval_steps: optimizer steps between validations."""
         return {
-            "output_dir": run.checkpoints,
+            "output_dir": run.at.checkpoints,
             "per_device_train_batch_size": min(self.micro_batch_size, math.ceil(rows / self.processes)),
             "gradient_accumulation_steps": self.accumulation,
             "bf16": self.dtype == torch.bfloat16,

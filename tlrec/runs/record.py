@@ -1,7 +1,5 @@
-"""How a result was made: `run.json` beside every output, written by the scripts and read by the report.
-
-Its format is in tlrec/run_format.py. `metrics.json` has the same facts about an evaluation under "run"; its format is
-in tlrec/evaluation/formats.py.
+"""How a result was made: described, written as `run.json` and read again. `metrics.json` has the same facts about an
+evaluation under "run"; its format is in tlrec/evaluation/formats.py.
 """
 
 import json
@@ -16,6 +14,8 @@ from pathlib import Path
 from tlrec.errors import InputError
 from tlrec.files import plain_json, read_json, sha256, validate, write_json
 
+RUN = "run.json"
+FORMAT = 1  # of run.json and metrics.json
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -46,13 +46,13 @@ _STARTED = datetime.now(UTC)  # this module is imported when a script begins
 
 
 def write_run(folder, script, arguments, data, results, started=None, **facts):
-    """Write `run.json` whole into `folder` (the format: tlrec/run_format.py) and return its content.
+    """Write `run.json` whole into `folder` (the format: tlrec/runs/schema.py) and return its content.
 
     arguments: dict of flag values. data: {name: path of a record file, or what `describe_data` returned when the file
     was read}. results: dict of numbers. started: aware datetime, by default the start of the process.
     """
-    run = describe_run(script, arguments, data, results, started, **facts)
-    write_json(Path(folder) / "run.json", run)
+    run = {"format": FORMAT, **describe_run(script, arguments, data, results, started, **facts)}
+    write_json(Path(folder) / RUN, run)
     return run
 
 
@@ -66,7 +66,7 @@ def describe_run(script, arguments, data, results=None, started=None, **facts):
             "started": started.isoformat(timespec="seconds"),
             "ended": ended.isoformat(timespec="seconds"),
             "seconds": round((ended - started).total_seconds(), 1),
-            "git": _git_revision(),
+            "git": git_revision(),
             "versions": _versions(),
             "platform": {"system": platform.platform(), "cpus": os.cpu_count()},
             "data": {name: file if isinstance(file, dict) else describe_data(file) for name, file in data.items()},
@@ -91,10 +91,17 @@ def describe_records(file):
 
 def read_run(folder):
     """The content of `folder/run.json`. Raises InputError if it is missing, damaged, or not in its format."""
-    from tlrec.run_format import Run  # imports pydantic; not at the top, so that --help is quick
+    from tlrec.runs.schema import Run  # imports pydantic; not at the top, so that --help is quick
 
-    path = Path(folder) / "run.json"
-    return validate(read_json(path), Run, path)
+    path = Path(folder) / RUN
+    return validate(check_format(read_json(path), path), Run, path)
+
+
+def check_format(content, path):
+    """Return the content of a run.json or metrics.json; InputError unless it is in today's format."""
+    if content.get("format") != FORMAT:
+        raise InputError(f"{path}: is in format {content.get('format')}, not {FORMAT}; make the folder again")
+    return content
 
 
 def describe_adapter(folder):
@@ -102,47 +109,17 @@ def describe_adapter(folder):
     no adapter (None or "")."""
     if not folder:
         return None
-    run = read_run(folder) if (Path(folder) / "run.json").exists() else None
+    run = read_run(folder) if (Path(folder) / RUN).exists() else None
     return {"path": str(folder), "sha256": sha256(adapter_weights(folder)), "run": run}
 
 
-def other_parts(one, other):
-    """Names of the parts in which two identities of a base model differ; [] if one of them is not known."""
-    return [name for name in one if one[name] != other.get(name)] if one and other else []
-
-
-TUNERS = ("ins_tuning.py", "rec_tuning.py")
-SCORING = {"frame": "alpaca", "cutoff_len": 512, "dtype": "auto", "quantization": "none", "attention": "auto"}
-
-
-def scoring_of(*folders):
-    """The settings that scores depend on, from the first of these folders whose run.json has them; {} if none has.
-
-    folders: of adapters, or of models with an adapter merged into them; None and "" are skipped. Returns a dict with
-    keys of SCORING (whose values are the scripts' defaults). An old run.json of a tuner has only its flags; "auto" is left
-    out. Flags of other programs say something else: import_gguf.py's --dtype is how the weights are stored.
-    """
-    for folder in folders:
-        if folder and (Path(folder) / "run.json").exists():
-            run = read_run(folder)
-            flags = run["arguments"] if run["script"] in TUNERS else {}
-            found = run.get("scoring") or flags | {"frame": run.get("frame")}
-            if found := {name: found[name] for name in SCORING if found.get(name) not in (None, "auto")}:
-                return found
-    return {}
-
-
-def scoring_said(scoring, kept):
-    """One line: the settings that the scores depend on, `scoring`, and those that the adapter was tuned with, `kept`,
-    if they differ."""
-    words = ", ".join(f"{name} {scoring[name]}" for name in SCORING if name != "frame")
-    other = ", ".join(f"{name} {kept[name]}" for name in kept if kept[name] != scoring[name])
-    return f"scored with {words}" + (f"; tuned with {other}" if other else "")
-
-
-def frame_of(*folders):
-    """Name of the prompt frame in `scoring_of(*folders)`; None if it has none."""
-    return scoring_of(*folders).get("frame")
+def base_said(folder, base_model):
+    """The identity of the base model of this hub name as `folder/run.json` has it, for one that is not downloaded here
+    any more; None if the run had another one, or there is none."""
+    if not (Path(folder) / RUN).exists():
+        return None
+    run = read_run(folder)
+    return run.get("base") if run.get("base_model") == str(base_model) else None
 
 
 def _versions():
@@ -156,9 +133,9 @@ def _versions():
 
 
 @cache  # as it was at the first call
-def _git_revision():
+def git_revision():
     """Revision and dirty flag of the checkout this file belongs to; None if it is not in its own checkout."""
-    repository = Path(__file__).resolve().parent.parent
+    repository = Path(__file__).resolve().parents[2]
 
     def git(*words):
         command = ["git", "-C", str(repository), *words]

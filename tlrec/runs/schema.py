@@ -1,8 +1,8 @@
 """The format of `run.json`: how the output beside it was made.
 
 There is one per output folder, written with `tlrec.runs.write_run`. The tuners write it last, so that a folder which
-has one is complete. `tlrec.runs.read_run` reads it and checks it against `Run`. Unknown values are null. Keys marked
-NotRequired are missing in old files, or only some scripts write them. Other keys are allowed and kept.
+has one is complete. `tlrec.runs.read_run` reads it and checks it against `Run`. Unknown values are null; facts that not
+every script has are missing where it has none. Other keys are allowed and kept.
 
 Arguments are written as given. The environment is never written, so API keys stay out as long as no flag takes one.
 """
@@ -34,12 +34,12 @@ class Validation(TypedDict):
     eval_loss: Number | None  # None: not finite
 
 
-class Results(TypedDict):
+class Results(TypedDict, total=False):
     """Numbers that the script printed."""
 
-    history: NotRequired[list[Validation] | None]  # of a tuner, in order of steps
-    best_step: NotRequired[Count | None]  # of a tuner: the step whose weights were kept
-    truncated: NotRequired[dict[str, Count] | None]  # {"train", "valid" or "test": rows with a cut prompt}
+    history: list[Validation] | None  # of a tuner, in order of steps
+    best_step: Count | None  # of a tuner: the step whose weights were kept
+    truncated: dict[str, Count] | None  # {"train", "valid" or "test": rows with a cut prompt}
 
 
 class Adapter(TypedDict):
@@ -58,45 +58,52 @@ class Base(TypedDict):
     weights: str
 
 
-class Scoring(TypedDict):
+class Scoring(TypedDict, total=False):
     """The settings that a score depends on besides record and weights, as used: "auto" is replaced by what was chosen.
     A tuner's are in its `run.json`, and every evaluation takes them from there; those of an evaluation are in its
     `metrics.json`."""
 
-    frame: NotRequired[str | None]
-    cutoff_len: NotRequired[Count | None]
-    dtype: NotRequired[str | None]
-    quantization: NotRequired[str | None]
-    attention: NotRequired[str | None]
+    frame: str | None
+    cutoff_len: Count | None
+    dtype: str | None
+    quantization: str | None
+    attention: str | None
 
 
-class RunFacts(TypedDict):
+class Facts(TypedDict, total=False):
+    """What a result is, as far as its script has such facts."""
+
+    identity: dict[str, Any]  # what determines the result, see tlrec.runs.same
+    hardware: str | None  # in words
+    stage: str | None  # curriculum stage: "cot", "source", "few-shot" or another name; or "baseline"
+    method: str | None  # name of a baseline
+    source: str | None  # name of the source domain, for the stage "source"
+    target: str | None  # name of the target domain
+    shots: Annotated[int, Field(ge=-1, lt=2**53)] | None  # -1: all rows
+    seed: Annotated[int, Field(ge=-(2**53), lt=2**53)] | None
+    frame: str | None  # the prompt frame
+    base_model: str | None
+    base: Base | None
+    scoring: Scoring | None
+
+
+class RunFacts(Facts):
     """What `run.json` and the "run" of a `metrics.json` have in common."""
 
     script: str  # "ins_tuning.py"
     arguments: dict[str, Any]  # all flags with their values, as given
-    started: NotRequired[str | None]  # UTC, ISO 8601
-    ended: NotRequired[str | None]
-    seconds: NotRequired[Number | None]  # wall clock
-    git: NotRequired[Git | None]  # None outside a git checkout
-    versions: NotRequired[dict[str, str | None]]  # of Python, torch, transformers, peft ...
-    platform: NotRequired[dict[str, Any]]  # "system", "cpus"
-    hardware: NotRequired[list[str] | str | None]  # in words; a list of GPUs or none in older runs
-    results: NotRequired[Results]
-    stage: NotRequired[str | None]  # curriculum stage: "cot", "source", "few-shot" or another name; or "baseline"
-    method: NotRequired[str | None]  # name of a baseline
-    source: NotRequired[str | None]  # name of the source domain, for the stage "source"
-    target: NotRequired[str | None]  # name of the target domain
-    shots: NotRequired[Annotated[int, Field(ge=-1, lt=2**53)] | None]  # -1: all rows
-    seed: NotRequired[Annotated[int, Field(ge=-(2**53), lt=2**53)] | None]
-    frame: NotRequired[str | None]  # the prompt frame
-    base_model: NotRequired[str | None]
-    base: NotRequired[Base | None]
-    scoring: NotRequired[Scoring | None]
+    started: str  # UTC, ISO 8601
+    ended: str
+    seconds: Number  # wall clock
+    git: Git | None  # None outside a git checkout
+    versions: dict[str, str | None]  # of Python, torch, transformers, peft ...
+    platform: dict[str, Any]  # "system", "cpus"
+    results: Results
 
 
 class Run(RunFacts):
     """`run.json`."""
 
+    format: int
     data: dict[str, DataFile]  # "train", "valid", "test"
     start_adapter: NotRequired[Adapter | None]  # the adapter that tuning began with; None for a fresh one

@@ -1,0 +1,52 @@
+"""`run.json` beside every output: what made it, is it complete, and is it what would be made now. Locks. Imports no torch.
+
+schema    the format of run.json
+record    how a result was made: described, written, read
+scoring   the settings that a score depends on, which travel with the adapter
+same      was this made from the same inputs by the same settings? What differs, in words
+folder    RunFolder: a folder and the run whose result belongs there
+locks     one process at a time writes to a folder
+"""
+
+from tlrec.runs.folder import RunFolder
+from tlrec.runs.locks import check_unlocked, locked
+from tlrec.runs.record import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    RUN,
+    adapter_weights,
+    base_said,
+    describe_adapter,
+    describe_data,
+    describe_records,
+    describe_run,
+    read_run,
+    write_run,
+)
+from tlrec.runs.same import base_parts, differences, digest_of, flags_of
+from tlrec.runs.scoring import SCORING, frame_of, scoring_of, scoring_said
+
+__all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
+    "RUN",
+    "SCORING",
+    "RunFolder",
+    "adapter_weights",
+    "base_parts",
+    "base_said",
+    "check_unlocked",
+    "describe_adapter",
+    "describe_data",
+    "describe_records",
+    "describe_run",
+    "differences",
+    "digest_of",
+    "flags_of",
+    "frame_of",
+    "locked",
+    "read_run",
+    "scoring_of",
+    "scoring_said",
+    "write_run",
+]
