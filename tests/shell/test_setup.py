@@ -79,6 +79,23 @@ def test_setup_makes_an_environment_once(setup):
         assert run()[1] == []
 
 
+def test_another_build_of_torch(setup):
+    """From its own index, without the versions of CUDA packages that belong to the default build, and for good."""
+    root, run = setup
+    (root / "shell" / "constraints.txt").write_text("nvidia-cublas==1\nsympy==1.14.0\ncuda-toolkit==2\ntriton==3\n")
+    process, asked = run(TORCH_INDEX="https://index/cu126")
+    own = root / ".venv" / "constraints.txt"
+    options = f"--constraint {own} --extra-index-url https://index/cu126"
+    assert process.returncode == 0 and own.read_text() == "sympy==1.14.0\n"
+    assert asked[1:] == [f"-m pip install --progress-bar on --requirement {root}/requirements.txt {options}"]
+    assert run()[1] == run(TORCH_INDEX="https://index/cu126")[1] == []
+    (root / "requirements.txt").write_text("torch==2.14.0\n")
+    assert run()[1] == asked[1:]
+    process, asked = run(TORCH_INDEX="https://index/cpu")
+    message = f"error: TORCH_INDEX: .venv has a PyTorch from elsewhere; remove {root}/.venv and run this again\n"
+    assert (process.returncode, process.stderr, asked) == (2, message, [])
+
+
 @pytest.mark.parametrize("script", ["shell/test.sh", ".ci/run"])
 def test_what_the_tests_need_is_installed_for_them_alone(setup, script):
     root, run = setup
