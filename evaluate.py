@@ -13,7 +13,7 @@ Prints a table and the line `===== auc: <value> =====` for each adapter.
 import argparse
 from dataclasses import dataclass, field
 
-from tlrec.data.records import RecordFile
+from tlrec.data.records import RecordSet
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.ranking import rank_rows, ranking_of, read_ranks, run_digest
@@ -89,7 +89,7 @@ def main():
     base = base_identity(args.base_model)
     for adapter in args.lora_weights:
         check_lora_weights(adapter, args.base_model, base, args.other_base)
-    test = EvaluationSet(args.test_data_path, RecordFile(args.train_data_path) if args.train_data_path else None)
+    test = EvaluationSet(args.test_data_path, RecordSet(args.train_data_path) if args.train_data_path else None)
     ranking = ranking_of(test, args.rank, args.items, args.max_rank_rows, args.rank_seed)
     if args.output_dir and len(args.lora_weights) > 1:
         raise InputError("--output_dir takes one adapter; without it each adapter's results go into its own folder")

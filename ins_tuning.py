@@ -14,7 +14,7 @@ Writes the adapter, and last run.json, into --output_dir.
 import argparse
 import math
 
-from tlrec.data.records import RecordFile, check_draw, draw_shots
+from tlrec.data.records import RecordSet, check_draw, draw_shots
 from tlrec.errors import one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.model.prompts import FRAME_NAMES
@@ -126,7 +126,7 @@ def main():
 
     # 1. Check everything that can be checked before torch is imported
     check_flags(args)
-    train = RecordFile(args.train_data_path, labelled=False)
+    train = RecordSet(args.train_data_path, labelled=False)
     check_draw("--max_train_samples", args.max_train_samples, train)
     valid = EvaluationSet(args.val_data_path, draw=args.max_val_samples)
     run = TuningRun("ins_tuning.py", args, train, valid)
@@ -142,7 +142,7 @@ def main():
     setup = TuningSetup(args)
 
     # 3. Records to token ids
-    examples = setup.examples(draw_shots(train, args.max_train_samples, args.seed))
+    examples = setup.examples(draw_shots(train.rows, args.max_train_samples, args.seed))
     scorer = setup.validation_scorer(valid)
 
     with underway([run], setup.first):

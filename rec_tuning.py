@@ -17,7 +17,7 @@ import argparse
 import math
 from pathlib import Path
 
-from tlrec.data.records import RecordFile, check_draw, draw_shots
+from tlrec.data.records import RecordSet, check_draw, draw_shots
 from tlrec.errors import one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.model.prompts import FRAME_NAMES
@@ -129,7 +129,7 @@ def main():
 
     # 1. Check everything that can be checked before torch is imported
     check_flags(args)
-    train = RecordFile(args.train_data_path)
+    train = RecordSet(args.train_data_path)
     for shots in args.sample:
         check_draw("--sample", shots, train)
     valid = EvaluationSet(args.val_data_path, draw=args.max_val_samples)
@@ -163,7 +163,7 @@ def main():
             run.begin(f"{len(train) if shots == -1 else shots} shots, seed {seed}")
             if not run.tuned:
                 # 4. Draw the shots; tune from the start adapter; the best checkpoint by validation is the result
-                examples = setup.examples(draw_shots(train, shots, seed))
+                examples = setup.examples(draw_shots(train.rows, shots, seed))
                 trainer = tune(run, setup, examples, scorer, valid)
 
                 # 5. Save the adapter, and last run.json

@@ -23,7 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
 
 from tlrec.cot.client import Service, api_key
-from tlrec.data.records import RecordFile
+from tlrec.data.records import RecordSet
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.results import check_evaluation_dir, record_evaluation
@@ -52,7 +52,7 @@ def main():
 
     # 1. Check everything that can be checked before a library is imported or a request is sent
     prompt_frame = read_prompt_frame(args.model_folder, "--model_folder")
-    test = EvaluationSet(args.test_data_path, RecordFile(args.train_data_path) if args.train_data_path else None)
+    test = EvaluationSet(args.test_data_path, RecordSet(args.train_data_path) if args.train_data_path else None)
     if args.output_dir:
         check_unlocked(args.output_dir)
         check_evaluation_dir(args.output_dir, test, args.overwrite)

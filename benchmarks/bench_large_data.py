@@ -3,7 +3,7 @@
     python benchmarks/bench_large_data.py --rows 10000 100000 1000000 --output large_data.json
 
 Records come from the demo world, repeated with other years. Every figure comes from a separate process:
-reading      tlrec.data.records.RecordFile alone: validation, offsets, digest
+reading      tlrec.data.records.RecordSet alone: every row checked, digest
 first start  ins_tuning.py with pocket-llama from its start to the end of --steps steps and one small validation; its
              own imports and reading included, token ids not in the cache
 second start the same command again, token ids in the cache; the difference to the first is tokenisation
@@ -36,7 +36,7 @@ from tlrec.errors import InputError, one_line_errors
 from tlrec.files import whole_file, write_json
 
 DIFFERENT = 5_000  # records drawn from the demo world, which is slow
-READ = "import sys; from tlrec.data.records import RecordFile; RecordFile(sys.argv[1])"
+READ = "import sys; from tlrec.data.records import RecordSet; RecordSet(sys.argv[1])"
 # The script itself, except that its Trainer stops after a few steps
 TUNE = """
 import runpy, sys

@@ -30,7 +30,7 @@ from datasets.arrow_writer import ArrowWriter
 from benchmarks import measure
 from benchmarks.bench_large_data import demo_records
 from benchmarks.models import MOVIE_TEST, POCKET
-from tlrec.data.records import RecordFile, write_records
+from tlrec.data.records import RecordSet, write_records
 from tlrec.errors import one_line_errors
 from tlrec.files import write_json
 from tlrec.model.base_models import load_tokenizer
@@ -64,7 +64,7 @@ def ours(encoder, records, folder):
 def prepare(args):
     """{name: function without arguments}; each call writes a new file."""
     encoder = RecordTokenizer(load_tokenizer(args.base_model), load_frame("alpaca"), 100_000)  # nothing is cut
-    records = RecordFile(args.data)
+    records = RecordSet(args.data).rows
     records = records.select(np.arange(max(args.rows, BATCH + 1)) % len(records))
 
     def folder():

@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # tlrec and benchmarks, wherever this is called from
 
 from tlrec.compare import compare
-from tlrec.data.records import RecordFile
+from tlrec.data.records import RecordSet
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.results import read_metrics
 from tlrec.files import sha256, whole_file
@@ -166,7 +166,7 @@ class Search:
         data = ["--train_data_path", self.data / "train.json", "--val_data_path", self.valid]
         few = [
             "--max_val_samples",
-            min(16, len(RecordFile(self.valid))),
+            min(16, len(RecordSet(self.valid))),
         ]  # the tuner must validate; evaluate.py decides
         micro = ["--micro_batch_size", min(self.args.micro_batch_size, cell.batch)]
         output = ["--output_dir", folder, "--resume"]

@@ -50,16 +50,19 @@ def spoilt(row, **changes):
 # what a record file holds -> what is said about it, behind its path
 RECORD_FILES = {
     "absent": (None, "no such file"),
-    "empty": ("", "not JSON: Expecting value: line 1 column 1 (char 0)"),
-    "cut off": (json.dumps(yes_no())[:-5], "not JSON: "),
-    "an object": ('{"instruction": "i"}', "a record file is a JSON array, this is a JSON dict"),
+    "empty": ("", "holds no records"),
+    "cut off": (json.dumps(yes_no())[:-5], "row 4 is not JSON: "),
+    "an object": (
+        '{"instruction": "i"}',
+        "row 1: the field 'input' is missing (1 of 1 rows); a record has instruction, input, output",
+    ),
     "no rows": ("[]", "holds no records"),
     "a number for a row": ("[3]", "row 1: a record is a JSON object, this is a int"),
     "a field missing": (spoilt(2, input=...), "row 2: the field 'input' is missing"),
     "a field that is no string": (spoilt(3, input=["a"]), "row 3: the field 'input' must be a string, not list"),
     "null": (spoilt(4, instruction=None), "row 4: the field 'instruction' must be a string, not NoneType"),
-    "not UTF-8": (b'[{"instruction": "\xe9"}]', "cannot be read: 'utf-8' codec can't decode"),
-    "a folder": ("/", "cannot be read: "),
+    "not UTF-8": (b'[{"instruction": "\xe9"}]', "cannot be read: not utf-8: "),
+    "a folder": ("/", "is not a file"),
 }
 LABELLED_FILES = {
     "no label": (spoilt(2, output="Maybe."), "row 2: 'output' must be 'Yes.' or 'No.', not 'Maybe.'"),

@@ -309,7 +309,12 @@ def test_mistakes_are_one_line(monkeypatch, capsys, paths, tmp_path):
         ({}, ["--sample", "601"], f"--sample 601: {paths['train']} has 1 to 600 rows, or -1 for all"),
         ({}, ["--patience", "0"], "--patience 0: give 1 or more"),
         ({}, ["--seed", "-1"], "--seed -1: give 0 or more"),
-        ({"train": free}, [], f"{free}: row 1: 'output' must be 'Yes.' or 'No.', not 'Because.'"),
+        (
+            {"train": free},
+            [],
+            f"{free}: row 1: 'output' must be 'Yes.' or 'No.', not 'Because.' (1 of 1 rows); rewrite the "
+            "answers as these two, or leave such rows out",
+        ),
         (
             {"valid": broken},
             [],

@@ -16,7 +16,7 @@ import pytest
 from tlrec.check import describe_lengths, main
 from tlrec.data.overlap import measure_overlap
 from tlrec.data.preferences import Item, Preference, build_record, read_checked
-from tlrec.data.records import write_records
+from tlrec.data.records import FORM, write_records
 from tlrec.errors import InputError
 from tlrec.model.prompts import load_frame
 
@@ -157,4 +157,4 @@ def test_command_line(tmp_path):
     command = [sys.executable, "-m", "tlrec.check", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {path}: row 1: a record is a JSON object, this is a int\n"
+    assert done.stderr == f"error: {path}: row 1: a record is a JSON object, this is a int (1 of 1 rows); {FORM}\n"

@@ -3,18 +3,35 @@
 1. build_input and parse_input are inverse, whatever stands in the titles.
 2. Every row of every real record file is rebuilt byte for byte from what was parsed out of it.
 3. A file is written as json.dump(..., indent=4) does, and read back.
-4. Whatever is wrong with a file is one line with its path and row.
-5. The few-shot draw is that of datasets.Dataset.shuffle(seed), and fewer shots are a prefix of more.
-6. Records whose cut into titles is doubtful are found.
+4. Arrays and JSON lines, with or without BOM, wherever a block of the file ends; a large file is not held in memory.
+5. Whatever is wrong with a file is one line with its path, row, number of rows and mend; so are answers that are nearly
+   labels.
+6. The few-shot draw is that of datasets.Dataset.shuffle(seed), and fewer shots are a prefix of more.
+7. Records whose cut into titles is doubtful are found.
 """
 
+import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from tests.conftest import REPOSITORY
+from tlrec.data import records
 from tlrec.data.preferences import Item, Preference, ambiguous_names, build_input, build_record, parse_input
-from tlrec.data.records import check_two_classes, draw_shots, labels_of, read_records, write_records
+from tlrec.data.records import (
+    FIELDS,
+    FORM,
+    RecordSet,
+    check_two_classes,
+    draw_shots,
+    labels_of,
+    read_records,
+    write_records,
+)
 from tlrec.errors import InputError
 
 AWKWARD_TITLES = [
@@ -124,20 +141,22 @@ REAL_FILES = [
 
 @pytest.mark.parametrize("name", REAL_FILES)
 def test_every_real_row_is_rebuilt_byte_for_byte(shared_data, tmp_path, name):
-    records = read_records(shared_data / name)
     quoted = "rec_data/book" in name
-    rebuilt = [build_record(parse_input(r["input"]), r["output"] == "Yes.", quoted_target=quoted) for r in records]
+    rebuilt = [
+        build_record(parse_input(row["input"]), row["output"] == "Yes.", quoted_target=quoted)
+        for row in read_records(shared_data / name)
+    ]
     write_records(tmp_path / "rebuilt.json", rebuilt)
     assert (tmp_path / "rebuilt.json").read_bytes() == (shared_data / name).read_bytes()
 
 
 def test_files_are_ascii_with_an_indent_of_four(tmp_path):
-    records = [{"instruction": "i", "input": "Fäden", "output": "Yes."}]
-    write_records(tmp_path / "new" / "a.json", records)
+    rows = [{"instruction": "i", "input": "Fäden", "output": "Yes."}]
+    write_records(tmp_path / "new" / "a.json", rows)
     assert (tmp_path / "new" / "a.json").read_text() == (
         '[\n    {\n        "instruction": "i",\n        "input": "F\\u00e4den",\n        "output": "Yes."\n    }\n]'
     )
-    assert read_records(tmp_path / "new" / "a.json") == records
+    assert read_records(tmp_path / "new" / "a.json") == rows
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -154,47 +173,173 @@ def test_other_fields_are_left_out_and_free_answers_allowed_when_asked(tmp_path)
     assert read_records(path, labelled=False) == [{"instruction": "i", "input": "x", "output": "1. A - B"}]
 
 
-# ------------------------------------------------------------------------------------------------------ 4. bad files
+# ------------------------------------------------------------------------------------------------- 4. layouts
 
-GOOD = {"instruction": "i", "input": "x", "output": "Yes."}
+GOOD = {"instruction": "i", "input": "Fäden 日本語", "output": "Yes."}
+ASKED = {**GOOD, "instruction": 'Answer "Yes." or "No.".'}
+TRICKY = [
+    {"instruction": "i", "input": 'brackets ]}, [{ and "quotes", \\ and /', "output": "Yes."},
+    {"output": "No.", "more": {"nested": [[], {}, [{"}": "]"}], 1e400]}, "input": "\n\t\0\u2028", "instruction": ""},
+    {**GOOD, "more": "lone \ud83c surrogate"},
+]
+LAYOUTS = {
+    "published": json.dumps(TRICKY, indent=4),
+    "one line": json.dumps(TRICKY),
+    "compact": json.dumps(TRICKY, separators=(",", ":")),
+    "airy": "\r\n\t " + json.dumps(TRICKY, indent=2).replace("\n", "\r\n\n ") + "\n\n",
+    "a comma at the end": json.dumps(TRICKY)[:-1] + ",\n]",
+    "JSON lines": "".join(json.dumps(row) + "\n" for row in TRICKY),
+    "JSON lines of Windows": "\r\n".join(map(json.dumps, TRICKY)),
+    "JSON lines with commas": ",\n".join(map(json.dumps, TRICKY)),
+    "JSON lines, joined with their BOMs": "\n\ufeff".join(map(json.dumps, TRICKY)),
+    "one after the other": "".join(json.dumps(row, indent=1) for row in TRICKY),
+}
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1 << 20])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_has_the_same_rows(tmp_path, monkeypatch, layout, block):
+    monkeypatch.setattr(records, "BLOCK", block)
+    expected = [{field: row[field] for field in FIELDS} for row in TRICKY]
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"):
+        (tmp_path / "a.json").write_bytes(LAYOUTS[layout].encode(encoding))
+        assert read_records(tmp_path / "a.json") == expected, encoding
+
+
+def test_a_single_record_and_a_huge_one(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(GOOD))
+    assert read_records(tmp_path / "a.json") == [GOOD]
+    rows = [{**GOOD, "input": '"ä" \\ ' * 900_000}] * 2
+    write_records(tmp_path / "a.json", rows)
+    assert (tmp_path / "a.json").stat().st_size > 10 * records.BLOCK
+    assert read_records(tmp_path / "a.json") == rows
+
+
+@pytest.mark.parametrize("in_memory", [1 << 26, 0])
+def test_rows_as_a_dataset(tmp_path, monkeypatch, in_memory):
+    import datasets
+
+    monkeypatch.setattr(records, "IN_MEMORY", in_memory)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "a.json"
+    for rows in ([GOOD, {**GOOD, "output": "No."}] * 5, [GOOD] * 3):  # not the first file's copy for the second
+        path.write_text(json.dumps(rows))
+        file = RecordSet(path)
+        assert list(file.rows) == list(file) == rows and len(file) == len(rows)
+        assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert list(draw_shots(file.rows, 2, 5)) == draw_shots(rows, 2, 5)
+    assert bool(file.rows.cache_files) == (in_memory == 0)
+
+
+# Prints the most memory, in bytes, that the process held of its own after each file.
+PEAKS = """
+import re, sys
+from tlrec.data.records import RecordSet
+for path in sys.argv[1:]:
+    assert len(RecordSet(path).rows[-1]["input"]) > 1000
+    print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    sizes = {"small.json": 60_000, "large.json": 240_000}
+    for name, rows in sizes.items():
+        row = {"instruction": "i", "input": "a title " * 150, "output": "Yes."}
+        write_records(tmp_path / name, [{**row, "input": f"{number} {row['input']}"} for number in range(rows)])
+    command = [sys.executable, "-c", PEAKS, *(str(tmp_path / name) for name in sizes)]
+    environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    process = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
+    assert process.returncode == 0, process.stderr
+    small, large = map(int, process.stdout.split())
+    held = (tmp_path / "large.json").stat().st_size - (tmp_path / "small.json").stat().st_size
+    assert large - small < 40e6 < held / 4, (small, large)
+
+
+# ------------------------------------------------------------------------------------------------------ 5. bad files
+
+LIKE = "it differs by case, spaces or the full stop only: write"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, ": no such file"),
-        (b"", ": not JSON: Expecting value: line 1 column 1 (char 0)"),
-        (b'[{"instruction": "i",', ": not JSON: Expecting property name"),
-        (b"\xff\xfe", ": cannot be read: 'utf-8' codec"),
-        ({"a": 1}, ": a record file is a JSON array, this is a JSON dict"),
-        ([], ": holds no records"),
-        ([GOOD, "text"], ": row 2: a record is a JSON object, this is a str"),
-        ([GOOD, {"instruction": "i", "output": "No."}], ": row 2: the field 'input' is missing"),
-        ([{**GOOD, "input": 5}], ": row 1: the field 'input' must be a string, not int"),
-        ([{**GOOD, "output": None}], ": row 1: the field 'output' must be a string, not NoneType"),
-        ([GOOD, GOOD, {**GOOD, "output": "yes"}], ": row 3: 'output' must be 'Yes.' or 'No.', not 'yes'"),
+        (b"", ": holds no records"),
+        (b"\xef\xbb\xbf[]", ": holds no records"),
+        (b'[{"instruction": "i",', f": row 1 is not JSON: Expecting property name enclosed in double quotes; {FORM}"),
+        (json.dumps([GOOD, GOOD])[:-1], ": is cut off after row 2: the array is not closed; copy it again"),
+        (json.dumps([GOOD]) + json.dumps([GOOD]), f": something follows the array of 1 rows; {FORM}"),
+        ("instruction,input,output\n", f": row 1 is not JSON: Expecting value; {FORM}"),
+        (b'["abc\xe9"]', ": cannot be read: not utf-8: invalid continuation byte; save it as UTF-8"),
+        (
+            {"a": 1},
+            ": row 1: the field 'instruction' is missing (1 of 1 rows); a record has instruction, input, output",
+        ),
+        (
+            {"data": [GOOD]},
+            ": row 1: the field 'instruction' is missing (1 of 1 rows); give what 'data' holds as a file of its own",
+        ),
+        ([[GOOD, GOOD]], f": row 1: a record is a JSON object, this is a list (1 of 1 rows); {FORM}"),
+        ([GOOD, "text", 5], f": row 2: a record is a JSON object, this is a str (2 of 3 rows); {FORM}"),
+        ([{**GOOD, "input": float("nan")}], ": row 1: the field 'input' must be a string, not float (1 of 1 rows); "),
+        ([GOOD, {**GOOD, "output": None}], ": row 2: the field 'output' must be a string, not NoneType (1 of 2 rows)"),
         (
             [GOOD, {**GOOD, "input": "half \ud83c"}],
-            ": row 2: the field 'input' has \\ud83c, half of a surrogate pair; write both halves or none",
+            ": row 2: the field 'input' has \\ud83c, half of a surrogate pair (1 of 2 rows); write both halves or none",
         ),
-        (b"[1" + b"0" * 5000 + b"]", ": not JSON: A number of more than 4300 digits: line 1 column 2 (char 1)"),
-        (b"[" * 100_000 + b"]" * 100_000, ": not JSON: Nested too deeply: line 1 column 2 (char 1)"),
-        (b'[\n{"a": ' * 100_000, ": not JSON: Nested too deeply: line 2 column 1 (char 2)"),
-        ([{**GOOD, "output": "x" * 99}], f": row 1: 'output' must be 'Yes.' or 'No.', not '{'x' * 57}...'"),
+        (b"[1" + b"0" * 5000 + b"]", ": row 1 is not JSON: a number of too many digits; "),
+        (b"[" * 100_000, ": row 1 is not JSON: nested too deeply; "),
+        (
+            [{**GOOD, "output": "x" * 99}],
+            f": row 1: 'output' must be 'Yes.' or 'No.', not '{'x' * 57}...' (1 of 1 rows)",
+        ),
     ],
 )
-def test_bad_files_are_one_line_with_path_and_row(tmp_path, content, message):
+def test_bad_files_are_one_line_with_path_row_and_mend(tmp_path, content, message):
     path = tmp_path / "a.json"
     if content is not None:
-        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-    with pytest.raises(InputError) as error:
-        read_records(path)
-    assert str(error.value).startswith(f"{path}{message}")
-    assert "\n" not in str(error.value)
+        content = content if isinstance(content, (bytes, str)) else json.dumps(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for read in (read_records, RecordSet):
+        with pytest.raises(InputError) as error:
+            read(path)
+        assert str(error.value).startswith(f"{path}{message}") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("answer", ["yes", "YES.", "Yes", "Yes ", " yes . ", "Yes..", "No", "NO.", "no"])
+def test_answers_that_are_nearly_labels(tmp_path, answer):
+    """They are named wherever they can only be labels: asked for, needed, or all that a file has."""
+    path, label = tmp_path / "a.json", "Yes." if "y" in answer.lower() else "No."
+    near = {**GOOD, "output": answer}
+    for rows, labelled, row in (
+        ([GOOD, near, near], True, 2),
+        ([{**ASKED, "output": answer}], False, 1),
+        ([GOOD, near], False, 2),
+        ([near, near], False, 1),
+    ):
+        path.write_text(json.dumps(rows))
+        with pytest.raises(InputError) as error:
+            read_records(path, labelled)
+        count = sum(row is not GOOD for row in rows)
+        assert str(error.value) == (
+            f"{path}: row {row}: 'output' must be 'Yes.' or 'No.', not {answer!r} ({count} of {len(rows)} rows); "
+            f"{LIKE} {label!r}"
+        )
+    path.write_text(json.dumps([near, {**GOOD, "output": "1. Night - Harbour"}]))
+    assert len(read_records(path, labelled=False)) == 2  # free text may be "yes" as well
+
+
+@pytest.mark.parametrize("answer", ["Ja.", "是", "1", "Maybe", "Yes, because"])
+def test_other_answers_where_a_label_is_asked_for(tmp_path, answer):
+    (tmp_path / "a.json").write_text(json.dumps([ASKED, {**ASKED, "output": answer}]))
+    with pytest.raises(InputError, match="row 2: .* rewrite the answers as these two, or leave such rows out"):
+        read_records(tmp_path / "a.json", labelled=False)
 
 
 def test_a_folder_is_not_a_file(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=f"{tmp_path}: is not a file"):
         read_records(tmp_path)
 
 
@@ -206,18 +351,20 @@ def test_one_class_is_refused():
     assert str(error.value) == "a.json: all 2 rows are labelled 'Yes.'; AUC needs both 'Yes.' and 'No.'"
 
 
-# --------------------------------------------------------------------------------------------------------- 5. shots
+# --------------------------------------------------------------------------------------------------------- 6. shots
 
 
 @pytest.mark.parametrize("seed", [0, 1, 42])
 def test_the_draw_is_the_one_of_datasets(seed):
     from datasets import Dataset
 
-    records = [{"instruction": "i", "input": str(number), "output": "Yes."} for number in range(300)]
-    shuffled = Dataset.from_list(records).shuffle(seed=seed)
+    rows = [{"instruction": "i", "input": str(number), "output": "Yes."} for number in range(300)]
+    held = Dataset.from_list(rows)
+    shuffled = held.shuffle(seed=seed)
     for shots in (1, 16, 64, 256):
-        assert draw_shots(records, shots, seed) == shuffled.select(range(shots)).to_list()
-    assert draw_shots(records, -1, seed) == shuffled.to_list()
+        drawn = shuffled.select(range(shots)).to_list()
+        assert draw_shots(rows, shots, seed) == draw_shots(held, shots, seed).to_list() == drawn
+    assert draw_shots(rows, -1, seed) == draw_shots(held, -1, seed).to_list() == shuffled.to_list()
 
 
 def test_fewer_shots_are_a_prefix_of_more_and_seeds_differ():
@@ -228,7 +375,7 @@ def test_fewer_shots_are_a_prefix_of_more_and_seeds_differ():
     assert draw_shots(numbers, 5, seed=0) == [numbers[i] for i in np.random.default_rng(0).permutation(1000)[:5]]
 
 
-# ------------------------------------------------------------------------------------------------------ 6. ambiguity
+# ------------------------------------------------------------------------------------------------------ 7. ambiguity
 
 
 def test_doubtful_cuts_are_found():

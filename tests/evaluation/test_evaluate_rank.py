@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY
 from tlrec.baselines import counting, neural
 from tlrec.baselines.__main__ import main as baselines_main
 from tlrec.data.preferences import Item, Preference, build_record, parse_input, with_targets
-from tlrec.data.records import RecordFile, labels_of, read_records, write_records
+from tlrec.data.records import RecordSet, labels_of, read_records, write_records
 from tlrec.errors import one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.ranking import RankingSet, ranking_of
@@ -70,7 +70,7 @@ def ranking_set(movie):
     """ranking_set(protocol, ...): of the movie data, with train records."""
 
     def make(*arguments, **options):
-        test = EvaluationSet(movie / "test.json", RecordFile(movie / "train.json"))
+        test = EvaluationSet(movie / "test.json", RecordSet(movie / "train.json"))
         return RankingSet(test, None, *arguments, **options)
 
     return make
@@ -170,7 +170,7 @@ def test_what_a_user_has_rated_before(tmp_path):
     catalogue = write_items(tmp_path / "item_mapping.csv", names(60))
     for order in (range(len(test)), np.random.default_rng(0).permutation(len(test))):  # order of rows tells nothing
         write_records(tmp_path / "test.json", [test[number] for number in order])
-        for train, unknown in ((None, (4, 1)), (RecordFile(tmp_path / "train.json"), (0, 0))):
+        for train, unknown in ((None, (4, 1)), (RecordSet(tmp_path / "train.json"), (0, 0))):
             ranking = RankingSet(EvaluationSet(tmp_path / "test.json", train), catalogue)
             assert len(ranking.rows) == sum(record["output"] == "Yes." for record in test)
             for row in ranking.rows:

@@ -1,13 +1,12 @@
 """A validation or test split is read once, and whatever is known of it is computed once: tlrec/evaluation/evaluation_set.py.
 
 1. Labels, preferences, users, floors and digest are those of the functions that compute them.
-2. However many evaluations are recorded: files are opened once, rows parsed once, users inferred once.
-3. A sweep streams its train file once, and reads it once more for the floors; it never holds it.
+2. However many evaluations are recorded: rows are parsed once, users inferred once.
+3. So it is in a sweep.
 4. Records in another form have no users and no floors; one class, or no label, is an InputError.
 5. It imports no torch.
 """
 
-import builtins
 import json
 import subprocess
 import sys
@@ -17,8 +16,7 @@ import numpy as np
 import pytest
 
 from tlrec.data import preferences as preferences_module
-from tlrec.data import records as records_module
-from tlrec.data.records import RecordFile, labels_of, read_records, write_records
+from tlrec.data.records import RecordSet, labels_of, read_records, write_records
 from tlrec.data.users import infer_users
 from tlrec.errors import InputError
 from tlrec.evaluation import evaluation_set, metrics
@@ -40,7 +38,7 @@ def some_scores(n, seed=0):
 
 
 def test_what_is_known(movie):
-    train, records = RecordFile(movie / "train.json"), read_records(movie / "test.json")
+    train, records = RecordSet(movie / "train.json"), read_records(movie / "test.json")
     test = EvaluationSet(movie / "test.json", train)
     parsed = [preferences_module.parse_input(record["input"]) for record in records]
     assert test.records == records and len(test) == 24 and test.sha256 == sha256(movie / "test.json")
@@ -54,7 +52,7 @@ def test_what_is_known(movie):
 
 
 def test_metrics_are_those_of_summarise(movie, tmp_path):
-    test, scores = EvaluationSet(movie / "test.json", RecordFile(movie / "train.json")), some_scores(24)
+    test, scores = EvaluationSet(movie / "test.json", RecordSet(movie / "train.json")), some_scores(24)
     found = record_evaluation(tmp_path, "x.py", {}, test, scores)
     run = found.pop("run")
     assert found == summarise(test.labels, scores.p_yes, scores.p_no, test.preferences, test.floors)
@@ -69,7 +67,7 @@ def test_metrics_are_those_of_summarise(movie, tmp_path):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Counter of files opened by name, of rows parsed, and of calls of infer_users."""
+    """Counter of rows parsed, and of calls of infer_users."""
     count = Counter()
 
     def watch(module, name, key):
@@ -81,7 +79,6 @@ def counted(monkeypatch):
 
         monkeypatch.setattr(module, name, call)
 
-    watch(builtins, "open", lambda path, *_: str(path).rpartition("/")[2])
     watch(evaluation_set, "parse_input", lambda text: "rows")
     watch(metrics, "parse_input", lambda text: "train rows")
     watch(evaluation_set, "infer_users", lambda *_: "users")
@@ -89,32 +86,22 @@ def counted(monkeypatch):
 
 
 def test_all_of_it_once(movie, tmp_path, counted):
-    test = EvaluationSet(movie / "test.json", RecordFile(movie / "train.json"))
+    test = EvaluationSet(movie / "test.json", RecordSet(movie / "train.json"))
     assert (counted["rows"], counted["train rows"], counted["users"]) == (0, 0, 0)  # not before they are asked for
     for seed in range(3):
         record_evaluation(tmp_path / str(seed), "x.py", {}, test, some_scores(24, seed))
     assert (counted["rows"], counted["train rows"], counted["users"]) == (24, 40, 1)
-    assert (counted["test.json"], counted["train.json"]) == (1, 1)
 
 
 @pytest.mark.slow
-def test_a_sweep_opens_each_file_once(run_script, tiny_llama, movie, tmp_path, counted, monkeypatch):
-    read = Counter()
-
-    def get(file, place, original=RecordFile.__getitem__):
-        read[place] += 1
-        return original(file, place)
-
-    monkeypatch.setattr(records_module.RecordFile, "__getitem__", get)
+def test_a_sweep_parses_each_file_once(run_script, tiny_llama, movie, tmp_path, counted):
     flags = ["--base_model", tiny_llama, "--output_dir", tmp_path / "sweep", "--device", "cpu", "--num_epochs", 1]
     flags += ["--warmup_steps", 0]
     for flag, name in (("--train_data_path", "train"), ("--val_data_path", "valid"), ("--test_data_path", "test")):
         flags += [flag, movie / f"{name}.json"]
     status, _, err = run_script("rec_tuning.py", *flags, "--sample", 2, "--seed", 0, 1)
     assert status == 0, err
-    assert (counted["train.json"], counted["valid.json"], counted["test.json"]) == (1, 1, 1)
     assert counted["train rows"] == 40 and counted["users"] == 1
-    assert sum(read.values()) == (40 + 1) + 2 * (2 + 1)  # the floors and two draws, each up to its IndexError
 
 
 def test_validation_rows_are_tokenised_once(tiny_llama, movie, monkeypatch):

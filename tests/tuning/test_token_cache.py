@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.conftest import REPOSITORY
 from tests.support.models import write_tokenizer
 from tlrec.data.preferences import Item, Preference, build_record
-from tlrec.data.records import RecordFile, draw_shots, write_records
+from tlrec.data.records import RecordSet, draw_shots, write_records
 from tlrec.errors import InputError
 from tlrec.files import sha256
 from tlrec.model.base_models import load_tokenizer
@@ -40,7 +40,7 @@ def make_records(count=23):
             build_record(Preference(likes, (Item("No (2102)"),), Item(f"Harbor {number}"), "movie"), number % 2)
         )
         if number % 10 == 4:
-            records[-1]["output"] = "a harbor at night " * 100
+            records[-1] |= {"instruction": "Tell.", "output": "a harbor at night " * 100}
     return records
 
 
@@ -55,7 +55,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def records(tmp_path):
     write_records(tmp_path / "train.json", make_records())
-    return RecordFile(tmp_path / "train.json", labelled=False)
+    return RecordSet(tmp_path / "train.json", labelled=False).rows
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,11 @@ def test_a_batch_stays_in_memory(encoder, records, cache):
 
 
 def test_no_record_fits(encoder, tmp_path):
-    write_records(tmp_path / "long.json", [{**record, "output": "word " * 999} for record in make_records(7)])
-    examples = training_examples(encoder, RecordFile(tmp_path / "long.json", labelled=False), True)
+    write_records(
+        tmp_path / "long.json",
+        [{**record, "instruction": "Tell.", "output": "word " * 999} for record in make_records(7)],
+    )
+    examples = training_examples(encoder, RecordSet(tmp_path / "long.json", labelled=False).rows, True)
     assert (len(examples.rows), examples.truncated, examples.dropped) == (0, 0, list(range(7)))
 
 
@@ -115,7 +118,7 @@ def test_a_second_run_tokenises_nothing(encoder, records, cache, no_tokenising, 
     (path,) = cache.glob("*.arrow")
     assert capsys.readouterr().out == f"token ids: kept in {path}\n"
     no_tokenising()
-    again = RecordFile(tmp_path / "train.json", labelled=False)
+    again = RecordSet(tmp_path / "train.json", labelled=False).rows
     second = training_examples(encoder, again, True)
     assert capsys.readouterr().out == f"token ids: found in {path}\n"
     assert list(second.rows) == list(first.rows)
@@ -129,12 +132,12 @@ NAME = """
 import sys
 from transformers import PreTrainedTokenizerFast
 from tlrec.model.prompts import load_frame
-from tlrec.data.records import RecordFile
+from tlrec.data.records import RecordSet
 from tlrec.tuning.token_cache import _digest
 from tlrec.model.tokenization import RecordTokenizer
 
 encoder = RecordTokenizer(PreTrainedTokenizerFast.from_pretrained(sys.argv[1]), load_frame("alpaca"), int(sys.argv[3]))
-print(_digest(encoder, RecordFile(sys.argv[2], labelled=False)))
+print(_digest(encoder, RecordSet(sys.argv[2], labelled=False).rows))
 """
 
 
@@ -157,7 +160,7 @@ def test_what_changes_token_ids_changes_the_file(encoder, tokenizer, records, ca
     draws = [draw_shots(records, *draw) for draw in ((-1, 0), (-1, 1), (6, 0), (7, 0))]
     frame = load_frame("alpaca")
     for each, drawn in [
-        *((encoder, drawn) for drawn in (records, *draws, RecordFile(tmp_path / "other.json", labelled=False))),
+        *((encoder, drawn) for drawn in (records, *draws, RecordSet(tmp_path / "other.json", labelled=False).rows)),
         (RecordTokenizer(tokenizer, frame, CUTOFF + 1), records),
         (RecordTokenizer(tokenizer, load_frame("tallrec"), CUTOFF), records),
         (RecordTokenizer(load_tokenizer(tmp_path), frame, CUTOFF), records),
@@ -261,8 +264,10 @@ PEAKS = """
 import re, sys, datasets
 from pathlib import Path
 from types import SimpleNamespace
-from tlrec.data.records import RecordFile
+from tlrec.data import records
+from tlrec.data.records import RecordSet
 from tlrec.tuning.token_cache import training_examples
+records.IN_MEMORY = 0
 from tlrec.model.tokenization import Examples
 
 class Encoder:  # token ids without a tokenizer, which would take minutes
@@ -276,7 +281,7 @@ class Encoder:  # token ids without a tokenizer, which would take minutes
 
 for path in sys.argv[2:]:
     datasets.config.HF_DATASETS_CACHE = Path(sys.argv[1])
-    rows = training_examples(Encoder(), RecordFile(path), False).rows
+    rows = training_examples(Encoder(), RecordSet(path).rows, False).rows
     assert len(rows.__getitems__([5, len(rows) - 1])[1]["labels"]) == rows.lengths[-1] == 301
     print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]))
 """

@@ -21,7 +21,7 @@ from itertools import product
 from pathlib import Path
 
 from tlrec.data.preferences import parse_input
-from tlrec.data.records import RecordFile, check_draw, draw_shots, labels_of
+from tlrec.data.records import RecordSet, check_draw, draw_shots, labels_of
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.ranking import RANKING, rank_rows, ranking_of, read_ranks, run_digest
@@ -83,7 +83,7 @@ def main():
             raise InputError(f"--{flag} {getattr(args, flag)}: give 1 or more")
     if min(args.seed) < 0:
         raise InputError(f"--seed {min(args.seed)}: give 0 or more")
-    train = RecordFile(args.train_data_path)
+    train = RecordSet(args.train_data_path)
     for shots in args.sample:
         check_draw("--sample", shots, train)
     valid, test = EvaluationSet(args.val_data_path), EvaluationSet(args.test_data_path, train)
@@ -100,7 +100,7 @@ def main():
         with job.folder.locked():
             # 2. Draw the shots and learn from them
             started, clock = datetime.now(UTC), time.perf_counter()
-            learned = learn(job, list(draw_shots(train, job.shots, job.seed)), valid, test, args)
+            learned = learn(job, list(draw_shots(train.rows, job.shots, job.seed)), valid, test, args)
 
             # 3. The same numbers, floors, ranks and files as for a language model
             facts = {"stage": "baseline", "method": NAMES[job.method], "shots": job.shots, "seed": job.seed}

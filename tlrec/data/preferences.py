@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from tlrec.data.records import LABELS, check_record, read_records
+from tlrec.data.records import ASKS, LABELS, read_records
 from tlrec.errors import InputError
 
 
@@ -184,14 +184,15 @@ def _shown(text):
 def read_checked(path):
     """The records of a file and their Preferences, or None for instruction records, whose answers are free text.
 
-    A file with one "Yes." or "No." must have no other answers. Raises InputError, naming file and row.
+    A file in which one record asks for "Yes." or "No.", or all have such an answer, must have no other answers. Raises
+    InputError, naming file and row.
     """
     records = read_records(path, labelled=False)
-    if not any(record["output"] in LABELS for record in records):
-        return records, None
-    preferences = []
+    if not any(ASKS in record["instruction"] for record in records):
+        if not all(record["output"] in LABELS for record in records):
+            return records, None
+    records, preferences = read_records(path), []
     for number, record in enumerate(records, start=1):
-        check_record(record, f"{path}: row {number}", labelled=True)
         try:
             preferences.append(parse_input(record["input"]))
         except ValueError as error:

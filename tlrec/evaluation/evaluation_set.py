@@ -3,23 +3,24 @@
 from functools import cached_property
 
 from tlrec.data.preferences import parse_input
-from tlrec.data.records import check_two_classes, draw_shots, labels_of, read_records_and_digest
+from tlrec.data.records import check_two_classes, draw_shots, labels_of, read_records
 from tlrec.data.users import infer_users
 from tlrec.errors import InputError
 from tlrec.evaluation.metrics import floor_scores
+from tlrec.files import sha256
 
 
 class EvaluationSet:
     """The records of a file with both labels; labels, preferences, users and floors are computed when first needed.
 
-    train: records of the target's train split (a RecordFile), for the floors that know the items. draw: how many rows
+    train: records of the target's train split (a RecordSet), for the floors that know the items. draw: how many rows
     to keep, drawn with a fixed seed; -1 keeps all. rows_in_file: number of rows before the draw. Raises InputError,
     naming file and row, for a row that is not a labelled record, and for a file, or a draw, with one label only.
     """
 
     def __init__(self, path, train=None, draw=-1):
         self.path, self.train = path, train
-        self.records, self.sha256 = read_records_and_digest(path)
+        self.records, self.sha256 = read_records(path), sha256(path)
         self.rows_in_file = len(self.records)
         check_two_classes(self.records, path)
         if draw != -1:

@@ -135,10 +135,11 @@ def measure(args, setup, titles, histories):
 
 def describe(args, titles, histories, catalogue, models, machine):
     """The content of probe.json."""
+    from tlrec.data.records import RecordSet
     from tlrec.evaluation.knowledge import describe_intervals
     from tlrec.files import sha256
     from tlrec.model.identity import base_identity
-    from tlrec.runs import describe_adapter, describe_data, describe_run
+    from tlrec.runs import describe_adapter, describe_data, describe_records, describe_run
 
     data, asked = {}, {"titles": None, "histories": None}
     if titles:
@@ -147,7 +148,7 @@ def describe(args, titles, histories, catalogue, models, machine):
         asked["titles"] = {"kind": titles.kind, "n": len(titles.rows), "left_out": titles.left_out}
         asked["titles"] |= {"repeated": catalogue.repeated, "candidates": candidates}
     if histories:
-        data["records"] = describe_data(args.records)
+        data["records"] = describe_records(RecordSet(args.records))
         mean = sum(row.size for row in histories.rows) / len(histories.rows)
         asked["histories"] = {"n": len(histories.rows), "left_out": histories.left_out, "titles": mean}
     facts = {"adapter": describe_adapter(args.lora_weights), "base_model": args.base_model}

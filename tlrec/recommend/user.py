@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tlrec.data.catalogue import typed_item
 from tlrec.data.preferences import Preference, build_record, parse_input, without_item
-from tlrec.data.records import RecordFile
+from tlrec.data.records import read_records
 from tlrec.errors import InputError
 from tlrec.files import printable
 
@@ -23,7 +23,7 @@ class User:
 
 def read_row(path, row, catalogue):
     """The User of a row, counted from 1, of a record file."""
-    records = RecordFile(path, labelled=False)
+    records = read_records(path, labelled=False)
     if not 1 <= row <= len(records):
         raise InputError(f"--row {row}: {path} has rows 1 to {len(records)}")
     record = records[row - 1]

@@ -85,7 +85,7 @@ def describe_data(path, rows=None, digest=None):
 
 
 def describe_records(file):
-    """What `describe_data` returns, for a RecordFile or EvaluationSet, which already knows rows and digest."""
+    """What `describe_data` returns, for a RecordSet or EvaluationSet, which already knows rows and digest."""
     return {"path": str(file.path), "sha256": file.sha256, "rows": len(file)}
 
 

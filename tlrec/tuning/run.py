@@ -13,7 +13,7 @@ from tlrec.tuning.checkpoints import last_checkpoint, remove_checkpoints
 class TuningRun:
     """A run's bookkeeping: the `run.json` and checkpoints that it finds, the `run.json` and `metrics.json` it writes.
 
-    script: its name. args: its flags, with `output_dir`, `seed` and shots of this one run. train: the RecordFile that
+    script: its name. args: its flags, with `output_dir`, `seed` and shots of this one run. train: the RecordSet that
     it learns from. valid: the EvaluationSet that it is selected on. Raises InputError if its folder holds another run's
     work (unless `args.overwrite`), if another process works there, or if it cannot be written to.
 

@@ -10,6 +10,7 @@ from peft import get_peft_model
 from transformers import set_seed
 
 from tlrec import runs
+from tlrec.data.records import LABELS
 from tlrec.errors import InputError
 from tlrec.model import adapters, base_models, memory
 from tlrec.model.processes import models_are_spread, share_batch
@@ -46,15 +47,15 @@ class TuningSetup(ModelSetup):
         return {"frame": self.frame.name, "cutoff_len": self.args.cutoff_len, **self.machine_scoring}
 
     def examples(self, records):
-        """Examples of a RecordFile, to learn from. Raises InputError if none fits into --cutoff_len."""
+        """Examples of records, a `datasets.Dataset`, to learn from. Raises InputError if none fits into --cutoff_len."""
         limit = f"--cutoff_len {self.args.cutoff_len}"
         examples = training_examples(self.encoder, records, self.args.prompt_loss_weight == 1)
         left_out = f", {len(examples.dropped)} left out because the answer exceeds {limit}"
-        known = records.labelled and not examples.dropped  # "Yes." and "No." always fit
-        print(f"train: {len(examples.rows)} rows, {examples.truncated} with a cut prompt{'' if known else left_out}")
+        short = all(answer in LABELS for answer in records["output"]) and not examples.dropped  # these always fit
+        print(f"train: {len(examples.rows)} rows, {examples.truncated} with a cut prompt{'' if short else left_out}")
         self._longest = max(lengths_of(examples.rows), default=0)
         if not examples.rows:
-            raise InputError(f"{records.path}: no record fits into {limit}")
+            raise InputError(f"{self.args.train_data_path}: no record fits into {limit}")
         return examples
 
     def validation_scorer(self, valid):

@@ -65,7 +65,7 @@ class TokenRows:
 def training_examples(encoder, records, train_on_inputs):
     """What `encoder.examples(records, train_on_inputs)` returns; of more than a batch, `rows` are TokenRows.
 
-    encoder: tlrec.model.tokenization.RecordTokenizer; records: tlrec.data.records.RecordFile. Raises InputError if the
+    encoder: tlrec.model.tokenization.RecordTokenizer; records: a datasets.Dataset of them. Raises InputError if the
     cache cannot be written.
     """
     if len(records) <= BATCH:
@@ -118,7 +118,7 @@ def _digest(encoder, records):
         tokenizer = {path.name: sha256(path) for path in sorted(Path(folder).iterdir())}
     forms = [{"instruction": "{instruction}", "input": text} for text in ("{input}", "")]
     facts = {
-        "records": [records.sha256, hashlib.sha256(records.starts.tobytes()).hexdigest()],
+        "records": records._fingerprint,
         "tokenizer": tokenizer,
         "bos, eos": [encoder.bos, encoder.eos],
         "frame": [[encoder.frame.prompt(form), encoder.frame.head(form)] for form in forms],
