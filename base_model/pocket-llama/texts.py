@@ -8,8 +8,8 @@ or its place. No text has users, likes or dislikes, a question answered Yes or N
 from dataclasses import dataclass
 
 import numpy as np
+from words import NAMES, PLAIN_WORDS, any_name, any_sentence, any_title, any_word
 
-from base_model.pocket_words import NAMES, PLAIN_WORDS, any_name, any_sentence, any_title, any_word
 from tlrec.data.preferences import Item
 from tlrec.demo import world
 

@@ -1,41 +1,52 @@
 """Train pocket-llama: a LLaMA of about 1.5 million parameters that runs the whole chain on two CPU cores.
 
-    command="python base_model/train_pocket_llama.py --output_dir base_model/pocket-llama --threads 1 --log_steps 50"
+    command="python base_model/pocket-llama/train.py --output_dir pocket"
     $command --steps 1300 --stop_at 650
-    $command --steps 900 --resume --overwrite
+    $command --steps 900
 
-`pocket_texts.py` generates all text: titles sorted into two lists, and in which of them further titles belong. Two extra
-losses show one attention head where to look (see `guidance`); without them the model did not learn to compare in the
-same time. The second command lets the learning rate fall sooner than the first one planned. In: nothing. Out: a folder
-in the LLaMA layout (SentencePiece `tokenizer.model`, `config.json`, `model.safetensors` ...) and `training.json`.
-`--resume` continues a run that was killed.
+`texts.py` generates all text: titles sorted into two lists, and in which of them further titles belong. Two extra losses
+show one attention head where to look (see `guidance`); without them the model did not learn to compare in the same time.
+The second command lets the learning rate fall sooner than the first one planned. In: nothing. Out: a folder in the LLaMA
+layout (SentencePiece `tokenizer.model`, `config.json`, `model.safetensors` ...) and `training.json`. The same command
+continues a run that was killed, from the folder's checkpoint.
 """
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # tlrec, wherever this is called from
+
+import tlrec  # noqa: F401 - first: it quiets the libraries
+
+# isort: split
 import numpy as np
+import torch
+from pieces import Encoder, train_tokenizer
+from sklearn.metrics import roc_auc_score
+from texts import by_balanced_theme, by_length, by_theme, by_word, lists_text, text, words_text
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from base_model.pocket_texts import by_balanced_theme, by_length, by_theme, by_word, lists_text, text, words_text
-from base_model.pocket_tokens import Encoder, train_tokenizer
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import whole_file, write_json
 
+SEED, VOCABULARY, WIDTH, LAYERS = 0, 3072, 128, 6
+TOKENS_PER_BATCH, LEARNING_RATE, TEXT_WEIGHT, GUIDANCE, LOG_STEPS = 2048, 2e-3, 0.3, 0.5, 50
+SCALE = 4.0  # how strongly LoRA acts, a power of two; see `save`
 LOGGED = ("answer_loss", "text_loss", "guide_loss", "tokens_per_step")  # means of these are logged
 LEAD, COMPONENTS = 3.0, 12  # log-probability of names above Yes and No, and directions, in `open_to_yes_and_no`
 GUIDED = 2  # the layer, counted from 0, whose first head is shown where to look
 
 
-def batches(rng, encode, progress, tokens_per_batch, pool=12):
+def batches(rng, encode, progress, pool=12):
     """A pool of batches, each a list of samples of similar length."""
     samples, total = [], 0
-    while total < pool * tokens_per_batch:
+    while total < pool * TOKENS_PER_BATCH:
         sample = encode(text(rng, progress))
         if len(sample.ids) <= 1024:
             samples.append(sample)
@@ -43,7 +54,7 @@ def batches(rng, encode, progress, tokens_per_batch, pool=12):
     samples.sort(key=lambda sample: len(sample.ids))
     result, batch = [], []
     for sample in samples:
-        if batch and (len(batch) + 1) * len(sample.ids) > tokens_per_batch:
+        if batch and (len(batch) + 1) * len(sample.ids) > TOKENS_PER_BATCH:
             result.append(batch)
             batch = []
         batch.append(sample)
@@ -54,8 +65,6 @@ def batches(rng, encode, progress, tokens_per_batch, pool=12):
 
 def tensors(batch):
     """Padded tensors of shape (rows, length): ids, answer mask, lists, classes (see Sample)."""
-    import torch
-
     length = max(len(sample.ids) for sample in batch)
     ids, lists, classes = (torch.full((len(batch), length), fill) for fill in (0, -1, -1))
     answers = torch.zeros(len(batch), length, dtype=torch.bool)
@@ -75,10 +84,6 @@ def guidance(model, states, probe, lists, classes):
     token is in; the other trains one head of that layer to look from the words of a question to the words of the lists
     that mean the same.
     """
-    import torch
-    from torch.nn.functional import binary_cross_entropy_with_logits
-    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
-
     state, layer = states[GUIDED], model.model.layers[GUIDED]
     in_list = lists >= 0
     if not in_list.any():
@@ -102,17 +107,14 @@ def guidance(model, states, probe, lists, classes):
     return membership + (everything - matching).mean()
 
 
-def abilities(model, encode, seed, texts=40):
+def abilities(model, encode, texts=40):
     """AUC of first list against second in fresh texts: lists of words, and lists of ten titles by each rule of sorting."""
-    import torch
-    from sklearn.metrics import roc_auc_score
-
     makers = {"words": lambda rng: words_text(rng, 0.5)}
     for rule in (by_balanced_theme, by_theme, by_word, by_length):
         makers[rule.__name__] = lambda rng, rule=rule: lists_text(rng, 1.0, kind="film", sorting=rule, size=10)
     result = {}
     for name, maker in makers.items():
-        rng = np.random.default_rng([seed, 3])
+        rng = np.random.default_rng([SEED, 3])
         scores, labels = [], []
         for _ in range(texts):
             sample = encode(maker(rng))
@@ -124,18 +126,15 @@ def abilities(model, encode, seed, texts=40):
     return result
 
 
-def build_model(args, vocabulary):
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(args.seed)
+def build_model(vocabulary):
+    torch.manual_seed(SEED)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary,
-            hidden_size=args.hidden,
-            intermediate_size=2 * args.hidden,
-            num_hidden_layers=args.layers,
-            num_attention_heads=args.hidden // 32,
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=WIDTH // 32,
             max_position_embeddings=1024,
             tie_word_embeddings=True,
             bos_token_id=1,
@@ -150,19 +149,16 @@ def build_model(args, vocabulary):
 
 def train(args, folder):
     """Train a model from random weights, or from the checkpoint in `folder`; returns the model and the log."""
-    import torch
-    from tqdm import tqdm
-
     torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    torch.manual_seed(SEED)
     encode = Encoder(folder)
-    model = build_model(args, encode.pieces.vocab_size())
-    probe = torch.nn.Linear(args.hidden, 1)
-    optimizers = build_optimizers(model, probe, args.learning_rate)
+    model = build_model(encode.pieces.vocab_size())
+    probe = torch.nn.Linear(WIDTH, 1)
+    optimizers = build_optimizers(model, probe)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {encode.pieces.vocab_size()} pieces", flush=True)
 
     checkpoint, step, spent, log = folder / "checkpoint.pt", 0, 0.0, []
-    if args.resume and checkpoint.exists():
+    if checkpoint.exists():
         step, spent, log = load_checkpoint(checkpoint, model, probe, optimizers)
     started = time.monotonic() - spent
     bar = tqdm(total=args.steps, initial=step, mininterval=5, unit="step")
@@ -170,17 +166,17 @@ def train(args, folder):
     while step < min(args.steps, args.stop_at or args.steps):
         progress = step / args.steps
         if not queue:
-            queue = batches(np.random.default_rng([args.seed, 2, step]), encode, progress, args.tokens_per_batch)
-        set_learning_rate(optimizers, args.learning_rate, step, progress)
-        recent.append(train_step(args, model, probe, optimizers, progress, queue.pop()))
+            queue = batches(np.random.default_rng([SEED, 2, step]), encode, progress)
+        set_learning_rate(optimizers, step, progress)
+        recent.append(train_step(model, probe, optimizers, progress, queue.pop()))
         step += 1
         bar.update()
-        if step % args.log_steps == 0 or step == args.steps:
+        if step % LOG_STEPS == 0 or step == args.steps:
             line = {"step": step, "seconds": round(time.monotonic() - started)}
             for name, mean in zip(LOGGED, np.mean(recent, axis=0)):
                 line[name] = round(float(mean), 4)
             model.eval()
-            line |= abilities(model, encode, args.seed)
+            line |= abilities(model, encode)
             model.train()
             log.append(line)
             bar.write(json.dumps(line))
@@ -191,32 +187,27 @@ def train(args, folder):
     return model.eval(), log
 
 
-def build_optimizers(model, probe, learning_rate):
+def build_optimizers(model, probe):
     """Muon for the weight matrices of the layers, AdamW for everything else."""
-    import torch
-
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim == 1 or "embed" in name] + list(probe.parameters())
     return [
-        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
 
-def set_learning_rate(optimizers, learning_rate, step, progress):
+def set_learning_rate(optimizers, step, progress):
     """Warm-up over 100 steps; from 30 % of the training on, a cosine down to 2 % of the learning rate."""
     cosine = 0.5 * (1 + float(np.cos(np.pi * max(0, progress - 0.3) / 0.7)))
     rate = min(1.0, (step + 1) / 100) * (0.02 + 0.98 * cosine)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * rate
+            group["lr"] = LEARNING_RATE * rate
 
 
-def train_step(args, model, probe, optimizers, progress, batch):
+def train_step(model, probe, optimizers, progress, batch):
     """One optimiser step on `batch`; returns the values that LOGGED names."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
     ids, answers, lists, classes = tensors(batch)
     output = model.model(ids, output_hidden_states=True)
     hidden = output.last_hidden_state[:, :-1]
@@ -226,8 +217,8 @@ def train_step(args, model, probe, optimizers, progress, batch):
     answer_loss = cross_entropy(model.lm_head(hidden[is_answer]), targets[is_answer])
     text_loss = cross_entropy(model.lm_head(hidden[is_text]), targets[is_text])
     guide_loss = guidance(model, output.hidden_states, probe, lists, classes)
-    guide = args.guidance * max(0.1, 1 - progress / 0.6)
-    (answer_loss + args.text_weight * text_loss + guide * guide_loss).backward()
+    guide = GUIDANCE * max(0.1, 1 - progress / 0.6)
+    (answer_loss + TEXT_WEIGHT * text_loss + guide * guide_loss).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()
@@ -237,8 +228,6 @@ def train_step(args, model, probe, optimizers, progress, batch):
 
 def load_checkpoint(path, model, probe, optimizers):
     """Put the checkpoint into model, probe and optimisers; returns its step, its seconds of training and its log."""
-    import torch
-
     state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
     probe.load_state_dict(state["probe"])
@@ -248,15 +237,13 @@ def load_checkpoint(path, model, probe, optimizers):
 
 
 def save_checkpoint(path, model, probe, optimizers, step, seconds, log):
-    import torch
-
     state = {"model": model.state_dict(), "probe": probe.state_dict(), "step": step, "log": log}
     state |= {"optimizers": [o.state_dict() for o in optimizers], "seconds": seconds}
     with whole_file(path, "wb") as file:
         torch.save(state, file)
 
 
-def open_to_yes_and_no(model, encode, seed, texts=250):
+def open_to_yes_and_no(model, encode, texts=250):
     """Make Yes and No as likely as the names of lists where such a name is due, for both lists alike.
 
     A large model knows from all it has read that questions can be answered so. This one has read no such question: it
@@ -265,9 +252,7 @@ def open_to_yes_and_no(model, encode, seed, texts=250):
     from 0.44 to 0.81. So, by the last states before names in fresh texts, the embeddings of both get the same multiple of
     the mean state, and their difference loses the COMPONENTS directions in which these states vary most.
     """
-    import torch
-
-    rng, states, levels = np.random.default_rng([seed, 4]), [], []
+    rng, states, levels = np.random.default_rng([SEED, 4]), [], []
     embeddings = model.model.embed_tokens.weight
     yes, no = encode.names["Yes"], encode.names["No"]
     with torch.no_grad():
@@ -287,77 +272,49 @@ def open_to_yes_and_no(model, encode, seed, texts=250):
         embeddings[[yes, no]] += missing * mean / (mean @ mean)
 
 
-def save(model, scale, folder):
+def save(model, folder):
     """Write configuration and float16 weights.
 
-    The weights of the norms before attention and before the feed-forward layer are multiplied by `scale`, a power of two,
+    The weights of the norms before attention and before the feed-forward layer are multiplied by SCALE, a power of two,
     and those of the projections after them divided by it. The function stays the same to the bit, but LoRA on these
-    projections reads inputs `scale` times as large. So a step of the published learning rate moves this narrow model about as much as a model that is
-    scale^2 times as wide.
+    projections reads inputs SCALE times as large. So a step of the published learning rate moves this narrow model about as much as a model that is
+    SCALE^2 times as wide.
     """
-    import torch
-
     with torch.no_grad():
         for layer in model.model.layers:
-            layer.input_layernorm.weight.mul_(scale)
+            layer.input_layernorm.weight.mul_(SCALE)
             for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
-                projection.weight.div_(scale)
-            layer.post_attention_layernorm.weight.mul_(scale)
+                projection.weight.div_(SCALE)
+            layer.post_attention_layernorm.weight.mul_(SCALE)
             for projection in (layer.mlp.gate_proj, layer.mlp.up_proj):
-                projection.weight.div_(scale)
+                projection.weight.div_(SCALE)
     model.half().save_pretrained(folder)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("--output_dir", type=Path, default=Path("base_model/pocket-llama"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument(
-        "--stop_at", type=int, help="stop after this step, a multiple of --log_steps, for a later --resume"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--hidden", type=int, default=128, help="width, a multiple of 32")
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--vocabulary", type=int, default=3072)
-    parser.add_argument("--tokens_per_batch", type=int, default=2048)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--text_weight", type=float, default=0.3, help="weight of the text outside the answers")
-    parser.add_argument("--guidance", type=float, default=0.5, help="weight of the losses that show where to look")
-    parser.add_argument("--tuning_scale", type=float, default=4.0, help="how strongly LoRA acts (a power of 2)")
-    parser.add_argument("--log_steps", type=int, default=250, help="steps between log lines, and between checkpoints")
-    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint of a killed run")
-    parser.add_argument("--overwrite", action="store_true")
+    add = parser.add_argument
+    add("--output_dir", type=Path, required=True)
+    add("--steps", type=int, default=2400, help="(default: %(default)s)")
+    add("--stop_at", type=int, help=f"stop after this step, a multiple of {LOG_STEPS}, for a later call to continue")
+    add("--threads", type=int, default=1, help="(default: %(default)s)")
     args = parser.parse_args()
-
-    # 1. the folder
     folder = args.output_dir
-    if (folder / "config.json").exists() and not args.overwrite:
-        raise InputError(f"{folder} already holds a model; choose another --output_dir or add --overwrite")
-    work = folder.with_name(folder.name + ".training")
-    if work.exists() and not args.resume:
-        shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-
-    # 2. the tokenizer
-    if not (work / "tokenizer.model").exists():
-        train_tokenizer(work, args.seed, args.vocabulary)
-
-    # 3. the model
-    model, log = train(args, work)
+    if (folder / "config.json").exists():
+        raise InputError(f"{folder} already holds a model; choose another --output_dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "tokenizer.model").exists():
+        train_tokenizer(folder, SEED, VOCABULARY)
+    model, log = train(args, folder)
     if args.stop_at and args.stop_at < args.steps:
-        print(f"stopped; --resume continues from {work}")
+        print(f"stopped; the same command without --stop_at continues from {folder}")
         return
-    open_to_yes_and_no(model, Encoder(work), args.seed)
-    save(model, args.tuning_scale, work)
-    flags = {key: value for key, value in vars(args).items() if key not in ("output_dir", "resume", "overwrite")}
-    write_json(work / "training.json", flags | {"log": log})
-    (work / "checkpoint.pt").unlink()
-
-    # 4. rename, so that the folder appears complete
-    if folder.exists():
-        shutil.rmtree(folder)
-    work.rename(folder)
+    open_to_yes_and_no(model, Encoder(folder))
+    write_json(folder / "training.json", {"steps": args.steps, "threads": args.threads, "log": log})
+    save(model, folder)
+    (folder / "checkpoint.pt").unlink()
 
 
 if __name__ == "__main__":

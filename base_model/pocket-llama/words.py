@@ -1,4 +1,4 @@
-"""The words, names and titles in pocket-llama's training text (see `train_pocket_llama.py`)."""
+"""The words, names and titles in pocket-llama's training text (see `train.py`)."""
 
 COMMON_WORDS = """
 Yes No Love Night Day House Man Woman Men Women Girl Boy Boys Girls Life Death Dead Die Live Alive King Queen Prince Princess
@@ -65,40 +65,11 @@ s ed er ing ly ion al ic y ness ment able ful less ous ers ings tion ship ward i
 """.split()
 ODD_CHARACTERS = "éèêàâäöüßñçåøíóúáôîœ&'!?.,-:/+*#$%½’–日本語中文の한국Жи"
 SUFFIXES = (
-    "II",
-    "III",
-    "IV",
-    "Part 2",
-    "Part II",
-    "Vol. 1",
-    "No. 3",
-    "2",
-    "3",
-    "(Widescreen)",
-    "(Special Edition)",
-    "(Paperback)",
-    "(Director's Cut)",
-    ": A Novel",
-    ": The Movie",
-    ": Collector's Edition",
-    "(Book 2)",
-)
-LINKS = (
-    "of the",
-    "of",
-    "and",
-    "and the",
-    "in the",
-    "in",
-    "to",
-    "for the",
-    "with",
-    "from",
-    "on the",
-    "by the",
-    "at the",
-    "a",
-)
+    "II;III;IV;Part 2;Part II;"
+    "Vol. 1;No. 3;2;3;(Widescreen);(Special Edition);(Paperback);(Director's Cut);"
+    ": A Novel;: The Movie;: Collector's Edition;(Book 2)"
+).split(";")
+LINKS = "of the;of;and;and the;in the;in;to;for the;with;from;on the;by the;at the;a".split(";")
 
 
 def invented_word(rng):
