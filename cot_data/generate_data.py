@@ -245,7 +245,10 @@ def ask(samples, next_prompt, input_file, journal_path, args):
     parameters = {
         "data": sha256(input_file)[:12],
         "prompts": [sha256(PROMPTS / f"{stage}.txt")[:12] for stage in STAGES],
-        **request,
+        "model": args.model,
+        "max_tokens": args.max_tokens,
+        "temperature": request.get("temperature"),
+        "top_p": request.get("top_p"),
         **{name: getattr(args, name) for name in shaping},
     }
     journal = Journal(journal_path, parameters)
@@ -258,14 +261,14 @@ def ask(samples, next_prompt, input_file, journal_path, args):
         to_go = len(pids) * len(STAGES) - answered
         print(f"{journal_path}: holds {answered} answers; at most {to_go} calls to go")
     progress = Progress(samples, journal, budget)
-    calls = (service, request, pids, next_prompt, journal, budget)
+    work = dialogues.Work(service, request, pids, next_prompt, journal, budget, progress.show)
     try:
         if args.batch:
             from tlrec.cot.batches import run_batches
 
-            run_batches(*calls, journal_path.with_name("batches.json"), args.poll_seconds, progress.show)
+            run_batches(work, journal_path.with_name("batches.json"), args.poll_seconds)
         else:
-            dialogues.run_dialogues(*calls, args.concurrency, progress.show)
+            dialogues.run_dialogues(work, args.concurrency)
     except (ServiceError, dialogues.Stopped) as error:
         return journal, budget, error
     finally:
@@ -277,6 +280,7 @@ def ask(samples, next_prompt, input_file, journal_path, args):
 def tell(result_path, complete, samples, journal, budget, end):
     """Say what came of each sample. Ends the process with a status other than 0 if some are missing."""
     from tlrec.cot.client import ServiceError
+    from tlrec.cot.dialogues import MENDS
     from tlrec.cot.progress import spent_tokens, told
 
     flaws = Counter(flaw for sample in samples if (flaw := journal.flaw(sample.pid)))
@@ -296,8 +300,13 @@ def tell(result_path, complete, samples, journal, budget, end):
     if isinstance(end, ServiceError):
         raise InputError(f"stopped by the service: {end}")
     if end:
-        print(f"stopped: {end}; the same command continues", file=sys.stderr)
+        print(f"stopped: {end}; {end.mend}", file=sys.stderr)
         sys.exit(130 if end.interrupted else 1)
+    for flaw in sorted(MENDS.keys() & flaws):
+        mend = MENDS[flaw].format(budget.max_tokens)
+        print(f"{flaw}: {mend}; only unusable answers are then asked for again", file=sys.stderr)
+    if flaws and not complete["samples"]:
+        sys.exit(1)
     if gaps:
         print(f"{gaps} samples are missing; the same command asks for them again", file=sys.stderr)
         sys.exit(1)

@@ -30,7 +30,7 @@ import pytest
 
 from tests.support.teaching import MODEL, teaching
 from tlrec.cot import batches, dialogues
-from tlrec.cot.client import Service, ServiceError, api_key
+from tlrec.cot.client import Failure, Service, ServiceError, api_key
 from tlrec.cot.dialogues import Budget, Stopped
 from tlrec.cot.journal import Answer, Journal, read_completion
 from tlrec.errors import InputError
@@ -65,17 +65,14 @@ def quick_retries(monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
 
-def ask(
-    url, path, pids=range(1, 21), concurrency=8, max_cost=None, attempts=8, timeout=30.0, prompt=question, report=None
-):
+def ask(url, path, pids=range(1, 21), concurrency=8, max_cost=None, attempts=8, timeout=30.0, prompt=question):
     """Run the dialogues; the journal, closed."""
     journal = Journal(path, PARAMETERS)
     budget = Budget(journal, 10.0, 30.0, max_cost, 512)
     service = Service(url, timeout, attempts)
+    work = dialogues.Work(service, REQUEST, pids, prompt, journal, budget, lambda pids, batch=None: None)
     try:
-        dialogues.run_dialogues(
-            service, REQUEST, pids, prompt, journal, budget, concurrency, report or (lambda pids: None)
-        )
+        dialogues.run_dialogues(work, concurrency)
     finally:
         journal.close()
     return journal
@@ -86,8 +83,9 @@ def ask_batches(url, path, pids=range(1, 21), max_cost=None):
     budget = Budget(journal, 10.0, 30.0, max_cost, 512)
     service = Service(url, 5.0, 4)
     state = path.with_name("batches.json")
+    work = dialogues.Work(service, REQUEST, pids, question, journal, budget, lambda pids, batch=None: None)
     try:
-        batches.run_batches(service, REQUEST, pids, question, journal, budget, state, 0.02, lambda pids, text: None)
+        batches.run_batches(work, state, 0.02)
     finally:
         journal.close()
     return journal, json.loads(state.read_text())["parts"]
@@ -105,7 +103,7 @@ def test_journal_keeps_answers_in_order_of_stages(path):
     journal.add([answer(1, 1, "a"), answer(2, 1, "b \u2028 {x}\n")])
     journal.add([answer(1, 2, "c")])
     journal.add([answer(1, 2, "again")])
-    journal.add_failures([(2, 2, "time-out", "no answer")])
+    journal.add_failures([(2, 2, Failure("time-out", "no answer"))])
     assert journal.failure(2) == "time-out" and journal.failures == {"time-out": 1}
     journal.close()
     again = Journal(path, PARAMETERS)
@@ -161,9 +159,36 @@ def test_another_file_is_refused_and_kept(path):
 
 
 def test_other_parameters_are_refused_by_name(path):
-    Journal(path, PARAMETERS).close()
+    journal = Journal(path, PARAMETERS)
+    journal.add([answer(1, 1), answer(2, 1, "", prompt_tokens=70)])
+    journal.close()
     with pytest.raises(InputError, match=rf"model '{MODEL}', now 'gpt-4'; seed None, now 3\)"):
         Journal(path, {**PARAMETERS, "model": "gpt-4", "seed": 3})
+
+
+def test_unusable_answers_bind_no_parameters_and_count_as_paid(path):
+    journal = Journal(path, PARAMETERS)
+    journal.add([answer(1, 1, "", prompt_tokens=70), answer(2, 1, "<think>a")])
+    journal.add_verdicts([(3, 1, "refused")])
+    journal.close()
+    for _ in range(2):  # the second time it is read from the file
+        other = Journal(path, {"model": "gpt-4"})
+        assert [other.flaw(pid) for pid in (1, 2, 3)] == [None] * 3 and other.texts(1) == []
+        assert other.tokens["prompt"] == 77 and other.id == journal.id
+        other.close()
+    other = Journal(path, {"model": "gpt-4"})
+    other.add([answer(1, 1, "fine")])
+    other.close()
+    with pytest.raises(InputError, match="model 'gpt-4', now 'tlrec-offline-teacher'"):
+        Journal(path, PARAMETERS)
+
+
+def test_a_larger_limit_keeps_the_answers_that_ended_by_themselves(path):
+    journal = Journal(path, {**PARAMETERS, "max_tokens": 512})
+    journal.add([answer(1, 1, "a"), answer(1, 2, "b", finish_reason="length")])
+    journal.close()
+    journal = Journal(path, {**PARAMETERS, "max_tokens": 4096})
+    assert journal.texts(1) == ["a"] and journal.flaw(1) is None
 
 
 def test_second_process_is_refused(path):
@@ -311,19 +336,20 @@ def test_exhausted_quota_ends_at_once_and_keeps_what_was_answered(path):
 
 
 def test_a_server_that_is_not_there_ends_the_run(path):
-    with pytest.raises(Stopped, match="20 samples in a row failed, the last one by connection: http://127.0.0.1:9/v1/"):
+    with pytest.raises(Stopped, match="20 samples in a row without a usable answer, the last one for: connection"):
         ask("http://127.0.0.1:9/v1", path, range(1, 1000), attempts=2)
     assert len(path.read_text().splitlines()) < 40
 
 
 @pytest.mark.parametrize(("fault", "flaw"), [("empty", "empty"), ("cut_off", "cut off"), ("refused", "refused")])
 def test_flawed_answers_are_kept_and_end_their_sample(path, fault, flaw):
+    pids = range(1, 16)
     with teaching(f"--{fault}", 1) as teacher:
-        journal = ask(teacher.url, path)
-        assert len(teacher.answered_prompts()) == 20
-        assert {journal.flaw(pid) for pid in range(1, 21)} == {flaw} and not journal.failures
-        ask(teacher.url, path)
-        assert len(teacher.answered_prompts()) == 20  # paid for once
+        journal = ask(teacher.url, path, pids)
+        assert len(teacher.answered_prompts()) == 15
+        assert {journal.flaw(pid) for pid in pids} == {flaw} and not journal.failures
+        ask(teacher.url, path, pids)
+        assert len(teacher.answered_prompts()) == 15  # paid for once
 
 
 def test_budget_is_never_exceeded_and_a_larger_one_goes_on(path):
@@ -377,7 +403,7 @@ def test_expired_and_failed_requests_go_into_further_batches(path):
         sizes = [len(batch["lines"]) for batch in teacher.batches.values()]
         assert sizes[0] == 20 and len(sizes) > 3 and {part["status"] for part in parts} == {"expired", "completed"}
     assert all(len(texts) == 3 for texts in texts_by_pid(journal).values())
-    assert journal.failures["batch_expired"] > 0 and journal.failures["server_error"] > 0
+    assert journal.failures["batch_expired"] > 0 and journal.failures["server error"] > 0
     assert all(journal.failure(pid) is None for pid in range(1, 21))
 
 

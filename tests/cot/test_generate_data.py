@@ -476,7 +476,7 @@ def test_another_run_is_refused_by_name_and_kept(generate, root):
             (["--seed", 1], "seed 0, now 1"),
             (["--temperature", 1, "--user_num", 3], "temperature 0.2, now 1.0; user_num 12, now 3"),
             (["--exclude_same_user"], "exclude_same_user False, now True"),
-            (["--reasoning_model"], "max_tokens 512, now None"),
+            (["--reasoning_model"], "temperature 0.2, now None; top_p 1.0, now None"),
         ):
             status, _, err = generate(teacher, *flags)
             assert status == 2 and told in err and "or another --output_path" in err

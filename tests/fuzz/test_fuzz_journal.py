@@ -8,17 +8,20 @@
 """
 
 import json
+from dataclasses import fields
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.damage import as_json, damaged, said, values
+from tlrec.cot.client import Failure
 from tlrec.cot.journal import Answer, Journal, read_completion
 
 pytestmark = pytest.mark.slow
 
 PARAMETERS = {"model": "m", "temperature": 0.2, "data": "0f" * 32}
+FIELDS = [field.name for field in fields(Answer)]
 counts = st.integers(0, 10**6)
 answers = st.builds(
     Answer,
@@ -33,7 +36,7 @@ answers = st.builds(
     request_id=st.one_of(st.none(), st.text()),
     batch=st.booleans(),
 )
-failures = st.tuples(st.integers(1, 5), st.integers(1, 3), st.text(), st.text())
+failures = st.tuples(st.integers(1, 5), st.integers(1, 3), st.builds(Failure, st.text(), st.text()))
 ORDER = [(pid, stage) for stage in (1, 2, 3) for pid in range(1, 6)]
 
 
@@ -111,13 +114,13 @@ def test_damaged_anywhere(path, history, failed, damage):
 
 
 def test_a_torn_journal_that_is_refused_stays_torn(path):
-    write(path, [])
+    write(path, [Answer(1, 1, "usable", "stop", None, "m", 1, 1, None, False)])
     path.write_bytes(content := path.read_bytes() + b'{"pid": 1')
     _, message = said(path, lambda: Journal(path, PARAMETERS | {"model": "another"}))
     assert "other parameters" in message and path.read_bytes() == content
 
 
-@given(st.lists(st.one_of(values, st.dictionaries(st.sampled_from(list(Answer.__slots__)), values)), max_size=4))
+@given(st.lists(st.one_of(values, st.dictionaries(st.sampled_from(list(FIELDS)), values)), max_size=4))
 def test_any_json_on_its_lines(path, entries):
     write(path, [])
     head = path.read_bytes()
@@ -133,15 +136,15 @@ def test_any_value_in_the_head(path, value, key):
     said(path, lambda: read(path))
 
 
-@given(answers, values, st.sampled_from(list(Answer.__slots__)))
+@given(answers, values, st.sampled_from(list(FIELDS)))
 def test_any_value_in_an_answer(path, answer, value, key):
-    entry = {name: getattr(answer, name) for name in Answer.__slots__} | {key: value}
+    entry = {name: getattr(answer, name) for name in FIELDS} | {key: value}
     write(path, [])
     with open(path, "a") as file:
         file.write(as_json(entry) + "\n")
     found, _ = read(path)
     for answer in found:
-        assert answer.flaw in (None, "refused", "cut off", "empty")
+        assert answer.flaw in (None, "refused", "cut off", "empty", "thoughts without an answer")
         assert (answer.text + answer.finish_reason + answer.model).encode() is not None
         assert answer.prompt_tokens + answer.completion_tokens >= 0
 

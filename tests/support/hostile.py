@@ -41,6 +41,7 @@ def serving(answer):
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        request_queue_size = 256
 
         def handle_error(self, request, client_address):
             pass

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
-from tlrec.cot.client import FATAL_CODES, ServiceError
+from tlrec.cot.client import Failure, ServiceError
 from tlrec.cot.dialogues import Stopped
 from tlrec.cot.journal import Answer, read_completion
 from tlrec.files import read_json, write_json
@@ -25,30 +25,27 @@ TOO_MUCH_ENQUEUED = "token_limit_exceeded"
 MOST_PAGES = 1000  # of the service's list of batches
 
 
-def run_batches(service, request, pids, next_prompt, journal, budget, state_path, poll_seconds, report):
-    """Ask every missing question, batch by batch.
+def run_batches(work, state_path, poll_seconds):
+    """Ask every missing question of a `Work`, batch by batch.
 
-    service: a `Service`; it is closed at the end. state_path: the file described above. report: called with a list of
-    pids and a text on the batch. The other arguments are those of `run_dialogues`.
-    Raises ServiceError or Stopped; answers received until then are in the journal.
+    state_path: the file described above. Raises ServiceError or Stopped; answers received until then are in the
+    journal.
     """
     import openai
 
-    batches = _Batches(service, request, pids, next_prompt, journal, budget, Path(state_path), poll_seconds, report)
     try:
-        with service.errors():
-            asyncio.run(batches.run())
+        asyncio.run(_Batches(work, Path(state_path), poll_seconds).run())
     except (openai.OpenAIError, ValueError) as error:
-        raise Stopped("{}: {}".format(*service.describe_failure(error))) from None
+        failure = work.service.failure(error)
+        end = ServiceError(failure.message) if failure.reach == "every call" else None
+        raise end or Stopped(f"{failure.kind}: {failure.message}") from None
     except KeyboardInterrupt:
         raise Stopped("interrupted; the service continues with its batches", interrupted=True) from None
 
 
 class _Batches:
-    def __init__(self, service, request, pids, next_prompt, journal, budget, state_path, poll_seconds, report):
-        self.service, self.request, self.pids, self.next_prompt = service, request, list(pids), next_prompt
-        self.journal, self.budget, self.poll_seconds, self.report = journal, budget, poll_seconds, report
-        self.state_path = state_path
+    def __init__(self, work, state_path, poll_seconds):
+        self.work, self.service, self.state_path, self.poll_seconds = work, work.service, state_path, poll_seconds
         self.state = read_json(state_path, ["parts"]) if state_path.exists() else {"parts": []}
         self.most_requests = MAX_REQUESTS
         self.one_at_a_time = False
@@ -56,42 +53,36 @@ class _Batches:
     async def run(self):
         try:
             await self._find_lost()
-            await self._ask_all()
+            while True:
+                if await self._wait() == 0:
+                    raise Stopped("a round of batches brought no answer; start again to try once more")
+                if end := self.work.hopeless():
+                    raise end
+                parts = list(self._split(self._missing()))
+                for part in parts[:1] if self.one_at_a_time else parts:
+                    await self._submit(part)
+                if not parts:
+                    return
         finally:
             await self.service.close()
 
-    async def _ask_all(self):
-        while True:
-            gained = await self._settle()
-            if gained == 0:
-                raise Stopped("a round of batches brought no answer; start again to try once more")
-            calls, left_out = self._missing()
-            if not calls:
-                if left_out:
-                    raise Stopped(f"--max_cost {self.budget.max_cost:g} would be exceeded by the next call")
-                return
-            parts = list(self._split(calls))
-            for part in parts[:1] if self.one_at_a_time else parts:
-                await self._submit(part)
-
     def _missing(self):
-        """The next (call id, request line) of every sample that the budget allows, and how many it does not."""
-        calls, left_out, worst = [], 0, 0.0
-        for pid in self.pids:
-            texts = self.journal.texts(pid)
-            prompt = None if self.journal.flaw(pid) else self.next_prompt(pid, texts)
-            if prompt is None:
+        """The next (call id, request line) of every sample that the budget allows."""
+        budget, calls, worst, too_much = self.work.budget, [], 0.0, False
+        for pid in self.work.pids:
+            if (prompt := self.work.prompt(pid)) is None:
                 continue
-            cost = self.budget.worst_case(prompt, batch=True)
-            if not self.budget.allows(worst + cost):
-                left_out += 1
+            cost = budget.worst_case(prompt, batch=True)
+            if not budget.allows(worst + cost):
+                too_much = True
                 continue
             worst += cost
-            call = f"{pid}-{len(texts) + 1}"
-            body = {**self.request, "messages": [{"role": "user", "content": prompt}]}
-            line = json.dumps({"custom_id": call, "method": "POST", "url": ENDPOINT, "body": body}) + "\n"
-            calls.append((call, line.encode()))
-        return calls, left_out
+            call = f"{pid}-{len(self.work.journal.texts(pid)) + 1}"
+            line = {"custom_id": call, "method": "POST", "url": ENDPOINT, "body": self.work.body(prompt)}
+            calls.append((call, (json.dumps(line) + "\n").encode()))
+        if too_much and not calls:
+            raise budget.exceeded()
+        return calls
 
     def _split(self, calls):
         """Cut calls into batches within the service's limits."""
@@ -102,41 +93,41 @@ class _Batches:
                 part, size = [], 0
             part.append((call, line))
             size += len(line)
-        yield part
+        if part:
+            yield part
 
     async def _submit(self, part):
-        number = len(self.state["parts"])
         entry = {"calls": [call for call, _ in part], "batch": None, "status": None}
         self.state["parts"].append(entry)
         self._save()
         file = await self.service.upload("calls.jsonl", b"".join(line for _, line in part))
-        body = {
-            "input_file_id": _text(file, "id"),
-            "endpoint": ENDPOINT,
-            "completion_window": "24h",
-            "metadata": self._label(number),
-        }
-        batch, _ = await self.service.post("/batches", body)
+        batch, _ = await self.service.post(
+            "/batches",
+            {
+                "input_file_id": _text(file, "id"),
+                "endpoint": ENDPOINT,
+                "completion_window": "24h",
+                "metadata": self._label(len(self.state["parts"]) - 1),
+            },
+        )
         entry["batch"] = _text(batch, "id")
         self._save()
 
     def _label(self, number):
-        return {"tlrec_journal": self.journal.id, "part": str(number)}
+        return {"tlrec_journal": self.work.journal.id, "part": str(number)}
 
     async def _find_lost(self):
         """Find batches that were made just before a run was killed; forget those that were not made."""
-        lost = [number for number, part in enumerate(self.state["parts"]) if not part["batch"] and not part["status"]]
+        parts = self.state["parts"]
+        lost = [number for number, part in enumerate(parts) if not part["batch"] and not part["status"]]
         if not lost:
             return
-        labels = {tuple(sorted(self._label(number).items())): number for number in lost}
         async for batch in self._all_batches():
-            label = batch.get("metadata")
-            number = labels.get(tuple(sorted(label.items()))) if isinstance(label, dict) else None
-            if number is not None:
-                self.state["parts"][number]["batch"] = _text(batch, "id")
+            for number in lost:
+                if batch.get("metadata") == self._label(number):
+                    parts[number]["batch"] = _text(batch, "id")
         for number in lost:
-            if not self.state["parts"][number]["batch"]:
-                self.state["parts"][number]["status"] = "never made"
+            parts[number]["status"] = None if parts[number]["batch"] else "never made"
         self._save()
 
     async def _all_batches(self):
@@ -153,77 +144,72 @@ class _Batches:
                 return
             after = {"after": _text(batches[-1], "id")}
 
-    async def _settle(self):
+    async def _wait(self):
         """Wait for the batches that are out and journal their answers.
 
-        Returns the number of new answers, or None if none was due: nothing was out, or batches have to be smaller.
+        Returns how many calls they settled, or None if none was due: nothing was out, or batches have to be smaller.
         """
         out = [part for part in self.state["parts"] if not part["status"]]
-        gained = None
+        settled = None
         while out:
             for part in list(out):
                 batch = await self.service.get(f"/batches/{quote(part['batch'], safe='')}")
-                status = _text(batch, "status")
-                if status in RUNNING:
-                    self.report([], self.service.hide(f"batch {part['batch']} {status}{_done(batch)}"))
-                    continue
+                status = self.service.hide(_text(batch, "status"))
+                pids = []
                 if status == "failed":
                     self._shrink_or_stop(part, batch)
-                else:
-                    gained = (gained or 0) + await self._collect(part, batch)
-                part["status"] = self.service.hide(status)
-                self._save()
-                out.remove(part)
-                pids = [int(call.split("-")[0]) for call in part["calls"]]
-                self.report(pids, self.service.hide(f"batch {part['batch']} {status}"))
+                elif status not in RUNNING:
+                    settled = (settled or 0) + await self._collect(part, batch, status)
+                    pids = [_pid_and_stage(call)[0] for call in part["calls"]]
+                if status not in RUNNING:
+                    self._end(part, status)
+                    out.remove(part)
+                self.work.report(pids, self.service.hide(f"batch {part['batch']} {status}{_done(batch)}"))
             if out:
                 await asyncio.sleep(self.poll_seconds)
-        return gained
+        return settled
 
     def _shrink_or_stop(self, part, batch):
         """After a batch was refused as a whole: send smaller ones, one at a time, if it was only too large for now."""
-        errors = batch.get("errors")
-        errors = errors.get("data") if isinstance(errors, dict) else None
+        errors = _object(batch, "errors").get("data")
         errors = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
-        told = "; ".join(f"{error.get('code')}: {error.get('message')}" for error in errors[:3]) or "no reason given"
         if len(part["calls"]) > 1 and any(error.get("code") == TOO_MUCH_ENQUEUED for error in errors):
             self.most_requests, self.one_at_a_time = len(part["calls"]) // 2, True
             return
-        part["status"] = "failed"
-        self._save()
+        self._end(part, "failed")
+        told = "; ".join(f"{error.get('code')}: {error.get('message')}" for error in errors[:3]) or "no reason given"
         raise ServiceError(self.service.hide(f"the service refused batch {part['batch']}: {told}"))
 
-    async def _collect(self, part, batch):
-        """Journal a batch's answers and failures; returns the number of answers."""
-        answers, failures, fatal, n_lines = {}, {}, None, 0
+    async def _collect(self, part, batch, status):
+        """Journal what became of a batch's calls; returns how many are answered, or refused for good."""
+        outcomes, n_lines = {}, 0  # call -> its Answer or Failure
+        files = [batch.get("output_file_id"), batch.get("error_file_id")]
         try:
-            for file_id in filter(None, (batch.get("output_file_id"), batch.get("error_file_id"))):
+            for file_id in filter(None, files):
                 async for line in self.service.lines(file_id):
                     n_lines += 1
                     if n_lines > 2 * len(part["calls"]):
                         raise ValueError("the files of a batch hold more lines than it has calls")
                     call, outcome = self._read_entry(line, part["calls"])
-                    if isinstance(outcome, Answer):
-                        answers.setdefault(call, outcome)
-                    elif call:
-                        kind, message, code = outcome
-                        failures[call] = (*_pid_and_stage(call), kind, message)
-                        fatal = fatal or (message if code in FATAL_CODES else None)
-        finally:
-            self.journal.add(list(answers.values()))  # they are paid for, even if the rest cannot be read
-        for call in part["calls"]:
-            if call not in answers and call not in failures:
-                status = self.service.hide(f"batch {batch['status']}")
-                failures[call] = (*_pid_and_stage(call), status, "the batch holds no answer")
-        self.journal.add_failures([failure for call, failure in failures.items() if call not in answers])
-        if fatal:
-            part["status"] = self.service.hide(batch["status"])
-            self._save()
-            raise ServiceError(fatal)
-        return len(answers)
+                    if call and not isinstance(outcomes.get(call), Answer):
+                        outcomes[call] = outcome
+        finally:  # they are paid for, even if the rest cannot be read
+            answers = [outcomes[call] for call in part["calls"] if isinstance(outcomes.get(call), Answer)]
+            await self.work.answered(answers, begun=0)
+        nothing = Failure(f"batch {status}", "the batch holds no answer")
+        failures = [(*_pid_and_stage(call), outcomes.get(call, nothing)) for call in part["calls"]]
+        try:
+            await self.work.failed([each for each in failures if isinstance(each[2], Failure)], counts=False)
+        except ServiceError:
+            self._end(part, status)
+            raise
+        before = len(self.work.journal.verdicts)
+        few = len(part["calls"]) < self.work.in_a_row and self.work.journal.n_answers > 0
+        await self.work.finish(answers_others=bool(answers) or few)
+        return len(answers) + len(self.work.journal.verdicts) - before
 
     def _read_entry(self, line, calls):
-        """(call id, its Answer, or (kind, message, code) of its failure); None as id if the line belongs to no call."""
+        """(call id, its Answer or Failure) of a line; (None, None) if it belongs to no call."""
         try:
             entry = self.service.read_json(line)
         except ValueError:
@@ -232,16 +218,21 @@ class _Batches:
         if call not in calls:
             return None, None
         response = _object(entry, "response")
-        if response.get("status_code") == 200:
+        status, body = response.get("status_code"), response.get("body")
+        if status == 200:
             try:
-                request_id = response.get("request_id")
-                return call, read_completion(*_pid_and_stage(call), response.get("body"), request_id, batch=True)
+                return call, read_completion(*_pid_and_stage(call), body, response.get("request_id"), batch=True)
             except ValueError as error:
-                return call, ("malformed response", self.service.hide(error), None)
-        error = _object(entry, "error") or _object(_object(response, "body"), "error")
-        code = error.get("code")
-        kind = self.service.hide(code or f"status {response.get('status_code')}")
-        return call, (kind, self.service.hide(error.get("message") or ""), code)
+                return call, self.service.failure(error)
+        if status is not None:
+            return call, self.service.refusal(status, body)
+        error = _object(entry, "error")
+        kind = self.service.hide(error.get("code") or "no answer")
+        return call, Failure(kind, self.service.hide(error.get("message") or kind))
+
+    def _end(self, part, status):
+        part["status"] = status
+        self._save()
 
     def _save(self):
         write_json(self.state_path, self.state)

@@ -1,21 +1,22 @@
 """A service with OpenAI's interface: its key and address, what it answers, and what its errors mean.
 
-Everything a service sends passes through here: limited in bytes and time, read as JSON, without keys and passwords.
-Only this module of tlrec reads the environment, for OPENAI_API_KEY and OPENAI_BASE_URL.
+Everything a service sends passes through here: limited in bytes and time, read as JSON, without the key. Retries and
+back-off are the `openai` client's. Only this module of tlrec reads the environment: OPENAI_API_KEY, OPENAI_BASE_URL.
 """
 
 import json
 import os
-from contextlib import contextmanager
-from urllib.parse import unquote, urlsplit
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies
 
-from tlrec.cot.secrets import Secrets, secrets_of_url
-from tlrec.errors import InputError
+from tlrec.errors import InputError, first_line
 
-# Errors that every further call would get too
-FATAL_STATUS = (401, 403, 404)
-FATAL_CODES = (
+MESSAGE_LENGTH = 500  # characters of a service's message that are shown and written
+SHORTEST_SECRET = 8  # shorter keys ("none", "EMPTY") are no secret, and may be words of an answer
+EVERY_CALL = (401, 402, 403, 404)  # statuses that every further call would get too, and codes
+EVERY_CALL_CODES = (
     "insufficient_quota",
     "billing_hard_limit_reached",
     "billing_not_active",
@@ -25,11 +26,49 @@ FATAL_CODES = (
     "unsupported_parameter",
     "unsupported_value",
 )
-MESSAGE_LENGTH = 500  # characters of a service's message that are shown and written
+PASSING = (408, 409, 425, 429)  # statuses that say nothing against the request; so does 500 and above
+FILTERED = re.compile(  # how services say that they do not like a prompt or an answer
+    r"content[ _-]?(filter|polic|management|moderat|violat|exists risk)|moderation|responsible ?ai|data_inspection"
+    r"|inappropriate content|prohibited_content|usage (guidelines|policies)|high risk|guardrail|\bsafety\b|was flagged",
+    re.IGNORECASE,
+)
+TOO_LONG = re.compile(
+    r"context[ _-]?(length|size|window)|too (long|large for model|many (input )?tokens)|string_above_max_length"
+    r"|maximum (input )?(length|tokens)|max_new_tokens",
+    re.IGNORECASE,
+)
+SETTINGS = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")  # what httpx reads
+MENDS = {  # parameters that a service may name, and the flag that changes them
+    "max_completion_tokens": "give another --max_tokens",
+    "max_tokens": "give another --max_tokens, or --reasoning_model, which sends max_completion_tokens",
+    "temperature": "give another --temperature, or --reasoning_model, which sends none",
+    "top_p": "give another --top_p, or --reasoning_model, which sends none",
+}
 
 
 class ServiceError(Exception):
     """The service refuses every call: wrong key, unknown model, exhausted quota. The message is one line."""
+
+
+class Unanswered(ValueError):
+    """An error that came with status 200."""
+
+    def __init__(self, body):
+        super().__init__(f"an error with status 200: {body['error']}")
+        self.body = body
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a call was not answered. kind: in a few words, to be counted; message: one line, without the key.
+
+    reach: "every call"; "this prompt", which the service will not answer however often it is asked; "perhaps this
+    prompt", which is that if the service answers others; or "passing".
+    """
+
+    kind: str
+    message: str
+    reach: str = "passing"
 
 
 def api_key(default=None):
@@ -59,16 +98,21 @@ class Service:
         key = key or api_key()
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
         address, login = _without_login(base_url) if base_url else (None, None)
-        urls = [base_url or "", *getproxies().values()]
-        self._secrets = Secrets([key, *(secret for url in urls for secret in secrets_of_url(url))])
+        secrets = [key, login and (login[1] or login[0]), *_passwords(getproxies().values())]
+        self._secret = _pattern(secret for secret in secrets if secret and len(secret) >= SHORTEST_SECRET)
         self.timeout = timeout
-        self._client = openai.AsyncOpenAI(
-            api_key=key,
-            base_url=address,
-            timeout=timeout,
-            max_retries=attempts - 1,
-            http_client=BoundedClient(timeout, _give_up, auth=login),
-        )
+        try:
+            self._client = openai.AsyncOpenAI(
+                api_key=key,
+                base_url=address,
+                timeout=timeout,
+                max_retries=attempts - 1,
+                http_client=BoundedClient(timeout, _stop_retries, auth=login),
+            )
+        except Exception as error:  # proxies, certificates and more are read from the environment here
+            told = "a SOCKS proxy needs pip install socksio" if "socksio" in str(error) else first_line(error)
+            named = ", ".join(name for name in os.environ if name.upper() in SETTINGS)
+            raise InputError(self.hide(f"the connection cannot be set up ({named or 'no settings'}): {told}")) from None
         self.url = str(self._client.base_url).partition("?")[0]
 
     async def get(self, path, **query):
@@ -77,7 +121,10 @@ class Service:
 
     async def post(self, path, body):
         """(the answer as JSON, the service's name of the call or None). ValueError if the answer is not JSON."""
-        return await self._call(self._client.post, path, body=body)
+        value, request_id = await self._call(self._client.post, path, body=body)
+        if isinstance(value, dict) and value.get("error") and "choices" not in value:
+            raise Unanswered(value)
+        return value, request_id
 
     async def upload(self, name, content):
         """Send the bytes of a batch's file; the answer as JSON."""
@@ -106,46 +153,46 @@ class Service:
             raise openai.APIConnectionError(request=error.request) from error
 
     def read_json(self, content):
-        """The value of JSON bytes, with secrets removed; ValueError for other bytes."""
+        """The value of JSON bytes, without the key; ValueError for other bytes."""
         try:
-            return json.loads(self._secrets.hide_in_data(content.decode()))
+            return json.loads(self._drop(content.decode()))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"the answer is not JSON: {error}") from None
 
     def hide(self, message):
-        """A message on one line, without secrets, cut after MESSAGE_LENGTH characters."""
-        message = " ".join(self._secrets.hide(str(message)).split())
+        """A message on one line, without the key, cut after MESSAGE_LENGTH characters."""
+        message = " ".join(self._drop(str(message)).split())
         return message if len(message) <= MESSAGE_LENGTH else f"{message[:MESSAGE_LENGTH]}..."
 
-    def describe_failure(self, error):
-        """(kind, message) of an exception of a call, the message as `hide` leaves it."""
+    def failure(self, error):
+        """The Failure that an exception of a call stands for."""
         import openai
 
         if isinstance(error, openai.APITimeoutError):
-            kind, message = "time-out", f"no answer within {self.timeout:g} s"
-        elif isinstance(error, openai.APIStatusError):
-            response = error.response
-            told = _error_of(response).get("message") or response.text or response.reason_phrase
-            kind = "server error" if error.status_code >= 500 else "bad request"
-            kind = {429: "rate limit"}.get(error.status_code, kind)
-            message = f"{error.status_code}: {told}"
-        elif isinstance(error, openai.APIConnectionError):
-            kind, message = "connection", f"{self.url}: {error.__cause__ or error}"
-        else:
-            kind, message = "malformed response", str(error)
-        return kind, self.hide(message)
+            return Failure("time-out", f"no answer within {self.timeout:g} s")
+        if isinstance(error, openai.APIStatusError):
+            return self.refusal(error.status_code, _json_of(error.response), error.response.text)
+        if isinstance(error, openai.APIConnectionError):
+            return Failure("connection", self.hide(f"{self.url}: {error.__cause__ or error}"))
+        if isinstance(error, Unanswered):
+            code = _error_of(error.body).get("code")
+            return self.refusal(code if type(code) is int else 200, error.body)
+        return Failure("malformed response", self.hide(error))
 
-    @contextmanager
-    def errors(self):
-        """Turn errors that every further call would get too into a one-line ServiceError."""
-        import openai
-
-        try:
-            yield
-        except openai.APIStatusError as error:
-            if error.status_code in FATAL_STATUS or error.code in FATAL_CODES:
-                raise ServiceError(self.describe_failure(error)[1]) from None
-            raise
+    def refusal(self, status, body, text=""):
+        """The Failure of an answer other than 200; body: its JSON or None, text: what stands for a missing message."""
+        error = _error_of(body)
+        told = error.get("message") or text or error or "no reason given"
+        told = told if isinstance(told, str) else json.dumps(told)
+        code, everything = error.get("code"), (json.dumps(error) if error else text)[:5000]
+        message = self.hide(f"{status}: {told}") + _mend(told, error.get("param"))
+        if status not in (401, 402, 404, 429) and code not in EVERY_CALL_CODES and FILTERED.search(everything):
+            return Failure("refused", message, "this prompt")
+        if status in EVERY_CALL or code in EVERY_CALL_CODES:
+            return Failure("refused by the service", message, "every call")
+        if type(status) is not int or status in PASSING or not 400 <= status < 500:
+            return Failure({429: "rate limit"}.get(status, "server error"), message)
+        return Failure("too long" if TOO_LONG.search(everything) else "bad request", message, "perhaps this prompt")
 
     async def close(self):
         await self._client.close()
@@ -156,6 +203,24 @@ class Service:
         response = await method(path, cast_to=httpx2.Response, **options)
         request_id = response.headers.get("x-request-id")
         return self.read_json(response.content), request_id and self.hide(request_id)
+
+    def _drop(self, text):
+        return self._secret.sub("***", text)
+
+
+def _pattern(secrets):
+    """Finds each secret as it is, as JSON writes it and as a URL does."""
+    forms = {form for secret in secrets for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""))}
+    words = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+    return re.compile(words or "(?!)", re.IGNORECASE)
+
+
+def _passwords(urls):
+    for url in urls:
+        try:
+            yield unquote(urlsplit(url).password or "")
+        except ValueError:
+            continue
 
 
 def _without_login(base_url):
@@ -173,17 +238,34 @@ def _without_login(base_url):
     return parts._replace(netloc=host).geturl(), (unquote(name), unquote(password)) if userinfo else None
 
 
-async def _give_up(response):
+def _mend(told, param):
+    """What to add to a message that names a parameter of ours: the flag that mends it."""
+    named = [name for name in MENDS if name == param or re.search(rf"\b{name}\b", told[:MESSAGE_LENGTH])]
+    if "max_completion_tokens" in named and re.search(
+        "unsupported .*max_tokens|max_tokens.* not supported", told, re.I
+    ):
+        return " (give --reasoning_model)"
+    return f" ({MENDS[named[-1]]})" if named else ""
+
+
+async def _stop_retries(response):
     """Do not retry an exhausted quota, which is also a 429."""
     if response.status_code == 429:
         await response.aread()
-        if _error_of(response).get("code") in FATAL_CODES:
+        if _error_of(_json_of(response)).get("code") in EVERY_CALL_CODES:
             response.headers["x-should-retry"] = "false"  # a header that the client obeys
 
 
-def _error_of(response):
+def _json_of(response):
     try:
-        error = response.json().get("error")
-    except (ValueError, AttributeError, RecursionError):
+        return response.json()
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error_of(body):
+    """The error in a body: services write {"error": {...}}, {"error": text}, {"detail": ...} or its fields."""
+    if not isinstance(body, dict):
         return {}
-    return error if isinstance(error, dict) else {}
+    error = body.get("error", body)
+    return error if isinstance(error, dict) else {"message": error}

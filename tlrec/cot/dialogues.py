@@ -1,4 +1,4 @@
-"""Dialogues with a chat model: calls in flight, failures counted by kind, and a limit on the cost.
+"""Dialogues with a chat model: calls in flight, what becomes of those that fail, and a limit on the cost.
 
 A *sample* is a dialogue of several *stages*; each stage's prompt contains the earlier answers. Every answer is written
 to the journal on disk before the next stage is asked, so a run may end at any moment and the next one asks only what is
@@ -9,12 +9,18 @@ the others are handled here.
 import asyncio
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from tlrec.cot.client import ServiceError
-from tlrec.cot.journal import read_completion
+from tqdm import tqdm
+
+from tlrec.cot.client import Service, ServiceError
+from tlrec.cot.journal import Journal, read_completion
 
 DRAIN_SECONDS = 30  # how long a stopping run waits for calls in flight, which are paid for
-FAILURES_IN_A_ROW = 20  # samples; then the service is taken to be down
+IN_A_ROW = 20  # samples without a usable answer; then the run ends
+MORE_TOKENS = "give a larger --max_tokens than {}, which the thoughts of a reasoning model count towards"
+MENDS = {"cut off": MORE_TOKENS, "empty": MORE_TOKENS, "thoughts without an answer": MORE_TOKENS}  # by flaw
 
 
 class Budget:
@@ -53,33 +59,112 @@ class Budget:
         """Whether this much more fits under the limit, on top of what is reserved."""
         return self.max_cost is None or self.spent() + self.reserved + usd <= self.max_cost
 
+    def exceeded(self):
+        """What ends a run that the limit does not let go on."""
+        return Stopped(f"--max_cost {self.max_cost:g} would be exceeded by the next call")
+
 
 class Stopped(Exception):
-    """The run ended early, for a `reason` in words; `interrupted` if the user or the system asked for it."""
+    """The run ended early, for a `reason` in words. mend: what to do now; interrupted: somebody asked for it."""
 
-    def __init__(self, reason, interrupted=False):
+    def __init__(self, reason, mend="the same command continues", interrupted=False):
         super().__init__(reason)
-        self.interrupted = interrupted
+        self.mend, self.interrupted = mend, interrupted
 
 
-def run_dialogues(service, request, pids, next_prompt, journal, budget, concurrency, report):
-    """Ask every missing question, for at most `concurrency` samples at a time.
+@dataclass
+class Work:
+    """What is asked, and what has come of it: for one call after the other here, and in batches.
 
-    service:     a `Service`; it is closed at the end.
-    request:     dict of all fields of a chat request except the messages.
+    service:     it is closed at the end.
+    request:     all fields of a chat request except the messages.
+    pids:        the samples.
     next_prompt: function of (pid, texts of the answers so far) to the next prompt, or None when the dialogue is over.
-    report:      called with a list of pids whenever the journal has grown for them.
+    report:      called with a list of pids whenever the journal has grown for them, and perhaps a text on a batch.
+    in_a_row:    so many samples in a row without a usable answer end the run.
+    """
+
+    service: Service
+    request: dict
+    pids: list[int]
+    next_prompt: Callable
+    journal: Journal
+    budget: Budget
+    report: Callable
+    in_a_row: int = IN_A_ROW
+    _told: set = field(default_factory=set)  # kinds of failure whose first reason was printed
+    _unanswered: int = 0  # samples in a row
+    _last: str = ""  # what became of the last of them
+    _undecided: list = field(default_factory=list)  # (pid, stage, Failure, calls begun before it)
+    begun: int = 0  # calls
+
+    def prompt(self, pid):
+        """The next prompt of a sample; None if it is over, or if its answers cannot be used."""
+        return None if self.journal.flaw(pid) else self.next_prompt(pid, self.journal.texts(pid))
+
+    def body(self, prompt):
+        return {**self.request, "messages": [{"role": "user", "content": prompt}]}
+
+    async def failed(self, failures, counts=True):
+        """Note calls that failed, (pid, stage, Failure) each. A request that the service refuses may be refused for its
+        prompt alone, which shows when it answers a later one, or at the end. counts: whether they are samples in a row
+        without an answer.
+        """
+        # in another thread, here and below, because the disk must not hold up the other calls
+        await asyncio.to_thread(self.journal.add_failures, failures)
+        for pid, stage, failure in failures:
+            if failure.reach == "every call":
+                raise ServiceError(failure.message)
+            if failure.kind not in self._told:
+                self._told.add(failure.kind)
+                tqdm.write(f"first {failure.kind}: {failure.message}", file=sys.stderr)
+            if failure.reach != "passing":
+                self._undecided.append((pid, stage, failure, self.begun))
+            if counts:
+                self._unanswered, self._last = self._unanswered + 1, failure.kind
+
+    async def answered(self, answers, begun):
+        """Write answers to the `begun`th call or later ones, and return once they are on the disk."""
+        await asyncio.to_thread(self.journal.add, answers)
+        for answer in answers:
+            self._unanswered, self._last = (self._unanswered + 1 if answer.flaw else 0), answer.flaw
+        await self._settle([each for each in self._undecided if each[3] < begun])
+
+    async def finish(self, answers_others):
+        """When nothing is left to ask: a request was refused for its prompt if it says so, or if others are answered."""
+        await self._settle([each for each in self._undecided if each[2].reach == "this prompt" or answers_others])
+        self._undecided = []
+
+    async def _settle(self, refused):
+        if refused:
+            self._undecided = [each for each in self._undecided if each not in refused]
+            verdicts = [(pid, stage, failure.kind) for pid, stage, failure, _ in refused]
+            await asyncio.to_thread(self.journal.add_verdicts, verdicts)
+            self.report([pid for pid, *_ in refused])
+
+    def hopeless(self):
+        """What ends the run because too many samples in a row have no usable answer, or None."""
+        if self._unanswered < self.in_a_row:
+            return None
+        reason = f"{self._unanswered} samples in a row without a usable answer, the last one for: {self._last}"
+        mend = MENDS.get(self._last, "the same command continues")
+        return Stopped(reason, mend.format(self.budget.max_tokens))
+
+
+def run_dialogues(work, concurrency):
+    """Ask every missing question of a `Work`, for at most `concurrency` samples at a time.
+
     Raises ServiceError or Stopped, once the calls in flight have ended and their answers are in the journal.
     """
-    asyncio.run(_Run(service, request, iter(pids), next_prompt, journal, budget, concurrency, report).run())
+    work.in_a_row = max(work.in_a_row, concurrency)
+    asyncio.run(_Run(work, concurrency).run())
 
 
 class _Run:
-    def __init__(self, service, request, pids, next_prompt, journal, budget, concurrency, report):
-        self.service, self.request, self.pids, self.next_prompt = service, request, pids, next_prompt
-        self.journal, self.budget, self.concurrency, self.report = journal, budget, concurrency, report
+    def __init__(self, work, concurrency):
+        self.work, self.concurrency = work, concurrency
+        self.pids = iter(work.pids)
         self.in_flight = 0
-        self.failed_in_a_row = 0
         self.end = None  # the exception that ends the run
 
     async def run(self):
@@ -87,7 +172,7 @@ class _Run:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
-        workers = {asyncio.create_task(self._work()) for _ in range(self.concurrency)}
+        workers = {asyncio.create_task(self._ask_samples()) for _ in range(self.concurrency)}
         stopping = asyncio.create_task(self.stopping.wait())
         try:
             while workers and not self.stopping.is_set():
@@ -101,65 +186,60 @@ class _Run:
             for task in workers | {stopping}:
                 task.cancel()
             await asyncio.gather(*workers, stopping, return_exceptions=True)
-            await self.service.close()
+            await self.work.service.close()
         if self.end:
             raise self.end
+        await self.work.finish(self.work.journal.n_answers > 0)
 
-    async def _work(self):
+    async def _ask_samples(self):
         """Take one sample after the other through its stages."""
         for pid in self.pids:  # shared by all workers
-            while not self.stopping.is_set() and not self.journal.flaw(pid):
-                texts = self.journal.texts(pid)
-                prompt = self.next_prompt(pid, texts)
-                if prompt is None or not await self._ask(pid, len(texts) + 1, prompt):
+            while not self.stopping.is_set() and (prompt := self.work.prompt(pid)) is not None:
+                if not await self._ask(pid, prompt):
                     break
             if self.stopping.is_set():
                 return
 
-    async def _ask(self, pid, stage, prompt):
+    async def _ask(self, pid, prompt):
         """Ask one question and journal the answer; False if there is none."""
-        import openai
-
-        worst = self.budget.worst_case(prompt)
+        work, budget = self.work, self.work.budget
+        worst, stage = budget.worst_case(prompt), len(work.journal.texts(pid)) + 1
         async with self.settled:
-            await self.settled.wait_for(
-                lambda: self.stopping.is_set() or self.budget.allows(worst) or self.in_flight == 0
-            )
+            await self.settled.wait_for(lambda: self.stopping.is_set() or budget.allows(worst) or self.in_flight == 0)
+            if not self.stopping.is_set() and not budget.allows(worst):
+                self._stop(budget.exceeded())
             if self.stopping.is_set():
                 return False
-            if not self.budget.allows(worst):
-                self._stop(Stopped(f"--max_cost {self.budget.max_cost:g} would be exceeded by the next call"))
-                return False
             self.in_flight += 1
-            self.budget.reserved += worst
+            budget.reserved += worst
         try:
-            with self.service.errors():
-                completion, request_id = await self.service.post(
-                    "/chat/completions", {**self.request, "messages": [{"role": "user", "content": prompt}]}
-                )
-            answer = read_completion(pid, stage, completion, request_id)
+            return await self._call(pid, stage, prompt)
         except ServiceError as error:
             self._stop(error)
             return False
-        except (openai.OpenAIError, ValueError) as error:
-            kind, message = self.service.describe_failure(error)
-            await asyncio.to_thread(self.journal.add_failures, [(pid, stage, kind, message)])
-            self.failed_in_a_row += 1
-            if self.failed_in_a_row >= max(FAILURES_IN_A_ROW, self.concurrency):
-                self._stop(
-                    Stopped(f"{self.failed_in_a_row} samples in a row failed, the last one by {kind}: {message}")
-                )
-            return False
-        else:
-            await asyncio.to_thread(self.journal.add, [answer])  # the disk must not hold up the other calls
-            self.failed_in_a_row = 0
-            return True
         finally:
             self.in_flight -= 1
-            self.budget.reserved = self.budget.reserved - worst if self.in_flight else 0.0  # drops rounding errors
-            self.report([pid])
+            budget.reserved = budget.reserved - worst if self.in_flight else 0.0  # drops rounding errors
+            if end := work.hopeless():
+                self._stop(end)
+            work.report([pid])
             async with self.settled:
                 self.settled.notify_all()
+
+    async def _call(self, pid, stage, prompt):
+        """Ask, and write down what comes of it; whether it is an answer."""
+        import openai
+
+        work = self.work
+        begun = work.begun = work.begun + 1
+        try:
+            completion, request_id = await work.service.post("/chat/completions", work.body(prompt))
+            answer = read_completion(pid, stage, completion, request_id)
+        except (openai.OpenAIError, ValueError) as error:
+            await work.failed([(pid, stage, work.service.failure(error))])
+            return False
+        await work.answered([answer], begun)
+        return True
 
     def _stop(self, end):
         if self.end is None:
@@ -175,11 +255,10 @@ class _Run:
         """Wait for the calls in flight: they are paid for. A second signal ends the waiting."""
         async with self.settled:
             self.settled.notify_all()  # wakes the calls that wait for budget
-        print(
-            f"\nstopping: {self.end}; waiting up to {DRAIN_SECONDS} s for the calls in flight (Ctrl-C: stop at once)",
-            file=sys.stderr,
-            flush=True,
-        )
+        if self.in_flight:
+            reason = f": {self.end}" if getattr(self.end, "interrupted", False) else ""
+            wait = f"waiting up to {DRAIN_SECONDS} s for the calls in flight (Ctrl-C: stop at once)"
+            print(f"\nstopping{reason}; {wait}", file=sys.stderr, flush=True)
         hurry = asyncio.create_task(self.hurry.wait())
         ready = asyncio.create_task(asyncio.wait(workers))
         await asyncio.wait({hurry, ready}, timeout=DRAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)

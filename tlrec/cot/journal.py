@@ -1,10 +1,12 @@
 """The journal of chat answers: append-only, written to disk before the next call, so each answer is paid for once.
 
-JSON lines. The first line says what the answers belong to; then one line for each answer or failure:
+JSON lines. The first line says what the answers belong to; then one line for each answer, failure or verdict:
     {"journal": version, "id": random name of this journal, "parameters": {...}}
     {"pid", "stage", "text", "finish_reason", "refusal", "model", "prompt_tokens", "completion_tokens", "request_id",
      "batch"}
     {"pid", "stage", "failure": kind, "message"}
+    {"pid", "stage", "verdict": kind}, after which the sample is not asked about again
+A further first line says that other parameters hold from there on. What was unusable before it is asked again.
 """
 
 import fcntl
@@ -14,17 +16,25 @@ import threading
 import uuid
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
+from tlrec.cot.client import FILTERED
+from tlrec.cot.thoughts import answer_in
 from tlrec.errors import InputError
 
 JOURNAL_VERSION = 1
 MOST_TOKENS = 10**12  # of one answer; a larger number is an error
+LIMITS = ("max_tokens",)  # parameters that no answer depends on which has ended by itself
+CUT_OFF = ("length", "max_tokens", "max_length", "model_length")  # finish reasons, in small letters
+REFUSED = ("refusal", "sensitive", "recitation", "blocklist", "spii")  # and whatever is FILTERED
+THOUGHTS = ("thinking", "reasoning", "redacted_thinking")  # parts of a content that are no answer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
-    """One answered call. `text` is "" if the service sent none; `batch` says that it cost half the price."""
+    """One answered call. `text` is all that the model wrote, "" if the service sent none, and `answer` what of it is no
+    thought of a reasoning model; `batch` says that it cost half the price."""
 
     pid: int
     stage: int
@@ -52,16 +62,21 @@ class Answer:
         if type(self.batch) is not bool:
             raise ValueError(f"batch is a {type(self.batch).__name__}")
 
+    @cached_property
+    def answer(self):
+        """The answer without thoughts, None if it cannot be told from them."""
+        return answer_in(self.text)
+
     @property
     def flaw(self):
-        """Why the answer is not usable: "refused", "cut off", "empty"; None if it is."""
-        if self.refusal or self.finish_reason == "content_filter":
+        """Why the answer is not usable: "refused", "cut off", "thoughts without an answer", "empty"; None if it is."""
+        if self.refusal or _is_filtered(self.finish_reason):
             return "refused"
-        if self.finish_reason == "length":
+        if self.finish_reason.casefold() in CUT_OFF:
             return "cut off"
-        if not self.text.strip():
-            return "empty"
-        return None
+        if self.answer is None or (self.text.strip() and not self.answer.strip()):
+            return "thoughts without an answer"
+        return None if self.answer.strip() else "empty"
 
 
 def read_completion(pid, stage, completion, request_id, batch=False):
@@ -72,12 +87,15 @@ def read_completion(pid, stage, completion, request_id, batch=False):
 
     try:
         choice, usage = completion["choices"][0], given(completion.get("usage"), {})
+        finish_reason = given(choice.get("finish_reason"), "")
+        message = choice.get("message") if _is_filtered(finish_reason) else choice["message"]
+        message = {} if _is_filtered(finish_reason) and message is None else message
         return Answer(
             pid=pid,
             stage=stage,
-            text=given(choice["message"].get("content"), ""),
-            finish_reason=given(choice.get("finish_reason"), ""),
-            refusal=choice["message"].get("refusal"),
+            text=_text_of(given(message.get("content"), "")),
+            finish_reason=finish_reason,
+            refusal=message.get("refusal"),
             model=given(completion.get("model"), ""),
             prompt_tokens=given(usage.get("prompt_tokens"), 0),
             completion_tokens=given(usage.get("completion_tokens"), 0),
@@ -90,12 +108,27 @@ def read_completion(pid, stage, completion, request_id, batch=False):
         raise ValueError(f"not a chat completion: {error!r}") from None
 
 
+def _is_filtered(finish_reason):
+    reason = finish_reason.casefold() if isinstance(finish_reason, str) else ""
+    return reason in REFUSED or bool(FILTERED.search(reason))
+
+
+def _text_of(content):
+    """The text of a content, which some services send in parts, thoughts apart."""
+    if not isinstance(content, list):
+        return content
+    parts = [part for part in content if part["type"] not in THOUGHTS]
+    if not content or any(part["type"] not in ("text", "output_text") for part in parts):
+        raise ValueError("the content has parts that are no text")
+    return "".join(part["text"] for part in parts)
+
+
 class Journal:
     """The answers of all samples, in memory and in an append-only file; one process at a time.
 
-    path: the file, created if it does not exist. parameters: a flat dict of everything that affects the answers; a
-    journal with other values is refused with an InputError that names them. `repairs` lists, in words, what had to be
-    repaired while reading.
+    path: the file, created if it does not exist. parameters: a flat dict of everything that affects the answers. A
+    journal with usable answers to other values is refused with an InputError that names them; LIMITS may change.
+    `repairs` lists, in words, what had to be repaired while reading. `verdicts`: {pid: why it is not asked about}.
     """
 
     def __init__(self, path, parameters):
@@ -105,6 +138,7 @@ class Journal:
         self.tokens = Counter()  # prompt, completion, and each of them in batches
         self.n_answers = 0  # paid for, including those that a damaged line has made useless
         self._answers = {}  # pid -> {stage: Answer}
+        self.verdicts = {}
         self._failed = {}  # pid -> kind, of this run
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,9 +159,8 @@ class Journal:
             raise
 
     def texts(self, pid):
-        """Texts of the answered stages of a sample, in order, from the first one on."""
-        stages = self._answers.get(pid, {})
-        return [stages[stage].text for stage in sorted(stages)]
+        """Answers of a sample without thoughts, in order of stages, from the first one on."""
+        return [answer.answer or "" for answer in self.answers(pid)]
 
     def answers(self, pid):
         """Answers of a sample, in order of stages."""
@@ -135,7 +168,7 @@ class Journal:
 
     def flaw(self, pid):
         """Why a sample cannot go on (see Answer.flaw), or None. Only the last answer of a sample can be flawed."""
-        return next((answer.flaw for answer in self.answers(pid) if answer.flaw), None)
+        return self.verdicts.get(pid) or next((answer.flaw for answer in self.answers(pid) if answer.flaw), None)
 
     def failure(self, pid):
         """Kind of the failure that stopped a sample in this run, or None."""
@@ -150,15 +183,23 @@ class Journal:
                 self._keep(answer)
 
     def add_failures(self, failures):
-        """Record why calls were given up: (pid, stage, kind, message) each."""
+        """Record why calls were given up: (pid, stage, tlrec.cot.client.Failure) each."""
         with self._lock:
-            for pid, _, kind, _ in failures:
-                self.failures[kind] += 1
-                self._failed[pid] = kind
+            for pid, _, failure in failures:
+                self.failures[failure.kind] += 1
+                self._failed[pid] = failure.kind
             self._append(
-                {"pid": pid, "stage": stage, "failure": kind, "message": message}
-                for pid, stage, kind, message in failures
+                {"pid": pid, "stage": stage, "failure": failure.kind, "message": failure.message}
+                for pid, stage, failure in failures
             )
+
+    def add_verdicts(self, verdicts):
+        """Record that samples cannot be answered: (pid, stage, kind) each."""
+        with self._lock:
+            self._append({"pid": pid, "stage": stage, "verdict": kind} for pid, stage, kind in verdicts)
+            for pid, _, kind in verdicts:
+                self.verdicts[pid] = kind
+                self._failed.pop(pid, None)
 
     def close(self):
         """Release the journal for other processes."""
@@ -198,11 +239,7 @@ class Journal:
                     break
                 self._end += len(line)
                 try:
-                    entry = json.loads(line)
-                    if number == 1:
-                        head = entry["journal"], entry["id"], dict(entry["parameters"])
-                    elif "failure" not in entry:
-                        self._keep(Answer(**entry))
+                    head = self._read_entry(json.loads(line), head)
                 except (ValueError, TypeError, KeyError, RecursionError):
                     if number == 1:
                         raise InputError(
@@ -215,23 +252,45 @@ class Journal:
         if torn:
             self.repairs.append(f"{self.path}: the last line was incomplete; its {torn} bytes are removed")
             self._file.truncate(self._end)
-        if head is not None:
-            return head[1]
-        name = uuid.uuid4().hex
-        self._append([{"journal": JOURNAL_VERSION, "id": name, "parameters": parameters}])
+        name = head[1] if head else uuid.uuid4().hex
+        if head is None or head[2] != parameters:
+            self._drop_unusable()
+            self._append([{"journal": JOURNAL_VERSION, "id": name, "parameters": parameters}])
         return name
 
+    def _read_entry(self, entry, head):
+        """Take in a line; returns the head that holds from there on, (version, id, parameters)."""
+        if head is None or "journal" in entry:
+            self._drop_unusable()
+            return entry["journal"], entry["id"], dict(entry["parameters"])
+        if "verdict" in entry:
+            pid, kind = entry["pid"], entry["verdict"]
+            if type(pid) is not int or not isinstance(kind, str):
+                raise ValueError("not a verdict")
+            self.verdicts[pid] = kind
+        elif "failure" not in entry:
+            self._keep(Answer(**entry))
+        return head
+
     def _check_head(self, head, parameters):
-        """Raise InputError unless the journal, (version, id, parameters), was made with these parameters."""
+        """Raise InputError unless the usable answers of the journal were made with these parameters."""
         if head[0] != JOURNAL_VERSION:
             raise InputError(f"{self.path}: journal version {head[0]!r}, this program reads {JOURNAL_VERSION}")
         differing = [key for key in {**head[2], **parameters} if head[2].get(key) != parameters.get(key)]
-        if differing:
+        usable = any(not answer.flaw for stages in self._answers.values() for answer in stages.values())
+        if usable and set(differing) - set(LIMITS):
             told = "; ".join(f"{key} {head[2].get(key)!r}, now {parameters.get(key)!r}" for key in differing)
             told = " ".join(told.split())  # a damaged key may hold line breaks
             raise InputError(
                 f"{self.path}: was made with other parameters ({told}); give those, or another --output_path"
             )
+
+    def _drop_unusable(self):
+        """Forget unusable answers and verdicts, but not what they cost: other parameters may bring better ones."""
+        for stages in self._answers.values():
+            for stage in [stage for stage, answer in stages.items() if answer.flaw]:
+                del stages[stage]
+        self.verdicts.clear()
 
     def _drop_orphans(self):
         """Forget answers after a missing one: their prompts contained an answer that a damaged line has lost."""

@@ -1,0 +1,413 @@
+"""What a chat model sends beside an answer, and prompts that it does not answer; the real script over loopback servers.
+
+1. Thoughts, in any markup: only the answer comes into prompts, hits and records. What cannot be told apart is unusable.
+2. A prompt that the service refuses for good makes its sample unusable, in direct calls and in batches; what it refuses
+   for every prompt ends the run, and is asked again afterwards.
+3. Answers without text in a row end the run, and a larger --max_tokens goes on in the same journal.
+4. The first reason of each kind is printed once, with the flag that mends it.
+5. Whatever is wrong with the connection's settings is one line.
+"""
+
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+import threading
+
+import pytest
+
+from tests.support.hostile import chat, completion, serving
+from tests.support.teaching import MODEL, make_source, teaching
+from tlrec.cot.thoughts import answer_in
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    import openai._base_client
+
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.005)
+    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.01)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@pytest.fixture
+def root(tmp_path):
+    make_source(tmp_path, rows=300)
+    return tmp_path
+
+
+@pytest.fixture
+def generate(run_script, root):
+    def run(url, *flags, samples=12):
+        flags = ["--base_url", url, "--model", MODEL, "--attempts", 3, "--max_samples", samples, *flags]
+        return run_script("cot_data/generate_data.py", "--root_path", root, *flags)
+
+    return run
+
+
+def samples(root):
+    return json.loads((root / "cot_data/netflix/three_stages.json").read_text())
+
+
+def journal(root):
+    return [json.loads(line) for line in (root / "cot_data/netflix/three_stages.jsonl").read_text().splitlines()[1:]]
+
+
+# ----------------------------------------------------------------------------------------------------------- thoughts
+
+ANSWER = "1. Heat (1995) - Ronin (1998)\n2. It (1990) - Alien (1979)"
+HARMONY = "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>"
+MARKED = [
+    "<think>a\nb</think>\n\n{}",
+    "<think>\n\n</think>\n\n{}",
+    "a\nb\n</think>\n{}",  # the template wrote the opening tag
+    "a </think> b </think>{}",
+    "<think>a</think>\n<think>b</think>\n{}",
+    "<think>a <think> b</think>{}",
+    "<thinking>a</thinking>{}",
+    "<reasoning>a</reasoning>\n{}",
+    "<Think>a</THINK>\n{}",
+    '<think time="3">a</think>{}',
+    "< think >a</ think >{}",
+    "&lt;think&gt;a&lt;/think&gt;{}",
+    "<thought>a <b>x</b></thought>{}",
+    "<Thought Process>a</Thought Process>{}",
+    "<longcat_think>a</longcat_think>\n{}<|im_end|>",
+    "[THINK]a[/THINK]{}",
+    "[Start thinking]\na\n[End thinking]\n{}",
+    "◁think▷a◁/think▷{}",
+    "《think》a《/think》{}",
+    "<seed:think>a<seed:cot_budget_reflect>b</seed:cot_budget_reflect>c</seed:think>{}",
+    "<|begin_of_thought|>a<|end_of_thought|>\n<|begin_of_solution|>\n{}\n<|end_of_solution|>",
+    "<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>{}<|END_RESPONSE|>",
+    "<|inner_prefix|>a<|inner_suffix|>{}",
+    "<｜begin▁of▁thinking｜>a<｜end▁of▁thinking｜>{}",
+    "<|channel>thought\na<channel|>{}",
+    HARMONY + "final<|message|>{}<|return|>",
+    HARMONY + "commentary<|message|>b<|end|><|start|>assistant<|channel|>final<|message|>{}",
+    "analysisWe need a list.assistantfinal{}",
+    "<think>a</think>\n<answer>\n{}\n</answer>",
+    "<think>use <answer> tags</think>{}",
+    "<analysis>a</analysis>\n<final>{}</final>",
+    '<details type="reasoning" done="true">\n<summary>Thought for 5 s</summary>\n> a\n</details>\n{}',
+    "Thinking...\na\n...done thinking.\n\n{}",
+    "Here is my thought process: a\nb\nHere is my response:\n{}",
+    "**Thinking:**\na\n\n**Final answer:**\n{}",
+    "```thinking\na\n```\n{}",
+    "<!-- a -->{}",
+]
+UNCLEAR = [
+    "<think>a {}",
+    "[THINK]a {}",
+    "◁think▷a\n{}",
+    "{0}\n<think>a</think>\n{0}",
+    "<think>a</think>1. A - B\n<think>b</think>{}",
+    "a</think>b<think>c</think>{}",
+    "<think>a</think>",
+    "a</think>",
+    "{}<think>a</think>",
+    "<tool_call>{}</tool_call>",
+    "<answer>1. A</answer><answer>{}</answer>",
+    "Thinking...\n{}",
+    "analysisWe need a list: {}",
+    HARMONY[:40],
+    HARMONY + "analysis<|message|>{}",
+]
+PLAIN = [
+    ANSWER,
+    "1. <i>It</i> -> **Alien**",
+    "[REC] (2007)\n2. [Rec]² (2009) - Quarantine [2008]",
+    "Thoughtful, slow films. I think you like them.",
+    "Thought-provoking dramas: you value [deep reasoning].",
+    "Reasons: you like war; x < 3 and y > 2, I <3 it",
+    "1. A - B [Reason: both are about war]",
+    "Response: 1. A - B",
+]
+
+
+@pytest.mark.parametrize("text", MARKED)
+def test_only_the_answer_counts(text):
+    assert answer_in(text.format(ANSWER)).strip() == ANSWER
+
+
+@pytest.mark.parametrize("text", UNCLEAR)
+def test_what_cannot_be_told_apart(text):
+    assert not answer_in(text.format(ANSWER))
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_other_texts_stay(text):
+    assert answer_in(text) == text
+
+
+def teach_with(teacher, change):
+    """Let the teacher's answers pass through `change`, a function of (number of the answer, message, choice)."""
+    complete, count = teacher.complete, iter(range(10**6))
+
+    def changed(body, batched=False):
+        answer = complete(body, batched)
+        if answer[1] == 200 and isinstance(answer[3], dict):
+            choice = answer[3]["choices"][0]
+            change(next(count), choice["message"], choice)
+        return answer
+
+    teacher.complete = changed
+
+
+def test_thoughts_come_into_no_prompt_hit_or_record(generate, root, run_script):
+    with teaching() as teacher:
+        assert generate(teacher.url)[0] == 0
+        plain = [{key: row[key] for key in row} for row in samples(root)]
+        (root / "cot_data/netflix").rename(root / "cot_data/plain")
+        forms = [form for form in MARKED if "{}" in form]
+
+        def think(number, message, choice):
+            message["content"] = forms[number % len(forms)].format(message["content"])
+
+        teach_with(teacher, think)
+        status, out, _ = generate(teacher.url)
+    assert status == 0 and "0 unusable" in out and samples(root) == plain
+    assert run_script("cot_data/preprocess_data.py", "--root_path", root, "--data_name", "netflix")[0] == 0
+
+
+def test_contents_in_parts(generate, root):
+    def in_parts(number, message, choice):
+        thoughts = {"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}
+        message["content"] = [thoughts, {"type": "text", "text": message["content"]}]
+
+    with teaching() as teacher:
+        assert generate(teacher.url, samples=3)[0] == 0
+        plain = samples(root)
+        (root / "cot_data/netflix").rename(root / "cot_data/plain")
+        teach_with(teacher, in_parts)
+        assert generate(teacher.url, samples=3)[0] == 0
+    assert samples(root) == plain
+
+
+def test_thoughts_that_do_not_end_are_told(generate, root):
+    def think(number, message, choice):
+        if number % 4 == 0:
+            message["content"] = f"<think>{message['content']}"
+
+    with teaching() as teacher:
+        teach_with(teacher, think)
+        status, out, err = generate(teacher.url)
+    told = int(re.search(r"(\d+) unusable \((\d+) thoughts without an answer\)", out)[1])
+    assert status == 0 and 3 <= told == 12 - len(samples(root))
+    assert "thoughts without an answer: give a larger --max_tokens than 512" in err
+    assert "<think>" not in json.dumps(samples(root))
+
+
+# ----------------------------------------------------------------------------------------------------------- verdicts
+
+AZURE = {
+    "message": "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
+    "code": "content_filter",
+    "innererror": {"code": "ResponsibleAIPolicyViolation"},
+}
+TOO_LONG = "This model's maximum context length is 600 tokens, but the messages have 700."
+REFUSALS = {
+    "Azure": (400, {"error": AZURE}, "refused"),
+    "policy": (400, {"error": {"message": "Content Exists Risk", "code": "invalid_request_error"}}, "refused"),
+    "data inspection": (400, {"error": {"message": "Bad.", "code": "data_inspection_failed"}}, "refused"),
+    "moderation": (403, {"error": {"message": "Your input was flagged by moderation", "code": 403}}, "refused"),
+    "status 200": (200, {"error": {"message": "PROHIBITED_CONTENT", "code": "content_policy"}}, "refused"),
+    "context": (400, {"error": {"message": TOO_LONG, "code": "context_length_exceeded"}}, "too long"),
+    "vLLM": (400, {"object": "error", "message": TOO_LONG, "code": 400}, "too long"),
+    "Groq": (413, {"error": {"message": "Request too large for model"}}, "too long"),
+    "TGI": (422, {"error": "Input validation error: `inputs` must have less than 512 tokens"}, "bad request"),
+    "proxy": (413, b"<html>Request Entity Too Large</html>", "bad request"),
+    "detail": (422, {"detail": [{"msg": "no"}]}, "bad request"),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+def test_a_refused_prompt_makes_its_sample_unusable(generate, root, run_script, refusal):
+    status, body, kind = refusal
+    texts = iter(range(10**6))
+
+    def answer(handler):
+        prompt = json.loads(handler.body)["messages"][-1]["content"]
+        refused = sum(map(ord, prompt.split("Step 1")[0])) % 3 == 0 and "Step 2" in prompt
+        handler.reply(body, status) if refused else handler.reply(completion(f"Text {next(texts)}"))
+
+    with serving(answer) as server:
+        code, out, err = generate(server.url, "--concurrency", 2)
+        asked = len(server.requests)
+        assert code == 0, out + err
+        assert generate(server.url)[0] == 0 and len(server.requests) == asked  # a verdict is asked for once
+    told = int(re.search(rf"(\d+) unusable \((\d+) {kind}\), 0 missing", out)[1])
+    assert 0 < told == 12 - len(samples(root)) and err.count(f"first {kind}: ") == 1
+    assert {line["verdict"] for line in journal(root) if "verdict" in line} == {kind}
+
+
+def test_refused_prompts_of_a_batch(generate, root):
+    with teaching() as teacher:
+        complete = teacher.complete
+
+        def refuse(body, batched=False):
+            digest, *answer = complete(body, batched)
+            if int(digest, 16) % 5 == 0:
+                return digest, 400, {}, {"error": AZURE}, "refused"
+            return digest, *answer
+
+        teacher.complete = refuse
+        code, out, err = generate(teacher.url, "--batch", "--poll_seconds", 0.01)
+    assert code == 0 and re.search(r"[1-9]\d* unusable \(\d+ refused\), 0 missing", out)
+    assert err.count("first refused: 400: The response was filtered") == 1
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_what_every_prompt_gets_ends_the_run_and_is_no_verdict(generate, root, status):
+    body = {"error": {"message": "This server is not configured."}}
+    with serving(lambda handler: handler.reply(body, status)) as server:
+        code, out, err = generate(server.url, samples=60)
+        assert code == 1 and len(server.requests) <= 40
+    assert "20 samples in a row without a usable answer, the last one for: bad request; the same command" in err
+    assert err.count("This server is not configured.") == 1 and "0 unusable, 60 missing" in out
+    with teaching() as teacher:
+        assert generate(teacher.url, samples=60)[0] == 0
+
+
+def test_a_service_that_stops_answering_gives_no_verdicts(generate, root):
+    def answer(handler):
+        late = len(handler.server.requests) > 30
+        handler.reply({"error": {"message": "No model is loaded."}}, 400) if late else handler.reply(completion())
+
+    with serving(answer) as server:
+        code, out, _ = generate(server.url, "--concurrency", 1, samples=60)
+    assert code == 1 and "0 unusable" in out and not [line for line in journal(root) if "verdict" in line]
+
+
+def test_filtered_answers_without_a_message(generate, root):
+    with serving(lambda handler: handler.reply(completion(choices=[{"finish_reason": "SAFETY"}]))) as server:
+        code, out, _ = generate(server.url, samples=5)
+    assert code == 1 and "0 samples complete, 5 unusable (5 refused), 0 missing" in out
+
+
+# ------------------------------------------------------------------------------------------------- all spent on thoughts
+
+
+def test_thoughts_that_take_all_tokens_end_the_run_and_a_larger_limit_goes_on(generate, root):
+    def answer(handler):
+        body = json.loads(handler.body)
+        enough = body["max_completion_tokens"] > 512
+        spent = chat({"content": "", "reasoning_content": "..."}, finish_reason="length")
+        handler.reply(completion() if enough else spent)
+
+    with serving(answer) as server:
+        code, out, err = generate(server.url, "--reasoning_model", samples=60)
+        assert code == 1 and len(server.requests) <= 40 and "cut off" in out
+        assert err.count("give a larger --max_tokens than 512") == 1 and "0 samples complete" in out
+        paid = len(server.requests)
+        code, out, err = generate(server.url, "--reasoning_model", "--max_tokens", 4096, samples=60)
+        assert code == 0, out + err
+        assert len(server.requests) == paid + 180
+    assert len(samples(root)) == 60
+
+
+def test_few_samples_without_a_usable_answer_are_no_success(generate, root):
+    with serving(lambda handler: handler.reply(chat({"content": None}))) as server:
+        code, out, err = generate(server.url, samples=3)
+        assert code == 1 and "3 unusable (3 empty)" in out and "empty: give a larger --max_tokens than 512" in err
+        code, out, err = generate(server.url, "--batch", samples=3)
+        assert code == 1
+    with teaching() as teacher:  # another model and temperature: nothing usable binds the journal
+        assert generate(teacher.url, "--temperature", 1, samples=3)[0] == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ reasons
+
+
+def batch_of(error, status=400):
+    """A server whose batches answer every call with an error."""
+
+    def answer(handler):
+        if handler.path == "/v1/files":
+            lines = handler.body.split(b"\n")
+            handler.server.calls = [json.loads(line)["custom_id"] for line in lines if line.startswith(b'{"custom')]
+            handler.reply({"id": "f1"})
+        elif "/content" in handler.path:
+            entry = {"response": {"status_code": status, "request_id": "r", "body": {"error": error}}, "error": None}
+            lines = [json.dumps({"custom_id": call, **entry}) for call in handler.server.calls]
+            handler.reply("\n".join(lines).encode())
+        else:
+            handler.reply({"id": "b1", "status": "completed", "output_file_id": None, "error_file_id": "f1"})
+
+    return serving(answer)
+
+
+PARAMETERS = [
+    ("max_tokens is too large: 99999. This model supports at most 4096.", "max_tokens", "give another --max_tokens"),
+    (
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+        "max_tokens",
+        "(give --reasoning_model)",
+    ),
+    ("Unsupported value: 'temperature' does not support 0.2", "temperature", "--reasoning_model, which sends none"),
+    ("Value error: top_p must be below 1", None, "give another --top_p"),
+]
+
+
+@pytest.mark.parametrize(("message", "param", "mend"), PARAMETERS)
+@pytest.mark.parametrize("batch", [False, True], ids=["direct", "batch"])
+def test_the_flag_that_mends_it_is_named_once(generate, message, param, mend, batch):
+    error = {"message": message, "param": param, "code": "unsupported_value" if "Unsup" in message else None}
+    server = batch_of(error) if batch else serving(lambda handler: handler.reply({"error": error}, 400))
+    with server as server:
+        code, out, err = generate(server.url, *(["--batch", "--poll_seconds", 0.01] if batch else []), samples=5)
+    assert code in (1, 2) and mend in err and (out + err).count(message) == 1 and "0 unusable" in out
+
+
+def test_a_wrong_key_is_told_once(generate):
+    with teaching("--key", "sk-other") as teacher:
+        for flags in ([], ["--batch"]):
+            code, out, err = generate(teacher.url, *flags)
+            assert code == 2 and (out + err).count("Incorrect API key provided: ***.") == 1
+            assert "waiting" not in err or "401" not in err.split("waiting")[0]
+
+
+def test_a_certificate_is_told_once(generate, tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=localhost", "-days", "1", "-nodes"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-keyout", key, "-out", certificate, *subject]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("there is no openssl to make a certificate with")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def accept(listening):
+        while True:
+            try:
+                context.wrap_socket(listening.accept()[0], server_side=True).close()
+            except ssl.SSLError:
+                continue
+            except OSError:
+                return
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=accept, args=[listening], daemon=True).start()
+        code, out, err = generate(f"https://localhost:{listening.getsockname()[1]}/v1", samples=3)
+        listening.shutdown(socket.SHUT_RDWR)
+    assert code == 1 and "3 missing (3 connection)" in out and err.count("CERTIFICATE_VERIFY_FAILED") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "(ALL_PROXY): a SOCKS proxy needs pip install socksio"),
+        ("all_proxy", "socks5h://user:Pa55-w0rd@127.0.0.1:9", "pip install socksio"),
+        ("HTTPS_PROXY", "gopher://user:Pa55-w0rd@127.0.0.1:9", "(HTTPS_PROXY): Unknown scheme"),
+        ("SSL_CERT_FILE", "/nowhere/at/all.pem", "(SSL_CERT_FILE)"),
+    ],
+)
+def test_settings_of_the_connection(generate, monkeypatch, name, value, told):
+    for other in [other for other in os.environ if "PROXY" in other.upper() or "SSL_CERT" in other]:
+        monkeypatch.delenv(other)
+    monkeypatch.setenv(name, value)
+    code, _, err = generate("http://127.0.0.1:9/v1")
+    assert code == 2 and err.startswith("error: the connection cannot be set up") and told in err
+    assert err.count("\n") == 1 and "Pa55-w0rd" not in err
