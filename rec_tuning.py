@@ -45,10 +45,14 @@ def parse_arguments():
     add("--sample", type=int, nargs="+", default=[16], help="shots; several make a sweep; -1: all rows (default: 16)")
     add("--seed", type=int, nargs="+", default=[0], help="of the draw and tuning; several make a sweep (default: 0)")
     add = parser.add_argument_group("LoRA").add_argument
-    add("--lora_r", type=int, default=8, help="(default: %(default)s)")
-    add("--lora_alpha", type=int, default=16, help="(default: %(default)s)")
-    add("--lora_dropout", type=float, default=0.05, help="(default: %(default)s)")
-    add("--lora_target_modules", nargs="+", help="or all-linear (default: the query and value projections)")
+    add("--lora_r", type=int, help="(default: the start adapter's, else 8)")
+    add("--lora_alpha", type=int, help="(default: the start adapter's, else 16)")
+    add("--lora_dropout", type=float, help="(default: the start adapter's, else 0.05)")
+    add(
+        "--lora_target_modules",
+        nargs="+",
+        help="names, or all-linear (default: the start adapter's, else the query and value projections)",
+    )
     add = parser.add_argument_group("selection of the best checkpoint").add_argument
     add("--metric_for_best_model", choices=["auc", "loss", "last"], default="loss", help="last: none (default: loss)")
     add("--eval_steps", type=int, help="steps between validations (default: 10; above 128 shots, shots / 128 * 5)")
@@ -89,10 +93,10 @@ def tune(run, setup, examples, scorer, valid):
     from tlrec.tuning.trainer import TuningTrainer
 
     args, rows = run.args, len(examples.rows)
-    lora = LoraConfig(
-        r=args.lora_r,
-        lora_alpha=args.lora_alpha,
-        lora_dropout=args.lora_dropout,
+    lora = setup.start_lora or LoraConfig(
+        r=args.lora_r or 8,
+        lora_alpha=args.lora_alpha or 16,
+        lora_dropout=0.05 if args.lora_dropout is None else args.lora_dropout,
         target_modules=setup.lora_targets,
         bias="none",
         task_type="CAUSAL_LM",

@@ -133,7 +133,9 @@ def load_tuned(args, device, dtype):
         raise InputError(
             f"--output_dir {args.output_dir}: the model takes {size / 1e9:.1f} GB, more than the disk has free"
         )
-    return adapters.attach_adapter(model, args.lora_weights), size
+    tuned = adapters.attach_adapter(model, args.lora_weights)
+    adapters.check_mergeable(tuned, args.lora_weights)
+    return tuned, size
 
 
 def write_merged(folder, model, encoder, cutoff_len):

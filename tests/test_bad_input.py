@@ -105,16 +105,16 @@ ADAPTERS = {
         "{path}/adapter_config.json: damaged: ",
     ),
     "no LoRA": (lambda folder: edit(folder, peft_type="IA3"), "{flag} {path}: a LoRA adapter is needed, this is 'IA3'"),
+    "more than LoRA": (
+        lambda folder: edit(folder, use_something_new=True),
+        "{flag} {path}: adapter_config.json has use_something_new true, which TLRec does not carry out, so the adapter",
+    ),
 }
-START_ADAPTERS = ADAPTERS | {
-    "other rank": (
-        lambda folder: edit(folder, r=4),
-        "{flag} {path}: the adapter has r 4, this run asks for 8; give --lora_r 4 or another start adapter",
-    ),
-    "other alpha": (
-        lambda folder: edit(folder, lora_alpha=32),
-        "{flag} {path}: the adapter has lora_alpha 32, this run asks for 16; give --lora_alpha 32 or another",
-    ),
+OTHER_LORA = {
+    "--lora_r 4": "the adapter has r 8, this run asks for 4; give --lora_r 8 or another start adapter",
+    "--lora_alpha 32": "the adapter has lora_alpha 16, this run asks for 32; give --lora_alpha 16 or another start",
+    "--lora_target_modules k_proj": "the adapter has target modules q_proj v_proj, this run asks for k_proj; give "
+    "--lora_target_modules q_proj v_proj",
 }
 # flags of the tuners -> message
 TUNER_FLAGS = {
@@ -182,7 +182,7 @@ def cases(tiny_llama, tiny_adapter, tiny_workspace, tmp_path_factory):
             spoil(folder)
             add(f"base model, {name}", script, {"--base_model": folder}, f"--base_model {folder}: {message}")
         flag = "--lora_weights" if script == "evaluate.py" else "--resume_from_checkpoint"
-        for name, (spoil, message) in (ADAPTERS if script == "evaluate.py" else START_ADAPTERS).items():
+        for name, (spoil, message) in ADAPTERS.items():
             folder = shutil.copytree(tiny_adapter, root / f"{script} adapter {name}")
             spoil(folder)
             add(f"adapter, {name}", script, {flag: folder}, message.format(flag=flag, path=folder))
@@ -190,10 +190,9 @@ def cases(tiny_llama, tiny_adapter, tiny_workspace, tmp_path_factory):
         train = good_flags(script, tiny_llama, tiny_workspace, None)["--train_data_path"]
         for flags, message in (TUNER_FLAGS | SAMPLES[script]).items():
             add(flags, script, {}, message.format(train=train), *flags.split())
-        message = f"--resume_from_checkpoint {tiny_adapter}: the adapter has target modules q_proj v_proj, "
-        message += "this run asks for k_proj; give --lora_target_modules q_proj v_proj"
-        start = {"--resume_from_checkpoint": tiny_adapter}
-        add("other target modules", script, start, message, "--lora_target_modules", "k_proj")
+        for flags, message in OTHER_LORA.items():
+            message = f"--resume_from_checkpoint {tiny_adapter}: {message}"
+            add(flags, script, {"--resume_from_checkpoint": tiny_adapter}, message, *flags.split())
         taken = shutil.copytree(tiny_adapter, root / f"{script} taken")
         message = f"--output_dir {taken}: holds another run's result; give --overwrite or another folder"
         add("another run's adapter", script, {"--output_dir": taken}, message)

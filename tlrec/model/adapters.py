@@ -3,7 +3,10 @@
 import copy
 import os
 import tempfile
+import warnings
+from collections import Counter
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import NoneType
 
@@ -15,7 +18,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear, LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
@@ -76,11 +79,22 @@ def _of_the_decoder(targets, decoder, skeleton):
     return sorted(targets) if all(places.values()) else sorted(path for path, own in places.items() if own)
 
 
-def expected_adapter(base_model, lora_config, trust_remote_code=False, adapter=None):
+def read_config(folder):
+    """The LoraConfig of an adapter folder, with everything that it says; InputError if PEFT cannot read it."""
+    try:
+        with warnings.catch_warnings():  # of fields that this version does not know, which are off (check_adapter)
+            warnings.simplefilter("ignore")
+            return LoraConfig.from_pretrained(folder)
+    except Exception as error:  # whatever the values of its fields make PEFT raise
+        raise InputError(f"{folder}: {ADAPTER_CONFIG} cannot be read: {first_line(error)}") from None
+
+
+def expected_adapter(base_model, lora_config, trust_remote_code=False, adapter=None, tuned=False):
     """{name: shape} of the tensors an adapter of this configuration has on this base model; loads no weights.
 
-    adapter: the folder that the configuration comes from; None if it comes from flags. Raises InputError if the base
-    model lacks one of the target modules.
+    adapter: the folder that the configuration comes from; None if it comes from flags. tuned: whether it is to be
+    tuned. Raises InputError if the base model lacks one of the target modules, or if tuning could not change all that
+    the configuration says: the loss takes the output head as it is.
     """
     skeleton = skeleton_of(base_model, trust_remote_code)
     asked = f"{adapter}: the adapter" if adapter else "--lora_target_modules: LoRA"
@@ -89,11 +103,19 @@ def expected_adapter(base_model, lora_config, trust_remote_code=False, adapter=N
         paths = [f".{path}" for path, _ in skeleton.named_modules()]
         if missing := [name for name in sorted(targets) if not any(path.endswith(f".{name}") for path in paths)]:
             raise InputError(f"{does_not_fit}: {type(skeleton).__name__} has no modules named {' '.join(missing)}")
-    with torch.device("meta"):
+    config = copy.deepcopy(lora_config)
+    config.init_lora_weights, config.inference_mode = True, False  # neither changes a shape
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the model that is loaded gives the same ones
         try:
-            model = get_peft_model(skeleton, lora_config)
-        except ValueError as error:
+            model = get_peft_model(skeleton, config)
+        except Exception as error:  # whatever the values of its fields make PEFT raise
             raise InputError(f"{does_not_fit}: {first_line(error)}") from None
+        head = model.get_base_model().get_output_embeddings()
+        if tuned and any(parameter.requires_grad for parameter in head.parameters()):
+            fields = ("target_modules", "modules_to_save", "trainable_token_indices", "bias")
+            says = ", ".join(f"{field}: {value}" for field in fields if (value := getattr(lora_config, field)))
+            raise InputError(f"{asked} changes the output head, which TLRec does not tune ({says})")
         return {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
 
 
@@ -108,11 +130,10 @@ def read_adapter(folder):
         raise InputError(f"{path}: damaged adapter weights: {first_line(error)}") from None
 
 
-def check_adapter_on(base_model, folder, trust_remote_code=False, config=None):
+def check_adapter_on(base_model, folder, trust_remote_code=False, tuned=False):
     """Raise InputError unless the adapter of `folder` fits on this base model, whose weights are not loaded; return the
-    adapter's tensors, as `read_adapter` does. config: the LoraConfig that it has to fit, by default its own."""
-    adapter = None if config else folder
-    expected = expected_adapter(base_model, config or LoraConfig.from_pretrained(folder), trust_remote_code, adapter)
+    adapter's tensors, as `read_adapter` does. tuned: whether it is to be tuned."""
+    expected = expected_adapter(base_model, read_config(folder), trust_remote_code, folder, tuned)
     tensors = read_adapter(folder)
     check_adapter_fits(tensors, expected, folder)
     return tensors
@@ -163,13 +184,47 @@ def load_adapter(model, tensors, path):
             raise InputError(f"{path}: {name} differs from the file after loading")
 
 
-def attach_adapter(base, path):
-    """The base model with the adapter of folder `path` on it, verified, for scoring; `.unload()` takes it off again."""
-    config = LoraConfig.from_pretrained(path)
-    config.inference_mode = True
+def attach_adapter(base, path, tuned=False, tensors=None, dropout=None):
+    """The base model with the adapter of folder `path` on it, whole and verified; `.unload()` takes it off again, but
+    need not leave the base as it was: compare `state_of`.
+
+    tuned: whether it is to be tuned, else it is for scoring. tensors: what `read_adapter` returned, if it was read
+    before. dropout: of LoRA while it is tuned, by default the adapter's own.
+    """
+    config = read_config(path)
+    if is_quantized(base) and config.init_lora_weights in ("pissa", "olora"):
+        raise InputError(
+            f"{path}: init_lora_weights {config.init_lora_weights} changes the base's weights, which --quantization "
+            "rounds; give --quantization none"
+        )
+    config.inference_mode = not tuned
+    config.lora_dropout = config.lora_dropout if dropout is None else dropout
     model = get_peft_model(base, config)
-    load_adapter(model, read_adapter(path), path)
-    return model.eval()
+    load_adapter(model, tensors or read_adapter(path), path)
+    return model if tuned else model.eval()
+
+
+def state_of(base):
+    """{name: (dtype, shape, requires_grad, checksum)} of everything that a model consists of, to see whether it has
+    changed."""
+    tensors = [*base.named_parameters(), *base.named_buffers()]
+    return {name: (each.dtype, each.shape, each.requires_grad, _checksum(each)) for name, each in tensors}
+
+
+def _checksum(tensor):
+    """A number that changes with any bit of the tensor, computed where the tensor is: the sum of its 32-bit words (or
+    bytes), each times a random odd number that depends on its place, modulo 2**64."""
+    words = tensor.detach().reshape(-1).view(torch.uint8)
+    words = words.view(torch.int32) if len(words) % 4 == 0 else words
+    factors = _factors(words.device)
+    sums = [(part * factors[: len(part)]).sum() for part in words.split(len(factors))]
+    return sum(each.item() * place for place, each in enumerate(sums, start=1))
+
+
+@cache
+def _factors(device):
+    generator = torch.Generator().manual_seed(0)
+    return (2 * torch.randint(2**62, (1 << 16,), generator=generator) + 1).to(device)
 
 
 def save_adapter(model, folder):
@@ -201,15 +256,12 @@ def save_adapter(model, folder):
 
 @contextmanager
 def merged(model):
-    """Inside the block, LoRA is added into the base's weights, so that scoring needs no extra matrix products.
+    """Inside the block, LoRA is added into the base's weights where that gives the same function, so that scoring needs
+    fewer matrix products.
 
-    The original weights are copied first and restored bit for bit. Quantised bases and models spread over processes are
-    left unmerged.
+    The original weights are copied first and restored bit for bit.
     """
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    if is_quantized(model) or is_spread(model):
-        yield
-        return
+    layers = [] if is_spread(model) else _mergeable(model)
     weights = [layer.get_base_layer().weight for layer in layers]
     originals = [weight.detach().clone() for weight in weights]
     try:
@@ -221,3 +273,37 @@ def merged(model):
             layer.merged_adapters.clear()
             with torch.no_grad():
                 weight.copy_(original)
+
+
+def _mergeable(model):
+    """The layers that are W + B A and no more, whose W is not quantised and no other module's, as the embedding is that
+    the output head shares."""
+    owners = _owners(model)
+    return [
+        layer
+        for layer in model.modules()
+        if type(layer) is Linear  # quantised layers and experts have classes of their own
+        and not layer.lora_variant
+        and not any(layer.lora_bias.values())
+        and owners[id(layer.get_base_layer().weight)] == 1
+    ]
+
+
+def check_mergeable(model, path):
+    """Raise InputError unless PEFT can merge the adapter of folder `path`, which `model` carries, for good."""
+    owners = _owners(model)
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer):
+            base, name = layer.get_base_layer(), name.removeprefix("base_model.model.")
+            if owners[id(getattr(base, "weight", None))] > 1:
+                raise InputError(
+                    f"{path}: target_modules {name}: its weight is another module's too (the embedding and the output "
+                    "head are tied), which merging would change with it; serve it unmerged (vllm serve --enable-lora)"
+                )
+            if any(layer.lora_bias.values()) and getattr(base, "bias", None) is None:
+                raise InputError(f"{path}: lora_bias: {name} has no bias that it could be merged into")
+
+
+def _owners(model):
+    """How many modules have each parameter, by its id."""
+    return Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))

@@ -1,5 +1,6 @@
 """Checks of model and adapter folders that need no torch: that they exist, are complete, and fit."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -22,6 +23,25 @@ TABLES_OF_POSITIONS = {
 }
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
+# Fields of adapter_config.json that PEFT and every way of use here carry out, whatever their value ...
+CARRIED_OUT = {
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias", "bias"),
+    *("lora_dropout", "fan_in_fan_out", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("target_parameters", "modules_to_save", "trainable_token_indices", "ensure_weight_tying"),
+}
+# ... and those that say nothing about the function: where it came from, and settings of what is switched off
+SAYS_NOTHING = {
+    *("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping", "runtime_config"),
+    *("megatron_core", "qalora_group_size", "eva_config", "corda_config", "lora_ga_config"),
+}
+# The others may have these values. Each initialisation here leaves the base as it is or changes it in the same way each
+# time; those of CorDA, LoftQ, LoRA-GA and pissa_niter_N depend on data, on a quantiser or on random numbers.
+MAY_BE = {
+    "peft_type": ("LORA",),
+    "task_type": (None, "CAUSAL_LM"),
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva", "pissa", "olora"),
+}
+
 
 def check_base_model(path, cutoff_len=None):
     """Raise InputError unless `path` is a folder with configuration, weights and tokenizer, or a hub name, and the
@@ -37,9 +57,13 @@ def check_base_model(path, cutoff_len=None):
     for what, names in (("configuration", ("config.json",)), ("weights", MODEL_WEIGHTS), ("tokenizer", TOKENIZERS)):
         if not any((folder / name).exists() for name in names):
             raise InputError(f"--base_model {path}: no {what} in this folder (looked for {', '.join(names)})")
-    config = read_json(folder / "config.json")
+    if (folder / ADAPTER_CONFIG).exists():
+        raise InputError(
+            f"--base_model {path}: there is an adapter in this folder too ({ADAPTER_CONFIG}), which transformers would "
+            "put on the model; move it to a folder of its own"
+        )
     if cutoff_len is not None:
-        _check_positions(config, path, cutoff_len)
+        _check_positions(read_json(folder / "config.json"), path, cutoff_len)
 
 
 def _check_positions(config, path, cutoff_len):
@@ -68,6 +92,13 @@ def check_adapter(path, flag):
     config = read_json(folder / ADAPTER_CONFIG)
     if config.get("peft_type") != "LORA":
         raise InputError(f"{flag} {path}: a LoRA adapter is needed, this is {config.get('peft_type')!r}")
+    for field, value in config.items():
+        off = value in MAY_BE.get(field, (None, False, "", [], {}))
+        if not off and field not in CARRIED_OUT | SAYS_NOTHING:
+            raise InputError(
+                f"{flag} {path}: {ADAPTER_CONFIG} has {field} {json.dumps(value)}, which TLRec does not carry out, so "
+                "the adapter would be another function here"
+            )
     return config
 
 
@@ -101,13 +132,13 @@ def check_lora_weights(adapter, base_model, identity, other_base):
 
 
 def check_same_lora(config, path, flag, lora_r, lora_alpha, lora_target_modules):
-    """Raise InputError unless the start adapter's configuration is the one that the flags of this run ask for.
+    """Raise InputError if flags that were given (not None) ask for another LoRA than the start adapter's configuration.
 
-    `lora_target_modules` None and ["all-linear"] depend on the architecture, and are compared later, once it is known.
+    `lora_target_modules` ["all-linear"] depends on the architecture, and is compared later, once it is known.
     """
     asked = {"r": ("--lora_r", lora_r), "lora_alpha": ("--lora_alpha", lora_alpha)}
     for key, (name, value) in asked.items():
-        if config.get(key) != value:
+        if value is not None and config.get(key) != value:
             raise InputError(
                 f"{flag} {path}: the adapter has {key} {config.get(key)}, this run asks for {value}; "
                 f"give {name} {config.get(key)} or another start adapter"

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import check_target_module_exists
 from transformers.pytorch_utils import Conv1D
 
 from tlrec.errors import InputError
@@ -45,10 +46,11 @@ def shape_of(skeleton, lora=None):
     """
     config = skeleton.config.get_text_config()
     linear = {name: _inputs(module) for name, module in backbone_of(skeleton).named_modules() if _inputs(module)}
-    targets = () if lora is None else lora.target_modules
     layers = config.num_hidden_layers
     adapted = [
-        width for name, width in linear.items() if targets == "all-linear" or any(name.endswith(one) for one in targets)
+        width
+        for name, width in linear.items()
+        if lora and (lora.target_modules == "all-linear" or check_target_module_exists(lora, f"model.{name}"))
     ]
     shape = Shape(
         config.vocab_size,

@@ -57,7 +57,8 @@ class ModelSetup:
             print("dtype: bfloat16, for which this CPU has instructions (--dtype float32 is slower and rounds less)")
         self.attention = base_models.resolve_attention(attention, self.device, self.dtype)
         self.processes, self.first = PartialState().num_processes, PartialState().is_main_process
-        self._scorers, self._carried = {}, None  # _carried: the PeftModel around the base
+        # _carried: the PeftModel around the base; _loaded: the base's state before it carried the first one
+        self._scorers, self._carried, self._loaded = {}, None, None
         only_the_first_prints()
 
     @cached_property
@@ -95,10 +96,10 @@ class ModelSetup:
             trust_remote_code=self.trust_remote_code,
         )
 
-    def check_adapter(self, path, config=None):
+    def check_adapter(self, path, tuned=False):
         """Raise InputError unless every tensor of the adapter at `path` fits on the base, which is not loaded; return
-        the tensors. config: the LoraConfig that it has to fit, by default its own."""
-        return adapters.check_adapter_on(self.base_model, path, self.trust_remote_code, config)
+        the tensors. tuned: whether it is to be tuned."""
+        return adapters.check_adapter_on(self.base_model, path, self.trust_remote_code, tuned)
 
     def scorer(self, records, frame, cutoff_len):
         """A Scorer of `records` in the prompt frame of that name; the same one for the same records."""
@@ -116,19 +117,31 @@ class ModelSetup:
     def attach(self, adapter):
         """The base with the adapter of this folder on it, for scoring, and no other; the base alone for None."""
         self.detach()
-        self._carried = adapters.attach_adapter(self.base, adapter) if adapter else None
-        return self._carried or self.base
+        return self.carry(lambda base: adapters.attach_adapter(base, adapter)) if adapter else self.base
+
+    def carry(self, put_on):
+        """`put_on(base)`, a PeftModel on the base as it was loaded, which `detach` takes off again."""
+        self.detach()
+        if self._loaded is None and not models_are_spread():
+            self._loaded = adapters.state_of(self.base)
+        self._carried = put_on(self.base)
+        return self._carried
 
     def detach(self):
-        """Take the adapter off the base, if it has one."""
+        """Take the adapter off the base, if it has one. If that does not leave the base as it was loaded, the next one
+        that needs it loads it anew: some adapters bring biases or whole layers, or take from the weights what A and B
+        begin with (PiSSA, OLoRA)."""
         if self._carried is not None:
             self.base = self._carried.unload()
-        self._carried = None
+            self._carried = None
+            if self._loaded is None or adapters.state_of(self.base) != self._loaded:
+                self.forget()
 
     def forget(self):
         """Free the base model's memory, so that another one can be loaded."""
         self.detach()
         self.__dict__.pop("base", None)
+        self._loaded = None
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

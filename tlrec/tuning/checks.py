@@ -18,11 +18,11 @@ def check_flags(args):
             raise InputError(f"--{flag} {value}: give 1 or more")
     for flag in ("learning_rate", "lora_alpha"):
         value = getattr(args, flag)
-        if not (math.isfinite(value) and value > 0):
+        if value is not None and not (math.isfinite(value) and value > 0):
             raise InputError(f"--{flag} {value}: give a number above 0")
     if args.warmup_steps < 0:
         raise InputError(f"--warmup_steps {args.warmup_steps}: give 0 or more")
-    if not 0 <= args.lora_dropout < 1:
+    if args.lora_dropout is not None and not 0 <= args.lora_dropout < 1:
         raise InputError(f"--lora_dropout {args.lora_dropout}: give a number from 0 to below 1")
     for seed in args.seed if isinstance(args.seed, list) else [args.seed]:
         if not 0 <= seed < SEEDS:

@@ -89,25 +89,45 @@ class TuningSetup(ModelSetup):
         print(f"LoRA targets: {' '.join(targets)}")
         return targets
 
-    def model(self, lora, seed):
-        """The base with LoRA of this LoraConfig on it: the start adapter's, compared tensor by tensor, else a fresh one
-        from `seed`. Raises InputError, before the base is loaded, if anything does not fit."""
+    @cached_property
+    def start_lora(self):
+        """The start adapter's own LoraConfig, with --lora_dropout if that was given; None without a start adapter.
+        Raises InputError if --lora_target_modules asks for others."""
         if self.start_adapter is None:
-            adapters.expected_adapter(self.base_model, lora, self.trust_remote_code)
+            return None
+        lora = adapters.read_config(self.start_adapter)
+        if self.args.lora_target_modules and set(self.lora_targets) != set(lora.target_modules or ()):
+            targets = lora.target_modules
+            raise InputError(
+                f"--resume_from_checkpoint {self.start_adapter}: the adapter has target modules "
+                f"{targets if isinstance(targets, str) else ' '.join(sorted(targets or ()))}, this run asks for "
+                f"{' '.join(self.lora_targets)}; leave out --lora_target_modules"
+            )
+        return lora
+
+    def model(self, lora, seed):
+        """The base with LoRA on it: the start adapter's, compared tensor by tensor, else a fresh one of this LoraConfig
+        from `seed`. Raises InputError, before the base is loaded, if anything does not fit."""
+        start = self.start_adapter
+        if start is None:
+            adapters.expected_adapter(self.base_model, lora, self.trust_remote_code, tuned=True)
         elif self._tensors is None:
-            self._tensors = self.check_adapter(self.start_adapter, lora)
+            self._tensors = self.check_adapter(start, tuned=True)
         if self.device.type == "cpu":
             self.divide_batch(lora)
-        self.detach()
-        base = self.base
-        set_seed(seed)
-        self._carried = get_peft_model(base, copy.deepcopy(lora))
-        if self.start_adapter is None:
+
+        def put_on(base):
+            set_seed(seed)
+            if start is None:
+                return get_peft_model(base, copy.deepcopy(lora))
+            return adapters.attach_adapter(base, start, True, self._tensors, self.args.lora_dropout)
+
+        model = self.carry(put_on)
+        if start is None:
             print("start adapter: none, a fresh LoRA")
         else:
-            adapters.load_adapter(self._carried, self._tensors, self.start_adapter)
-            print(f"start adapter: {self.start_adapter}, {len(self._tensors)} tensors loaded and compared")
-        return self._carried
+            print(f"start adapter: {start}, {len(self._tensors)} tensors loaded and compared")
+        return model
 
     def divide_batch(self, lora):
         """Put as many rows into a forward pass as fit into main memory, which changes neither the batch nor its

@@ -1,0 +1,301 @@
+"""An adapter is more than A and B: whatever its configuration says, it is the function that plain PEFT makes of it on a
+freshly loaded base, in every way of use, or it is refused in one line that names the field.
+
+1. Scored alone, scored after another adapter, ranked with and read by the probe: log-probabilities within 1e-5.
+2. Started from: validation during tuning sees that function, each run of a sweep begins with it, and what is saved is
+   that function again under plain PEFT.
+3. Exported: the folder is that function.
+4. A field that PEFT here does not know, and one that TLRec does not carry out, is refused by its name.
+5. Flags that contradict the start adapter are refused; without flags its own configuration goes on.
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from tests.support.models import make_family
+from tlrec.data.preferences import parse_input
+from tlrec.errors import InputError
+from tlrec.model import adapters, base_models, checks
+from tlrec.model.completions import score_completions
+from tlrec.model.prompts import load_frame
+from tlrec.model.ranking import score_candidates
+from tlrec.model.scoring import score_records
+from tlrec.model.setup import ModelSetup
+from tlrec.model.tokenization import RecordTokenizer
+
+CPU = torch.device("cpu")
+QV = ["q_proj", "v_proj"]
+# name: (base, fields of LoraConfig). qwen2 ties its output head to the embedding and has biases on q, k and v.
+CARRIED_OUT = {
+    "plain": ("llama", {}),
+    "rsLoRA": ("llama", {"use_rslora": True}),
+    "DoRA": ("llama", {"use_dora": True}),
+    "PiSSA": ("llama", {"init_lora_weights": "pissa"}),
+    "OLoRA": ("llama", {"init_lora_weights": "olora"}),
+    "gaussian": ("llama", {"init_lora_weights": "gaussian"}),
+    "orthogonal": ("llama", {"init_lora_weights": "orthogonal"}),
+    "EVA": ("llama", {"init_lora_weights": "eva"}),
+    "random": ("llama", {"init_lora_weights": False}),
+    "biases of LoRA's layers": ("qwen2", {"bias": "lora_only"}),
+    "all biases": ("gpt2", {"target_modules": ["c_attn"], "bias": "all", "fan_in_fan_out": True}),
+    "bias of B": ("qwen2", {"lora_bias": True}),
+    "bias of B, none below": ("llama", {"lora_bias": True}),
+    "norm": ("qwen2", {"modules_to_save": ["norm"]}),
+    "embedding kept": ("qwen2", {"modules_to_save": ["embed_tokens"]}),
+    "head kept": ("llama", {"modules_to_save": ["lm_head"]}),
+    "tied head kept": ("qwen2", {"modules_to_save": ["lm_head"]}),
+    "alphas": ("llama", {"alpha_pattern": {"q_proj": 3}}),
+    "ranks": ("llama", {"rank_pattern": {"v_proj": 2}}),
+    "one layer": ("llama", {"layers_to_transform": [1], "layers_pattern": "layers"}),
+    "a pattern": ("llama", {"target_modules": r".*layers\.1.*(q|v)_proj"}),
+    "all but one": ("llama", {"exclude_modules": ["layers.0.self_attn.q_proj"]}),
+    "a parameter": ("llama", {"target_modules": [], "target_parameters": ["q_proj.weight"]}),
+    "tokens": ("llama", {"trainable_token_indices": [20, 300, 400]}),
+    "tied tokens": ("qwen2", {"trainable_token_indices": [20, 300, 400]}),
+    "embedding": ("llama", {"target_modules": [*QV, "embed_tokens"]}),
+    "tied embedding": ("qwen2", {"target_modules": [*QV, "embed_tokens"]}),
+    "tied embedding, DoRA": ("qwen2", {"target_modules": [*QV, "embed_tokens"], "use_dora": True}),
+    "tied head": ("qwen2", {"target_modules": [*QV, "lm_head"]}),
+    "tied together": ("qwen2", {"target_modules": [*QV, "embed_tokens", "lm_head"], "ensure_weight_tying": True}),
+    "Conv1D": ("gpt2", {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
+    "Conv1D, not said": ("gpt2", {"target_modules": ["c_attn"]}),
+    "Conv1D, PiSSA": ("gpt2", {"target_modules": ["c_attn"], "fan_in_fan_out": True, "init_lora_weights": "pissa"}),
+    "Conv1D, tied embedding": ("gpt2", {"target_modules": ["c_attn", "wte"], "fan_in_fan_out": True}),
+}
+REFUSED = {
+    "init_lora_weights": ("mica", "corda", "loftq", "lora_ga", "pissa_niter_4"),
+    "alora_invocation_tokens": ([5],),
+    "layer_replication": ([[0, 2], [1, 2]],),
+    "megatron_config": ({"tensor_model_parallel_size": 1},),
+    "use_qalora": (True,),
+    "velora_config": ({"num_groups": 2},),
+    "monteclora_config": ({"num_samples": 2},),
+    "use_bdlora": ({"nblocks": 2},),
+    "arrow_config": ({"top_k": 1},),
+    "kasa_config": ({"rank": 2},),
+    "loftq_config": ({"loftq_bits": 4},),
+    "task_type": ("SEQ_CLS",),
+    "peft_type": ("IA3",),
+    "use_something_new": (True, "yes", [1]),
+    "enable_lora": ([True, False],),  # of 2023
+}
+NOT_TUNED = ("head kept", "tied head kept", "tied tokens", "tied head", "tied together")
+SWEPT = (
+    "rsLoRA",
+    "DoRA",
+    "PiSSA",
+    "OLoRA",
+    "all biases",
+    "norm",
+    "tied embedding",
+    "tokens",
+    "one layer",
+    "a parameter",
+)
+EXPORTED = ("DoRA", "PiSSA", "biases of LoRA's layers", "bias of B", "tied head kept", "tied tokens", "Conv1D, PiSSA")
+NOT_MERGED = {
+    "target_modules": (
+        "tied embedding",
+        "tied embedding, DoRA",
+        "tied head",
+        "tied together",
+        "Conv1D, tied embedding",
+    ),
+    "lora_bias": ("bias of B, none below",),
+}
+
+
+@pytest.fixture(scope="module")
+def bases(tiny_llama, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bases")
+    return {"llama": tiny_llama} | {name: make_family(folder / name, name) for name in ("qwen2", "gpt2")}
+
+
+@pytest.fixture(scope="module")
+def made(bases, tmp_path_factory):
+    """made(name): (folder of the base, folder of an adapter of that configuration, with everything in it changed)."""
+    root, found = tmp_path_factory.mktemp("adapters"), {}
+
+    def make(name):
+        base, fields = CARRIED_OUT[name]
+        if name not in found:
+            torch.manual_seed(1)
+            options = {"r": 4, "lora_alpha": 8, "target_modules": QV, "task_type": "CAUSAL_LM"} | fields
+            model = get_peft_model(AutoModelForCausalLM.from_pretrained(bases[base]), LoraConfig(**options))
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.data += 0.2 * torch.randn_like(parameter)
+            model.save_pretrained(root / name)
+            found[name] = root / name
+        return bases[base], found[name]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def records(tiny_workspace):
+    return {
+        name: json.loads((tiny_workspace / "rec_data" / "movie" / f"{name}.json").read_text())[:6]
+        for name in ("valid", "test")
+    }
+
+
+@pytest.fixture(scope="module")
+def setups(bases):
+    """One for each base: the adapters of the table are scored one after another."""
+    return {str(base): ModelSetup(str(base), "cpu", "float32", "none", "auto", False) for base in bases.values()}
+
+
+def by_plain_peft(base, adapter, records):
+    """((n, 2) log-probabilities of Yes and No, mean loss over prompt, answer and EOS) of the adapter, or of the folder
+    of a whole model (adapter None), row by row, unmerged, on a freshly loaded base."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
+    encoder = RecordTokenizer(base_models.load_tokenizer(base), load_frame("alpaca"), 512)
+    rows, log_p, loss, tokens = encoder.prompts(records, with_answers=True), [], 0.0, 0
+    for ids, place in zip(rows.input_ids, rows.answer_positions):
+        with torch.no_grad():
+            every = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        log_p.append(every[place, list(encoder.answer_ids)].numpy())
+        loss -= every[:-1].gather(1, torch.tensor(ids[1:])[:, None]).sum().item()
+        tokens += len(ids) - 1
+    return np.array(log_p), loss / tokens
+
+
+def log_p_of(scores):
+    return np.stack([scores.log_p_yes, scores.log_p_no], axis=1)
+
+
+@pytest.mark.parametrize("name", CARRIED_OUT)
+def test_scored_after_another(name, made, setups, records):
+    base, folder = made(name)
+    setup = setups[str(base)]
+    checks.check_adapter(folder, "--lora_weights")
+    setup.check_adapter(folder)
+    model = setup.attach(folder)
+    expected, _ = by_plain_peft(base, folder, records["test"])
+    frame = load_frame("alpaca")
+    for options in ({}, {"merge": False}, {"share_prefix": False}):
+        found = log_p_of(score_records(model, setup.tokenizer, records["test"], frame, **options))
+        assert found == pytest.approx(expected, abs=1e-5), options
+    requests = [(record, [parse_input(record["input"]).target]) for record in records["test"]]
+    ranked = [log_p_of(found)[0] for found in score_candidates(model, setup.tokenizer, requests, frame)]
+    assert np.array(ranked) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["plain", "PiSSA", "tied embedding", "all biases"])
+def test_the_probe_reads_the_same_function(name, made, setups):
+    base, folder = made(name)
+    setup = setups[str(base)]
+    ((log_p, _),) = score_completions(setup.attach(folder), setup.tokenizer, [("The film ", ("Yes", "No"))])
+    fresh = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), folder)
+    ((expected, _),) = score_completions(fresh, setup.tokenizer, [("The film ", ("Yes", "No"))])
+    assert log_p == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_base_alone_after_all_of_them(made, setups, records, bases):
+    for name in ("PiSSA", "norm", "all biases"):
+        base, folder = made(name)
+        setup = setups[str(base)]
+        setup.attach(folder)
+        alone = log_p_of(score_records(setup.attach(None), setup.tokenizer, records["test"], load_frame("alpaca")))
+        assert alone == pytest.approx(by_plain_peft(base, None, records["test"])[0], abs=1e-5)
+        assert not any(parameter.requires_grad for parameter in setup.base.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SWEPT)
+def test_a_sweep_starts_from_it(name, made, records, tiny_workspace, run_script, tmp_path):
+    base, folder = made(name)
+    for split in records:
+        (tmp_path / f"{split}.json").write_text(json.dumps(records[split]))
+    status, _, err = run_script(
+        "rec_tuning.py",
+        *("--base_model", base, "--resume_from_checkpoint", folder, "--output_dir", tmp_path / "sweep"),
+        *("--train_data_path", tiny_workspace / "rec_data" / "movie" / "train.json"),
+        *("--val_data_path", tmp_path / "valid.json", "--test_data_path", tmp_path / "test.json"),
+        *("--sample", 4, "--seed", 0, 1, "--num_epochs", 1, "--batch_size", 4, "--micro_batch_size", 4),
+        *("--warmup_steps", 0, "--learning_rate", 1e-7, "--device", "cpu", "--dtype", "float32"),
+    )
+    assert status == 0, err
+    _, loss = by_plain_peft(base, folder, records["valid"])
+    expected, _ = by_plain_peft(base, folder, records["test"])
+    for seed in (0, 1):
+        run = tmp_path / "sweep" / f"{seed}_4"
+        assert json.loads((run / "run.json").read_text())["results"]["history"][0]["eval_loss"] == pytest.approx(
+            loss, abs=1e-5
+        )
+        lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+        found = np.log([[line["p_yes"], line["p_no"]] for line in lines])
+        assert found == pytest.approx(expected, abs=1e-4)  # one step was made
+        saved, _ = by_plain_peft(base, run, records["test"])
+        assert found == pytest.approx(saved, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", NOT_TUNED)
+def test_a_head_is_not_tuned(name, made):
+    base, folder = made(name)
+    says = CARRIED_OUT[name][1]
+    field = next(field for field in ("modules_to_save", "trainable_token_indices", "target_modules") if field in says)
+    with pytest.raises(InputError, match=f"changes the output head, which TLRec does not tune .*{field}: "):
+        adapters.check_adapter_on(base, folder, tuned=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*EXPORTED, *(name for names in NOT_MERGED.values() for name in names)])
+def test_exported(name, made, records, run_script, tmp_path):
+    base, folder = made(name)
+    command = ["export_model.py", "--base_model", base, "--lora_weights", folder, "--output_dir", tmp_path / "whole"]
+    status, _, err = run_script(f"base_model/{command[0]}", *command[1:], "--device", "cpu", "--dtype", "float32")
+    field = next((field for field, names in NOT_MERGED.items() if name in names), None)
+    if field:
+        assert status == 2 and f"{folder}: {field}" in err and not (tmp_path / "whole").exists()
+    else:
+        assert status == 0, err
+        expected, _ = by_plain_peft(base, folder, records["test"])
+        assert by_plain_peft(tmp_path / "whole", None, records["test"])[0] == pytest.approx(expected, abs=2e-5)
+
+
+@pytest.mark.parametrize("field, value", [(field, value) for field, values in REFUSED.items() for value in values])
+def test_what_is_not_carried_out_is_named(field, value, tiny_adapter, tmp_path):
+    folder = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {field: value}))
+    with pytest.raises(InputError) as error:
+        checks.check_adapter(folder, "--lora_weights")
+    assert str(error.value).startswith(f"--lora_weights {folder}: ") and "\n" not in str(error.value)
+    assert (
+        repr(value) in str(error.value) if field == "peft_type" else f"{field} {json.dumps(value)}" in str(error.value)
+    )
+
+
+def test_unknown_fields_that_are_off(tiny_adapter, tmp_path, recwarn):
+    folder = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    off = {"enable_lora": None, "merge_weights": False, "use_something_new": False, "new_pattern": {}}
+    (folder / "adapter_config.json").write_text(json.dumps(config | off))
+    checks.check_adapter(folder, "--lora_weights")
+    assert adapters.read_config(folder).r == 8 and not recwarn.list
+
+
+def test_every_field_of_this_version_of_peft_was_looked_at():
+    """A field that a later version brings, and turns on by default, is to be decided on here."""
+    defaults = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM").to_dict()
+    known = checks.CARRIED_OUT | checks.SAYS_NOTHING | set(checks.MAY_BE)
+    assert [
+        field for field, value in defaults.items() if field not in known and value not in (None, False, [], {})
+    ] == []
+    assert set(defaults) >= known - {"runtime_config"}
+
+
+def test_a_folder_of_a_base_with_an_adapter_in_it(tiny_llama, tiny_adapter, tmp_path):
+    folder = shutil.copytree(tiny_llama, tmp_path / "base")
+    shutil.copy(tiny_adapter / "adapter_config.json", folder)
+    with pytest.raises(InputError, match="there is an adapter in this folder too"):
+        checks.check_base_model(folder)
