@@ -229,7 +229,9 @@ def load(file, known):
         **settings,
     )
     reader, types = GGUFReader(file), {}
-    if tokenizer.convert_ids_to_tokens(range(len(tokenizer))) != reader.get_field("tokenizer.ggml.tokens").contents():
+    found = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    held = [token.replace(" ", "▁") for token in reader.get_field("tokenizer.ggml.tokens").contents()]
+    if [token.replace(" ", "▁") for token in found] != held:
         raise InputError(f"{file}: transformers reads other tokens than it holds")
     for tensor in reader.tensors:
         entry = types.setdefault(tensor.tensor_type.name, [0, 0])
