@@ -36,20 +36,32 @@ def describe(records, preferences):
     repeated = len(records) - len({tuple(record.values()) for record in records})
     yield f"repeated rows: {repeated}"
     if preferences is not None:
+        twice = (len(set(p.history)) < len(p.history) or p.target in p.history for p in preferences)
+        yield f"items repeated in a prompt: {_rows_where(twice) or 'none'}"
         yield f"titles ambiguous to parse: {_rows_where(ambiguous_names(p) for p in preferences) or 'none'}"
 
 
-def describe_lengths(records, tokenizer, frame, cutoff_len):
-    """A line about the tokens of prompt and answer, BOS and EOS included; frame: tlrec.model.prompts.Frame."""
+def describe_lengths(records, preferences, tokenizer, frame, cutoff_len):
+    """A line about the tokens of prompt and answer, BOS and EOS included, and about the titles that do not fit; frame:
+    tlrec.model.prompts.Frame."""
     from tlrec.model.tokenization import RecordTokenizer
 
-    examples = RecordTokenizer(tokenizer, frame, cutoff_len=10**9).examples(records)
-    lengths = np.array([len(row["input_ids"]) for row in examples.rows])
-    over = int((lengths > cutoff_len).sum())
-    return (
+    whole = RecordTokenizer(tokenizer, frame, cutoff_len=10**9).examples(records)
+    lengths = np.array([len(row["input_ids"]) for row in whole.rows])
+    long = np.flatnonzero(lengths > cutoff_len)
+    said = (
         f"tokens: {_spread(lengths)}, 99th percentile {np.percentile(lengths, 99):.0f}; "
-        f"{over} rows ({over / len(records):.1%}) are longer than {cutoff_len}"
+        f"{len(long)} rows ({len(long) / len(records):.1%}) are longer than {cutoff_len}"
     )
+    if preferences is None or not len(long):
+        return said
+    cut, titles = 0, sum(len(preference.history) for preference in preferences)
+    kept = RecordTokenizer(tokenizer, frame, cutoff_len).prompts([records[place] for place in long]).input_ids
+    for place, ids in zip(long, kept, strict=True):
+        before, after = (tokenizer.decode(row) for row in (whole.rows[place]["input_ids"], ids))
+        items = map(str, preferences[place].history)
+        cut += sum(before.count(item) > after.count(item) for item in items)
+    return f"{said}, and lose {cut} of all {titles} titles in histories"
 
 
 def _spread(values):
@@ -73,6 +85,26 @@ def _expand(paths):
         yield from found
 
 
+def short_names(paths):
+    """The paths without the folders that all of them are in."""
+    shared = len(os.path.commonprefix([path.parent.parts for path in paths]))
+    return [str(path.relative_to(*path.parts[:shared])) if shared else str(path) for path in paths]
+
+
+def describe_overlap(files):
+    """Lines about the users of each file, and the rows and users that any two share. files: {name: (records,
+    Preferences)}."""
+    yield "users, inferred from overlapping windows"
+    users, overlaps = measure_overlap(files)
+    yield from (f"  {name}: {count}" for name, count in users.items())
+    for o in overlaps:
+        share = o.user_rows / len(files[o.later][0])
+        yield (
+            f"  {o.later}: {o.rows} rows are in {o.earlier} too; "
+            f"{o.user_rows} rows ({share:.1%}) are of {o.users} users who are in {o.earlier} too"
+        )
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m tlrec.check",
@@ -87,12 +119,20 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     # 1. Arguments
-    paths = list(dict.fromkeys(_expand(args.paths)))
+    paths = list(_expand(args.paths))
     if args.tokenizer and not any((Path(args.tokenizer) / name).exists() for name in TOKENIZERS):
         raise InputError(f"--tokenizer {args.tokenizer}: no tokenizer there (looked for {', '.join(TOKENIZERS)})")
 
     # 2. Every file by itself
-    files = {str(path): read_checked(path) for path in paths}
+    files, same = {}, {}
+    for path in paths:
+        file = read_checked(path)
+        status = os.stat(path)
+        first = same.setdefault((status.st_dev, status.st_ino), path)
+        if first is path:
+            files[path] = file
+        else:
+            print(f"{path}\n  is the same file as {first} and counts once")
     tokenizer = None
     if args.tokenizer:
         from tlrec.model.base_models import load_tokenizer
@@ -106,21 +146,12 @@ def main(argv=None):
             print(f"  {line}")
         if tokenizer:
             frame = load_frame(args.prompt_frame, tokenizer)
-            print(f"  {describe_lengths(records, tokenizer, frame, args.cutoff_len)}")
+            print(f"  {describe_lengths(records, preferences, tokenizer, frame, args.cutoff_len)}")
 
     # 3. What they share
-    root = os.path.commonpath([path.parent for path in paths])
-    if labelled := {os.path.relpath(path, root): file for path, file in files.items() if file[1] is not None}:
-        print("users, inferred from overlapping windows")
-        users, overlaps = measure_overlap(labelled)
-        for name, count in users.items():
-            print(f"  {name}: {count}")
-        for o in overlaps:
-            share = o.user_rows / len(labelled[o.later][0])
-            print(
-                f"  {o.later}: {o.rows} rows are in {o.earlier} too; "
-                f"{o.user_rows} rows ({share:.1%}) are of {o.users} users who are in {o.earlier} too"
-            )
+    named = dict(zip(short_names(list(files)), files.values(), strict=True))
+    if labelled := {name: file for name, file in named.items() if file[1] is not None}:
+        print(*describe_overlap(labelled), sep="\n")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
 
-from tlrec.check import describe_lengths, main
+from tlrec.check import describe_lengths, main, short_names
 from tlrec.data.overlap import measure_overlap
 from tlrec.data.preferences import Item, Preference, build_record, read_checked
 from tlrec.data.records import FORM, write_records
@@ -40,8 +40,9 @@ def folder(tmp_path):
     write_records(tmp_path / "valid.json", windows(bob, 10)[5:] + windows(cat, 3))
     write_records(
         tmp_path / "test.json",
-        [record("x y", "z", "w", False), record("x y", "z", "w", False), record("", "", "v", True)]
-        + [build_record(Preference((Item('p "q'), Item("r")), (), Item("s"), "movie"), True)],
+        [record("x y", "z", "w", False)] * 2
+        + [record("", "", "v", True), record("v", "", "v", True)]
+        + [build_record(Preference((Item('p "q'), Item("r"), Item("r")), (), Item("s"), "movie"), True)],
     )
     return tmp_path
 
@@ -55,24 +56,62 @@ def test_counts_and_overlap(folder, capsys):
         "  100.0% Yes",
         "  history: 8 to 8 (mean 8.0) items, 8 to 8 (mean 8.0) of them liked",
         "  repeated rows: 0",
-        "  titles ambiguous to parse: none",
+        "  items repeated in a prompt: none",
     ]
-    assert lines[12:] == [
+    assert lines[14:] == [
         f"{folder}/test.json",
-        "  4 preference records",
-        "  50.0% Yes",
-        "  history: 0 to 3 (mean 2.0) items, 0 to 2 (mean 1.5) of them liked",
+        "  5 preference records",
+        "  60.0% Yes",
+        "  history: 0 to 3 (mean 2.0) items, 0 to 3 (mean 1.6) of them liked",
         "  without any history: 1 (row 3)",
         "  repeated rows: 1",
-        "  titles ambiguous to parse: 1 (row 4)",
+        "  items repeated in a prompt: 2 (row 4, 5)",
+        "  titles ambiguous to parse: 1 (row 5)",
         "users, inferred from overlapping windows",
         "  train.json: 2",
         "  valid.json: 2",
-        "  test.json: 3",
+        "  test.json: 4",
         "  valid.json: 1 rows are in train.json too; 5 rows (62.5%) are of 1 users who are in train.json too",
         "  test.json: 0 rows are in train.json too; 0 rows (0.0%) are of 0 users who are in train.json too",
         "  test.json: 0 rows are in valid.json too; 0 rows (0.0%) are of 0 users who are in valid.json too",
     ]
+
+
+def test_paths_of_any_kind_and_the_same_file_twice(folder, capsys, monkeypatch):
+    """Absolute beside relative, through a link, or spelled otherwise: nothing counts twice."""
+    monkeypatch.chdir(folder)
+    (folder / "link").symlink_to(folder)
+    (folder / "deep").mkdir()
+    (folder / "deep" / "hard.json").hardlink_to(folder / "valid.json")
+    again = ["train.json", str(folder / "train.json"), "link/train.json", "deep/../train.json", "deep/hard.json"]
+    main([*again, str(folder / "valid.json")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "same file" in line] == 3 * [
+        "  is the same file as train.json and counts once"
+    ] + ["  is the same file as deep/hard.json and counts once"]
+    assert lines[lines.index("users, inferred from overlapping windows") + 1 :] == [
+        "  train.json: 2",
+        "  deep/hard.json: 2",
+        "  deep/hard.json: 1 rows are in train.json too; 5 rows (62.5%) are of 1 users who are in train.json too",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/b/train.json", "a/b/valid.json"], ["train.json", "valid.json"]),
+        (["a/b/train.json", "a/c/train.json"], ["b/train.json", "c/train.json"]),
+        (["/x/a.json", "rel.json"], ["/x/a.json", "rel.json"]),
+        (["/x/y/a.json", "/x/b.json"], ["y/a.json", "b.json"]),
+        (["/x/a.json"], ["a.json"]),
+        (["C:/x/a.json", "D:/x/a.json", "b.json"], ["C:/x/a.json", "D:/x/a.json", "b.json"]),
+        (["C:/x/a.json", "C:/y/a.json"], ["x/a.json", "y/a.json"]),
+        (["//host/share/x/a.json", "C:/x/b.json"], ["//host/share/x/a.json", "C:/x/b.json"]),
+    ],
+)
+def test_names_without_the_common_folders(paths, names):
+    kind = PureWindowsPath if any(":" in path for path in paths) else PurePosixPath
+    assert [name.replace("\\", "/") for name in short_names([kind(path) for path in paths])] == names
 
 
 @pytest.mark.slow
@@ -98,28 +137,29 @@ def test_instruction_records_have_free_answers(tmp_path, capsys):
 class Words:
     """A tokenizer with one id for a word, a line end or a full stop."""
 
-    bos_token_id, eos_token_id = 1, 2
+    bos_token_id, eos_token_id, words = 1, 2, [" pad", " bos", " eos"]
 
     def __call__(self, texts, add_special_tokens):
-        ids = {}
-        marked = [text.replace("\n", " \n ").replace(".", " .") for text in texts]
-        return {"input_ids": [[ids.setdefault(word, len(ids) + 3) for word in text.split(" ")] for text in marked]}
+        marked = [text.replace("\n", " \n ").replace(".", " .").split(" ") for text in texts]
+        self.words += sorted({word for text in marked for word in text} - set(self.words))
+        return {"input_ids": [[self.words.index(word) for word in text] for text in marked]}
 
     def decode(self, ids, **_):
-        return "".join(map(chr, ids))
+        return " ".join(self.words[place] for place in ids)
 
 
 def test_lengths_count_prompt_answer_and_both_ends(folder):
-    records, _ = read_checked(folder / "train.json")
-    (length,) = {
-        len(Words()([load_frame("alpaca").prompt(row) + row["output"]], False)["input_ids"][0]) + 2 for row in records
-    }
-    line = describe_lengths(records, Words(), load_frame("alpaca"), cutoff_len=length - 1)
-    assert line == (
+    records, preferences = read_checked(folder / "train.json")
+    frame = load_frame("alpaca")
+    (length,) = {len(Words()([frame.prompt(row) + row["output"]], False)["input_ids"][0]) + 2 for row in records}
+    line = describe_lengths(records, preferences, Words(), frame, cutoff_len=length - 4)
+    assert line == (  # of each row: User, Preference:, and two of its eight titles
         f"tokens: {length} to {length} (mean {length}.0), 99th percentile {length}; "
-        f"18 rows (100.0%) are longer than {length - 1}"
+        f"18 rows (100.0%) are longer than {length - 4}, and lose 36 of all 144 titles in histories"
     )
-    assert "; 0 rows (0.0%)" in describe_lengths(records, Words(), load_frame("alpaca"), cutoff_len=length)
+    assert describe_lengths(records, preferences, Words(), frame, cutoff_len=length).endswith(
+        f"; 0 rows (0.0%) are longer than {length}"
+    )
 
 
 TEXT = {"instruction": "i", "input": "x"}

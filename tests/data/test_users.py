@@ -1,6 +1,7 @@
 """Users inferred from overlapping windows.
 
-1. Rows of one user chain up: next window, gaps, shuffled rows, answers known or not; numbers go by first appearance.
+1. Rows of one user chain up: next window, gaps, shuffled rows, answers known or not; numbers go by first appearance,
+   and times count a user's ratings.
 2. Users who merely share popular items, or who share the right items in another order, stay apart.
 3. Rows without overlap (Book-Crossing) are a user each; identical rows are one user; no rows, no users.
 4. On the published Movie splits, the users are those of MovieLens-100K.
@@ -15,7 +16,7 @@ import pytest
 
 from tlrec.data.preferences import Item, Preference, parse_input
 from tlrec.data.records import labels_of, read_records
-from tlrec.data.users import infer_users
+from tlrec.data.users import infer_timeline, infer_users
 
 
 def windows(ratings, n=10):
@@ -50,6 +51,7 @@ def crowd(n_users, n_ratings, n_items=2000, seed=0):
 
 
 def same_partition(first, second):
+    first, second = list(first), list(second)
     return len(set(zip(first, second, strict=True))) == len(set(first)) == len(set(second))
 
 
@@ -62,6 +64,14 @@ def test_users_of_shuffled_windows(answers_known):
     assert [user for user, _ in groupby(sorted(found))] == list(range(60))
     first_seen = list(dict.fromkeys(found))
     assert first_seen == sorted(first_seen)
+
+
+def test_times_count_the_ratings_in_between():
+    preferences, answers, users = crowd(n_users=60, n_ratings=40)
+    place = np.tile(np.arange(30), 60)
+    some = np.random.default_rng(1).permutation(len(users))[: len(users) // 2]
+    found, times = infer_timeline([preferences[i] for i in some], answers[some])
+    assert same_partition(zip(found, times - place[some]), found)
 
 
 def test_gaps_are_bridged_while_enough_rare_items_are_shared():
@@ -126,5 +136,12 @@ def test_true_users_of_the_published_movie_splits(shared_data):
     for split, rows in (("train", slice(0, 8000)), ("valid", slice(8000, 9000)), ("test", slice(9000, 10_000))):
         records = read_records(shared_data / "rec_data" / "movie" / f"{split}.json")
         preferences = [parse_input(record["input"]) for record in records]
-        assert same_partition(infer_users(preferences, labels_of(records)), true_users[rows])
-        assert same_partition(infer_users(preferences), true_users[rows])
+        for labels in (labels_of(records), None):
+            users, times = infer_timeline(preferences, labels)
+            assert same_partition(users, true_users[rows])
+            place = np.concatenate(
+                [np.arange((true_users[rows] == user).sum()) for user in dict.fromkeys(true_users[rows])]
+            )
+            assert all(
+                len(set((times - place)[users == user])) == 1 for user in users
+            )  # each user's rows in their order

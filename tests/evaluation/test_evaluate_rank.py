@@ -180,6 +180,51 @@ def test_what_a_user_has_rated_before(tmp_path):
                 assert left == [film for film in range(60) if not begin <= film < target]
 
 
+@pytest.mark.parametrize("again", range(4, 26))
+def test_two_ids_with_one_title(tmp_path, again):
+    """Film 3 is rated a second time, under another id: rows behind that are not taken for rows before it."""
+    letters = names(26)
+    letters[again] = letters[3]
+    test = windows(letters, "110" * 8 + "11", 6)
+    write_records(
+        tmp_path / "test.json", [test[place] for place in np.random.default_rng(again).permutation(len(test))]
+    )
+    ranking = RankingSet(
+        EvaluationSet(tmp_path / "test.json"),
+        write_items(tmp_path / "item_mapping.csv", [*dict.fromkeys(letters), "Other"]),
+    )
+    place_of = {record["input"]: 6 + k for k, record in enumerate(test)}
+    assert len(ranking.rows) == sum(record["output"] == "Yes." for record in test)
+    for row in ranking.rows:
+        place = place_of[ranking.test.records[row.row - 1]["input"]]
+        rated = {ranking.catalogue.items[item].title for item in row.rated}
+        assert rated == set(letters[:place]) - {letters[place]}
+
+
+@pytest.mark.slow
+def test_what_movie_users_have_rated_before(shared_data, tmp_path):
+    """All 528 liked rows of the published test set against the ids of MovieLens."""
+    raw, ratings = shared_data / "raw" / "ml-100k", {}
+    titles = dict(line.split("|")[:2] for line in (raw / "u.item").read_text(encoding="latin-1").splitlines())
+    for line in (raw / "u.data").read_text().splitlines():
+        user, item, _, time = line.split("\t")
+        ratings.setdefault(user, []).append((time, titles[item]))
+    windows_of, first = [], {}
+    for user, rated in ratings.items():
+        rated.sort(key=lambda rating: rating[0])
+        windows_of += [(user, place) for place in range(10, len(rated))]
+    for user, place in windows_of[-1000:]:
+        first.setdefault(user, place)
+    catalogue = write_items(tmp_path / "item_mapping.csv", dict.fromkeys(titles.values()))
+    ranking = RankingSet(EvaluationSet(shared_data / "rec_data/movie/test.json"), catalogue)
+    assert len(ranking.rows) == 528
+    for row in ranking.rows:
+        user, place = windows_of[-1000:][row.row - 1]
+        before = {title for _, title in ratings[user][first[user] - 10 : place]}
+        assert ranking.catalogue.items[row.target].title == ratings[user][place][1]
+        assert {ranking.catalogue.items[item].title for item in row.rated} == before - {ratings[user][place][1]}
+
+
 def test_sampled_candidates_and_drawn_rows(ranking_set):
     full, sampled, again, other = (
         ranking_set("full"),

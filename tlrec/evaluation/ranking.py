@@ -6,8 +6,8 @@
 
 Candidates of a row are the items of the catalogue that its user has not rated before: all but the row's history and the
 histories and targets of the user's earlier rows, in the test file and among train records, as far as users can be
-inferred. A row of the same user is earlier if its target is in this row's history, or in that of an earlier row. What a
-user rates later stays a candidate, as it would for a recommender. The target is always a candidate.
+inferred from overlapping windows, and so is which rows are earlier. What a user rates later stays a candidate, as it would
+for a recommender. The target is always a candidate.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from tlrec.data.catalogue import read_catalogue
 from tlrec.data.preferences import parse_input
 from tlrec.data.records import LABELS
-from tlrec.data.users import infer_users
+from tlrec.data.users import infer_timeline
 from tlrec.errors import InputError
 from tlrec.evaluation.metrics import ITEM_PRIOR
 from tlrec.evaluation.ranking_metrics import standing
@@ -222,17 +222,16 @@ def _rated_before(preferences, train_preferences, labels, train):
     """A function from the place of a test row to the items that its user has rated before, as far as the rows tell."""
     rows = [*preferences, *train_preferences]
     answers = np.concatenate([labels, [LABELS[record["output"]] for record in train or ()]]).astype(int)
-    by_target = defaultdict(list)  # (user, item) -> rows that ask this user about it
-    users = infer_users(rows, answers).tolist()
-    for place, (user, preference) in enumerate(zip(users, rows, strict=True)):
-        by_target[user, preference.target].append(place)
+    by_user = defaultdict(list)
+    users, times = (found.tolist() for found in infer_timeline(rows, answers))
+    for user, time, preference in zip(users, times, rows, strict=True):
+        by_user[user].append((time, preference))
 
     def before(place):
-        items, waiting = set(), [place]
-        while waiting:
-            for item in set(rows[waiting.pop()].history) - items:
-                items.add(item)
-                waiting += by_target.get((users[place], item), ())
+        items = set(rows[place].history)
+        for time, earlier in by_user[users[place]]:
+            if time < times[place]:
+                items.update(earlier.history, (earlier.target,))
         return items
 
     return before
