@@ -17,7 +17,6 @@ import sys
 import time
 
 import pytest
-from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
 from tests.conftest import REPOSITORY
@@ -274,12 +273,6 @@ def test_what_the_processes_find_in_their_environment(launch, tmp_path):
     assert seen("0", PYTORCH_ALLOC_CONF="a:1", TORCH_ELASTIC_SHUTDOWN_TIMEOUT="9") == ["PCI_BUS_ID", "a:1", "9"]
     assert seen("0", PYTORCH_CUDA_ALLOC_CONF="a:1") == ["PCI_BUS_ID", "600"]
     assert seen("cpu:2") == ["PCI_BUS_ID", "600"]
-
-
-@pytest.mark.parametrize("name, kind", [("fsdp", "FSDP"), ("deepspeed_zero3", "DEEPSPEED")])
-def test_accelerate_configurations_are_read(name, kind):
-    config = load_config_from_file(str(REPOSITORY / "shell" / "accelerate" / f"{name}.yaml"))
-    assert config.distributed_type == kind
 
 
 # ---------------------------------------------------------------------------------------------------- what is missing
