@@ -48,6 +48,12 @@ def parse_arguments():
         choices=["auto", "sdpa", "eager", "flash_attention_2"],
         help="(default: the adapter's, else auto)",
     )
+    add(
+        "--merge",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="add LoRA into the base's weights where that gives the same function (default); --no-merge: as published",
+    )
     add = parser.add_argument_group(
         "ranking: the target of every liked row among the items of a catalogue"
     ).add_argument
@@ -114,6 +120,7 @@ def main():
     together = {}
     for job in jobs:
         job.scoring = scoring_here(job.kept, given, args.device, args.base_model, args.trust_remote_code)
+        job.scoring["merge"] = args.merge
         if args.resume and not args.overwrite and job.folder:
             job.metrics = finished_evaluation(job.folder, test, job.adapter, base, job.scoring)
         if ranking:
@@ -122,7 +129,7 @@ def main():
             job.ranked = read_ranks(job.folder, ranking, job.ranks, args.overwrite)
         how = tuple(job.scoring[name] for name in ("dtype", "quantization", "attention"))
         together.setdefault(how, []).append(job)
-    setups = [ModelSetup(args.base_model, args.device, *how, args.trust_remote_code) for how in together]
+    setups = [ModelSetup(args.base_model, args.device, *how, args.trust_remote_code, args.merge) for how in together]
     for line in said:  # by now only the first of several processes prints
         print(line)
 
@@ -147,7 +154,7 @@ def evaluate(job, setup, test, args, base):
     """Score one job's adapter on `test`, and record and print the numbers."""
     # 4. Records to token ids, and one forward pass over all of them
     scorer = setup.scorer(test.records, job.scoring["frame"], job.scoring["cutoff_len"])
-    scores = scorer.score(setup.attach(job.adapter), args.token_budget, progress="scoring")
+    scores = scorer.score(setup.attach(job.adapter), args.token_budget, merge=args.merge, progress="scoring")
     print(
         f"{job.adapter or 'base model alone'}: {len(test)} rows in {scores.seconds:.1f} s "
         f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; "

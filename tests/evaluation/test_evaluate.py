@@ -172,13 +172,28 @@ def test_resume(evaluate, adapter, tiny_llama, tmp_path):
     assert out.splitlines()[0] == f"complete already: {adapter}" and "rows/s" not in out
     assert out.splitlines()[-1] == f"===== auc: {metrics_of(adapter)['auc']} ====="
     assert (adapter / "metrics.json").read_bytes() == written
-    for flags in (["--overwrite"], ["--cutoff_len", "200"], ["--dtype", "bfloat16"], []):
+    for flags in (["--overwrite"], ["--cutoff_len", "200"], ["--dtype", "bfloat16"], ["--no-merge"], []):
         assert "rows/s" in evaluate("--lora_weights", adapter, "--resume", *flags), flags
     shutil.copy(make_adapter(tmp_path / "other", tiny_llama, seed=2) / "adapter_model.safetensors", adapter)
     assert "rows/s" in evaluate("--lora_weights", adapter, "--resume")
     (adapter / "predictions.jsonl").write_text("{")
     assert "rows/s" in evaluate("--lora_weights", adapter, "--resume")
     read_evaluation(adapter)
+
+
+def test_an_adapter_beside_the_base(evaluate, adapter, tmp_path, monkeypatch):
+    """--no-merge gives the same numbers, and touches no weight of the base."""
+    evaluate("--lora_weights", adapter)
+    assert metrics_of(adapter)["run"]["scoring"]["merge"] is True
+
+    def merge(*arguments, **options):
+        raise AssertionError("merged")
+
+    monkeypatch.setattr("peft.tuners.lora.Linear.merge", merge)
+    evaluate("--lora_weights", adapter, "--output_dir", tmp_path / "beside", "--no-merge")
+    assert metrics_of(tmp_path / "beside")["run"]["scoring"]["merge"] is False
+    for one, other in zip(rows_of(adapter), rows_of(tmp_path / "beside"), strict=True):
+        assert one["p_yes"] == pytest.approx(other["p_yes"], rel=1e-4)
 
 
 @pytest.mark.slow

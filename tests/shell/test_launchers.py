@@ -61,6 +61,9 @@ def test_both_end_to_end_and_twice(launch, workspace):
     files = {folder.name: {path.name for path in folder.iterdir()} for folder in adapters.iterdir()}
     assert files == {"alpaca_stage123": tuned, "alpaca_stage123_instrument": scored}
     last = adapters / "alpaca_stage123_instrument"
+    lora = json.loads((last / "adapter_config.json").read_text())
+    assert (lora["r"], lora["lora_alpha"], lora["lora_dropout"], lora["bias"]) == (8, 16, 0.05, "none")  # as published
+    assert sorted(lora["target_modules"]) == ["q_proj", "v_proj"]
     run = json.loads((last / "run.json").read_text())
     assert (run["stage"], run["source"], run["target"]) == ("source", "netflix", "movie")
     before = run["start_adapter"]["run"]

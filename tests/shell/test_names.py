@@ -141,10 +141,7 @@ PUBLISHED = {  # ins_tuning.py and rec_tuning.py of the public repository; 512 t
     "micro_batch_size": 32,
     "warmup_steps": 20,
     "cutoff_len": 512,
-    "lora_r": 8,
-    "lora_alpha": 16,
-    "lora_dropout": 0.05,
-    "lora_target_modules": None,  # on LLaMA q_proj and v_proj
+    **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")),  # test_both_end_to_end_and_twice
     "prompt_loss_weight": 1.0,
     "patience": 10,
 }
@@ -166,9 +163,11 @@ def test_the_published_literals(started, recipe, kind):
     assert {name: getattr(few, name) for name in wanted} == wanted
     if recipe == "published":  # as the adapter was tuned; few-shot runs by their own process
         assert (evaluation.quantization, evaluation.dtype, evaluation.prompt_frame) == (None, None, None)
+        assert evaluation.merge
         assert scoring == [] and few.test_data_path
     else:
         folders = [f"{few.output_dir}/0_{shots}" for shots in (16, 64, 256)]
         assert few.test_data_path is None and scoring[0].lora_weights == folders
         for flags in (evaluation, *scoring):
             assert (flags.quantization, flags.dtype, flags.prompt_frame) == ("none", "float16", "tallrec")
+            assert not flags.merge

@@ -218,11 +218,11 @@ def test_a_best_checkpoint_that_was_changed(stage, tmp_path, monkeypatch):
 def test_an_evaluation_scores_as_the_tuning_did(flags, sweep, evaluate, tmp_path):
     assert sweep(tmp_path / "a", "--sample", 4, *flags)[0] == 0
     scoring = {"frame": "alpaca", "cutoff_len": 512, "dtype": "float32", "quantization": "none", "attention": "sdpa"}
-    plain = scoring | {flags[0][2:]: flags[1]}
+    plain = scoring | {"merge": True, flags[0][2:]: flags[1]}
     assert read(tmp_path / "a")["scoring"] == plain == read(tmp_path / "a", "metrics.json")["run"]["scoring"]
     status, out, err = evaluate(tmp_path / "a", "--output_dir", tmp_path / "scored")
     assert status == 0, err
-    words = ", ".join(f"{name} {value}" for name, value in plain.items() if name != "frame")
+    words = ", ".join(f"{name} {plain[name]}" for name in scoring if name != "frame")
     assert out.splitlines()[1] == f"scored with {words}"
     assert read(tmp_path / "scored", "metrics.json")["run"]["scoring"] == plain
     exact = 1e-7 if flags[1] in (200, "eager") else 2e-3  # other kernels for a merged adapter than for one in training

@@ -46,10 +46,12 @@ class ModelSetup:
     """The machine and the base model that a script's flags name; the base is loaded once, when it is first used.
 
     device, dtype, quantization, attention: values of the flags of these names; "auto" is resolved here.
+    merge: whether scoring may add LoRA into the base's weights.
     first: whether this is the process that writes files; what the others print to stdout is dropped.
     """
 
-    def __init__(self, base_model, device, dtype, quantization, attention, trust_remote_code):
+    def __init__(self, base_model, device, dtype, quantization, attention, trust_remote_code, merge=True):
+        self.merge = merge
         self.base_model, self.quantization, self.trust_remote_code = base_model, quantization, trust_remote_code
         self.device = base_models.resolve_device(device)
         self.dtype = base_models.resolve_dtype(dtype, self.device, base_model, trust_remote_code)
@@ -72,9 +74,10 @@ class ModelSetup:
 
     @property
     def machine_scoring(self):
-        """The settings of this setup that a score depends on: number type, quantisation, attention. Loads the base."""
+        """The settings of this setup that a score depends on: number type, quantisation, attention, whether LoRA may be
+        merged. Loads the base."""
         dtype, attention = str(self.dtype).removeprefix("torch."), self.base.config._attn_implementation
-        return {"dtype": dtype, "quantization": self.quantization, "attention": attention}
+        return {"dtype": dtype, "quantization": self.quantization, "attention": attention, "merge": self.merge}
 
     @cached_property
     def base(self):
@@ -112,7 +115,9 @@ class ModelSetup:
     def candidate_scores(self, adapter, requests, frame, cutoff_len, token_budget):
         """`tlrec.model.ranking.score_candidates` of the base with this adapter on it."""
         frame = load_frame(frame, self.tokenizer)
-        return score_candidates(self.attach(adapter), self.tokenizer, requests, frame, cutoff_len, token_budget)
+        return score_candidates(
+            self.attach(adapter), self.tokenizer, requests, frame, cutoff_len, token_budget, self.merge
+        )
 
     def attach(self, adapter):
         """The base with the adapter of this folder on it, for scoring, and no other; the base alone for None."""

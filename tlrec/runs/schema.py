@@ -68,6 +68,7 @@ class Scoring(TypedDict, total=False):
     dtype: str | None
     quantization: str | None
     attention: str | None
+    merge: bool | None  # whether LoRA may be added into the base's weights
 
 
 class Facts(TypedDict, total=False):
