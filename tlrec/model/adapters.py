@@ -6,7 +6,6 @@ import tempfile
 import warnings
 from collections import Counter
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from types import NoneType
 
@@ -20,10 +19,12 @@ from peft import (
 )
 from peft.tuners.lora import Linear, LoraLayer
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from tlrec.errors import InputError, first_line
 from tlrec.model.base_models import is_quantized, skeleton_of
+from tlrec.model.memory import memory_at_hand
 from tlrec.model.parts import backbone_of
 from tlrec.model.processes import is_spread, whole
 from tlrec.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_weights
@@ -207,24 +208,19 @@ def attach_adapter(base, path, tuned=False, tensors=None, dropout=None):
 def state_of(base):
     """{name: (dtype, shape, requires_grad, checksum)} of everything that a model consists of, to see whether it has
     changed."""
+    generator = torch.Generator().manual_seed(0)
+    factors = (2 * torch.randint(2**62, (1 << 16,), generator=generator) + 1).to(base.device)  # odd
     tensors = [*base.named_parameters(), *base.named_buffers()]
-    return {name: (each.dtype, each.shape, each.requires_grad, _checksum(each)) for name, each in tensors}
+    return {name: (each.dtype, each.shape, each.requires_grad, _checksum(each, factors)) for name, each in tensors}
 
 
-def _checksum(tensor):
+def _checksum(tensor, factors):
     """A number that changes with any bit of the tensor, computed where the tensor is: the sum of its 32-bit words (or
-    bytes), each times a random odd number that depends on its place, modulo 2**64."""
+    bytes), each times the factor of its place, modulo 2**64."""
     words = tensor.detach().reshape(-1).view(torch.uint8)
     words = words.view(torch.int32) if len(words) % 4 == 0 else words
-    factors = _factors(words.device)
-    sums = [(part * factors[: len(part)]).sum() for part in words.split(len(factors))]
-    return sum(each.item() * place for place, each in enumerate(sums, start=1))
-
-
-@cache
-def _factors(device):
-    generator = torch.Generator().manual_seed(0)
-    return (2 * torch.randint(2**62, (1 << 16,), generator=generator) + 1).to(device)
+    sums = torch.stack([(part * factors[: len(part)]).sum() for part in words.split(len(factors))])
+    return (sums * factors[: len(sums)]).sum().item()
 
 
 def save_adapter(model, folder):
@@ -259,20 +255,43 @@ def merged(model):
     """Inside the block, LoRA is added into the base's weights where that gives the same function, so that scoring needs
     fewer matrix products.
 
-    The original weights are copied first and restored bit for bit.
+    The original weights are copied first and restored bit for bit. Where memory is too short for the copies, nothing is
+    merged.
     """
     layers = [] if is_spread(model) else _mergeable(model)
     weights = [layer.get_base_layer().weight for layer in layers]
-    originals = [weight.detach().clone() for weight in weights]
+    if model.device.type == "cpu" and sum(weight.nbytes for weight in weights) > memory_at_hand():
+        layers = []  # no error would say so
+    kept = _merge(layers)
+    if len(kept) < len(layers):
+        tqdm.write("too little memory to merge the adapter for scoring: it is scored unmerged")
+        _restore(kept)
+        kept = []
+        torch.cuda.empty_cache()
     try:
-        for layer in layers:
-            layer.merge()
         yield
     finally:
-        for layer, weight, original in zip(layers, weights, originals):
-            layer.merged_adapters.clear()
-            with torch.no_grad():
-                weight.copy_(original)
+        _restore(kept)
+
+
+def _merge(layers):
+    """[(layer, its weight before)] of the layers that were merged, or of the first ones if memory ran out."""
+    kept = []
+    try:
+        for layer in layers:
+            kept.append((layer, layer.get_base_layer().weight.detach().clone()))
+            layer.merge()
+    except torch.OutOfMemoryError:
+        _restore(kept[-1:])
+        return kept[:-1]
+    return kept
+
+
+def _restore(kept):
+    for layer, original in kept:
+        layer.merged_adapters.clear()
+        with torch.no_grad():
+            layer.get_base_layer().weight.copy_(original)
 
 
 def _mergeable(model):

@@ -28,15 +28,46 @@ LARGE = 50_000_000  # parameters; a smaller model gains little from bfloat16
 
 
 def resolve_device(name):
-    """The torch device of this process for `--device auto|cpu|cuda`; InputError for cuda without a GPU.
+    """The torch device of this process for `--device auto|cpu|cuda`. auto is a GPU where there is one.
 
-    If accelerate has started several processes, this one joins the others here, and each has its own GPU.
+    Raises InputError for cuda if torch cannot use a GPU, and says why; for auto too where a GPU is there, because a
+    model that needs one would take days on the CPU. If accelerate has started several processes, this one joins the
+    others here, and each has its own GPU.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no GPU here; give --device cpu, or check CUDA_VISIBLE_DEVICES")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return PartialState(cpu=name == "cpu").device
+    if name != "cpu":
+        # read when torch first allocates GPU memory: rows of all lengths would leave gaps that no other row fits into
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    if name == "cuda" or (name == "auto" and (torch.cuda.is_available() or gpu_devices())):
+        if reason := _why_no_gpu():
+            raise InputError(f"--device {name}: {reason}; or give --device cpu")
+        name = "cuda"
+    return PartialState(cpu=name != "cuda").device
+
+
+def gpu_devices(folder="/dev"):
+    """The device files of NVIDIA's GPUs in this machine."""
+    return sorted(Path(folder).glob("nvidia[0-9]*"))
+
+
+def _why_no_gpu():
+    """Why torch cannot use a GPU here, and how to mend it; None if it can."""
+    if torch.cuda.is_available():
+        made_for = [int(name.removeprefix("sm_")) for name in torch.cuda.get_arch_list() if name[3:].isdigit()]
+        major, minor = torch.cuda.get_device_capability()
+        if made_for and 10 * major + minor < min(made_for):
+            return (
+                f"{torch.cuda.get_device_name()} has compute capability {major}.{minor}, older than what this build of "
+                f"torch ({torch.__version__}) is made for; install another build (README.md tells which)"
+            )
+        return None
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"this build of torch ({torch.__version__}) has no CUDA; install another build (README.md tells which)"
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        if "driver" in str(error):  # too old for this build, or not there
+            return f"{first_line(error)} Or install a build of torch for an older CUDA (README.md tells which)"
+    return "there is no such GPU here; check CUDA_VISIBLE_DEVICES against nvidia-smi -L"
 
 
 def resolve_dtype(name, device, base_model=None, trust_remote_code=False):
@@ -59,7 +90,7 @@ def resolve_dtype(name, device, base_model=None, trust_remote_code=False):
             )
         )
         return torch.bfloat16 if large else torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def multiplies_bfloat16():
@@ -73,12 +104,14 @@ def multiplies_bfloat16():
 
 def resolve_attention(name, device, dtype):
     """transformers' name of the attention for `--attention auto|...`: auto is FlashAttention where it is installed and
-    can run (a GPU, two-byte numbers), else None, transformers' choice: sdpa, or eager for a few such as Gemma 2."""
+    can run (a GPU of capability 8.0, two-byte numbers), else None, transformers' choice: sdpa, or eager for a few such
+    as Gemma 2."""
     runs = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
+    runs = runs and torch.cuda.get_device_capability() >= (8, 0)
     if name == "flash_attention_2" and not runs:
         raise InputError(
-            "--attention flash_attention_2 needs the package flash-attn, a GPU, and bfloat16 or float16; "
-            "give --attention sdpa"
+            "--attention flash_attention_2 needs the package flash-attn, a GPU of compute capability 8.0, and bfloat16 "
+            "or float16; give --attention sdpa"
         )
     if name == "auto":
         return "flash_attention_2" if runs else None
@@ -137,6 +170,8 @@ def load_base_model(base_model, device, dtype, quantization="none", attention=No
         )
     if is_quantized(model):
         _never_pack_4bit(model)
+        # norms and head in float32, in tuning and in scoring, so that an adapter has one AUC
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     check_parts(model, base_model)
     return model.eval().requires_grad_(False)
 
@@ -157,11 +192,9 @@ def _never_pack_4bit(model):
 
 
 def prepare_for_tuning(base, gradient_checkpointing):
-    """The frozen base, ready for LoRA: a quantised one gets PEFT's preparation (norms in float32, checkpointing)."""
-    if is_quantized(base):
-        return prepare_model_for_kbit_training(
-            base, gradient_checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
+    """The frozen base, ready for LoRA: a quantised one needs PEFT's preparation for checkpointing."""
+    if is_quantized(base) and gradient_checkpointing:
+        return prepare_model_for_kbit_training(base, gradient_checkpointing_kwargs={"use_reentrant": False})
     return base
 
 

@@ -16,7 +16,7 @@ from tlrec.errors import InputError
 from tlrec.model import memory
 from tlrec.model.adapters import merged
 from tlrec.model.parts import KEYS_AND_VALUES, language_model_parts
-from tlrec.model.processes import is_spread
+from tlrec.model.processes import is_spread, out_of_memory
 from tlrec.model.tokenization import common_prefix
 
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 32768}  # tokens in one forward pass, padding included
@@ -74,18 +74,22 @@ class Engine:
             part = rows[: max(1, self.token_budget // row_tokens)]
             try:
                 result = forward(part)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
                 if len(part) == 1 or self.spread:
                     raise InputError(
                         f"out of memory while scoring {len(part)} rows of {row_tokens} tokens at once; "
                         "give evaluate.py a smaller --token_budget, or --quantization 4bit"
                     ) from None
-                self.token_budget = row_tokens * (len(part) // 2)
-                torch.cuda.empty_cache()
-                tqdm.write(f"out of memory: continuing with {self.token_budget} tokens in a batch")
+            else:
+                yield part, result
+                rows = rows[len(part) :]
                 continue
-            yield part, result
-            rows = rows[len(part) :]
+            # outside the except block, whose traceback holds the tensors of the failed pass
+            self.token_budget = row_tokens * (len(part) // 2)
+            torch.cuda.empty_cache()
+            tqdm.write(f"out of memory: continuing with {self.token_budget} tokens in a batch")
 
     def start(self, ids):
         """(cache, hidden states) of token ids (n, length), which rows then continue."""

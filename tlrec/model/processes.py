@@ -55,6 +55,11 @@ def is_spread(model):
     return any(isinstance(weight, DTensor) or hasattr(weight, "ds_id") for weight in model.parameters())
 
 
+def out_of_memory(error):
+    """Whether an exception says that GPU memory has run out; PyTorch's own class, or cuBLAS, which has none."""
+    return isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+
+
 def whole(tensor):
     """The whole tensor. If it is shared out over processes it is gathered, and all of them have to call this."""
     if isinstance(tensor, DTensor):  # FSDP2

@@ -36,7 +36,7 @@ from tlrec.errors import InputError
 from tlrec.model.base_models import is_quantized
 from tlrec.model.engine import Engine, for_inference, padded, shared_prefix, without_gradients
 from tlrec.model.parts import shortest_window
-from tlrec.model.processes import add_up
+from tlrec.model.processes import add_up, out_of_memory
 from tlrec.model.tokenization import RecordTokenizer
 
 PACKED, ROWS, WHOLE = "packed", "rows", "whole"
@@ -138,6 +138,8 @@ class _Ranker:
         layers = DynamicCache(config=model.config).layers
         if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer) for layer in layers):
             self.way = ROWS
+        if model.config.get_text_config()._attn_implementation not in ("sdpa", "eager"):  # take no mask of four axes
+            self.way = ROWS
         self.window = shortest_window(model)
 
     # ------------------------------------------------------------------------------------------- requests to histories
@@ -198,12 +200,18 @@ class _Ranker:
                 self.checked = longest.longest
             for together in [group] if self.way == PACKED else [[history] for history in group]:
                 self._score(together, cache if together == [longest] else None)
-        except torch.OutOfMemoryError:  # from the histories; `in_parts` handles their items
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             if len(group) == 1:
                 raise InputError("out of memory with one user's prompts; give --quantization 4bit") from None
-            self.engine.token_budget //= 2
-            self.score(group[: len(group) // 2])
-            self.score(group[len(group) // 2 :])
+        else:
+            return
+        # memory ran out for the histories (`in_parts` handles their items); the except block would hold its tensors
+        self.engine.token_budget //= 2
+        torch.cuda.empty_cache()
+        self.score(group[: len(group) // 2])
+        self.score(group[len(group) // 2 :])
 
     def _score(self, group, cache):
         engine = self.engine
@@ -317,9 +325,9 @@ class _Ranker:
 def _attempt(function, *arguments):
     try:
         return function(*arguments)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # whatever an architecture raises for a cache or a mask that it does not support
+    except Exception as error:  # whatever an architecture raises for a cache or a mask that it does not support
+        if out_of_memory(error):
+            raise
         return None
 
 

@@ -53,6 +53,11 @@ class ModelSetup:
     def __init__(self, base_model, device, dtype, quantization, attention, trust_remote_code, merge=True):
         self.merge = merge
         self.base_model, self.quantization, self.trust_remote_code = base_model, quantization, trust_remote_code
+        if models_are_spread() and quantization != "none":
+            raise InputError(
+                f"--quantization {quantization}: FSDP and ZeRO-3 cannot spread such weights; leave it out, or start "
+                "without them: a quantised base fits on one GPU"
+            )
         self.device = base_models.resolve_device(device)
         self.dtype = base_models.resolve_dtype(dtype, self.device, base_model, trust_remote_code)
         if dtype == "auto" and self.device.type == "cpu" and self.dtype == torch.bfloat16:
@@ -121,6 +126,11 @@ class ModelSetup:
 
     def attach(self, adapter):
         """The base with the adapter of this folder on it, for scoring, and no other; the base alone for None."""
+        if models_are_spread():
+            raise InputError(
+                "with FSDP or ZeRO-3 only tuning is spread over the GPUs; score without them, by several processes with "
+                "a model each (accelerate launch --multi_gpu), and --quantization 4bit if it does not fit on one GPU"
+            )
         self.detach()
         return self.carry(lambda base: adapters.attach_adapter(base, adapter)) if adapter else self.base
 

@@ -1,0 +1,224 @@
+"""The scripts, end to end, on a machine that seems to have GPUs (tests/support/fake_cuda.py).
+
+1. The pretence holds: tensors of both kinds in one operation, .numpy() on the GPU and too little memory are errors.
+2. Tuning, scoring and ranking keep every tensor on the GPU; one that is left on the CPU is found.
+3. float32 gives what the CPU gives.
+4. An adapter on a quantised base has one AUC: the tuner's.
+5. Too little GPU memory: fewer rows at once and an adapter that is not merged, the same numbers.
+"""
+
+import json
+
+import pytest
+import torch
+
+from tests.support.fake_cuda import FakeCuda
+from tests.support.models import make_llama
+from tlrec.model import base_models, ranking, scoring
+from tlrec.model.adapters import attach_adapter
+from tlrec.model.engine import Engine
+from tlrec.model.prompts import load_frame
+from tlrec.model.ranking import PACKED, ROWS
+from tlrec.model.tokenization import RecordTokenizer
+
+RECIPE = ["--batch_size", 8, "--micro_batch_size", 4, "--num_epochs", 1, "--warmup_steps", 0, "--learning_rate", 1e-2]
+
+
+@pytest.fixture
+def tune(run_script, tiny_llama, tiny_workspace, tmp_path):
+    """ins_tuning.py on 16 rows, two steps; returns (its folder, the content of its run.json)."""
+
+    def run(*flags, name="tuned", base=tiny_llama):
+        paths = ["--train_data_path", tiny_workspace / "instruction_data" / "netflix" / "train.json"]
+        paths += ["--val_data_path", tiny_workspace / "rec_data" / "movie" / "valid.json"]
+        status, _, err = run_script(
+            "ins_tuning.py", *paths, "--base_model", base, "--output_dir", tmp_path / name, *RECIPE, *flags
+        )
+        assert status == 0, err
+        return tmp_path / name, json.loads((tmp_path / name / "run.json").read_text())
+
+    return run
+
+
+@pytest.fixture
+def evaluate(run_script, tiny_llama, tiny_workspace, tmp_path):
+    """evaluate.py on the validation rows; returns its metrics."""
+
+    def run(adapter, *flags, base=tiny_llama):
+        paths = ["--test_data_path", tiny_workspace / "rec_data" / "movie" / "valid.json", "--base_model", base]
+        paths += ["--lora_weights", adapter, "--output_dir", tmp_path / "scored", "--overwrite"]
+        status, _, err = run_script("evaluate.py", *paths, *flags)
+        assert status == 0, err
+        return json.loads((tmp_path / "scored" / "metrics.json").read_text())
+
+    return run
+
+
+def test_the_pretence_holds():
+    with FakeCuda():
+        there, here = torch.randn(3, 4, device="cuda"), torch.randn(3, 4)
+        assert (there.device, here.device) == (torch.device("cuda", 0), torch.device("cpu"))
+        assert (there @ there.T).is_cuda and not (here @ here.T).is_cuda
+        assert torch.equal(there.cpu() + here, there.to("cpu") + here)
+        with pytest.raises(RuntimeError, match=r"same device: aten.add.Tensor of \(3, 4\) on cuda:0, \(3, 4\) on cpu"):
+            there + here
+        with pytest.raises(TypeError, match=r"Use Tensor.cpu\(\) first"):
+            there.numpy()
+        layer = torch.nn.Linear(4, 4).to("cuda")
+        layer(there).sum().backward()
+        assert layer.weight.grad.is_cuda and torch.tensor([1], device=0).is_cuda and there.bfloat16().is_cuda
+        assert there[torch.tensor([0, 2])].is_cuda  # indices may be on the CPU
+    assert not torch.cuda.is_available() and there.device.type == "cpu"
+
+
+def test_the_pretended_memory_runs_out():
+    with FakeCuda(memory=1000) as gpu:
+        first = torch.zeros(200, device="cuda")
+        with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate 800 bytes"):
+            torch.zeros(200, device="cuda")
+        assert torch.cuda.mem_get_info() == (200, 1000)
+        del first
+        second = torch.zeros(220, device="cuda")
+        assert gpu.memory_allocated() == second.nbytes == torch.cuda.max_memory_allocated()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["", "--dtype float16 --gradient_checkpointing", "--quantization 8bit --share_prefix"],
+)
+def test_every_tensor_is_on_the_gpu(flags, tune, evaluate, run_script, tiny_llama, tiny_workspace):
+    with FakeCuda():
+        folder, run = tune(*flags.split())
+        metrics = evaluate(folder)
+        rank = ["--rank", 3, "--lora_weights", folder, "--base_model", tiny_llama]
+        test = tiny_workspace / "rec_data" / "movie" / "test.json"
+        status, _, err = run_script("evaluate.py", "--test_data_path", test, *rank)
+    assert status == 0, err
+    assert run["hardware"] == metrics["run"]["hardware"] == "Fake GPU"
+    assert (folder / "ranking.json").exists() and run["results"]["peak_memory_gb"] is not None
+
+
+def test_a_tensor_that_is_left_on_the_cpu_is_found(run_script, tiny_llama, tiny_workspace, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "padded", lambda rows, device, usual=scoring.padded: usual(rows, None))
+    test = tiny_workspace / "rec_data" / "movie" / "test.json"
+    with FakeCuda(), pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        run_script("evaluate.py", "--base_model", tiny_llama, "--test_data_path", test, "--output_dir", tmp_path)
+
+
+def test_float32_gives_what_the_cpu_gives(tune, evaluate):
+    _, cpu = tune("--device", "cpu", "--dtype", "float32", name="cpu")
+    with FakeCuda():
+        folder, gpu = tune("--dtype", "float32", name="gpu")
+        scored = evaluate(folder)
+    for one, other in zip(cpu["results"]["history"], gpu["results"]["history"], strict=True):
+        assert one["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-5)
+    assert scored["auc"] == max(entry["eval_auc"] for entry in gpu["results"]["history"])
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_an_adapter_on_a_quantised_base_has_one_auc(quantization, tune, evaluate, tmp_path):
+    base = make_llama(tmp_path / "base", width=64)
+    flags = ["--quantization", quantization, "--device", "cpu", "--dtype", "bfloat16", "--eval_steps", 1]
+    folder, run = tune(*flags, base=base)
+    best = next(one for one in run["results"]["history"] if one["step"] == run["results"]["best_step"])
+    metrics = evaluate(folder, "--device", "cpu", base=base)
+    assert metrics["auc"] == best["eval_auc"]
+
+
+@pytest.fixture
+def on_the_gpu(tiny_llama, tiny_adapter):
+    """on_the_gpu(): (the base with the adapter on it, its tokenizer), to be called under a FakeCuda."""
+
+    def load():
+        base = base_models.load_base_model(tiny_llama, torch.device("cuda"), torch.float32)
+        return attach_adapter(base, tiny_adapter), base_models.load_tokenizer(tiny_llama)
+
+    return load
+
+
+def test_memory_that_runs_out_halves_the_tokens_of_a_pass(on_the_gpu, tiny_workspace, capsys):
+    records = json.loads((tiny_workspace / "rec_data" / "movie" / "test.json").read_text())
+    with FakeCuda() as gpu:
+        model, tokenizer = on_the_gpu()
+        gpu.reset_peak()
+        free = gpu.used
+        whole = scoring.score_records(model, tokenizer, records, load_frame("alpaca"))
+        needed = gpu.peak - free
+    with FakeCuda() as gpu:
+        model, tokenizer = on_the_gpu()
+        gpu.memory_allocated()
+        gpu.memory = gpu.used + needed // 2
+        halved = scoring.score_records(model, tokenizer, records, load_frame("alpaca"))
+        gpu.memory = int(80e9)
+    assert "out of memory: continuing with" in capsys.readouterr().out
+    assert halved.log_p_yes == pytest.approx(whole.log_p_yes, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_what_counts_as_memory_that_ran_out(error, on_the_gpu, tiny_workspace, monkeypatch):
+    records = json.loads((tiny_workspace / "rec_data" / "movie" / "test.json").read_text())
+    frame, passes = load_frame("alpaca"), []
+
+    def fail_once(self, hidden, rows, places, usual=Engine.answer_log_p):
+        passes.append(len(rows))
+        if len(passes) == 1:
+            raise error
+        return usual(self, hidden, rows, places)
+
+    with FakeCuda():
+        model, tokenizer = on_the_gpu()
+        expected = scoring.score_records(model, tokenizer, records, frame)
+        monkeypatch.setattr(Engine, "answer_log_p", fail_once)
+        found = scoring.score_records(model, tokenizer, records, frame)
+    assert passes[1] <= passes[0] // 2
+    assert found.log_p_yes == pytest.approx(expected.log_p_yes, abs=1e-5)
+
+
+def test_other_errors_are_not_taken_for_it(on_the_gpu, tiny_workspace, monkeypatch):
+    records = json.loads((tiny_workspace / "rec_data" / "movie" / "test.json").read_text())
+
+    def fail(self, hidden, rows, places):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(Engine, "answer_log_p", fail)
+    with FakeCuda(), pytest.raises(RuntimeError, match="device-side assert"):
+        model, tokenizer = on_the_gpu()
+        scoring.score_records(model, tokenizer, records, load_frame("alpaca"))
+
+
+def test_without_memory_for_its_copies_an_adapter_is_not_merged(on_the_gpu, tiny_workspace, monkeypatch, capsys):
+    records = json.loads((tiny_workspace / "rec_data" / "movie" / "test.json").read_text())[:2]
+    with FakeCuda() as gpu:
+        model, tokenizer = on_the_gpu()
+        merged = scoring.score_records(model, tokenizer, records, load_frame("alpaca"))
+        before = {name: weight.cpu().clone() for name, weight in model.named_parameters()}
+        copies = []
+
+        def clone(tensor, usual=torch.Tensor.clone, **options):
+            if tensor.shape == (32, 32):  # q_proj
+                copies.append(tensor)
+                if len(copies) == 2:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+            return usual(tensor, **options)
+
+        monkeypatch.setattr(torch.Tensor, "clone", clone)
+        unmerged = scoring.score_records(model, tokenizer, records, load_frame("alpaca"))
+        assert len(copies) == 2 and "too little memory to merge" in capsys.readouterr().out
+        assert all(torch.equal(weight.cpu(), before[name]) for name, weight in model.named_parameters())
+        assert gpu.memory_allocated() > 0
+    assert unmerged.log_p_yes == pytest.approx(merged.log_p_yes, abs=1e-5)
+
+
+def test_ranking_does_not_pack_where_attention_takes_no_mask(on_the_gpu):
+    with FakeCuda():
+        model, tokenizer = on_the_gpu()
+        encoder = RecordTokenizer(tokenizer, load_frame("alpaca"), 512)
+        for attention, way in (("sdpa", PACKED), ("eager", PACKED), ("flash_attention_2", ROWS)):
+            model.config._attn_implementation_internal = attention
+            assert ranking._Ranker(model, encoder, None, set()).way == way
