@@ -20,7 +20,7 @@ from tlrec.evaluation.ranking import rank_rows, ranking_of, read_ranks, run_dige
 from tlrec.evaluation.ranking_results import ranking_table, record_ranking
 from tlrec.evaluation.results import check_evaluation_dir, finished_evaluation, record_evaluation, results_table
 from tlrec.files import sha256
-from tlrec.model.checks import check_base_model, check_lora_weights
+from tlrec.model.checks import adapter_folder, check_base_model, check_lora_weights
 from tlrec.model.identity import base_identity
 from tlrec.model.prompts import FRAME_NAMES
 from tlrec.runs import SCORING, adapter_weights, check_unlocked, locked, scoring_of, scoring_said
@@ -32,12 +32,10 @@ def parse_arguments():
     )
     add = parser.add_argument_group("model and data").add_argument
     add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
-    add("--lora_weights", nargs="+", default=[], help="adapter folders (default: none, the base model alone)")
+    add("--lora_weights", nargs="+", default=[], help="adapters, folders or hub names (default: none)")
     add("--test_data_path", required=True, help="labelled records to score")
     add("--train_data_path", help="labelled records of the train split, for the floors that use items")
-    add(
-        "--output_dir", help="folder of the results (default: the adapter's; for the base model alone they are printed)"
-    )
+    add("--output_dir", help="folder of the results (default: the adapter's; without one of your own they are printed)")
     add = parser.add_argument_group("scoring settings, by default those of the adapter's tuning").add_argument
     add("--prompt_frame", choices=FRAME_NAMES, help="(default: the adapter's, else alpaca)")
     add("--cutoff_len", type=int, help="tokens of a record (default: the adapter's, else 512)")
@@ -93,6 +91,7 @@ def main():
     # 1. Check everything that can be checked before torch is imported
     check_base_model(args.base_model)
     base = base_identity(args.base_model)
+    names, args.lora_weights = args.lora_weights, [adapter_folder(name, "--lora_weights") for name in args.lora_weights]
     for adapter in args.lora_weights:
         check_lora_weights(adapter, args.base_model, base, args.other_base)
     test = EvaluationSet(args.test_data_path, RecordSet(args.train_data_path) if args.train_data_path else None)
@@ -102,9 +101,10 @@ def main():
     flags = {"frame": args.prompt_frame} | {name: getattr(args, name) for name in SCORING if name != "frame"}
     given = {name: value for name, value in flags.items() if value is not None}
     jobs = []
-    for adapter in args.lora_weights or [None]:
+    for name, adapter in zip(names, args.lora_weights) if names else [(None, None)]:
         kept = scoring_of(adapter, args.base_model)
-        jobs.append(Job(adapter, args.output_dir or adapter, kept, SCORING | kept | given))
+        folder = args.output_dir or (adapter if adapter == name else None)  # the hub's cache is no place for results
+        jobs.append(Job(adapter, folder, kept, SCORING | kept | given))
         check_base_model(args.base_model, jobs[-1].scoring["cutoff_len"])
         if jobs[-1].folder:
             check_unlocked(jobs[-1].folder)

@@ -56,7 +56,7 @@ def parse_arguments():
     add("--patience", type=int, default=10, help="stop after this many validations without gain (default: %(default)s)")
     add = parser.add_argument_group("model and data").add_argument
     add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
-    add("--resume_from_checkpoint", help="adapter to start from (default: a fresh one)")
+    add("--resume_from_checkpoint", help="adapter to start from, a folder or a hub name (default: a fresh one)")
     add("--train_data_path", required=True, help="records to learn from")
     add("--val_data_path", required=True, help="labelled records to select the best checkpoint on")
     add("--max_train_samples", type=int, default=-1, help="use a seeded draw of this many rows (default: -1, all)")

@@ -28,7 +28,7 @@ from tlrec.data.records import read_records
 from tlrec.demo.world import DOMAINS, make_catalogue, make_examples
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import read_json, whole_folder, write_json
-from tlrec.model.checks import check_adapter, check_base_model, tuned_on_another
+from tlrec.model.checks import adapter_folder, check_adapter, check_base_model, tuned_on_another
 from tlrec.model.identity import base_identity
 from tlrec.model.prompts import ANSWERS, FRAME_NAMES, load_frame
 
@@ -105,6 +105,7 @@ def check(args):
     settings that the adapter keeps from its tuning, those that flags give)."""
     flags = {"frame": args.prompt_frame, "cutoff_len": args.cutoff_len, "dtype": args.dtype}
     given = {name: value for name, value in flags.items() if value is not None}
+    args.lora_weights = adapter_folder(args.lora_weights, "--lora_weights")
     check_adapter(args.lora_weights, "--lora_weights")
     kept = runs.scoring_of(args.lora_weights, args.base_model)
     check_base_model(args.base_model, (runs.SCORING | kept | given)["cutoff_len"])

@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from tlrec.errors import InputError
+from tlrec.errors import InputError, first_line
 from tlrec.files import read_json
 from tlrec.runs import ADAPTER_CONFIG, adapter_weights, read_run
 
@@ -43,14 +43,19 @@ MAY_BE = {
 }
 
 
+def is_hub_name(path):
+    """Whether this is `owner/name` of a model or adapter on the Hugging Face hub: there is no folder `owner` here."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(path))) and not Path(path).parent.exists()
+
+
 def check_base_model(path, cutoff_len=None):
     """Raise InputError unless `path` is a folder with configuration, weights and tokenizer, or a hub name, and the
     model takes `cutoff_len` tokens. Print a warning if it takes them but was trained on fewer.
 
-    A hub name is `owner/name` if there is no folder `owner` here; it is not checked, and transformers downloads it.
+    A hub name is not checked, and transformers downloads it.
     """
     folder = Path(path)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.exists():
+    if is_hub_name(path):
         return
     if not folder.is_dir():
         raise InputError(f"--base_model {path}: no such folder; base_model/README.md tells how to place a model there")
@@ -79,6 +84,21 @@ def _check_positions(config, path, cutoff_len):
             "most; its results on longer ones are uncertain",
             file=sys.stderr,
         )
+
+
+def adapter_folder(name, flag):
+    """The folder of an adapter: `name`, or for a hub name the one in the cache of huggingface_hub, fetched if need be; None
+    for none. Raises InputError, naming `flag`, if it cannot be fetched."""
+    if not name or not is_hub_name(name):
+        return name
+    from huggingface_hub import snapshot_download  # not at the top, so that --help is quick
+
+    try:
+        return snapshot_download(name, allow_patterns=["adapter_config.json", "adapter_model.*", "run.json"])
+    except Exception as error:  # of the network, the hub or its client
+        raise InputError(
+            f"{flag} {name}: no such folder here, and it cannot be fetched from the hub: {first_line(error)}"
+        ) from None
 
 
 def check_adapter(path, flag):

@@ -180,10 +180,11 @@ def main():
 
     # 1. Check everything that can be checked before torch is imported
     check_flags(args)
-    from tlrec.model.checks import check_base_model, check_lora_weights
+    from tlrec.model.checks import adapter_folder, check_base_model, check_lora_weights
     from tlrec.model.identity import base_identity
 
     check_base_model(args.base_model)
+    args.lora_weights = adapter_folder(args.lora_weights, "--lora_weights")
     if args.lora_weights:
         check_lora_weights(args.lora_weights, args.base_model, base_identity(args.base_model), args.other_base)
     titles, histories, catalogue = read_questions(args)

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 
 from tlrec.data.preferences import with_targets
-from tlrec.model.checks import check_base_model, check_lora_weights
+from tlrec.model.checks import adapter_folder, check_base_model, check_lora_weights
 from tlrec.model.identity import base_identity
 from tlrec.model.prompts import load_frame
 from tlrec.model.scores import Scores
@@ -17,6 +17,7 @@ def check_local(args):
     """Raise InputError for a base model or an adapter that cannot be used; returns the
     settings that affect scores: those the adapter keeps from its tuning, and those given by flags."""
     check_base_model(args.base_model)
+    args.lora_weights = adapter_folder(args.lora_weights, "--lora_weights")
     if args.lora_weights:
         check_lora_weights(args.lora_weights, args.base_model, base_identity(args.base_model), args.other_base)
     flags = {"frame": args.prompt_frame} | {name: getattr(args, name) for name in SCORING if name != "frame"}

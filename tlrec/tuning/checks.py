@@ -4,7 +4,7 @@ import math
 import sys
 
 from tlrec.errors import InputError
-from tlrec.model.checks import check_adapter, check_base_model, check_same_lora, tuned_on_another
+from tlrec.model.checks import adapter_folder, check_adapter, check_base_model, check_same_lora, tuned_on_another
 from tlrec.model.identity import base_identity
 
 SEEDS = 2**32  # numpy takes seeds below this
@@ -34,8 +34,9 @@ def check_flags(args):
             f"--batch_size {args.batch_size} is not a multiple of --micro_batch_size {args.micro_batch_size}"
         )
     check_base_model(args.base_model, args.cutoff_len)
-    if start := args.resume_from_checkpoint:
-        flag = "--resume_from_checkpoint"
+    flag = "--resume_from_checkpoint"
+    if start := adapter_folder(args.resume_from_checkpoint, flag):
+        args.resume_from_checkpoint = start
         config = check_adapter(start, flag)
         check_same_lora(config, start, flag, args.lora_r, args.lora_alpha, args.lora_target_modules)
         if other := tuned_on_another(start, args.base_model, base_identity(args.base_model)):
