@@ -1,5 +1,6 @@
-"""Chain-of-thought data: three chat prompts for each liked record, asked of a chat model and paid for once.
+"""Chain-of-thought data: three prompts for each liked record, asked of a chat model and paid for once.
 
+    python cot_data/generate_data.py --data_name netflix --teacher neighbours
     python cot_data/generate_data.py --data_name netflix --dry_run
     OPENAI_API_KEY=... python cot_data/generate_data.py --data_name netflix --price_in 30 --price_out 60 --max_cost 400
 
@@ -7,7 +8,7 @@ Reads  <root_path>/instruction_data/<data_name>/train.json: labelled preference 
 Writes <root_path>/cot_data/<data_name>/three_stages.jsonl, one line for each answer as it comes in, and at the end (and
        when it is interrupted) three_stages.json. The same command again continues where the last one ended; README.md
        beside this file describes both. The key comes only from OPENAI_API_KEY, the address from OPENAI_BASE_URL or
-       --base_url.
+       --base_url; --teacher neighbours needs neither: it answers from the source's own ratings, in this process.
 Ends with status 0 when every sample is answered, 1 while some are missing, 2 for a mistake, 130 when interrupted.
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # tlrec, wherever this is called from
 
-from tlrec.cot.samples import STAGES, Sample, estimate_tokens, fill, item_text
+from tlrec.cot.samples import STAGES, Sample, estimate_tokens, fill, item_text, read_templates
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import sha256
 
@@ -49,7 +50,8 @@ def parse_arguments():
     add("--candidate_num", type=int, default=19, help="candidates (default: %(default)s)")
     add("--exclude_same_user", action="store_true", help="take no candidates from other windows of the same user")
     add("--seed", type=int, default=0, help="of the candidates' order and --max_samples (default: %(default)s)")
-    # model
+    # who answers
+    add("--teacher", choices=("chat", "neighbours"), default="chat", help="a chat model, or the ratings of other users")
     add("--model", default="gpt-4", help="any chat model (default: %(default)s)")
     add("--base_url", help="address of the service (default: OPENAI_BASE_URL, else OpenAI's)")
     add("--temperature", type=float, default=0.2, help="(default: %(default)s)")
@@ -100,24 +102,27 @@ def below(root, path):
 def main():
     args = parse_arguments()
 
-    # 1. Check flags and key before anything else
+    # 1. Check flags, prompts and key before anything else
     check_arguments(args)
-    if not args.dry_run:
-        from tlrec.cot.client import api_key
+    templates = read_templates(PROMPTS)
+    if args.teacher == "chat" and not args.dry_run:
+        from tlrec.cot.client import Service
 
-        api_key()
+        service = Service(args.base_url, args.timeout, args.attempts)
     input_file = below(args.root_path, args.input_path) / args.data_name / "train.json"
     folder = below(args.root_path, args.output_path) / args.data_name
     journal_path, result_path = folder / "three_stages.jsonl", folder / "three_stages.json"
     if result_path.exists() and not journal_path.exists():
         raise InputError(f"{result_path}: exists without its journal; move it away, or give another --output_path")
 
-    # 2. Records answered Yes
-    rows, users, n_records = read_liked(input_file)
-    print(f"{input_file}: {len(rows)} liked rows of {len(set(users.tolist()))} users (inferred), {n_records} rows")
+    # 2. Records, and who is behind them; asked about are those answered Yes
+    preferences, liked, users = read_source(input_file)
+    rows = liked_rows(preferences, liked, input_file)
+    row_users = users[[pid - 1 for pid, *_ in rows]]
+    print(f"{input_file}: {len(rows)} liked rows of {len(set(row_users))} users (inferred), {len(liked)} rows")
 
     # 3. Candidates by user filtering, and what other windows of the same user contribute to them
-    candidates = find_candidates(rows, users, args)
+    candidates = find_candidates(rows, row_users, args)
 
     # 4. Samples and prompts
     samples = make_samples(rows, candidates, args)
@@ -126,11 +131,13 @@ def main():
     if args.max_samples is not None:
         chosen = random.Random(args.seed).sample(samples, len(samples))[: args.max_samples]
         samples = sorted(chosen, key=lambda sample: sample.pid)
-    templates = [(PROMPTS / f"{stage}.txt").read_text(encoding="utf-8").rstrip("\n") for stage in STAGES]
     by_pid = {sample.pid: sample for sample in samples}
 
     def next_prompt(pid, answers):
-        return fill(templates[len(answers)], by_pid[pid], answers) if len(answers) < len(templates) else None
+        if len(answers) == len(templates):
+            return None
+        sample = by_pid[pid]
+        return fill(templates[len(answers)], sample.kind, sample.history, sample.candidates, answers)
 
     # 5. What it will cost
     print_cost(samples, templates, args)
@@ -141,7 +148,12 @@ def main():
         return
 
     # 6. Ask what is not in the journal yet
-    journal, budget, end = ask(samples, next_prompt, input_file, journal_path, args)
+    journal = open_journal(journal_path, input_file, samples, args)
+    if args.teacher == "neighbours":
+        budget = end = None
+        answer_by_neighbours(samples, journal, preferences, liked, users)
+    else:
+        budget, end = ask(service, samples, next_prompt, journal, args)
 
     # 7. Write the complete samples, and say what came of each sample
     from tlrec.cot.three_stages import write_three_stages
@@ -150,8 +162,8 @@ def main():
     tell(result_path, complete, samples, journal, budget, end)
 
 
-def read_liked(input_file):
-    """(liked rows with a history, as (pid, kind, history, target); an array of their users; number of records)."""
+def read_source(input_file):
+    """(preferences, 1 or 0 for each target, inferred user of each row) of the source's records."""
     from tlrec.data.preferences import parse_input
     from tlrec.data.records import labels_of, read_records
     from tlrec.data.users import infer_users
@@ -166,6 +178,11 @@ def read_liked(input_file):
         except ValueError as error:
             raise InputError(f"{input_file}: row {number}: {error}") from None
     liked = labels_of(records)
+    return preferences, liked, infer_users(preferences, liked)
+
+
+def liked_rows(preferences, liked, input_file):
+    """(pid, kind, history, target) of each liked row with a history."""
     rows = [
         (pid, preference.kind, [item_text(item) for item in preference.history], item_text(preference.target))
         for pid, (preference, like) in enumerate(zip(preferences, liked), start=1)
@@ -173,7 +190,7 @@ def read_liked(input_file):
     ]
     if not rows:
         raise InputError(f"{input_file}: no row is answered 'Yes.' and has a history")
-    return rows, infer_users(preferences, liked)[[pid - 1 for pid, *_ in rows]], len(records)
+    return rows
 
 
 def find_candidates(rows, users, args):
@@ -215,8 +232,11 @@ def make_samples(rows, candidates, args):
 
 def print_cost(samples, templates, args):
     """Print the numbers of calls and tokens and, if prices are given, the cost."""
-    prompt_tokens, answer_tokens, most_tokens = estimate_tokens(samples, templates, args.max_tokens)
     n = len(samples)
+    if args.teacher == "neighbours":
+        print(f"samples: {n}, answered from the ratings of other users; no calls")
+        return
+    prompt_tokens, answer_tokens, most_tokens = estimate_tokens(samples, templates, args.max_tokens)
     print(f"samples: {n}, calls: {n * len(templates)} of {args.model}{' in batches' if args.batch else ''}")
     print(
         f"tokens, estimated at 4 bytes each: prompts {n * prompt_tokens:,.0f}, answers {n * answer_tokens:,.0f} "
@@ -230,51 +250,73 @@ def print_cost(samples, templates, args):
         print(f"cost, estimated: {likely:,.2f} USD (with the longest answers {most:,.2f})")
 
 
-def ask(samples, next_prompt, input_file, journal_path, args):
-    """(journal, budget, what ended the run early or None); all answers received are in the journal."""
-    from tlrec.cot import dialogues
-    from tlrec.cot.client import Service, ServiceError
+def open_journal(path, input_file, samples, args):
+    """The journal of the answers, after what was repaired in it and what it holds have been said."""
     from tlrec.cot.journal import Journal
+
+    shaping = ["sequence_length", "user_num", "candidate_num", "exclude_same_user", "seed", "teacher"]
+    if args.teacher == "chat":
+        shaping += ["model", "max_tokens"] + ([] if args.reasoning_model else ["temperature", "top_p"])
+    files = {"data": input_file, **{f"prompts/{stage}.txt": PROMPTS / f"{stage}.txt" for stage in STAGES}}
+    flags = {f"--{name}": getattr(args, name) for name in shaping}
+    journal = Journal(path, {name: sha256(file) for name, file in files.items()} | flags)
+    for repair in journal.repairs:
+        print(f"repaired: {repair}", file=sys.stderr)
+    answered = sum(len(journal.texts(sample.pid)) for sample in samples)
+    if answered:
+        to_go = len(samples) * len(STAGES) - answered
+        print(f"{path}: holds {answered} answers; at most {to_go} calls to go")
+    return journal
+
+
+def answer_by_neighbours(samples, journal, preferences, liked, users):
+    """Let the ratings of other users answer, and say what the answers are worth."""
+    from tlrec.cot.journal import Answer
+    from tlrec.cot.neighbours import ASKED_FOR, NAME, Neighbours, chance
+
+    neighbours = Neighbours(preferences, liked, users)
+    free = {"finish_reason": "stop", "refusal": None, "prompt_tokens": 0, "completion_tokens": 0, "request_id": None}
+    journal.add(
+        [
+            Answer(pid=sample.pid, stage=stage, text=text, model=NAME, batch=False, **free)
+            for sample in samples
+            for stage, text in enumerate(neighbours.answer(sample), start=1)
+        ]
+    )
+    journal.close()
+    leaking = [sample.target in neighbours.rank(sample, leave_out=False)[0][:ASKED_FOR] for sample in samples]
+    print(
+        f"Hit@10 of chance: {chance(samples):.4f}; of the same teacher with the ratings of the row's own user, which "
+        f"hold the target: {sum(leaking) / len(samples):.4f}"
+    )
+
+
+def ask(service, samples, next_prompt, journal, args):
+    """(budget, what ended the run early or None); all answers received are in the journal, which is closed."""
+    from tlrec.cot import dialogues
+    from tlrec.cot.client import ServiceError
     from tlrec.cot.progress import Progress
 
     request = {"model": args.model, "temperature": args.temperature, "top_p": args.top_p, "max_tokens": args.max_tokens}
     if args.reasoning_model:
         request = {"model": args.model, "max_completion_tokens": args.max_tokens}
-    service = Service(args.base_url, args.timeout, args.attempts)
-    shaping = ("sequence_length", "user_num", "candidate_num", "exclude_same_user", "seed")
-    parameters = {
-        "data": sha256(input_file)[:12],
-        "prompts": [sha256(PROMPTS / f"{stage}.txt")[:12] for stage in STAGES],
-        "model": args.model,
-        "max_tokens": args.max_tokens,
-        "temperature": request.get("temperature"),
-        "top_p": request.get("top_p"),
-        **{name: getattr(args, name) for name in shaping},
-    }
-    journal = Journal(journal_path, parameters)
-    for repair in journal.repairs:
-        print(f"repaired: {repair}", file=sys.stderr)
     budget = dialogues.Budget(journal, args.price_in, args.price_out, args.max_cost, args.max_tokens)
-    pids = [sample.pid for sample in samples]
-    answered = sum(len(journal.texts(pid)) for pid in pids)
-    if answered:
-        to_go = len(pids) * len(STAGES) - answered
-        print(f"{journal_path}: holds {answered} answers; at most {to_go} calls to go")
     progress = Progress(samples, journal, budget)
+    pids = [sample.pid for sample in samples]
     work = dialogues.Work(service, request, pids, next_prompt, journal, budget, progress.show)
     try:
         if args.batch:
             from tlrec.cot.batches import run_batches
 
-            run_batches(work, journal_path.with_name("batches.json"), args.poll_seconds)
+            run_batches(work, journal.path.with_name("batches.json"), args.poll_seconds)
         else:
             dialogues.run_dialogues(work, args.concurrency)
     except (ServiceError, dialogues.Stopped) as error:
-        return journal, budget, error
+        return budget, error
     finally:
         progress.close()
         journal.close()
-    return journal, budget, None
+    return budget, None
 
 
 def tell(result_path, complete, samples, journal, budget, end):
@@ -296,7 +338,8 @@ def tell(result_path, complete, samples, journal, budget, end):
             f"{complete['substring_hits'] / complete['samples']:.4f} (target anywhere in the text)"
         )
         print(f"answered by: {', '.join(sorted(complete['models']))}")
-    print(f"tokens: {spent_tokens(journal)}{f'; cost: {budget.spent():.2f} USD' if budget.priced else ''}")
+    if budget:
+        print(f"tokens: {spent_tokens(journal)}{f'; cost: {budget.spent():.2f} USD' if budget.priced else ''}")
     if isinstance(end, ServiceError):
         raise InputError(f"stopped by the service: {end}")
     if end:

@@ -1,12 +1,15 @@
 """Turn the hits of the generated chain-of-thought data into instruction records to tune on.
 
-    python cot_data/preprocess_data.py                       # all that cot_data/generate_data.py has made
-    python cot_data/preprocess_data.py --data_name netflix --curriculum --base_model base_model/llama-7b
+    python cot_data/preprocess_data.py --data_name netflix
+    python cot_data/preprocess_data.py --data_name netflix amazon-book      # joins the two
+    python cot_data/preprocess_data.py --data_name netflix --hits substring --any_form      # as published
 
 Reads  <root_path>/cot_data/<data_name>/three_stages.json of one or several data names.
-Writes <root_path>/cot_data/stage123.json (step 3: its prompt, which holds the answers 1 and 2, and its answer); with
-       --curriculum also stage1.json and stage12.json, the same samples' steps 1 and 2; and stage123.run.json, which
-       says what they were made from. Prints how many were kept, dropped and why, and how many exceed the token limit.
+Writes <root_path>/cot_data/<data_name>/stage123.json for each of them, and <root_path>/cot_data/stage123.json, from which
+       the launchers tune: the records of all names that were given. Without --data_name it takes all that are there, and
+       writes the latter file only if that is one. A record is step 3: instruction.txt, the whole prompt, the answer.
+       --curriculum also writes stage1.json and stage12.json, the same samples' steps 1 and 2; stage123.run.json beside
+       them says what they were made from. Prints how many were kept, dropped and why, and how many exceed the token limit.
 """
 
 import argparse
@@ -18,12 +21,13 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # tlrec, wherever this is called from
 
-from tlrec.cot.answers import ASKED_FOR, parse_list, parse_recommendations
+from tlrec.cot.answers import ASKED_FOR, FEATURED, parse_list, parse_recommendations
+from tlrec.cot.samples import fill, without_marker
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import read_json, sha256, write_json
 from tlrec.model.prompts import FRAME_NAMES, load_frame
 
-FEATURED = 5  # history items that step 2 asks for at most
+INSTRUCTION = Path(__file__).resolve().parent / "prompts" / "instruction.txt"
 COUNT, TEXT, TEXTS = "a whole number", "a text", "a list of texts"
 FIELDS = {
     "PID": COUNT,
@@ -34,6 +38,8 @@ FIELDS = {
     "Predictions_2": TEXT,
     "Predictions": TEXT,
     "Hit": COUNT,
+    "Hit_substring": COUNT,
+    "Kind": TEXT,
     "History": TEXTS,
     "Candidates": TEXTS,
     "Models": TEXTS,
@@ -53,6 +59,13 @@ def parse_arguments():
     add("--root_path", type=Path, default=REPOSITORY, help="the workspace (default: the repository)")
     add("--input_path", default="/cot_data/", help="below --root_path, also of the output (default: %(default)s)")
     add("--data_name", nargs="+", help="folders below --input_path (default: all with a three_stages.json)")
+    add(
+        "--hits",
+        choices=("parsed", "substring"),
+        default="parsed",
+        help="the target is a recommended candidate, or its text is anywhere in the answer (default: %(default)s)",
+    )
+    add("--any_form", action="store_true", help="keep hits whose answers have not the form that was asked for")
     add("--curriculum", action="store_true", help="also write stage1.json and stage12.json")
     add("--base_model", help="folder of the tokenizer to count with (default: base_model/llama-7b below --root_path)")
     add("--cutoff_len", type=int, default=512, help="the tuner's token limit (default: %(default)s)")
@@ -129,61 +142,82 @@ def main():
 
         check_base_model(base_model)
     samples = {name: read_samples(folder / name / "three_stages.json") for name in names}
-    outputs = {stage: folder / f"{stage}.json" for stage in OUTPUTS if args.curriculum or stage == "stage123"}
-    run_file = folder / "stage123.run.json"
-    refuse_to_lose(outputs, run_file, args.overwrite)
+    stages = list(OUTPUTS) if args.curriculum else ["stage123"]
+    places = {folder / name: [name] for name in names}
+    if args.data_name or len(names) == 1:
+        places[folder] = names
+    for place in places:
+        refuse_to_lose(place, stages, args.overwrite)
 
     # 2. Hits whose answers keep the format
-    kept, dropped = keep_hits(samples, folder)
-    if not kept:
+    kept, dropped = keep_hits(samples, folder, args)
+    if not any(kept.values()):
         raise InputError(f"{', '.join(names)}: no sample is left to learn from")
 
     # 3. Records
+    instruction = INSTRUCTION.read_text(encoding="utf-8").strip()
     records = {
-        stage: [{"instruction": sample[prompt], "input": "", "output": sample[answer]} for sample in kept]
-        for stage, (prompt, answer) in OUTPUTS.items()
-        if stage in outputs
+        name: {stage: [record_of(sample, stage, instruction) for sample in kept[name]] for stage in stages}
+        for name in names
     }
 
     # 4. How many exceed the tuner's limit
-    lengths = measure(records, base_model, args)
+    exceeding = {name: measure(name, records[name], base_model, args) for name in names}
 
     # 5. Write the records, and last what they were made from
     from tlrec import runs
     from tlrec.data.records import write_records
 
-    for stage, path in outputs.items():
-        write_records(path, records[stage])
-        print(f"{path}: {len(records[stage])} records")
-    write_json(
-        run_file,
-        runs.describe_run(
-            "preprocess_data.py",
-            vars(args),
-            {name: runs.describe_data(folder / name / "three_stages.json", len(samples[name])) for name in names},
-            {"kept": len(kept), "dropped": dropped, "exceeding": {stage: sum(both) for stage, both in lengths.items()}},
-            models=sorted({model for sample in kept for model in sample["Models"]}),
-            outputs={path.name: sha256(path) for path in outputs.values()},
-        ),
-    )
+    for place, its_names in places.items():
+        its_names = [name for name in its_names if kept[name]]
+        for stage in stages if its_names else ():
+            rows = [record for name in its_names for record in records[name][stage]]
+            write_records(place / f"{stage}.json", rows)
+            print(f"{place / f'{stage}.json'}: {len(rows)} records")
+        if its_names:
+            data = {
+                name: runs.describe_data(folder / name / "three_stages.json", len(samples[name])) for name in its_names
+            }
+            results = {
+                "kept": {name: len(kept[name]) for name in its_names},
+                "dropped": {name: dropped[name] for name in its_names},
+                "exceeding": {name: exceeding[name] for name in its_names},
+            }
+            models = sorted({model for name in its_names for sample in kept[name] for model in sample["Models"]})
+            outputs = {f"{stage}.json": sha256(place / f"{stage}.json") for stage in stages}
+            run = runs.describe_run("preprocess_data.py", vars(args), data, results, models=models, outputs=outputs)
+            write_json(place / "stage123.run.json", run)
+    if folder not in places:
+        print(f"{folder / 'stage123.json'}: not written; give --data_name {' '.join(names)} to join these")
 
 
-def keep_hits(samples, folder):
-    """(samples to learn from, {name: {reason: how many were dropped}}); both are printed, by name."""
-    kept, dropped = [], {}
+def record_of(sample, stage, instruction):
+    """A record: what is to be done, the prompt of this stage, and its answer. What is to be done at an earlier stage than
+    the last stands in the last line of its prompt."""
+    prompt, answer = (sample[field] for field in OUTPUTS[stage])
+    prompt = without_marker(prompt)
+    if stage == "stage123":
+        told = fill(instruction, sample["Kind"], sample["History"], sample["Candidates"])
+    else:
+        told = prompt.splitlines()[-1]
+    return {"instruction": told, "input": prompt, "output": answer}
+
+
+def keep_hits(samples, folder, args):
+    """({name: samples to learn from}, {name: {reason: how many were dropped}}); both are printed."""
+    kept, dropped = {}, {}
+    field = "Hit" if args.hits == "parsed" else "Hit_substring"
     for name, rows in samples.items():
-        reasons = Counter()
-        for sample in sorted(rows, key=lambda sample: sample["PID"]):
-            reason = format_break(sample) if sample["Hit"] else "no hit"
-            if reason:
-                reasons[reason] += 1
-            else:
-                kept.append(sample)
-        dropped[name] = dict(reasons.most_common())
+        rows = sorted(rows, key=lambda sample: sample["PID"])
+        reasons = ["no hit" if not row[field] else None if args.any_form else format_break(row) for row in rows]
+        kept[name] = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
+        counts = Counter(filter(None, reasons))
+        dropped[name] = dict(counts.most_common())
         models = sorted({model for sample in rows for model in sample["Models"]})
-        count = len(rows) - reasons.total()
-        print(f"{name}: {len(rows)} samples, kept {count}, answered by {', '.join(models) or 'nobody'}")
-        for reason, count in reasons.most_common():
+        print(f"{name}: {len(rows)} samples, kept {len(kept[name])}, answered by {', '.join(models) or 'nobody'}")
+        parsed, substring = (sum(bool(row[each]) for row in rows) for each in ("Hit", "Hit_substring"))
+        print(f"  hits: {parsed} parsed, {substring} by substring; --hits {args.hits}")
+        for reason, count in counts.most_common():
             print(f"  dropped {count}: {reason}")
         journal = folder / name / "three_stages.jsonl"
         if journal.exists() and journal.stat().st_mtime_ns > (folder / name / "three_stages.json").stat().st_mtime_ns:
@@ -191,30 +225,32 @@ def keep_hits(samples, folder):
     return kept, dropped
 
 
-def refuse_to_lose(outputs, run_file, overwrite):
-    """Raise InputError if an output exists that no earlier run of this script has written."""
+def refuse_to_lose(place, stages, overwrite):
+    """Raise InputError if an output in a folder exists that no earlier run of this script has written."""
+    run_file = place / "stage123.run.json"
     written = read_json(run_file).get("outputs") if run_file.exists() and not overwrite else None
     written = written if isinstance(written, dict) else {}
-    for path in outputs.values():
+    for path in (place / f"{stage}.json" for stage in stages):
         if path.exists() and not overwrite and written.get(path.name) != sha256(path):
             raise InputError(
                 f"{path}: was not written by this script, or was changed; move it away, or give --overwrite"
             )
 
 
-def measure(records, base_model, args):
-    """{stage: (records whose prompt the tuner cuts, records it leaves out)}, printed; empty without a tokenizer."""
-    lengths = {}
-    if args.base_model or base_model.exists():
-        lengths = {stage: count_long(rows, base_model, args) for stage, rows in records.items()}
-        for stage, (cut, left_out) in lengths.items():
-            print(
-                f"{stage}: {cut + left_out} of {len(records[stage])} exceed --cutoff_len {args.cutoff_len}: the tuner "
-                f"cuts the prompt of {cut} and leaves out {left_out} whose answer alone is too long"
-            )
-    else:
+def measure(name, records, base_model, args):
+    """{stage: how many records exceed the tuner's limit}, printed; empty without a tokenizer."""
+    if not args.base_model and not base_model.exists():
         print(f"token limit: not checked, there is no tokenizer at {base_model}; give --base_model")
-    return lengths
+        return {}
+    exceeding = {}
+    for stage, rows in records.items():
+        cut, left_out = count_long(rows, base_model, args)
+        exceeding[stage] = cut + left_out
+        print(
+            f"{name}, {stage}: {cut + left_out} of {len(rows)} exceed --cutoff_len {args.cutoff_len}: the tuner "
+            f"cuts the prompt of {cut} and leaves out {left_out} whose answer alone is too long"
+        )
+    return exceeding
 
 
 def count_long(records, base_model, args):

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Chain-of-thought data of the source domains, then one cot_data/stage123.json. The same command again continues where it stopped.
+# Chain-of-thought data of the source domains: cot_data/SOURCE/stage123.json for each, and cot_data/stage123.json, from which
+# the launchers tune, of all SOURCES together. The same command again continues where it stopped.
 #   OPENAI_API_KEY=... bash shell/generate_cot_data.sh [arguments of generate_data.py]
 #   bash shell/generate_cot_data.sh --dry_run --price_in 30 --price_out 60        # shows the cost; sends no request
+#   bash shell/generate_cot_data.sh --teacher neighbours        # answers from the sources' own ratings, without a key
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
@@ -15,7 +17,10 @@ source "$repository/shell/launch.sh"
 # 1. Check that everything the run needs exists, before the first paid call
 dry_run=""
 for argument in "$@"; do
-  case "$argument" in --dry_run | --help | -h) dry_run=yes ;; esac
+  case "$argument" in
+    --dry_run | --help | -h) dry_run=yes ;;
+    neighbours | --teacher=neighbours) OPENAI_API_KEY="${OPENAI_API_KEY:-none needed}" ;;
+  esac
 done
 [ -n "${OPENAI_API_KEY:-}" ] || [ -n "$dry_run" ] || fail "OPENAI_API_KEY is not set; export it, or give --dry_run to see the cost"
 for source_domain in $SOURCES; do
@@ -33,4 +38,6 @@ done
 echo "== stage123.json"
 tokenizer=()
 [ ! -e "$BASE_MODEL" ] || tokenizer=(--base_model "$BASE_MODEL")
-"$PYTHON" "$repository/cot_data/preprocess_data.py" --root_path "$ROOT_PATH" --cutoff_len "$CUTOFF_LEN" "${tokenizer[@]}"
+# shellcheck disable=SC2086
+"$PYTHON" "$repository/cot_data/preprocess_data.py" --root_path "$ROOT_PATH" --data_name $SOURCES \
+  --cutoff_len "$CUTOFF_LEN" ${tokenizer[@]+"${tokenizer[@]}"}

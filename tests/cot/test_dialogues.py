@@ -162,7 +162,7 @@ def test_other_parameters_are_refused_by_name(path):
     journal = Journal(path, PARAMETERS)
     journal.add([answer(1, 1), answer(2, 1, "", prompt_tokens=70)])
     journal.close()
-    with pytest.raises(InputError, match=rf"model '{MODEL}', now 'gpt-4'; seed None, now 3\)"):
+    with pytest.raises(InputError, match=rf"\(model {MODEL}, not gpt-4; seed None, not 3\)"):
         Journal(path, {**PARAMETERS, "model": "gpt-4", "seed": 3})
 
 
@@ -179,15 +179,15 @@ def test_unusable_answers_bind_no_parameters_and_count_as_paid(path):
     other = Journal(path, {"model": "gpt-4"})
     other.add([answer(1, 1, "fine")])
     other.close()
-    with pytest.raises(InputError, match="model 'gpt-4', now 'tlrec-offline-teacher'"):
+    with pytest.raises(InputError, match="model gpt-4, not tlrec-offline-teacher"):
         Journal(path, PARAMETERS)
 
 
 def test_a_larger_limit_keeps_the_answers_that_ended_by_themselves(path):
-    journal = Journal(path, {**PARAMETERS, "max_tokens": 512})
+    journal = Journal(path, {**PARAMETERS, "--max_tokens": 512})
     journal.add([answer(1, 1, "a"), answer(1, 2, "b", finish_reason="length")])
     journal.close()
-    journal = Journal(path, {**PARAMETERS, "max_tokens": 4096})
+    journal = Journal(path, {**PARAMETERS, "--max_tokens": 4096})
     assert journal.texts(1) == ["a"] and journal.flaw(1) is None
 
 

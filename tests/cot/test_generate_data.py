@@ -30,8 +30,10 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.support.teaching import MODEL, make_source, teaching
+from tlrec.cot.samples import fill, read_templates, without_marker
 from tlrec.data.preferences import Item, Preference, build_record
 from tlrec.data.records import write_records
+from tlrec.errors import InputError
 
 PUBLISHED_FIELDS = [
     "PID",
@@ -120,19 +122,22 @@ def test_three_prompts_of_a_sample(generate, root):
     )
     assert first["History"] == ["Yes, {} No (1991)", 'It "{kind}" {answer_1} (1990)']  # reversed, the last two kept
     assert first["Candidates"] == ["LÃ©on (1994)"]
-    assert first["Input_1"] == (
-        'The movies I know:\nYes, {} No (1991)\nIt "{kind}" {answer_1} (1990)\n\n'
-        "Step 1: What matters most to me when I choose movies? Describe my preferences in brief."
+    lists = (
+        'The candidate movies: "LÃ©on (1994)"\n'
+        'The movies I know: "Yes, {} No (1991)", "It "{kind}" {answer_1} (1990)"\n\n'
     )
-    assert first["Input_2"] == (
-        f"{first['Input_1']}\nAnswer: {first['Predictions_1']}\n\nStep 2: Which of the movies I know show these "
-        "preferences best? List at most five, the strongest first, one on each line (no. movie)."
+    one = "Step 1: Which features matter most to me when I choose movies? Describe my preferences in brief.\nAnswer:"
+    two = (
+        "Step 2: Which of the movies I know show these preferences best? List at most five, the strongest first, one on "
+        "each line (no. movie I know).\nAnswer:"
     )
-    assert first["Input_3"] == (
-        f"{first['Input_2']}\nAnswer: {first['Predictions_2']}\n\nThe candidate movies:\nLÃ©on (1994)\n\nStep 3: "
-        "Recommend 1 of the candidate movies that are like those of step 2, one on each line (no. movie I know - "
-        "candidate movie)."
+    three = (
+        "Step 3: Recommend 1 of the candidate movies that are like those of step 2, one on each line (no. movie I know - "
+        "candidate movie).\nAnswer:"
     )
+    assert first["Input_1"] == lists + one
+    assert first["Input_2"] == f"{lists}{one} {first['Predictions_1']}\n\n{two}"
+    assert first["Input_3"] == (f"{lists}{one} {first['Predictions_1']}\n\n{two} {first['Predictions_2']}\n\n{three}")
     assert first["Hit"] == 1
 
 
@@ -232,7 +237,7 @@ def test_unusable_answers_train_nothing(generate, root, run_script):
     assert status == 0
     trained = json.loads((root / "cot_data" / "stage123.json").read_text())
     assert not any("weather" in record["output"] for record in trained)
-    assert not any("weather" in record["instruction"].split("Step 2:")[-1] for record in trained)
+    assert not any("weather" in record["input"].split("Step 2:")[-1] for record in trained)
 
 
 @pytest.mark.slow
@@ -378,7 +383,7 @@ def test_dry_run(generate, root, monkeypatch):
     assert [line for line in out.splitlines() if line.startswith("----- prompt")][2].startswith(
         "----- prompt 3 of sample"
     )
-    assert "Answer: <answer 1>" in out and "Answer: <answer 2>" in out and "The candidate movies:" in out
+    assert "Answer: <answer 1>" in out and "Answer: <answer 2>" in out and out.count("The candidate movies: ") == 3
 
 
 def test_estimate_is_near_what_the_teacher_counts(generate, root):
@@ -473,16 +478,16 @@ def test_another_run_is_refused_by_name_and_kept(generate, root):
         generate(teacher, "--max_samples", 5)
         before = (root / "cot_data" / "netflix" / "three_stages.jsonl").read_bytes()
         for flags, told in (
-            (["--seed", 1], "seed 0, now 1"),
-            (["--temperature", 1, "--user_num", 3], "temperature 0.2, now 1.0; user_num 12, now 3"),
-            (["--exclude_same_user"], "exclude_same_user False, now True"),
-            (["--reasoning_model"], "temperature 0.2, now None; top_p 1.0, now None"),
+            (["--seed", 1], "--seed 0, not 1"),
+            (["--temperature", 1, "--user_num", 3], "--user_num 12, not 3; --temperature 0.2, not 1.0"),
+            (["--exclude_same_user"], "--exclude_same_user False, not True"),
+            (["--reasoning_model"], "--temperature 0.2, not None; --top_p 1.0, not None"),
         ):
             status, _, err = generate(teacher, *flags)
             assert status == 2 and told in err and "or another --output_path" in err
         make_source(root, seed=1)
         status, _, err = generate(teacher)
-        assert status == 2 and "data '" in err
+        assert status == 2 and "(data " in err
     assert (root / "cot_data" / "netflix" / "three_stages.jsonl").read_bytes() == before
 
 
@@ -534,8 +539,12 @@ def test_launcher_makes_both_domains_and_one_file(tmp_path, root):
         done = launch(tmp_path, root, "--model", MODEL, "--max_samples", 12, OPENAI_BASE_URL=teacher.url)
     assert done.returncode == 0, done.stderr
     records = json.loads((root / "cot_data" / "stage123.json").read_text())
-    kinds = [re.match(r"The (\w+) I know:", record["instruction"])[1] for record in records]
-    assert kinds == sorted(kinds) and set(kinds) == {"books", "movies"}  # amazon-book, then netflix
+    kinds = [re.match(r"The candidate (\w+): ", record["input"])[1] for record in records]
+    assert kinds == sorted(kinds, reverse=True) and set(kinds) == {"books", "movies"}  # netflix, then amazon-book
+    apart = [
+        json.loads((root / "cot_data" / name / "stage123.json").read_text()) for name in ("netflix", "amazon-book")
+    ]
+    assert apart[0] + apart[1] == records and all(apart)
 
 
 def test_launcher_says_what_is_missing(tmp_path, root):
@@ -555,13 +564,29 @@ def test_every_flag_the_launcher_passes_exists():
     assert flags and all(f'"{flag}"' in scripts for flag in flags)
 
 
-def test_prompts_have_no_slot_that_is_not_filled():
-    slots = {
-        path.stem: set(re.findall(r"\{(\w+)\}", path.read_text()))
-        for path in (REPOSITORY / "cot_data" / "prompts").glob("*.txt")
-    }
-    assert slots == {
-        "stage1": {"kinds", "history"},
-        "stage2": {"kind", "kinds", "history", "answer_1"},
-        "stage3": {"kind", "kinds", "history", "answer_1", "answer_2", "candidates", "number"},
-    }
+def test_slots_may_stand_anywhere_and_unknown_ones_are_refused(tmp_path):
+    (tmp_path / "stage1.txt").write_text("{number} of {candidates}? {history}, {kind}")
+    (tmp_path / "stage2.txt").write_text("{answer_1} {history}{history}")
+    (tmp_path / "stage3.txt").write_text("{answer_2} then {answer_1}")
+    one, two, three = read_templates(tmp_path)
+    item = '{history} "x"'
+    assert fill(one, "movie", ["A"], [item, "B"]) == f'2 of "{item}", "B"? "A", movie'
+    assert fill(two, "movie", ["A"], ["B"], ["{answer_1}"]) == '{answer_1} "A""A"'
+    assert fill(three, "movie", ["A"], ["B"], ["1", "2"]) == "2 then 1"
+    (tmp_path / "stage2.txt").write_text("{answer_2}")
+    with pytest.raises(InputError, match=r"stage2.txt: \{answer_2\} is not known here; there are answer_1, candidates"):
+        read_templates(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "left"),
+    [
+        ("a\n\nStep 3: Recommend.\nAnswer:", "a\n\nStep 3: Recommend."),
+        ("a (Format: [no. a - b])? \nAnswer: ", "a (Format: [no. a - b])?"),
+        ("Recommend ten. Answer:", "Recommend ten."),
+        ("Recommend ten:\n\nYour recommendations:\n", "Recommend ten:"),
+        ("Step 3: Recommend ten (no. a - b).", "Step 3: Recommend ten (no. a - b)."),
+    ],
+)
+def test_the_closing_marker_of_a_prompt(prompt, left):
+    assert without_marker(prompt) == left

@@ -1,8 +1,10 @@
 """cot_data/preprocess_data.py.
 
-1. A record is step 3's prompt and answer; --curriculum adds steps 1 and 2 of the same samples.
-2. One or several data names, by default all, in a fixed order; rows by PID; the same bytes each time.
-3. No hit, or an answer that breaks the format asked for: dropped, counted and named.
+1. A record is an instruction, step 3's prompt without its closing marker, and its answer; it goes through the with-input
+   frame. --curriculum adds steps 1 and 2 of the same samples.
+2. One file for each data name, and one that joins those that were named; rows by PID; the same bytes each time.
+3. No hit, or an answer that breaks the format asked for: dropped, counted and named. Both definitions of a hit are
+   counted, either can be chosen, and the filter on form can be left out.
 4. Files that the script did not write are kept; its own are renewed.
 5. Records beyond the token limit are counted as the tuner would treat them.
 6. What it makes trains: ins_tuning.py lowers the loss on held-out records.
@@ -15,6 +17,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.support.teaching import MODEL, make_source, teaching
 from tlrec.files import read_json
+from tlrec.model.prompts import load_frame
 
 HISTORY = [f"Old Film {number} ({1950 + number})" for number in range(10)]
 CANDIDATES = [f"New Film {number} ({1980 + number})" for number in range(19)]
@@ -24,14 +27,16 @@ def sample(pid=1, **changes):
     lines = [f"{number}. {HISTORY[number % 10]} - {CANDIDATES[number]}" for number in range(1, 11)]
     facts = {
         "PID": pid,
-        "Input_1": f"first {pid}",
-        "Input_2": f"second {pid}",
-        "Input_3": f"third {pid}",
+        "Input_1": f"first {pid}\nAnswer:",
+        "Input_2": f"first {pid}\nsecond {pid}\nAnswer:",
+        "Input_3": f"third {pid}\nAnswer:",
         "Predictions_1": "You like old films.",
         "Predictions_2": "\n".join(f"{number}. {HISTORY[number]}" for number in range(1, 6)),
         "Predictions": "\n".join(lines),
         "GT": CANDIDATES[3],
         "Hit": 1,
+        "Hit_substring": 1,
+        "Kind": "movie",
         "History": HISTORY,
         "Candidates": CANDIDATES,
         "Models": [MODEL],
@@ -53,35 +58,64 @@ def preprocess(run_script, tmp_path):
     return run
 
 
-def output(root, stage="stage123"):
-    return json.loads((root / "cot_data" / f"{stage}.json").read_text())
+def output(root, stage="stage123", name="."):
+    return json.loads((root / "cot_data" / name / f"{stage}.json").read_text())
+
+
+def inputs(root, name="."):
+    return [record["input"] for record in output(root, name=name)]
 
 
 def test_records_and_curriculum(preprocess, tmp_path):
     write_samples(tmp_path, "netflix", [sample(7), sample(2)])
     assert preprocess("--curriculum")[0] == 0
-    two, seven = sample(2), sample(7)
-    for stage, prompt, answer in (
-        ("stage1", "Input_1", "Predictions_1"),
-        ("stage12", "Input_2", "Predictions_2"),
-        ("stage123", "Input_3", "Predictions"),
-    ):
-        assert output(tmp_path, stage) == [
-            {"instruction": each[prompt], "input": "", "output": each[answer]} for each in (two, seven)
-        ]
+    for record, pid in zip(output(tmp_path), (2, 7), strict=True):
+        assert record["instruction"].startswith(
+            "Given the candidate movies, the movies that the user knows, the user's "
+        )
+        assert "recommend 10 of the candidates" in record["instruction"] and "{" not in record["instruction"]
+        assert record["input"] == f"third {pid}" and record["output"] == sample(pid)["Predictions"]
+    assert output(tmp_path, "stage1") == [
+        {"instruction": f"first {pid}", "input": f"first {pid}", "output": "You like old films."} for pid in (2, 7)
+    ]
+    assert [(record["instruction"], record["input"]) for record in output(tmp_path, "stage12")] == [
+        (f"second {pid}", f"first {pid}\nsecond {pid}") for pid in (2, 7)
+    ]
+    framed = load_frame("alpaca").prompt(output(tmp_path)[0])
+    assert "further context" in framed and "### Input:\nthird 2\n" in framed
 
 
 def test_data_names_and_order(preprocess, tmp_path):
     for number, name in enumerate(["netflix", "amazon-book", "mine"]):
         write_samples(tmp_path, name, [sample(10 * number + 2), sample(10 * number + 1)])
-    preprocess()
-    assert [record["instruction"] for record in output(tmp_path)] == [f"third {pid}" for pid in (11, 12, 21, 22, 1, 2)]
-    before = (tmp_path / "cot_data" / "stage123.json").read_bytes()
-    preprocess()
-    assert (tmp_path / "cot_data" / "stage123.json").read_bytes() == before
+    status, out, _ = preprocess()
+    assert status == 0 and "not written; give --data_name amazon-book mine netflix to join these" in out
+    assert not (tmp_path / "cot_data" / "stage123.json").exists()  # joined on request only
+    assert inputs(tmp_path, "netflix") == ["third 1", "third 2"] and inputs(tmp_path, "mine") == [
+        "third 21",
+        "third 22",
+    ]
     preprocess("--data_name", "netflix", "mine")
-    assert [record["instruction"] for record in output(tmp_path)] == [f"third {pid}" for pid in (1, 2, 21, 22)]
+    assert inputs(tmp_path) == [f"third {pid}" for pid in (1, 2, 21, 22)]
+    before = (tmp_path / "cot_data" / "stage123.json").read_bytes()
+    preprocess("--data_name", "netflix", "mine")
+    assert (tmp_path / "cot_data" / "stage123.json").read_bytes() == before
+    preprocess("--data_name", "amazon-book")
+    assert inputs(tmp_path) == ["third 11", "third 12"]
     assert not (tmp_path / "cot_data" / "stage1.json").exists()
+
+
+def test_both_definitions_of_a_hit(preprocess, tmp_path):
+    rows = [sample(1), sample(2, Hit=0), sample(3, Hit_substring=0), sample(4, Hit=0, Predictions_2="Cannot tell.")]
+    write_samples(tmp_path, "netflix", rows)
+    for flags, kept in (
+        ([], [1, 3]),
+        (["--hits", "substring"], [1, 2]),
+        (["--hits", "substring", "--any_form"], [1, 2, 4]),
+    ):
+        status, out, _ = preprocess(*flags)
+        assert status == 0 and "hits: 2 parsed, 3 by substring" in out
+        assert inputs(tmp_path) == [f"third {pid}" for pid in kept]
 
 
 def numbered(pairs):
@@ -123,8 +157,12 @@ def numbered(pairs):
 def test_broken_formats_are_dropped_and_named(preprocess, tmp_path, changes, reason):
     write_samples(tmp_path, "netflix", [sample(1), sample(2, **changes), sample(3)])
     status, out, _ = preprocess()
-    assert status == 0 and f"netflix: 3 samples, kept 2, answered by {MODEL}\n  dropped 1: {reason}\n" in out
-    assert [record["instruction"] for record in output(tmp_path)] == ["third 1", "third 3"]
+    assert (
+        status == 0
+        and f"netflix: 3 samples, kept 2, answered by {MODEL}\n" in out
+        and f"\n  dropped 1: {reason}\n" in out
+    )
+    assert inputs(tmp_path) == ["third 1", "third 3"]
 
 
 def test_formats_that_are_kept(preprocess, tmp_path):
@@ -157,7 +195,8 @@ def test_what_it_was_made_of(preprocess, tmp_path):
     status, out, _ = preprocess()
     assert "answered by gpt-4-0613, tlrec-offline-teacher" in out
     run = read_json(tmp_path / "cot_data" / "stage123.run.json")
-    assert run["results"] == {"kept": 1, "dropped": {"netflix": {"no hit": 1}}, "exceeding": {}}
+    dropped = {"netflix": {"no hit": 1}}
+    assert run["results"] == {"kept": {"netflix": 1}, "dropped": dropped, "exceeding": {"netflix": {}}}
     assert run["models"] == [MODEL] and run["data"]["netflix"]["rows"] == 2 and run["script"] == "preprocess_data.py"
 
 
@@ -217,7 +256,7 @@ def test_token_limit(preprocess, tmp_path, tiny_llama):
     assert "token limit: not checked" in out
     answer = len(tokenizer(sample(1)["Predictions"], add_special_tokens=False)["input_ids"])
     status, out, _ = preprocess("--base_model", tiny_llama, "--cutoff_len", answer + 400)
-    assert "stage123: 1 of 2 exceed" in out and "cuts the prompt of 1 and leaves out 0" in out
+    assert "netflix, stage123: 1 of 2 exceed" in out and "cuts the prompt of 1 and leaves out 0" in out
     status, out, _ = preprocess("--base_model", tiny_llama, "--cutoff_len", answer - 5)
     assert "stage123: 2 of 2 exceed" in out and "leaves out 2 whose answer alone is too long" in out
 

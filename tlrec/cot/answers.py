@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 ASKED_FOR = 10  # recommendations
+FEATURED = 5  # history items that step 2 asks for at most
 _NUMBER = re.compile(
     r"^[\s>*_`|]*(?:no\.?\s*)?(?:\(?(?P<number>\d{1,3})\s*[.):\]、|]+|#\s*\d{1,3}[.):]?\s)[\s*_`]*", re.IGNORECASE
 )

@@ -22,10 +22,11 @@ from pathlib import Path
 from tlrec.cot.client import FILTERED
 from tlrec.cot.thoughts import answer_in
 from tlrec.errors import InputError
+from tlrec.runs.same import differences
 
 JOURNAL_VERSION = 1
 MOST_TOKENS = 10**12  # of one answer; a larger number is an error
-LIMITS = ("max_tokens",)  # parameters that no answer depends on which has ended by itself
+LIMITS = ("--max_tokens",)  # parameters that no answer depends on which has ended by itself
 CUT_OFF = ("length", "max_tokens", "max_length", "model_length")  # finish reasons, in small letters
 REFUSED = ("refusal", "sensitive", "recitation", "blocklist", "spii")  # and whatever is FILTERED
 THOUGHTS = ("thinking", "reasoning", "redacted_thinking")  # parts of a content that are no answer
@@ -276,11 +277,10 @@ class Journal:
         """Raise InputError unless the usable answers of the journal were made with these parameters."""
         if head[0] != JOURNAL_VERSION:
             raise InputError(f"{self.path}: journal version {head[0]!r}, this program reads {JOURNAL_VERSION}")
-        differing = [key for key in {**head[2], **parameters} if head[2].get(key) != parameters.get(key)]
+        made, now = ({k: v for k, v in of.items() if k not in LIMITS} for of in (head[2], parameters))
         usable = any(not answer.flaw for stages in self._answers.values() for answer in stages.values())
-        if usable and set(differing) - set(LIMITS):
-            told = "; ".join(f"{key} {head[2].get(key)!r}, now {parameters.get(key)!r}" for key in differing)
-            told = " ".join(told.split())  # a damaged key may hold line breaks
+        if usable and (differing := differences(made, now)):
+            told = " ".join("; ".join(differing).split())  # a damaged key may hold line breaks
             raise InputError(
                 f"{self.path}: was made with other parameters ({told}); give those, or another --output_path"
             )

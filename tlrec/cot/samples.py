@@ -1,12 +1,14 @@
-"""Samples: what a chat model is asked about a liked record, the three prompts, and how many tokens they may take."""
+"""Samples: what a teacher is asked about a liked record, the three prompts, and how many tokens they may take."""
 
 import re
 from dataclasses import dataclass
 from functools import cache
 
 from tlrec.cot.answers import ASKED_FOR
+from tlrec.errors import InputError
 
 STAGES = ("stage1", "stage2", "stage3")
+_SLOT = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,39 @@ def item_text(item):
     return " ".join(f"{item.title} written by {item.creator}".split() if item.creator else item.title.split())
 
 
-def fill(template, sample, answers):
-    """A prompt. All slots are filled in one pass, so braces in titles and answers stay as they are."""
+def read_templates(folder):
+    """The three prompt templates in a folder; InputError for a slot that is not filled at that stage."""
+    templates = []
+    for number, stage in enumerate(STAGES):
+        path = folder / f"{stage}.txt"
+        try:
+            template = path.read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from None
+        slots = {"kind", "kinds", "number", "history", "candidates", *(f"answer_{n + 1}" for n in range(number))}
+        if unknown := [slot for slot in _SLOT.findall(template) if slot not in slots]:
+            raise InputError(f"{path}: {{{unknown[0]}}} is not known here; there are {', '.join(sorted(slots))}")
+        templates.append(template)
+    return templates
+
+
+def fill(template, kind, history, candidates, answers=()):
+    """A template with its slots filled, lists as quoted titles. All slots are filled in one pass, so braces in titles
+    and answers stay as they are."""
     slots = {
-        "kind": sample.kind,
-        "kinds": f"{sample.kind}s",
-        "history": "\n".join(sample.history),
-        "candidates": "\n".join(sample.candidates),
-        "number": str(min(ASKED_FOR, len(sample.candidates))),
+        "kind": kind,
+        "kinds": f"{kind}s",
+        "history": ", ".join(f'"{item}"' for item in history),
+        "candidates": ", ".join(f'"{item}"' for item in candidates),
+        "number": str(min(ASKED_FOR, len(candidates))),
         **{f"answer_{stage}": answer for stage, answer in enumerate(answers, start=1)},
     }
-    return re.sub(r"\{(\w+)\}", lambda slot: slots.get(slot[1], slot[0]), template)
+    return _SLOT.sub(lambda slot: slots.get(slot[1], slot[0]), template)
+
+
+def without_marker(prompt):
+    """A prompt without the line, or the word, at its end that announces the answer, such as "Answer:"."""
+    return re.sub(r"(\n[^\n]{1,30}|\s+\w+):\s*\Z", "", prompt).rstrip()
 
 
 def estimate_tokens(samples, templates, max_tokens):
@@ -57,6 +81,7 @@ def estimate_tokens(samples, templates, max_tokens):
         ]
         answers = [min(tokens, max_tokens) for tokens in answers]
         for stage, template in enumerate(templates):
-            prompt += len(fill(template, sample, ["", ""]).encode()) / 4 + 8 + sum(answers[:stage])
+            text = fill(template, sample.kind, sample.history, sample.candidates, ["", ""])
+            prompt += len(text.encode()) / 4 + 8 + sum(answers[:stage])
         answer += sum(answers)
     return prompt / len(samples), answer / len(samples), len(templates) * max_tokens

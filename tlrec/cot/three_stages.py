@@ -38,6 +38,7 @@ def write_three_stages(path, samples, journal, next_prompt):
                 "Current_total": totals["samples"],
                 "Hit@10": totals["hits"] / totals["samples"],
                 "Hit_substring": int(substring_hit),
+                "Kind": sample.kind,
                 "History": sample.history,
                 "Candidates": sample.candidates,
                 "Models": models,

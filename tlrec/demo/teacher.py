@@ -39,7 +39,7 @@ ANSWER_FAULTS = ("empty", "cut_off", "malformed", "refused")
 
 def answer_prompt(prompt):
     """The teacher's answer to a prompt of cot_data/prompts/; any other prompt gets one sentence that says so."""
-    known = _block(prompt, r"The \w+ I know:")
+    known, candidates = _titles(prompt, r"The \w+ I know"), _titles(prompt, r"The candidate \w+")
     steps = re.findall(r"^Step (\d):", prompt, re.MULTILINE)
     if not known or not steps:
         return "I only know the three prompts of TLRec's cot_data."
@@ -47,8 +47,7 @@ def answer_prompt(prompt):
         return _describe(known)
     if steps[-1] == "2":
         return "\n".join(f"{number}. {item}" for number, item in enumerate(_most_featured(known), start=1))
-    featured = re.findall(r"^\d+\. (.+)$", prompt.split("Step 2:")[-1].split("Step 3:")[0], re.MULTILINE)
-    candidates = _block(prompt, r"The candidate \w+:")
+    featured = re.findall(r"^(?:Answer: )?\d+\. (.+)$", prompt.split("Step 2:")[-1].split("Step 3:")[0], re.MULTILINE)
     wanted = int((re.search(r"Recommend (\d+)", prompt) or [0, 10])[1])
     return "\n".join(
         f"{number}. {like} - {candidate}"
@@ -56,10 +55,10 @@ def answer_prompt(prompt):
     )
 
 
-def _block(prompt, heading):
-    """The lines below a heading, up to the next empty line."""
-    match = re.search(rf"^{heading}\n(.*?)(?:\n\n|\Z)", prompt, re.MULTILINE | re.DOTALL)
-    return match[1].splitlines() if match else []
+def _titles(prompt, heading):
+    """The quoted titles on the line that begins with a heading."""
+    match = re.search(rf'^{heading}: "(.*)"$', prompt, re.MULTILINE)
+    return match[1].split('", "') if match else []
 
 
 def _features(item):

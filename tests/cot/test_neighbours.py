@@ -1,0 +1,160 @@
+"""--teacher neighbours: answers from the ratings of other users.
+
+1. On a small set, the answers that loops over sets give, which know nothing of matrices.
+2. Neither the row itself nor another window of its user changes anything; a window of another user does.
+3. The real script: no key, no connection; the same journal, files and hits; the Netflix figures.
+"""
+
+import json
+import math
+import random
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.support.teaching import make_source
+from tlrec.cot.answers import is_hit
+from tlrec.cot.neighbours import Neighbours, chance
+from tlrec.cot.samples import Sample
+from tlrec.data.preferences import Item, Preference
+
+ITEMS = [f"Film {number} ({1950 + number})" for number in range(24)]
+
+
+def windows(seed=0, n_users=30):
+    """(preferences, liked, users): windows of six ratings of users who like even or odd items, with exceptions."""
+    draw = random.Random(seed)
+    preferences, liked, users = [], [], []
+    for user in range(n_users):
+        rated = draw.sample(range(len(ITEMS)), 9)
+        likes = {item: (item % 2 == user % 2) != (draw.random() < 0.2) for item in rated}
+        for start in range(3):
+            *history, target = rated[start : start + 7]
+            sides = [tuple(Item(ITEMS[i]) for i in history if likes[i] == side) for side in (True, False)]
+            preferences.append(Preference(*sides, Item(ITEMS[target]), "movie"))
+            liked.append(int(likes[target]))
+            users.append(user)
+    return preferences, liked, np.array(users)
+
+
+def samples_of(preferences, liked):
+    samples = []
+    for row, (preference, like) in enumerate(zip(preferences, liked)):
+        history = [item.title for item in (*preference.likes, *preference.dislikes)]
+        others = [item for item in ITEMS if item not in history]
+        random.Random(row).shuffle(others)
+        candidates = [item for item in others[:12] if item != preference.target.title] + [preference.target.title]
+        if like:
+            samples.append(Sample(row + 1, "movie", history, candidates, preference.target.title))
+    return samples
+
+
+def by_hand(sample, preferences, liked, users):
+    """The three answers, from the sets of users who like or dislike each item."""
+    likers = {item: set() for item in ITEMS}
+    haters = {item: set() for item in ITEMS}
+    for preference, like, user in zip(preferences, liked, users):
+        if user == users[sample.pid - 1]:
+            continue
+        for item in preference.likes:
+            likers[item.title].add(user)
+        for item in preference.dislikes:
+            haters[item.title].add(user)
+        (likers if like else haters)[preference.target.title].add(user)
+
+    def similarity(a, b):
+        both = len(likers[a] & likers[b]) + len(haters[a] & haters[b])
+        sizes = [len(likers[item]) + len(haters[item]) for item in (a, b)]
+        return both / math.sqrt(sizes[0] * sizes[1]) if all(sizes) else 0.0
+
+    own = preferences[sample.pid - 1]
+    likes = [item for item in sample.history if Item(item) in own.likes]
+    hates = [item for item in sample.history if Item(item) in own.dislikes]
+
+    def score(item):
+        towards, away = (sum(similarity(other, item) for other in side) for side in (likes, hates))
+        return round(towards - away, 9)
+
+    chosen = sorted(sample.candidates, key=lambda item: -score(item))[:10]
+    reasons = likes or hates
+    featured = sorted(reasons, key=lambda item: -round(sum(round(similarity(item, c), 9) for c in chosen), 9))[:5]
+    nearest = [max(reasons, key=lambda item: round(similarity(item, candidate), 9)) for candidate in chosen]
+    return likes, hates, score, featured, list(zip(nearest, chosen))
+
+
+def listed(lines):
+    return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, start=1))
+
+
+def test_answers_by_hand():
+    preferences, liked, users = windows()
+    neighbours, samples = Neighbours(preferences, liked, users), samples_of(preferences, liked)
+    for sample in samples:
+        likes, hates, score, featured, pairs = by_hand(sample, preferences, liked, users)
+        one, two, three = neighbours.answer(sample)
+        assert two == listed(featured)
+        assert three == listed(f"{near} - {item}" for near, item in pairs)
+        pointed = [item for item in ITEMS if item not in sample.history + sample.candidates]
+        best = sorted((item for item in pointed if score(item) > 0), key=lambda item: -score(item))[:3]
+        worst = sorted((item for item in pointed if score(item) < 0), key=score)[:3]
+        like, _, dislike = one.partition(" not like ")
+        assert sorted(re.findall(r"Film \d+ \(\d+\)", like)) == sorted(best)
+        assert sorted(re.findall(r"Film \d+ \(\d+\)", dislike)) == sorted(worst)
+    hits = [is_hit(neighbours.answer(each)[2], each.history, each.candidates, each.target) for each in samples]
+    assert chance(samples) == pytest.approx(np.mean([10 / len(each.candidates) for each in samples]))
+    assert np.mean(hits) > chance(samples)
+
+
+def test_windows_of_the_same_user_change_nothing():
+    preferences, liked, users = windows()
+    sample = samples_of(preferences, liked)[0]
+    own = preferences[sample.pid - 1]
+    planted = Preference((Item(sample.target), *own.likes), (), own.likes[0], "movie")
+    before = Neighbours(preferences, liked, users).answer(sample)
+    for number, same in ((users[sample.pid - 1], True), (users.max() + 1, False)):
+        many = [number] * 3
+        after = Neighbours([*preferences, *[planted] * 3], [*liked, 1, 1, 1], np.array([*users, *many])).answer(sample)
+        assert (after == before) == same
+    row = sample.pid - 1
+    without = [place for place in range(len(users)) if users[place] != users[row] or place == row]
+    fewer = Neighbours([preferences[p] for p in without], [liked[p] for p in without], users[without])
+    assert fewer.answer(replace(sample, pid=without.index(row) + 1)) == before
+
+
+def test_the_script_needs_no_key_and_says_what_it_is_worth(run_script, tmp_path, monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    make_source(tmp_path, rows=300)
+    flags = ["--root_path", tmp_path, "--teacher", "neighbours"]
+    status, out, err = run_script("cot_data/generate_data.py", *flags)
+    assert (status, err) == (0, "")
+    rows = json.loads((tmp_path / "cot_data/netflix/three_stages.json").read_text())
+    hit, of_chance, leaking = (
+        float(re.search(pattern, out)[1])
+        for pattern in (r"Hit@10: ([\d.]+)", r"chance: ([\d.]+)", r"hold the target: ([\d.]+)")
+    )
+    assert hit == pytest.approx(np.mean([row["Hit"] for row in rows]), abs=1e-4) and hit < leaking > of_chance
+    assert {model for row in rows for model in row["Models"]} == {"neighbours"}
+    journal = tmp_path / "cot_data/netflix/three_stages.jsonl"
+    before = journal.read_bytes()
+    assert len(before.splitlines()) == 1 + 3 * len(rows)
+    assert run_script("cot_data/generate_data.py", *flags)[0] == 0 and journal.read_bytes() == before
+    status, out, _ = run_script("cot_data/preprocess_data.py", "--root_path", tmp_path)
+    assert status == 0 and f"kept {sum(row['Hit'] for row in rows)}, answered by neighbours" in out  # all in form
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    status, _, err = run_script("cot_data/generate_data.py", "--root_path", tmp_path)
+    assert status == 2 and "--teacher neighbours, not chat" in err
+
+
+@pytest.mark.slow
+def test_netflix(run_script, shared_data, tmp_path):
+    (tmp_path / "instruction_data").symlink_to(shared_data / "instruction_data")
+    status, out, _ = run_script("cot_data/generate_data.py", "--root_path", tmp_path, "--teacher", "neighbours")
+    assert status == 0 and "3920 samples complete, 0 unusable, 0 missing" in out
+    assert "Hit@10: 0.6411 (target among the recommended candidates)" in out
+    assert (
+        "of chance: 0.5500; of the same teacher with the ratings of the row's own user, which hold the target: 0.7916"
+        in out
+    )
