@@ -590,3 +590,12 @@ def test_slots_may_stand_anywhere_and_unknown_ones_are_refused(tmp_path):
 )
 def test_the_closing_marker_of_a_prompt(prompt, left):
     assert without_marker(prompt) == left
+
+
+def test_the_readme_shows_the_prompts_as_they_are():
+    films = ["Rose and Verdict (2160)", "Sheriff of Tomorrow (2158)", "The Loot (2164)"]
+    known = ["Saddle in Autumn (2150)", "The Vault (2166)", "Jury for Two (2153)"]
+    answers = ["Westerns and heists; courtroom films less.", "1. The Vault (2166)\n2. Saddle in Autumn (2150)"]
+    template = read_templates(REPOSITORY / "cot_data" / "prompts")[2]
+    shown = f"```\n{fill(template, 'movie', known, films, answers)}\n```"
+    assert shown in (REPOSITORY / "cot_data" / "README.md").read_text()
