@@ -248,7 +248,7 @@ def test_a_second_call_is_complete_and_another_run_is_refused(instruct, stage, t
     assert (status, out) == (2, "")
     assert err == (
         f"error: --output_dir {folder}: holds another run's result: --seed 0, not 1; "
-        "give --overwrite or another folder\n"
+        "give --overwrite or another folder (to a launcher: EXP_NAME)\n"
     )
     status, _, err = instruct(folder)
     assert (

@@ -67,7 +67,8 @@ class RunFolder:
             found = self.found()
             made = f": {', '.join(self.differences(found))}" if found else ""
             raise InputError(
-                f"--output_dir {self.path}: holds another run's result{made}; give --overwrite or another folder"
+                f"--output_dir {self.path}: holds another run's result{made}; give --overwrite or another folder "
+                "(to a launcher: EXP_NAME)"
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
