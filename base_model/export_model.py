@@ -13,14 +13,11 @@ base_model/score_served.py asks the folder's model once vLLM serves it.
 
 import argparse
 import shutil
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
 
 from tlrec import runs
 from tlrec.data.preferences import build_record

@@ -20,8 +20,6 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
-
 from tlrec import runs
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import one_line_if_full, sha256, whole_file, whole_folder

@@ -14,13 +14,9 @@ tlrec/model/served.py describes the requests, and what a server must be able to 
 import argparse
 import asyncio
 import os
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
 
 from tlrec.cot.client import Service, api_key
 from tlrec.data.records import RecordSet

@@ -19,13 +19,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))  # tlrec, wherever this is called from
-
 from tlrec.cot.samples import STAGES, Sample, estimate_tokens, fill, item_text, read_templates
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import sha256
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 PROMPTS = Path(__file__).resolve().parent / "prompts"
 
 

@@ -14,12 +14,8 @@ Writes <root_path>/cot_data/<data_name>/stage123.json for each of them, and <roo
 
 import argparse
 import json
-import sys
 from collections import Counter
 from pathlib import Path
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))  # tlrec, wherever this is called from
 
 from tlrec.cot.answers import ASKED_FOR, FEATURED, parse_list, parse_recommendations
 from tlrec.cot.samples import fill, without_marker
@@ -27,6 +23,7 @@ from tlrec.errors import InputError, one_line_errors
 from tlrec.files import read_json, sha256, write_json
 from tlrec.model.prompts import FRAME_NAMES, load_frame
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 INSTRUCTION = Path(__file__).resolve().parent / "prompts" / "instruction.txt"
 COUNT, TEXT, TEXTS = "a whole number", "a text", "a list of texts"
 FIELDS = {

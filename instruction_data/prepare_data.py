@@ -12,10 +12,7 @@ Output: `train`, `valid` and `test`, each as `.json` (records) and `.csv` (ids, 
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
 
 from tlrec.data.preparation import (
     choose_settings,

@@ -9,10 +9,7 @@ Output: in --output, a folder that does not exist yet: `train.json` and `valid.j
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
 
 import numpy as np
 

@@ -11,10 +11,7 @@ the next rows. Within 22 such rows of likes that depend on nothing, the share of
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
 
 import numpy as np
 

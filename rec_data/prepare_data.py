@@ -11,11 +11,8 @@ Output: `train`, `valid` and `test`, each as `.json` (records) and `.csv` (ids, 
 """
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec, wherever this is called from
 
 from tlrec.data.download import Archive, fetch
 from tlrec.data.preparation import (

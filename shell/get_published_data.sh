@@ -12,7 +12,7 @@ source "$repository/shell/launch.sh"
 [ $# -le 1 ] && [[ "${1:-}" != -* ]] || fail "usage: bash shell/get_published_data.sh [REPOSITORY], an address or the folder of a clone"
 from="${1:-https://github.com/ljy2222/TLRec.git}"
 command -v git >/dev/null || fail "git is not on the PATH; install it"
-table="$(PYTHONPATH="$repository" "$PYTHON" -c 'from tlrec.data.published import FILES
+table="$("$PYTHON" -c 'from tlrec.data.published import FILES
 for path, (blob, name) in FILES.items(): print(blob, path, name)')"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT

@@ -12,6 +12,7 @@ if [ -z "${PYTHON:-}" ]; then
   PYTHON="$repository/.venv/bin/python"
   [ -x "$PYTHON" ] || PYTHON="$(command -v python3 || true)"
 fi
+export PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}" # this checkout's tlrec, whichever one is installed
 command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: no such program; bash shell/setup.sh makes one"
 
 # use_recipe NAME: the flags of shell/recipes/NAME.sh. For each stage: cot_flags, source_flags and few_shot_flags. For

@@ -8,4 +8,4 @@ repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 ROOT_PATH="${ROOT_PATH:-$repository}" # searched for runs, with all its subfolders
 
 source "$repository/shell/launch.sh"
-PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m tlrec.report "$ROOT_PATH" "$@"
+exec "$PYTHON" -m tlrec.report "$ROOT_PATH" "$@"

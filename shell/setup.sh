@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Make .venv and install requirements.txt into it, with all dependencies at the versions in shell/constraints.txt; does
-# nothing if that is already done. When sourced, it sets PYTHON and defines install_requirements for further files.
+# Make .venv and install requirements.txt into it, with all dependencies at the versions in shell/constraints.txt, and this
+# checkout's tlrec; does nothing if that is already done. When sourced, it sets PYTHON and defines install_requirements for
+# further files.
 #   bash shell/setup.sh
 #   TORCH_INDEX=ADDRESS bash shell/setup.sh     # a PyTorch build for another CUDA version: that build's package index, as
 #                                               # pytorch.org/get-started shows it for your driver (ends in cu126, cpu, ...)
@@ -9,11 +10,12 @@ set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 environment="$repository/.venv"
 
-# install_requirements FILE: into .venv, unless FILE and the constraints are unchanged since the last time.
+# install_requirements FILE: into .venv, unless FILE, the constraints and pyproject.toml are unchanged since the last time.
 install_requirements() {
   [ -z "$own_environment" ] || return 0
   local constraints="$repository/shell/constraints.txt" installed="$environment/installed-${1//\//-}" index=()
-  ! cat "$repository/$1" "$constraints" | cmp -s - "$installed" || return 0
+  local files=("$repository/$1" "$constraints" "$repository/pyproject.toml")
+  ! cat "${files[@]}" | cmp -s - "$installed" || return 0
   if [ -e "$environment/torch-index" ]; then # another build brings other versions of the CUDA packages
     index=(--extra-index-url "$(cat "$environment/torch-index")")
     grep -vE '^(nvidia|cuda|triton)' "$constraints" > "$environment/constraints.txt"
@@ -21,7 +23,9 @@ install_requirements() {
   fi
   echo "== installing $1 into .venv, at the versions of shell/constraints.txt"
   "$PYTHON" -m pip install --progress-bar on --requirement "$repository/$1" --constraint "$constraints" ${index[@]+"${index[@]}"}
-  cat "$repository/$1" "$repository/shell/constraints.txt" > "$installed"
+  # Built by the setuptools that torch brings along, so nothing more is fetched
+  "$PYTHON" -m pip install --quiet --no-deps --no-build-isolation --editable "$repository"
+  cat "${files[@]}" > "$installed"
 }
 
 own_environment="${PYTHON:-}"
@@ -44,5 +48,5 @@ if [ -z "$own_environment" ]; then
     exit 2
   fi
 fi
-export PYTHON
+export PYTHON PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}" # this checkout's tlrec, in an environment of one's own too
 install_requirements requirements.txt

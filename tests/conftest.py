@@ -16,6 +16,8 @@ from tlrec.errors import one_line_errors
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models of two layers only lose by threads
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Scripts that tests start import this checkout's tlrec, whichever one is installed
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
 
 # Hypothesis: the same few examples in every run, and with --hypothesis-profile=long many, other ones each time
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]

@@ -17,8 +17,6 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # tlrec, wherever this is called from
-
 import tlrec  # noqa: F401 - first: it quiets the libraries
 
 # isort: split

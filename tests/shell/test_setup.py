@@ -36,6 +36,7 @@ def setup(tmp_path):
     (root / "requirements.txt").write_text("torch==2.13.0\n")
     (root / "tests" / "requirements.txt").write_text("pytest==9.2.0\n")
     (root / "shell" / "constraints.txt").write_text("sympy==1.14.0\n")
+    (root / "pyproject.toml").write_text('[project]\nname = "tlrec"\n')
     programs.mkdir()
     for name in ("python3", "python3.11", "python3.12", "python3.13"):
         (programs / name).write_text(PYTHON_STUB)
@@ -52,11 +53,13 @@ def setup(tmp_path):
     return root, run
 
 
-def pip_install(root, requirements):
-    return (
-        f"-m pip install --progress-bar on --requirement {root}/{requirements} "
-        f"--constraint {root}/shell/constraints.txt"
-    )
+def pip_install(root, requirements, options=""):
+    """The two commands: the requirements, then the package itself."""
+    options = options or f"--constraint {root}/shell/constraints.txt"
+    return [
+        f"-m pip install --progress-bar on --requirement {root}/{requirements} {options}",
+        f"-m pip install --quiet --no-deps --no-build-isolation --editable {root}",
+    ]
 
 
 def test_setup_makes_an_environment_once(setup):
@@ -64,18 +67,18 @@ def test_setup_makes_an_environment_once(setup):
     install = pip_install(root, "requirements.txt")
     process, asked = run(PIP_STATUS="1")  # no network
     assert process.returncode == 1 and "PYTHON is" not in process.stdout
-    assert asked == [f"-m venv {root}/.venv", install]
+    assert asked == [f"-m venv {root}/.venv", install[0]]
     process, asked = run()
-    assert (process.returncode, asked) == (0, [install])
+    assert (process.returncode, asked) == (0, install)
     assert process.stdout == (
         "== installing requirements.txt into .venv, at the versions of shell/constraints.txt\n"
         f"PYTHON is {root}/.venv/bin/python\n"
     )
     process, asked = run()
     assert (process.stdout, asked) == (f"PYTHON is {root}/.venv/bin/python\n", [])
-    for name in ("requirements.txt", "shell/constraints.txt"):
+    for name in ("requirements.txt", "shell/constraints.txt", "pyproject.toml"):
         (root / name).write_text((root / name).read_text() + "numpy==2.4.6\n")
-        assert run()[1] == [install]
+        assert run()[1] == install
         assert run()[1] == []
 
 
@@ -87,7 +90,7 @@ def test_another_build_of_torch(setup):
     own = root / ".venv" / "constraints.txt"
     options = f"--constraint {own} --extra-index-url https://index/cu126"
     assert process.returncode == 0 and own.read_text() == "sympy==1.14.0\n"
-    assert asked[1:] == [f"-m pip install --progress-bar on --requirement {root}/requirements.txt {options}"]
+    assert asked[1:] == pip_install(root, "requirements.txt", options)
     assert run()[1] == run(TORCH_INDEX="https://index/cu126")[1] == []
     (root / "requirements.txt").write_text("torch==2.14.0\n")
     assert run()[1] == asked[1:]
@@ -99,16 +102,16 @@ def test_another_build_of_torch(setup):
 @pytest.mark.parametrize("script", ["shell/test.sh", ".ci/run"])
 def test_what_the_tests_need_is_installed_for_them_alone(setup, script):
     root, run = setup
-    assert run()[1] == [f"-m venv {root}/.venv", pip_install(root, "requirements.txt")]
+    assert run()[1] == [f"-m venv {root}/.venv", *pip_install(root, "requirements.txt")]
     lint = ["-m ruff check .", "-m ruff format --check ."] if script == ".ci/run" else []
     pytest_run = "-m pytest -n 2 --dist loadfile"
     _, asked = run(f'bash "$1"/{script}')
-    assert asked == [pip_install(root, "tests/requirements.txt"), *lint, pytest_run]
+    assert asked == [*pip_install(root, "tests/requirements.txt"), *lint, pytest_run]
     _, asked = run(f'bash "$1"/{script}')
     assert asked == [*lint, pytest_run]
     (root / "tests" / "requirements.txt").write_text("pytest==9.2.1\n")
     _, asked = run('bash "$1"/shell/test.sh -x')
-    assert asked == [pip_install(root, "tests/requirements.txt"), pytest_run + " -x"]
+    assert asked == [*pip_install(root, "tests/requirements.txt"), pytest_run + " -x"]
 
 
 @pytest.mark.parametrize("wrong", ["check .", "format --check ."])

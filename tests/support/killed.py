@@ -17,13 +17,11 @@ import signal
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
 from tlrec.errors import one_line_errors
 from tlrec.model import base_models, scoring  # noqa: F401  # imported by all children once
 from tlrec.tuning import trainer  # noqa: F401
 
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 TOUCHES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}  # events of sys.addaudithook
 
 
