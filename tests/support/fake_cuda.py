@@ -20,6 +20,7 @@ import sys
 import types
 from unittest import mock
 
+import bitsandbytes  # noqa: F401  # looks for real GPUs when it is imported, so before any are pretended
 import torch
 import torch.utils._device
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -44,7 +45,7 @@ class FakeCuda(TorchDispatchMode):
 
     def __init__(self, count=1, capability=(8, 0), memory=80e9):
         super().__init__()
-        self.count, self.capability, self.memory = count, capability, int(memory)
+        self.count, self.capability, self.total, self.memory = count, capability, int(memory), int(memory)
         self.listed = {}  # address of a storage: (weak reference to it, bytes)
         self.used = self.peak = 0
         self.inside = False  # a kernel written in Python, such as bitsandbytes', runs as if on the CPU
@@ -154,7 +155,7 @@ class FakeCuda(TorchDispatchMode):
         yield Tensor, "pin_memory", lambda tensor, *args, **kwargs: tensor
         major, minor = self.capability
         properties = types.SimpleNamespace(
-            major=major, minor=minor, name="Fake GPU", total_memory=self.memory, multi_processor_count=108, warp_size=32
+            major=major, minor=minor, name="Fake GPU", total_memory=self.total, multi_processor_count=108, warp_size=32
         )
         state = torch.zeros(16, dtype=torch.uint8)  # of random numbers, which come from the CPU's
         answers = {
@@ -177,6 +178,7 @@ class FakeCuda(TorchDispatchMode):
         for name in ("get_rng_state", "get_rng_state_all", "set_rng_state", "set_rng_state_all"):
             yield torch.cuda.random, name, lambda *args, answer=answers[name], **kwargs: answer
         yield torch.cuda, "mem_get_info", lambda *args: (self.memory - self.memory_allocated(), self.memory)
+        yield torch.cuda, "set_per_process_memory_fraction", self.limit
         yield torch.cuda, "memory_allocated", self.memory_allocated
         yield torch.cuda, "max_memory_allocated", lambda *args: self.peak
         yield torch.cuda, "reset_peak_memory_stats", self.reset_peak
@@ -190,6 +192,9 @@ class FakeCuda(TorchDispatchMode):
     def memory_allocated(self, *_):
         self.clear()
         return self.used
+
+    def limit(self, fraction, *_):
+        self.memory = int(fraction * self.total)
 
     def reset_peak(self, *_):
         self.clear()

@@ -34,7 +34,7 @@ def resolve_device(name):
     model that needs one would take days on the CPU. If accelerate has started several processes, this one joins the
     others here, and each has its own GPU.
     """
-    if name != "cpu":
+    if name != "cpu" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
         # read when torch first allocates GPU memory: rows of all lengths would leave gaps that no other row fits into
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if name == "cuda" or (name == "auto" and (torch.cuda.is_available() or gpu_devices())):
