@@ -135,7 +135,18 @@ named() {
   if on_the_hub "$1"; then echo "${1/\//--}"; else basename "$1"; fi
 }
 
-# stage_names STAGES: _stage123_instrument, as published, for "cot source"; a record file is called by its own name.
+# stage_label STAGE: what a stage is called in run.json. A record file has its own name, or for cot_data/netflix/stage123.json and
+# the like, whose names every source has, netflix-stage123.
+stage_label() {
+  local file="${1##*/}" name
+  name="${file%.json*}"
+  case "$1" in
+    */stage1.json | */stage12.json | */stage123.json) echo "$(basename "$(dirname "$1")")-$name" ;;
+    *) echo "$name" ;;
+  esac
+}
+
+# stage_names STAGES: _stage123_instrument, as published, for "cot source".
 stage_names() {
   local stage all=""
   [ -n "$1" ] || fail "STAGES is empty: give at least one of cot and source"
@@ -144,7 +155,7 @@ stage_names() {
       stage1 | stage12) all="${all}_$stage" ;;
       cot) all="${all}_stage123" ;;
       source) all="${all}_instrument" ;;
-      *.json | *.jsonl) stage="${stage##*/}" all="${all}_${stage%.*}" ;;
+      *.json | *.jsonl) all="${all}_$(stage_label "$stage")" ;;
       *) fail "STAGES '$1': stages are cot and source, stage1 and stage12 of the staged CoT, and record files such as mine.json" ;;
     esac
   done

@@ -61,15 +61,15 @@ for stage in $STAGES; do
     output="$adapters/$EXP_NAME"
     [ "$done_stages" = "$STAGES" ] || output="$output$(stage_names "$done_stages")"
   fi
-  label="${stage##*/}" flags=()
+  label="$(stage_label "$stage")" flags=()
   case "$stage" in
     source) flags=(--source "$source_domain" ${source_flags[@]+"${source_flags[@]}"}) ;;
     *) flags=(${cot_flags[@]+"${cot_flags[@]}"}) ;; # instruction records with answers of free text
   esac
-  echo "== stage ${label%.json*}: $output"
+  echo "== stage $label: $output"
   run ins_tuning.py \
     --base_model "$BASE_MODEL" --train_data_path "$(train_data "$stage" "$source_domain")" --val_data_path "$valid" \
-    --output_dir "$output" ${start[@]+"${start[@]}"} --device "$DEVICE" --resume --stage "${label%.json*}" --target "$target" \
+    --output_dir "$output" ${start[@]+"${start[@]}"} --device "$DEVICE" --resume --stage "$label" --target "$target" \
     ${flags[@]+"${flags[@]}"} "$@"
   start=(--resume_from_checkpoint "$output")
 done

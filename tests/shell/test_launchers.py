@@ -138,12 +138,15 @@ def test_a_launcher_called_again_resumes_the_stage_that_was_stopped(launch, work
 
 def test_a_curriculum(started, root):
     """Each stage learns from its own records, from the adapter before; the last one is scored."""
-    own = root.parent / "own.json"  # words of STAGES have no spaces
-    own.write_text("")
-    commands = started("zero_shot.sh", "0", "movie", "netflix", "--seed", "3", STAGES=f"cot {own} source ")
+    own, netflix = root.parent / "own.jsonl", root.parent / "netflix" / "stage123.json"  # without spaces, as words are
+    netflix.parent.mkdir()
+    for file in (own, netflix):
+        file.write_text("")
+    commands = started("zero_shot.sh", "0", "movie", "netflix", "--seed", "3", STAGES=f"cot {own} {netflix} source ")
     adapters, movie = root / "instruction_model" / "movie", root / "rec_data" / "movie"
-    names = ["alpaca_stage123", "alpaca_stage123_own", "alpaca_stage123_own_instrument"]
-    data = [root / "cot_data/stage123.json", own, root / "instruction_data/netflix/train.json"]
+    names = ["alpaca_stage123", "alpaca_stage123_own", "alpaca_stage123_own_netflix-stage123"]
+    names.append("alpaca_stage123_own_netflix-stage123_instrument")
+    data = [root / "cot_data/stage123.json", own, netflix, root / "instruction_data/netflix/train.json"]
     *stages, evaluation = commands
     for command, name, records, before in zip(stages, names, data, [None, *names[:-1]], strict=True):
         flags = command.flags
@@ -155,6 +158,7 @@ def test_a_curriculum(started, root):
     assert [(stage.flags.stage, stage.flags.source) for stage in stages] == [
         ("cot", None),
         ("own", None),
+        ("netflix-stage123", None),
         ("source", "netflix"),
     ]
     assert (evaluation.script, evaluation.flags.lora_weights) == ("evaluate.py", [str(adapters / names[-1])])
