@@ -3,11 +3,10 @@
     python benchmarks/bench_tuning.py --shape 20m --rows 128 --output tuning.json
     python benchmarks/bench_tuning.py --shape 7b --rows 512 --steps 4 --output tuning_7b.json   # on a GPU
 
-published   transformers' Trainer: micro-batches of 32 in random order, padded on the left to the longest row; eager
-            attention; the model's own loss on logits of every position; fp16 on a GPU, float32 on the CPU.
-ours        tlrec.tuning.trainer: micro-batches of similar length, padded on the right without a mask; PyTorch's
-            attention or FlashAttention; the loss in chunks; bf16 on a GPU, float32 on the CPU, fused AdamW on a GPU.
-shared      ours with --share_prefix: what all rows of a micro-batch begin with goes through the model once.
+published   transformers' Trainer: micro-batches of 32 in random order, padded on the left; eager attention; the model's own
+            loss on logits of every position; fp16 on a GPU, float32 on the CPU
+ours        tlrec.tuning.trainer: micro-batches of similar length without a mask; the loss in chunks; bf16 on a GPU
+shared      ours with --share_prefix: what all rows of a micro-batch begin with goes through the model once
 All take --steps optimiser steps of 128 rows from the same adapter. Padding is not counted. Asserts that one step
 without dropout has the same loss and, in float32, the same gradient norm.
 """
@@ -27,7 +26,6 @@ from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from benchmarks import measure, models
 from tlrec.errors import one_line_errors
-from tlrec.files import write_json
 from tlrec.model import base_models
 from tlrec.model.prompts import load_frame
 from tlrec.model.scoring import Scorer
@@ -39,99 +37,68 @@ BATCH, MICRO_BATCH = 128, 32
 OURS, PUBLISHED, SHARED = "ours", "published", "shared"
 
 
-def training_arguments(args, folder, device, **arguments):
-    """What both share."""
-    return TrainingArguments(
-        output_dir=folder,
-        per_device_train_batch_size=min(MICRO_BATCH, args.rows),
-        gradient_accumulation_steps=max(1, min(BATCH, args.rows) // MICRO_BATCH),
-        max_steps=args.steps,
-        learning_rate=1e-4,
-        logging_steps=1,
-        save_strategy="no",
-        use_cpu=device.type == "cpu",
-        disable_tqdm=True,
-        report_to="none",
-        remove_unused_columns=False,
-        **arguments,
-    )
-
-
 def left_padded(rows):
-    longest = max(len(row["input_ids"]) for row in rows)
-    padding = [longest - len(row["input_ids"]) for row in rows]
-    return {
-        "input_ids": torch.tensor([[0] * n + row["input_ids"] for n, row in zip(padding, rows)]),
-        "attention_mask": torch.tensor([[0] * n + [1] * (longest - n) for n in padding]),
-        # BOS is no label: after padding it would be predicted, but not in the longest row.
-        "labels": torch.tensor([[-100] * (n + 1) + row["labels"][1:] for n, row in zip(padding, rows)]),
-    }
-
-
-def log_of(trainer):
-    """Train; returns [{"loss", "grad_norm", ...}], one for each optimiser step."""
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    return trainer.state.log_history
-
-
-def published(args, device, model, rows):
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            model=model,
-            train_dataset=rows,
-            data_collator=left_padded,
-            args=training_arguments(args, folder, device, fp16=device.type == "cuda", optim="adamw_torch"),
-        )
-        return log_of(trainer)
-
-
-def ours(args, device, model, rows, scorer, share_prefix=False):
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = TuningTrainer(
-            model=model,
-            train_dataset=rows,
-            scorer=scorer,
-            share_prefix=share_prefix,
-            validation_labels=None,
-            args=training_arguments(
-                args,
-                folder,
-                device,
-                bf16=device.type == "cuda",
-                optim="adamw_torch_fused" if device.type == "cuda" else "adamw_torch",
-                train_sampling_strategy="group_by_length",
-                gradient_checkpointing=args.gradient_checkpointing,
-                torch_compile=args.torch_compile,
-            ),
-        )
-        return log_of(trainer)
+    ids, mask = models.left_padded([row["input_ids"] for row in rows], "cpu")
+    labels = torch.where(mask == 1, ids, -100)
+    # BOS is no label: after padding it would be predicted, but not in the longest row.
+    labels[torch.arange(len(rows)), mask.argmax(1)] = -100
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 def prepare(args):
+    """{name: a function that tunes and returns [{"loss", "grad_norm", ...}], one for each optimiser step}."""
     device = base_models.resolve_device(args.device)
-    tokenizer = models.load_tokenizer()
-    records, _ = models.load_records(args.data, args.rows)
+    on_gpu = device.type == "cuda"
+    tokenizer = models.load_tokenizer(args.shape)
+    records = models.load_records(args.data, args.rows)
     rows = RecordTokenizer(tokenizer, FRAME, cutoff_len=512).examples(records).rows
-    scorer = Scorer(tokenizer, records[:2], FRAME, cutoff_len=512, with_loss=True)  # never used
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    attention = base_models.resolve_attention("auto", device, dtype)
     procedures = {}
 
-    def add(name, dtype, attention, tune, *others):
+    def add(name, dtype, attention, trainer_class, collate, **arguments):
         model = models.make_model(args.shape, device, dtype, attention, args.lora_dropout)
         start = {key: value.clone() for key, value in model.state_dict().items() if "lora_" in key}
 
         def procedure():
             model.load_state_dict(start, strict=False)
             set_seed(0)
-            return tune(args, device, model, rows, *others)
+            with tempfile.TemporaryDirectory() as folder:
+                settings = TrainingArguments(
+                    output_dir=folder,
+                    per_device_train_batch_size=min(MICRO_BATCH, args.rows),
+                    gradient_accumulation_steps=max(1, min(BATCH, args.rows) // MICRO_BATCH),
+                    max_steps=args.steps,
+                    learning_rate=1e-4,
+                    logging_steps=1,
+                    save_strategy="no",
+                    use_cpu=not on_gpu,
+                    disable_tqdm=True,
+                    report_to="none",
+                    remove_unused_columns=False,
+                    **arguments,
+                )
+                trainer = trainer_class(model=model, train_dataset=rows, args=settings, **collate)
+                trainer.remove_callback(PrinterCallback)
+                trainer.train()
+            return trainer.state.log_history
 
         procedures[name] = procedure
 
-    add(PUBLISHED, torch.float16 if device.type == "cuda" else torch.float32, "eager", published)
-    add(OURS, dtype, attention, ours, scorer)
-    add(SHARED, dtype, "sdpa", ours, scorer, True)
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    scorer = Scorer(tokenizer, records[:2], FRAME, cutoff_len=512, with_loss=True)  # never used
+    own = {"bf16": on_gpu, "optim": "adamw_torch_fused" if on_gpu else "adamw_torch"}
+    own |= {"train_sampling_strategy": "group_by_length"}
+    add(
+        PUBLISHED,
+        torch.float16 if on_gpu else torch.float32,
+        "eager",
+        Trainer,
+        {"data_collator": left_padded},
+        fp16=on_gpu,
+        optim="adamw_torch",
+    )
+    never = {"scorer": scorer, "validation_labels": None}
+    add(OURS, dtype, base_models.resolve_attention("auto", device, dtype), TuningTrainer, never, **own)
+    add(SHARED, dtype, "sdpa", TuningTrainer, never | {"share_prefix": True}, **own)
     return procedures
 
 
@@ -149,79 +116,33 @@ def check_same_steps(args, device):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    add = parser.add_argument
-    add("--shape", choices=models.SHAPES, default="20m", help="(default: %(default)s)")
-    add(
-        "--data",
-        type=Path,
-        default=models.MOVIE_TEST,
-        help="records (default: the Movie test file, or else demo records)",
-    )
-    add("--rows", type=int, default=128, help="(default: %(default)s)")
-    add("--steps", type=int, default=1, help="optimiser steps (default: %(default)s)")
-    add("--lora_dropout", type=float, default=0.05, help="(default: %(default)s)")
-    add("--gradient_checkpointing", action="store_true", help="for ours")
-    add("--torch_compile", action="store_true", help="for ours; it compiles in each repeat, so give many --steps")
-    add("--repeats", type=int, default=3, help="(default: %(default)s)")
-    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
-    add("--output", type=Path, help="write the figures to this JSON file")
+    parser = measure.parser(__doc__)
+    parser.add_argument("--steps", type=int, default=1, help="optimiser steps (default: %(default)s)")
+    parser.add_argument("--lora_dropout", type=float, default=0.05, help="(default: %(default)s)")
     args = parser.parse_args(arguments)
 
     # 1. Measure
     device = base_models.resolve_device(args.device)
-    records, source = models.load_records(args.data, args.rows)
-    environment = measure.environment(device)
-    figures, _ = measure.measure(prepare, args, device)
+    figures, _ = measure.measure(prepare, args)
+    same_step = check_same_steps(args, device)
 
     # 2. Compare
-    medians = {name: figure["median"] for name, figure in figures.items()}
-    rows = RecordTokenizer(models.load_tokenizer(), FRAME, cutoff_len=512).examples(records).rows
+    records = models.load_records(args.data, args.rows)
+    rows = RecordTokenizer(models.load_tokenizer(args.shape), FRAME, cutoff_len=512).examples(records).rows
     # Every epoch has all rows, in rows / BATCH optimiser steps.
     tokens = sum(len(row["input_ids"]) for row in rows) * args.steps / max(1, args.rows / BATCH)
-    report = environment | {
-        "arguments": {key: str(value) for key, value in vars(args).items()},
-        "rows_from": source,
-        "procedures": figures,
-        "tokens_per_second": {name: tokens / median for name, median in medians.items()},
-        "ours_over_published": medians[PUBLISHED] / medians[OURS],
-        "shared_over_ours": medians[OURS] / medians[SHARED],
-        "memory_ours_over_published": measure.ratio_of_peaks(figures, OURS, PUBLISHED),
-    }
-    if device.type == "cuda":
-        report["matrix_rate"] = measure.matrix_rate()
-        operations = models.operations_of_tuned_token(models.config_of(args.shape)) * tokens
-        report["share_of_matrix_rate"] = operations / medians[OURS] / report["matrix_rate"]
+    medians = {name: figure["median"] for name, figure in figures.items()}
+    times = {name: medians[PUBLISHED] / median for name, median in medians.items()}
+    report = measure.report(args, device, procedures=figures, times_as_fast=times, same_step=same_step)
 
     # 3. Print
-    print(
-        f"{args.steps} steps of tuning on {args.rows} rows of {source}, shape {args.shape}, {environment['hardware']}"
-    )
+    print(f"{args.steps} steps of tuning on {args.rows} rows of {args.data}, {args.shape}, {report['hardware']}")
     measure.print_table(
-        ["", "seconds", "tokens/s", "times as fast", "peak GB"],
-        [
-            [
-                name,
-                figure["median"],
-                tokens / figure["median"],
-                medians[PUBLISHED] / figure["median"],
-                figure["peak_memory_gb"],
-            ]
-            for name, figure in figures.items()
-        ],
+        {
+            name: {"seconds": median, "tokens/s": tokens / median, "times as fast": times[name]}
+            for name, median in medians.items()
+        }
     )
-    if device.type == "cuda":
-        print(
-            f"share of the measured bf16 matrix rate ({report['matrix_rate'] / 1e12:.0f} TFLOP/s): "
-            f"{report['share_of_matrix_rate']:.0%}"
-        )
-    if args.output:
-        write_json(args.output, report)
-    report["same_step"] = check_same_steps(args, device)
-    if args.output:
-        write_json(args.output, report)
     return report
 
 

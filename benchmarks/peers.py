@@ -4,12 +4,13 @@ run by a worker, benchmarks/workers/<name>_worker.py; TLRec itself runs in such 
 import atexit
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import measure, models
+from benchmarks import models
 from tlrec.errors import InputError
 
 PEERS = models.REPOSITORY.parent / "tlrec-peers"
@@ -52,15 +53,18 @@ class Worker:
     def ask(self, **request):
         """The worker's answer to a request, a dict with its result, "seconds", "cpu_seconds" and "peak_memory_gb": of the
         whole process during this request, on a GPU of all tensors there; None if it cannot be measured."""
-        linux = sys.platform == "linux"
+        process = Path(f"/proc/{self.process.pid}")
+        linux = process.exists()
         if linux:
-            measure.reset_peak(self.process.pid)
+            (process / "clear_refs").write_text("5")  # what it has now becomes its recorded peak
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         self.answer = self._read()
-        on_gpu = self.answer.pop("gpu_peak_gb")
-        on_cpu = measure.memory("VmHWM", self.process.pid) / 1e9 if linux else None
-        self.answer["peak_memory_gb"] = on_cpu if on_gpu is None else on_gpu
+        peak = self.answer.pop("gpu_peak_gb")
+        if peak is None and linux:
+            kilobytes = re.search(r"^VmHWM:\s+(\d+) kB", (process / "status").read_text(), re.MULTILINE)[1]
+            peak = 1024 * int(kilobytes) / 1e9
+        self.answer["peak_memory_gb"] = peak
         return self.answer
 
     def _read(self):

@@ -38,11 +38,8 @@ def load(model, dtype, device, share_prefix=False):
     base = base_models.load_base_model(model, device, dtype, attention=attention)
 
     def scoring(records):
-        def work():
-            scores = score_records(base, tokenizer, records, FRAME)
-            return {"log_p": [*zip(scores.log_p_yes.tolist(), scores.log_p_no.tolist())]}
-
-        return work
+        scores = score_records(base, tokenizer, records, FRAME)
+        return {"log_p": [*zip(scores.log_p_yes.tolist(), scores.log_p_no.tolist())]}
 
     def tuning(adapter, rows, arguments):
         tuned = PeftModel.from_pretrained(base, adapter, is_trainable=True)
@@ -70,7 +67,7 @@ def load(model, dtype, device, share_prefix=False):
         return work
 
     def prepare(**request):
-        return scoring(**request) if "records" in request else tuning(**request)
+        return (lambda: scoring(**request)) if "records" in request else tuning(**request)
 
     return {"versions": versions("torch", "transformers", "peft")}, prepare
 

@@ -30,10 +30,10 @@ from tests.support.models import make_family, make_llama
 from tlrec.data.catalogue import read_catalogue
 from tlrec.data.preferences import Item, Preference, build_record, read_checked
 from tlrec.data.records import labels_of, write_records
-from tlrec.evaluation import knowledge
 from tlrec.evaluation.intervals import bootstrap_means, interval
 from tlrec.model.base_models import load_base_model, load_tokenizer
 from tlrec.model.completions import score_completions
+from tlrec.probe import knowledge
 from tlrec.probe.questions import history_questions, title_questions
 from tlrec.report.__main__ import main as report
 
@@ -339,7 +339,7 @@ def test_report(probe, catalogue, records, tiny_adapter, tmp_path, monkeypatch, 
     low, high = numbers["interval"]
     assert f"| {numbers['value']:+.2f} \\[{low:+.2f}, {high:+.2f}\\] |" in page
     assert page.count("| base alone |") == page.count(f"| with {tiny_adapter} |") == 2
-    assert "| two | " in page and "'models.0.titles.greedy'" in page
+    assert "| two | " in page and "probe.json: damaged: " in page
     assert "30 titles completed with release years" in page and "16 users liked, 3.0 titles each" in page
     assert "What the model knows beforehand" in (root / "report" / "index.html").read_text()
 

@@ -105,9 +105,9 @@ def make_llama(folder, width=WIDTH, layers=LAYERS, seed=0, special_tokens="good"
 def make_adapter(folder, base_folder, seed=1, **changes):
     """An adapter in the published configuration (or with `changes`), A and B random; returns its folder."""
     torch.manual_seed(seed)
-    options = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]} | changes
+    options = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.05} | changes
     base = LlamaForCausalLM.from_pretrained(base_folder)
-    model = get_peft_model(base, LoraConfig(**options, lora_dropout=0.05, bias="none", task_type="CAUSAL_LM"))
+    model = get_peft_model(base, LoraConfig(**options, bias="none", task_type="CAUSAL_LM"))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)

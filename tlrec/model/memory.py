@@ -1,7 +1,7 @@
 """How much memory tuning and scoring take, counted from a model's shapes, and how much this machine has.
 
 When main memory runs out there is no error: the kernel kills the process. So on the CPU the number of rows in a forward
-pass is chosen beforehand. `python benchmarks/memory_table.py --check` compares the count with real steps.
+pass is chosen beforehand. tests/tuning/test_memory_table.py compares the count with real steps.
 """
 
 import math

@@ -38,6 +38,8 @@ def parse_arguments():
     add("--candidates", type=int, default=10, metavar="N", help="years or authors ranked (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the draws, the shuffles and the intervals (default: %(default)s)")
     add("--resamples", type=int, default=2000, help="bootstrap resamples (default: %(default)s)")
+    add("--output_dir", required=True, help="folder of probe.json")
+    add("--overwrite", action="store_true", help="replace a probe.json that is there")
     add = parser.add_argument_group("model").add_argument
     add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
     add("--lora_weights", help="adapter folder, for the numbers with it beside those of the base alone")
@@ -46,13 +48,9 @@ def parse_arguments():
     add("--quantization", choices=["none", "8bit", "4bit"], help="of the base (default: the adapter's, else none)")
     attention = ["auto", "sdpa", "eager", "flash_attention_2"]
     add("--attention", choices=attention, help="(default: the adapter's, else auto)")
-    add = parser.add_argument_group("machine").add_argument
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
     add("--token_budget", type=int, help="tokens in one forward pass (default: by device)")
     add("--trust_remote_code", action="store_true", help="run code that comes with the base model")
-    add = parser.add_argument_group("output").add_argument
-    add("--output_dir", required=True, help="folder of probe.json")
-    add("--overwrite", action="store_true", help="replace a probe.json that is there")
     return parser.parse_args()
 
 
@@ -72,30 +70,46 @@ def check_flags(args):
 
 
 def read_questions(args):
-    """(questions about titles, questions about histories, the catalogue), each None if not asked for; prints what is
-    left out."""
+    """({part: Questions}, {part: what is asked}, {name: data file}) of the parts titles and histories, the last two as
+    probe.json has them; prints what is left out."""
+    from tlrec.data.catalogue import read_catalogue
     from tlrec.data.preferences import read_checked
     from tlrec.data.records import labels_of
+    from tlrec.files import sha256
     from tlrec.probe.questions import history_questions, title_questions
+    from tlrec.runs import describe_data
 
-    titles = histories = catalogue = None
+    questions, asked, data = {}, {"titles": None, "histories": None}, {}
     if args.items:
-        from tlrec.data.catalogue import read_catalogue
-
         catalogue = read_catalogue(args.items)
         if catalogue.repeated:
             print(f"{args.items}: {catalogue.repeated} rows repeat an earlier item and are left out")
-        titles = title_questions(catalogue, args.candidates, args.max_items, args.seed)
-        if titles.left_out:
-            print(f"{args.items}: {titles.left_out} titles have no year and are left out")
+        questions["titles"] = titles = title_questions(catalogue, args.candidates, args.max_items, args.seed)
+        left = f"; {titles.left_out} titles without a year left out" if titles.left_out else ""
+        what = 'release years, `"Title (`' if titles.kind == "year" else 'authors, `"Title" written by `'
+        n, candidates = len(titles.rows), max(len(row.completions) for row in titles.rows)
+        said = f"{args.items}: {n} titles completed with {what}; {candidates} candidates each{left}."
+        asked["titles"] = {"said": said, "kind": titles.kind, "n": n, "left_out": titles.left_out}
+        asked["titles"] |= {"repeated": catalogue.repeated, "candidates": candidates}
+        data["catalogue"] = describe_data(args.items, len(catalogue.items) + catalogue.repeated, sha256(args.items))
     if args.records:
         records, preferences = read_checked(args.records)
         if preferences is None:
             raise InputError(f"{args.records}: no row is answered Yes. or No.; give labelled preference records")
-        histories = history_questions(preferences, labels_of(records), args.records, args.max_items, args.seed)
-        if histories.left_out:
-            print(f"{args.records}: {histories.left_out} users have too few liked items to compare and are left out")
-    return titles, histories, catalogue
+        questions["histories"] = histories = history_questions(
+            preferences, labels_of(records), args.records, args.max_items, args.seed
+        )
+        left = f"; {histories.left_out} users left out" if histories.left_out else ""
+        n, mean = len(histories.rows), sum(row.size for row in histories.rows) / len(histories.rows)
+        said = f"{args.records}: the second half of what {n} users liked, {mean:.1f} titles each on average, after the "
+        asked["histories"] = {
+            "said": f"{said}first half{left}.",
+            "n": n,
+            "left_out": histories.left_out,
+            "titles": mean,
+        }
+        data["records"] = describe_data(args.records, len(records), sha256(args.records))
+    return questions, asked, data
 
 
 def load(args):
@@ -112,64 +126,34 @@ def load(args):
     return setup
 
 
-def measure(args, setup, titles, histories):
+def measure(args, setup, questions):
     """The numbers of the base alone and, if there is one, with the adapter: the "models" of probe.json."""
-    from tlrec.evaluation.knowledge import history_numbers, title_numbers
     from tlrec.model.completions import score_completions
-
-    def ask(model, questions, what):
-        pairs = [(row.context, row.completions) for row in questions.rows]
-        return score_completions(model, setup.tokenizer, pairs, args.token_budget, what)
+    from tlrec.probe.knowledge import history_numbers, title_numbers
 
     models = []
     for adapter in [None, args.lora_weights] if args.lora_weights else [None]:
         model, entry = setup.attach(adapter), {"adapter": adapter, "titles": None, "histories": None}
-        if titles:
-            entry["titles"] = title_numbers(ask(model, titles, "titles"), args.resamples, args.seed)
-        if histories:
-            sizes = [row.size for row in histories.rows]
-            entry["histories"] = history_numbers(ask(model, histories, "histories"), sizes, args.resamples, args.seed)
+        for part, asked in questions.items():
+            pairs = [(row.context, row.completions) for row in asked.rows]
+            scores = score_completions(model, setup.tokenizer, pairs, args.token_budget, part)
+            if part == "titles":
+                entry[part] = title_numbers(scores, args.resamples, args.seed)
+            else:
+                entry[part] = history_numbers(scores, [row.size for row in asked.rows], args.resamples, args.seed)
         models.append(entry)
     return models
 
 
-def describe(args, titles, histories, catalogue, models, machine):
-    """The content of probe.json."""
-    from tlrec.data.records import RecordSet
-    from tlrec.evaluation.knowledge import describe_intervals
-    from tlrec.files import sha256
-    from tlrec.model.identity import base_identity
-    from tlrec.runs import describe_adapter, describe_data, describe_records, describe_run
-
-    data, asked = {}, {"titles": None, "histories": None}
-    if titles:
-        data["catalogue"] = describe_data(args.items, len(catalogue.items) + catalogue.repeated, sha256(args.items))
-        candidates = max(len(row.completions) for row in titles.rows)
-        asked["titles"] = {"kind": titles.kind, "n": len(titles.rows), "left_out": titles.left_out}
-        asked["titles"] |= {"repeated": catalogue.repeated, "candidates": candidates}
-    if histories:
-        data["records"] = describe_records(RecordSet(args.records))
-        mean = sum(row.size for row in histories.rows) / len(histories.rows)
-        asked["histories"] = {"n": len(histories.rows), "left_out": histories.left_out, "titles": mean}
-    facts = {"adapter": describe_adapter(args.lora_weights), "base_model": args.base_model}
-    facts |= {"base": base_identity(args.base_model), "seed": args.seed, "scoring": machine}
-    run = describe_run("tlrec.probe", vars(args), data, **facts)
-    return asked | {"models": models, "intervals": describe_intervals(args.resamples, args.seed), "run": run}
-
-
 def show(probe):
     """Print what was asked, the tables, and what each number means."""
-    from tlrec.evaluation import knowledge
+    from tlrec.probe import knowledge
 
-    parts = (("titles", knowledge.titles_said, knowledge.title_table),)
-    parts += (("histories", knowledge.histories_said, knowledge.history_table),)
-    for part, said, table in parts:
-        if probe[part]:
-            header, rows = table(probe)
-            widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-            print(f"\n{said(probe)}")
-            for row in (header, *rows):
-                print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
+    for said, header, rows in knowledge.tables(probe):
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        print(f"\n{said}")
+        for row in (header, *rows):
+            print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
     print()
     print("\n".join(knowledge.meanings(probe)))
 
@@ -180,27 +164,33 @@ def main():
 
     # 1. Check everything that can be checked before torch is imported
     check_flags(args)
-    from tlrec.model.checks import adapter_folder, check_base_model, check_lora_weights
+    from tlrec.model.checks import check_base_model, check_lora_weights
     from tlrec.model.identity import base_identity
 
     check_base_model(args.base_model)
-    args.lora_weights = adapter_folder(args.lora_weights, "--lora_weights")
+    base = base_identity(args.base_model)
     if args.lora_weights:
-        check_lora_weights(args.lora_weights, args.base_model, base_identity(args.base_model), args.other_base)
-    titles, histories, catalogue = read_questions(args)
+        check_lora_weights(args.lora_weights, args.base_model, base, args.other_base)
+    questions, asked, data = read_questions(args)
 
     # 2. Log-probabilities of all continuations
     setup = load(args)
-    models = measure(args, setup, titles, histories)
+    models = measure(args, setup, questions)
 
     # 3. Print and write
-    from tlrec.evaluation.knowledge import write_probe
+    from tlrec.evaluation.intervals import LEVEL
+    from tlrec.files import plain_json, write_json
+    from tlrec.runs import describe_adapter, describe_run
 
-    probe = describe(args, titles, histories, catalogue, models, setup.machine_scoring)
+    facts = {"adapter": describe_adapter(args.lora_weights), "base_model": args.base_model, "base": base}
+    run = describe_run("tlrec.probe", vars(args), data, **facts, seed=args.seed, scoring=setup.machine_scoring)
+    intervals = {"level": LEVEL, "resamples": args.resamples, "seed": args.seed}
+    probe = asked | {"models": models, "intervals": intervals, "run": run}
     show(probe)
     if setup.first:
-        write_probe(args.output_dir, probe)
-        print(f"\nwritten: {Path(args.output_dir) / 'probe.json'}")
+        path = Path(args.output_dir) / "probe.json"
+        write_json(path, plain_json(probe))
+        print(f"\nwritten: {path}")
 
 
 if __name__ == "__main__":

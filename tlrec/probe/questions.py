@@ -40,9 +40,11 @@ def title_questions(catalogue, candidates, max_items=None, seed=0):
     as in a shuffled catalogue (each title's own is used once for another); and others, drawn as often as they occur in
     the catalogue. max_items: how many titles are drawn. Raises InputError if there is nothing to ask or to shuffle.
     """
-    kind = "author" if any(item.creator for item in catalogue.items) else "year"
-    asked = [_author_of(item) if kind == "author" else _year_of(item) for item in catalogue.items]
-    asked = [pair for pair in asked if pair]
+    if any(item.creator for item in catalogue.items):
+        kind, asked = "author", [(f'"{item.title}" written by ', item.creator) for item in catalogue.items]
+    else:
+        found = (YEAR.match(item.title) for item in catalogue.items)
+        kind, asked = "year", [(f'"{year[1]}', year[2]) for year in found if year]
     left_out = len(catalogue.items) - len(asked)
     if not asked:
         raise InputError(
@@ -63,15 +65,6 @@ def title_questions(catalogue, candidates, max_items=None, seed=0):
             completions[answers[rng.integers(len(answers))]] = None
         rows.append(Question(context, tuple(completions)))
     return Questions(kind, rows, left_out)
-
-
-def _year_of(item):
-    found = YEAR.match(item.title)
-    return (f'"{found[1]}', found[2]) if found else None
-
-
-def _author_of(item):
-    return f'"{item.title}" written by ', item.creator
 
 
 def _draw(rng, values, at_most):

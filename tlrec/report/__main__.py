@@ -3,7 +3,7 @@
     python -m tlrec.report .
 
 Reads  every folder under ROOT that holds a run.json, a metrics.json or a probe.json (their formats:
-       tlrec/runs/schema.py, tlrec/evaluation/formats.py and tlrec/evaluation/knowledge.py).
+       tlrec/runs/schema.py, tlrec/evaluation/formats.py and tlrec/probe/knowledge.py).
 Writes results.csv (a row for each evaluation), results.md, PNG figures and index.html, which needs no other file,
        into ROOT/report (or --output_dir); files of those names from an earlier report are replaced.
 Damaged or unfinished runs are listed in the report.

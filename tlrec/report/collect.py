@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tlrec.errors import InputError
-from tlrec.evaluation import knowledge
 from tlrec.evaluation.ranking import RANKING, RANKS
 from tlrec.evaluation.ranking_results import read_ranking
 from tlrec.evaluation.results import read_evaluation
 from tlrec.files import printable
+from tlrec.probe import knowledge
 from tlrec.runs import read_run
 
 # Flags that do not change what a run is, or that a column of the report shows already.

@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass, field
 from html import escape
 
-from tlrec.evaluation import knowledge
 from tlrec.evaluation.ranking_metrics import NAMES as RANK_METRICS
 from tlrec.files import printable, whole_file
+from tlrec.probe import knowledge
 from tlrec.report import rankings
 from tlrec.report.cells import shots_order
 from tlrec.report.checks import other_scoring, shots_name, target_selection
@@ -87,9 +87,7 @@ def knowledge_section(probes):
     tables, meanings = [], {}
     for folder, probe in probes:
         where = f"{folder}, base model {probe['run'].get('base_model') or 'not known'}; "
-        parts = (("titles", knowledge.titles_said, knowledge.title_table),)
-        parts += (("histories", knowledge.histories_said, knowledge.history_table),)
-        tables += [Table(where + said(probe), *table(probe)) for part, said, table in parts if probe[part]]
+        tables += [Table(where + said, header, rows) for said, header, rows in knowledge.tables(probe)]
         meanings |= dict.fromkeys(knowledge.meanings(probe))
     first = "How well the models complete titles of the catalogues and histories, before any test row is seen."
     return Section("What the model knows beforehand", [first, *meanings], tables)
