@@ -16,10 +16,9 @@ import argparse
 import math
 import random
 import sys
-from collections import Counter
 from pathlib import Path
 
-from tlrec.cot.samples import STAGES, Sample, estimate_tokens, fill, item_text, read_templates
+from tlrec.cot.samples import STAGES, Sample, estimate_tokens, fill, liked_rows, read_source, read_templates
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import sha256
 
@@ -126,9 +125,6 @@ def main():
     samples = make_samples(rows, candidates, args)
     if not samples:
         raise InputError(f"{input_file}: no target is among its candidates, so there is nothing to ask")
-    if args.max_samples is not None:
-        chosen = random.Random(args.seed).sample(samples, len(samples))[: args.max_samples]
-        samples = sorted(chosen, key=lambda sample: sample.pid)
     by_pid = {sample.pid: sample for sample in samples}
 
     def next_prompt(pid, answers):
@@ -146,49 +142,25 @@ def main():
         return
 
     # 6. Ask what is not in the journal yet
-    journal = open_journal(journal_path, input_file, samples, args)
-    if args.teacher == "neighbours":
-        budget = end = None
-        answer_by_neighbours(samples, journal, preferences, liked, users)
-    else:
-        budget, end = ask(service, samples, next_prompt, journal, args)
+    from tlrec.cot.three_stages import tell, write_three_stages
+    from tlrec.runs.locks import locked
 
-    # 7. Write the complete samples, and say what came of each sample
-    from tlrec.cot.three_stages import write_three_stages
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
+    with locked([folder]):
+        journal = open_journal(journal_path, input_file, samples, args)
+        if args.teacher == "neighbours":
+            budget = end = None
+            answer_by_neighbours(samples, journal, preferences, liked, users)
+        else:
+            budget, end = ask(service, samples, next_prompt, journal, args)
 
-    complete = write_three_stages(result_path, samples, journal, next_prompt)
-    tell(result_path, complete, samples, journal, budget, end)
-
-
-def read_source(input_file):
-    """(preferences, 1 or 0 for each target, inferred user of each row) of the source's records."""
-    from tlrec.data.preferences import parse_input
-    from tlrec.data.records import labels_of, read_records
-    from tlrec.data.users import infer_users
-
-    if not input_file.exists():
-        raise InputError(f"{input_file}: no such file; instruction_data/README.md tells how to make it")
-    records = read_records(input_file)
-    preferences = []
-    for number, record in enumerate(records, start=1):
-        try:
-            preferences.append(parse_input(record["input"]))
-        except ValueError as error:
-            raise InputError(f"{input_file}: row {number}: {error}") from None
-    liked = labels_of(records)
-    return preferences, liked, infer_users(preferences, liked)
-
-
-def liked_rows(preferences, liked, input_file):
-    """(pid, kind, history, target) of each liked row with a history."""
-    rows = [
-        (pid, preference.kind, [item_text(item) for item in preference.history], item_text(preference.target))
-        for pid, (preference, like) in enumerate(zip(preferences, liked), start=1)
-        if like and preference.history
-    ]
-    if not rows:
-        raise InputError(f"{input_file}: no row is answered 'Yes.' and has a history")
-    return rows
+        # 7. Write the complete samples, and say what came of each sample
+        complete = write_three_stages(result_path, samples, journal, next_prompt)
+    missing, flaws = tell(result_path, complete, samples, journal, budget)
+    finish(end, missing, flaws, complete["samples"], args)
 
 
 def find_candidates(rows, users, args):
@@ -218,14 +190,15 @@ def find_candidates(rows, users, args):
 
 
 def make_samples(rows, candidates, args):
-    """Samples of the rows whose target is among the candidates, in the order of the record file."""
+    """Samples of the rows whose target is among the candidates, --max_samples of them, in the order of the records."""
     samples = []
     for (pid, kind, history, target), best in zip(rows, candidates, strict=True):
         if target in best:
             best = list(best)
             random.Random(f"{args.seed} {pid}").shuffle(best)
             samples.append(Sample(pid, kind, history[::-1][-args.sequence_length :], best, target))
-    return samples
+    chosen = random.Random(args.seed).sample(samples, len(samples))[: args.max_samples]
+    return sorted(chosen, key=lambda sample: sample.pid)
 
 
 def print_cost(samples, templates, args):
@@ -269,18 +242,10 @@ def open_journal(path, input_file, samples, args):
 
 def answer_by_neighbours(samples, journal, preferences, liked, users):
     """Let the ratings of other users answer, and say what the answers are worth."""
-    from tlrec.cot.journal import Answer
-    from tlrec.cot.neighbours import ASKED_FOR, NAME, Neighbours, chance
+    from tlrec.cot.neighbours import ASKED_FOR, Neighbours, chance
 
     neighbours = Neighbours(preferences, liked, users)
-    free = {"finish_reason": "stop", "refusal": None, "prompt_tokens": 0, "completion_tokens": 0, "request_id": None}
-    journal.add(
-        [
-            Answer(pid=sample.pid, stage=stage, text=text, model=NAME, batch=False, **free)
-            for sample in samples
-            for stage, text in enumerate(neighbours.answer(sample), start=1)
-        ]
-    )
+    journal.add([answer for sample in samples for answer in neighbours.answers(sample)])
     journal.close()
     leaking = [sample.target in neighbours.rank(sample, leave_out=False)[0][:ASKED_FOR] for sample in samples]
     print(
@@ -317,39 +282,22 @@ def ask(service, samples, next_prompt, journal, args):
     return budget, None
 
 
-def tell(result_path, complete, samples, journal, budget, end):
-    """Say what came of each sample. Ends the process with a status other than 0 if some are missing."""
+def finish(end, missing, flaws, complete, args):
+    """Say what to do now. Ends with a status other than 0 unless every sample has been answered and some can be used."""
     from tlrec.cot.client import ServiceError
     from tlrec.cot.dialogues import MENDS
-    from tlrec.cot.progress import spent_tokens, told
 
-    flaws = Counter(flaw for sample in samples if (flaw := journal.flaw(sample.pid)))
-    gaps = len(samples) - complete["samples"] - flaws.total()
-    failures = Counter(kind for sample in samples if (kind := journal.failure(sample.pid)))
-    print(
-        f"{result_path}: {complete['samples']} samples complete, {flaws.total()} unusable{told(flaws)}, "
-        f"{gaps} missing{told(failures)}"
-    )
-    if complete["samples"]:
-        print(
-            f"Hit@10: {complete['hits'] / complete['samples']:.4f} (target among the recommended candidates), "
-            f"{complete['substring_hits'] / complete['samples']:.4f} (target anywhere in the text)"
-        )
-        print(f"answered by: {', '.join(sorted(complete['models']))}")
-    if budget:
-        print(f"tokens: {spent_tokens(journal)}{f'; cost: {budget.spent():.2f} USD' if budget.priced else ''}")
     if isinstance(end, ServiceError):
         raise InputError(f"stopped by the service: {end}")
     if end:
         print(f"stopped: {end}; {end.mend}", file=sys.stderr)
         sys.exit(130 if end.interrupted else 1)
     for flaw in sorted(MENDS.keys() & flaws):
-        mend = MENDS[flaw].format(budget.max_tokens)
+        mend = MENDS[flaw].format(args.max_tokens)
         print(f"{flaw}: {mend}; only unusable answers are then asked for again", file=sys.stderr)
-    if flaws and not complete["samples"]:
-        sys.exit(1)
-    if gaps:
-        print(f"{gaps} samples are missing; the same command asks for them again", file=sys.stderr)
+    if missing:
+        print(f"{missing} samples are missing; the same command asks for them again", file=sys.stderr)
+    if missing or not complete:
         sys.exit(1)
 
 

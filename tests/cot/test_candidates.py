@@ -114,9 +114,7 @@ def test_ties_go_to_the_earlier_row_and_to_the_item_met_first():
 def test_small_pieces_change_nothing(monkeypatch):
     histories, users = windows_of_users(40, seed=5)
     whole = nearest_rows(histories, 12), nearest_rows(histories, 12, users)
-    monkeypatch.setattr("tlrec.cot.candidates.MATCHES_AT_ONCE", 50)
-    monkeypatch.setattr("tlrec.cot.candidates.MARKS_AT_ONCE", 600)
-    monkeypatch.setattr("tlrec.cot.candidates.ROWS_IN_CACHE", 7)
+    monkeypatch.setattr("tlrec.cot.candidates.PAIRS_AT_ONCE", 600)
     pieces = nearest_rows(histories, 12), nearest_rows(histories, 12, users)
     for (rows, shared), (rows_again, shared_again) in zip(whole, pieces):
         assert np.array_equal(rows, rows_again) and np.array_equal(shared, shared_again)

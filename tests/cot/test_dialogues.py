@@ -32,7 +32,8 @@ from tests.support.teaching import MODEL, teaching
 from tlrec.cot import batches, dialogues
 from tlrec.cot.client import Failure, Service, ServiceError, api_key
 from tlrec.cot.dialogues import Budget, Stopped
-from tlrec.cot.journal import Answer, Journal, read_completion
+from tlrec.cot.journal import Journal
+from tlrec.cot.reply import Answer, read_completion
 from tlrec.errors import InputError
 
 PARAMETERS = {"model": MODEL, "temperature": 0.2}
@@ -189,14 +190,6 @@ def test_a_larger_limit_keeps_the_answers_that_ended_by_themselves(path):
     journal.close()
     journal = Journal(path, {**PARAMETERS, "--max_tokens": 4096})
     assert journal.texts(1) == ["a"] and journal.flaw(1) is None
-
-
-def test_second_process_is_refused(path):
-    journal = Journal(path, PARAMETERS)
-    with pytest.raises(InputError, match="another run is writing"):
-        Journal(path, PARAMETERS)
-    journal.close()
-    Journal(path, PARAMETERS).close()
 
 
 def test_full_disk_is_one_line_and_leaves_the_journal_whole(path, monkeypatch):

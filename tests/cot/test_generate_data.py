@@ -34,6 +34,7 @@ from tlrec.cot.samples import fill, read_templates, without_marker
 from tlrec.data.preferences import Item, Preference, build_record
 from tlrec.data.records import write_records
 from tlrec.errors import InputError
+from tlrec.runs import locked
 
 PUBLISHED_FIELDS = [
     "PID",
@@ -489,6 +490,13 @@ def test_another_run_is_refused_by_name_and_kept(generate, root):
         status, _, err = generate(teacher)
         assert status == 2 and "(data " in err
     assert (root / "cot_data" / "netflix" / "three_stages.jsonl").read_bytes() == before
+
+
+def test_a_second_process_is_refused(generate, root):
+    with teaching() as teacher, locked([root / "cot_data" / "netflix"]):
+        status, _, err = generate(teacher, "--max_samples", 2)
+        assert status == 2 and f"process {os.getpid()} on " in err and "is writing there" in err
+        assert not teacher.fates
 
 
 def test_result_without_its_journal_is_kept(generate, root):

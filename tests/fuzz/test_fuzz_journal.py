@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tests.fuzz.damage import as_json, damaged, said, values
 from tlrec.cot.client import Failure
-from tlrec.cot.journal import Answer, Journal, read_completion
+from tlrec.cot.journal import Journal
+from tlrec.cot.reply import Answer, read_completion
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from tlrec.cot.client import Failure, ServiceError
 from tlrec.cot.dialogues import Stopped
-from tlrec.cot.journal import Answer, read_completion
+from tlrec.cot.reply import Answer, read_completion
 from tlrec.files import read_json, write_json
 
 ENDPOINT = "/v1/chat/completions"

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from tlrec.cot.client import Service, ServiceError
-from tlrec.cot.journal import Journal, read_completion
+from tlrec.cot.journal import Journal
+from tlrec.cot.reply import read_completion
 
 DRAIN_SECONDS = 30  # how long a stopping run waits for calls in flight, which are paid for
 IN_A_ROW = 20  # samples without a usable answer; then the run ends

@@ -9,123 +9,25 @@ JSON lines. The first line says what the answers belong to; then one line for ea
 A further first line says that other parameters hold from there on. What was unusable before it is asked again.
 """
 
-import fcntl
 import json
 import os
 import threading
 import uuid
 from collections import Counter
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
+from itertools import count, takewhile
 from pathlib import Path
 
-from tlrec.cot.client import FILTERED
-from tlrec.cot.thoughts import answer_in
+from tlrec.cot.reply import Answer
 from tlrec.errors import InputError
 from tlrec.runs.same import differences
 
 JOURNAL_VERSION = 1
-MOST_TOKENS = 10**12  # of one answer; a larger number is an error
 LIMITS = ("--max_tokens",)  # parameters that no answer depends on which has ended by itself
-CUT_OFF = ("length", "max_tokens", "max_length", "model_length")  # finish reasons, in small letters
-REFUSED = ("refusal", "sensitive", "recitation", "blocklist", "spii")  # and whatever is FILTERED
-THOUGHTS = ("thinking", "reasoning", "redacted_thinking")  # parts of a content that are no answer
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answered call. `text` is all that the model wrote, "" if the service sent none, and `answer` what of it is no
-    thought of a reasoning model; `batch` says that it cost half the price."""
-
-    pid: int
-    stage: int
-    text: str
-    finish_reason: str
-    refusal: str | None
-    model: str
-    prompt_tokens: int
-    completion_tokens: int
-    request_id: str | None
-    batch: bool
-
-    def __post_init__(self):
-        """ValueError for values of the wrong type or size, whether they come from a service or from the journal."""
-        for name in ("text", "finish_reason", "refusal", "model", "request_id"):
-            value = getattr(self, name)
-            if not isinstance(value, str) and not (value is None and name in ("refusal", "request_id")):
-                raise ValueError(f"{name} is a {type(value).__name__}")
-            if value and not value.isascii() and value.encode(errors="replace").decode() != value:
-                raise ValueError(f"{name} holds half a character (a lone surrogate)")
-        for name in ("pid", "stage", "prompt_tokens", "completion_tokens"):
-            value = getattr(self, name)
-            if type(value) is not int or not 0 <= value < MOST_TOKENS:
-                raise ValueError(f"{name} is {value!r:.40}, not a count")
-        if type(self.batch) is not bool:
-            raise ValueError(f"batch is a {type(self.batch).__name__}")
-
-    @cached_property
-    def answer(self):
-        """The answer without thoughts, None if it cannot be told from them."""
-        return answer_in(self.text)
-
-    @property
-    def flaw(self):
-        """Why the answer is not usable: "refused", "cut off", "thoughts without an answer", "empty"; None if it is."""
-        if self.refusal or _is_filtered(self.finish_reason):
-            return "refused"
-        if self.finish_reason.casefold() in CUT_OFF:
-            return "cut off"
-        if self.answer is None or (self.text.strip() and not self.answer.strip()):
-            return "thoughts without an answer"
-        return None if self.answer.strip() else "empty"
-
-
-def read_completion(pid, stage, completion, request_id, batch=False):
-    """An Answer from a chat completion, read as JSON; ValueError if it is not one. null means not given."""
-
-    def given(value, default):
-        return default if value is None else value
-
-    try:
-        choice, usage = completion["choices"][0], given(completion.get("usage"), {})
-        finish_reason = given(choice.get("finish_reason"), "")
-        message = choice.get("message") if _is_filtered(finish_reason) else choice["message"]
-        message = {} if _is_filtered(finish_reason) and message is None else message
-        return Answer(
-            pid=pid,
-            stage=stage,
-            text=_text_of(given(message.get("content"), "")),
-            finish_reason=finish_reason,
-            refusal=message.get("refusal"),
-            model=given(completion.get("model"), ""),
-            prompt_tokens=given(usage.get("prompt_tokens"), 0),
-            completion_tokens=given(usage.get("completion_tokens"), 0),
-            request_id=request_id,
-            batch=batch,
-        )
-    except ValueError as error:
-        raise ValueError(f"not a chat completion: {error}") from None
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a chat completion: {error!r}") from None
-
-
-def _is_filtered(finish_reason):
-    reason = finish_reason.casefold() if isinstance(finish_reason, str) else ""
-    return reason in REFUSED or bool(FILTERED.search(reason))
-
-
-def _text_of(content):
-    """The text of a content, which some services send in parts, thoughts apart."""
-    if not isinstance(content, list):
-        return content
-    parts = [part for part in content if part["type"] not in THOUGHTS]
-    if not content or any(part["type"] not in ("text", "output_text") for part in parts):
-        raise ValueError("the content has parts that are no text")
-    return "".join(part["text"] for part in parts)
 
 
 class Journal:
-    """The answers of all samples, in memory and in an append-only file; one process at a time.
+    """The answers of all samples, in memory and in an append-only file; one process at a time (the caller sees to it).
 
     path: the file, created if it does not exist. parameters: a flat dict of everything that affects the answers. A
     journal with usable answers to other values is refused with an InputError that names them; LIMITS may change.
@@ -146,11 +48,6 @@ class Journal:
             self._file = open(self.path, "ab", buffering=0)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise InputError(f"{self.path}: another run is writing this journal; wait for it, or stop it") from None
         self._lock = threading.Lock()
         self._end = 0  # bytes of whole lines
         try:
@@ -164,8 +61,10 @@ class Journal:
         return [answer.answer or "" for answer in self.answers(pid)]
 
     def answers(self, pid):
-        """Answers of a sample, in order of stages."""
-        return [answer for _, answer in sorted(self._answers.get(pid, {}).items())]
+        """Answers of a sample, in order of stages, up to the first that is missing because its line was damaged: the
+        prompts of later ones contained it."""
+        stages = self._answers.get(pid, {})
+        return [stages[stage] for stage in takewhile(stages.__contains__, count(1))]
 
     def flaw(self, pid):
         """Why a sample cannot go on (see Answer.flaw), or None. Only the last answer of a sample can be flawed."""
@@ -247,7 +146,6 @@ class Journal:
                             f"{self.path}: row 1: not a journal; move it away, or give another folder"
                         ) from None
                     self.repairs.append(f"{self.path}: row {number} is damaged; an answer in it is asked for again")
-        self._drop_orphans()
         if head is not None:
             self._check_head(head, parameters)
         if torn:
@@ -291,9 +189,3 @@ class Journal:
             for stage in [stage for stage, answer in stages.items() if answer.flaw]:
                 del stages[stage]
         self.verdicts.clear()
-
-    def _drop_orphans(self):
-        """Forget answers after a missing one: their prompts contained an answer that a damaged line has lost."""
-        for stages in self._answers.values():
-            for stage in [stage for stage in stages if any(earlier not in stages for earlier in range(1, stage))]:
-                del stages[stage]

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from tlrec.cot.answers import ASKED_FOR, FEATURED
+from tlrec.cot.reply import Answer
 from tlrec.cot.samples import item_text
 
 NAME = "neighbours"
@@ -63,8 +64,16 @@ class Neighbours:
         order = np.argsort(-scores, kind="stable")
         return [sample.candidates[place] for place in order], likes, towards, against, away
 
+    def answers(self, sample):
+        """The answers of the three stages, as the journal keeps them."""
+        free = {"finish_reason": "stop", "refusal": None, "prompt_tokens": 0, "completion_tokens": 0}
+        return [
+            Answer(pid=sample.pid, stage=stage, text=text, model=NAME, request_id=None, batch=False, **free)
+            for stage, text in enumerate(self.answer(sample), start=1)
+        ]
+
     def answer(self, sample):
-        """The answers of the three stages."""
+        """The texts of the three stages."""
         ranked, likes, towards, against, away = self.rank(sample)
         chosen = ranked[:ASKED_FOR]
         columns = [self.numbers[item] for item in chosen]

@@ -28,6 +28,37 @@ def item_text(item):
     return " ".join(f"{item.title} written by {item.creator}".split() if item.creator else item.title.split())
 
 
+def read_source(input_file):
+    """(preferences, 1 or 0 for each target, inferred user of each row) of the source's records."""
+    from tlrec.data.preferences import parse_input
+    from tlrec.data.records import labels_of, read_records
+    from tlrec.data.users import infer_users
+
+    if not input_file.exists():
+        raise InputError(f"{input_file}: no such file; instruction_data/README.md tells how to make it")
+    records = read_records(input_file)
+    preferences = []
+    for number, record in enumerate(records, start=1):
+        try:
+            preferences.append(parse_input(record["input"]))
+        except ValueError as error:
+            raise InputError(f"{input_file}: row {number}: {error}") from None
+    liked = labels_of(records)
+    return preferences, liked, infer_users(preferences, liked)
+
+
+def liked_rows(preferences, liked, input_file):
+    """(pid, kind, history, target) of each liked row with a history."""
+    rows = [
+        (pid, preference.kind, [item_text(item) for item in preference.history], item_text(preference.target))
+        for pid, (preference, like) in enumerate(zip(preferences, liked), start=1)
+        if like and preference.history
+    ]
+    if not rows:
+        raise InputError(f"{input_file}: no row is answered 'Yes.' and has a history")
+    return rows
+
+
 def read_templates(folder):
     """The three prompt templates in a folder; InputError for a slot that is not filled at that stage."""
     templates = []
