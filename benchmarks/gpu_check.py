@@ -263,7 +263,7 @@ def like_llama_7b(box):
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from benchmarks.memory_table import SHAPES, total
+    from benchmarks.memory_table import SHAPES, scored, total
     from tlrec.model.memory import Shape
 
     shape = Shape(3_072, 64, 128, 2, 4) if box.pretend else SHAPES["LLaMA-7B"]
@@ -291,9 +291,15 @@ def like_llama_7b(box):
             flags = ["--dtype", "float16", "--quantization", quantization, "--gradient_checkpointing"]
             flags += ["--max_train_samples", BATCH, "--micro_batch_size", 1, "--max_val_samples", 8]
             results = box.tune(f"7b-{quantization}", *flags, base=folder)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
             box.evaluate(f"7b-{quantization}-scored", box.tuned[f"7b-{quantization}"], base=folder)
-            counted = total(shape, 256, quantization, True) / 1e9
-            said.append(f"{quantization}: peak {results['peak_memory_gb']} GB, counted {counted:.2f} GB")
+            found = results["peak_memory_gb"], torch.cuda.max_memory_allocated() / 1e9
+            counted = total(shape, 256, quantization, True) / 1e9, scored(shape, 256, quantization) / 1e9
+            said.append(
+                f"{quantization}: a step {found[0]:.2f} GB (counted {counted[0]:.2f}), scoring {found[1]:.2f} GB (counted "
+                f"{counted[1]:.2f} for one row)"
+            )
     finally:
         shutil.rmtree(folder)
     return "; ".join(said)

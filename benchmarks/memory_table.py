@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
 
-from tlrec.model.memory import Shape, activations, lora_and_optimizer
+from tlrec.model.memory import Shape, activations, lora_and_optimizer, scoring
 
 SHAPES = {
     "LLaMA-7B": Shape(32_000, 4_096, 11_008, 32, 32),
@@ -48,14 +48,21 @@ def total(shape, tokens, quantization, checkpointing):
     )
 
 
+def scored(shape, tokens, quantization):
+    """Bytes at the peak of scoring one row: with whole weights, copies of those that the adapter is merged into (q and v);
+    where they do not fit, it is scored unmerged."""
+    copies = 2 * shape.layers * sum(width * shape.width for width in shape.lora_widths)
+    return weights(shape, quantization) + scoring(shape, tokens, 2) + (copies if quantization == "none" else 0)
+
+
 def table(cutoff_len, micro_batches=(32, 8, 1)):
     """Lines of a Markdown table in GB (1e9 bytes)."""
     columns = "".join(f" micro-batch {size} | {size}, checkpointing |" for size in micro_batches)
-    yield "| GB, computed, not measured | base model |" + columns
-    yield "|---" + "|---:" * (1 + 2 * len(micro_batches)) + "|"
+    yield "| GB, computed, not measured | base model | scoring a row |" + columns
+    yield "|---" + "|---:" * (2 + 2 * len(micro_batches)) + "|"
     for model, shape in SHAPES.items():
         for name, quantization in QUANTIZATIONS.items():
-            cells = [weights(shape, quantization)]
+            cells = [weights(shape, quantization), scored(shape, cutoff_len, quantization)]
             for size in micro_batches:
                 cells += [total(shape, size * cutoff_len, quantization, on) for on in (False, True)]
             yield f"| {model}, {name} | " + " | ".join(f"{cell / 1e9:.1f}" for cell in cells) + " |"
