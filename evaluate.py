@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 from tlrec.data.records import RecordSet
 from tlrec.errors import InputError, one_line_errors
+from tlrec.evaluation.candidates import ranking_of
 from tlrec.evaluation.evaluation_set import EvaluationSet
-from tlrec.evaluation.ranking import rank_rows, ranking_of, read_ranks, run_digest
-from tlrec.evaluation.ranking_results import ranking_table, record_ranking
+from tlrec.evaluation.ranks import rank_rows, ranking_table, read_ranks, record_ranking, run_digest
 from tlrec.evaluation.results import check_evaluation_dir, finished_evaluation, record_evaluation, results_table
 from tlrec.files import sha256
 from tlrec.model.checks import adapter_folder, check_base_model, check_lora_weights

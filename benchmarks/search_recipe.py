@@ -178,16 +178,16 @@ def run(args, cell):
 
 def bounds_of(intervals):
     """[low, high] over users, or over rows where users are not known; (None, None) where it is not defined."""
-    return intervals.get("users", intervals["rows"]) or (None, None)
+    return intervals.get("users", intervals.get("rows")) or (None, None)
 
 
 def beside_start(row, first):
     """The paired difference of a cell's AUC to that of the start's cell with the same rows and seed; {} for itself."""
     if row["folder"] == first:
         return {}
-    found = compare(row["folder"], first)
-    low, high = bounds_of(found["interval"])
-    return {"minus_start": found["difference"], "minus_low": low, "minus_high": high}
+    found = compare(row["folder"], first)["difference"]
+    low, high = bounds_of(found["intervals"]["auc"])
+    return {"minus_start": found["auc"], "minus_low": low, "minus_high": high}
 
 
 def write_tables(args, rows):
@@ -195,7 +195,7 @@ def write_tables(args, rows):
     import pandas as pd
 
     before = read_metrics(args.output_dir / "start")
-    low, high = bounds_of(before["floors"]["history"]["interval"])
+    low, high = bounds_of(before["floors"]["history"]["intervals"]["auc"])
     beside = [{"round": "history baseline", "auc": before["floors"]["history"]["auc"], "low": low, "high": high}]
     low, high = bounds_of(before["intervals"]["auc"])
     what = "start adapter" if args.start_adapter else "untuned"

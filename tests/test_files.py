@@ -106,7 +106,7 @@ def test_what_a_schema_does_not_name_stays():
     run = {**RUN, "more": {"a": [1]}, "seconds": 5, "results": {"auc": None, "history": []}}
     before = json.dumps(run)
     assert validate(run, Run, "f") is run and json.dumps(run) == before
-    row = {"label": 1, "p_yes": 0, "p_no": 0.5, "user": "ann", "floors": {}}
+    row = {"row": 1, "score": 0.4, "label": 1, "p_yes": 0, "p_no": 0.5, "user": "ann", "floors": {}}
     assert validate(row, Prediction, "f") is row
 
 

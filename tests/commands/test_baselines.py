@@ -329,7 +329,8 @@ def test_mistakes_are_one_line(monkeypatch, capsys, paths, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(SystemExit, match="2"):
         baselines(monkeypatch, paths, file / "x", "--sample", "1")
-    assert capsys.readouterr().err == f"error: --output_dir {file / 'x'}: cannot be made: Not a directory\n"
+    said = f"error: --output_dir {file / 'x' / 'popularity' / '0_1'}: cannot be written to: Not a directory\n"
+    assert capsys.readouterr().err == said
 
 
 def test_flags_are_checked_before_torch_is_imported():

@@ -1,8 +1,8 @@
 """Two evaluations side by side: python -m tlrec.compare A B.
 
-1. The difference, its paired intervals over rows and users, and DeLong's test are those of tlrec.evaluation.metrics.
+1. Every metric of both, and their difference, is scikit-learn's; its paired intervals are those of the jackknife.
 2. A difference that is noise is called so, one that is not says who is better; A and B swapped only change the sign.
-3. The same of uAUC, over the users with both labels.
+3. A run against itself, or two without a single wrong pair, get no interval and no verdict.
 4. Different test data, damaged files and one-class data are refused in one line, exit status 2.
 5. The JSON file is never overwritten unasked.
 """
@@ -13,13 +13,14 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from tests.support.synthetic import evaluate, make_records, score
 from tlrec.compare import compare, comparison_table, main
-from tlrec.data.records import write_records
+from tlrec.data.records import labels_of, write_records
 from tlrec.errors import InputError, one_line_errors
-from tlrec.evaluation.intervals import bootstrap_aucs, bootstrap_uaucs, delong_test, interval
-from tlrec.evaluation.metrics import uauc
+from tlrec.evaluation.intervals import jackknife
+from tlrec.evaluation.metrics import auc, uauc
 from tlrec.evaluation.results import read_evaluation
 
 
@@ -31,6 +32,9 @@ def runs(tmp_path_factory):
     write_records(root / "test.json", records)
     for name, skill, seed in (("weak", 0.4, 1), ("twin", 0.4, 2), ("strong", 2.0, 3)):
         evaluate(root / name, root / "test.json", records, *score(records, skill, seed))
+    labels = labels_of(records)
+    for name, gap in (("right", 0.4), ("right too", 0.2)):
+        evaluate(root / name, root / "test.json", records, 0.3 + gap * labels, 0.7 - gap * labels)
     other = make_records(users=25, seed=4)
     write_records(root / "other.json", other)
     evaluate(root / "other", root / "other.json", other, *score(other, 0.4, 1))
@@ -38,45 +42,41 @@ def runs(tmp_path_factory):
 
 
 def test_numbers(runs):
-    result = compare(runs / "strong", runs / "weak", resamples=500, seed=1)
-    (metrics_a, a), (metrics_b, b) = read_evaluation(runs / "strong"), read_evaluation(runs / "weak")
-    assert result["difference"] == metrics_a["auc"] - metrics_b["auc"]
-    scores = [a["score"], b["score"]]
-    for unit, groups, n in (("rows", None, 250), ("users", a["user"], 25)):
-        samples = bootstrap_aucs(a["label"], scores, groups, 500, 1)
-        assert result["interval"][unit] == interval(samples[:, 0] - samples[:, 1], n)
-    assert result["delong"] == delong_test(a["label"], *scores)
-    assert (result["n"], result["users"]) == (250, 25)
+    found = compare(runs / "strong", runs / "weak")
+    (_, a), (_, b) = read_evaluation(runs / "strong"), read_evaluation(runs / "weak")
+    by_hand = [roc_auc_score(a["label"], one["score"]) for one in (a, b)]
+    assert found["difference"]["auc"] == pytest.approx(by_hand[0] - by_hand[1])
+    for metric, name in ((auc, "auc"), (uauc, "uauc")):
+        expected = jackknife(metric, a["label"], [a["score"], b["score"]], a["user"]).interval([0], [1])
+        assert found["difference"]["intervals"][name]["users"] == expected and expected[0] > 0
+    users = [
+        [roc_auc_score(a["label"][a["user"] == u], one["score"][a["user"] == u]) for u in range(25)] for one in (a, b)
+    ]
+    assert found["a"]["uauc"] == pytest.approx(np.mean(users[0])) and found["b"]["uauc"] == pytest.approx(
+        np.mean(users[1])
+    )
+    assert (found["n"], found["users"]) == (250, 25)
+    low, high = found["difference"]["intervals"]["uauc"]["users"]
+    assert f"over users {low:+.4f} to {high:+.4f}" in comparison_table(found)
 
 
 def test_verdicts(runs):
-    assert comparison_table(compare(runs / "strong", runs / "weak")).endswith("=> A is better, judged over users")
-    assert comparison_table(compare(runs / "weak", runs / "strong")).endswith("=> B is better, judged over users")
-    noise = compare(runs / "weak", runs / "twin")
-    assert noise["interval"]["users"][0] < 0 < noise["interval"]["users"][1]
-    assert comparison_table(noise).endswith("=> within noise, judged over users")
-    back = compare(runs / "twin", runs / "weak")
-    assert back["difference"] == -noise["difference"]
-    assert np.allclose(back["interval"]["users"], [-noise["interval"]["users"][1], -noise["interval"]["users"][0]])
+    end = "judged by AUC over users"
+    assert comparison_table(compare(runs / "strong", runs / "weak")).endswith(f"=> A is better, {end}")
+    assert comparison_table(compare(runs / "weak", runs / "strong")).endswith(f"=> B is better, {end}")
+    noise, back = compare(runs / "weak", runs / "twin"), compare(runs / "twin", runs / "weak")
+    low, high = noise["difference"]["intervals"]["auc"]["users"]
+    assert low < 0 < high and comparison_table(noise).endswith(f"=> within noise, {end}")
+    assert back["difference"]["auc"] == -noise["difference"]["auc"]
+    assert back["difference"]["intervals"]["auc"]["users"] == pytest.approx([-high, -low])
 
 
-def test_a_run_against_itself(runs):
-    result = compare(runs / "weak", runs / "weak")
-    assert (result["difference"], result["interval"]["rows"], result["delong"]["p"]) == (0.0, [0.0, 0.0], None)
-    assert "the same order of rows" in comparison_table(result)
-
-
-def test_within_users(runs):
-    result = compare(runs / "strong", runs / "weak", resamples=500, seed=1)
-    (_, a), (_, b) = read_evaluation(runs / "strong"), read_evaluation(runs / "weak")
-    (first, _, n), (second, _, _) = (uauc(a["label"], part["score"], a["user"]) for part in (a, b))
-    samples = bootstrap_uaucs(a["label"], [a["score"], b["score"]], a["user"], 500, 1)
-    assert (result["a"]["uauc"], result["b"]["uauc"]) == (first, second) and first > second + 0.1
-    bounds = interval(samples[:, 0] - samples[:, 1], n)
-    assert result["uauc"] == {"users": n, "difference": first - second, "interval": bounds}
-    text = comparison_table(result)
-    assert f"uAUC of {n} users with both labels: A {first:.4f}, B {second:.4f}" in text
-    assert f"{bounds[0]:+.4f} to {bounds[1]:+.4f}" in text
+@pytest.mark.parametrize("pair", [("weak", "weak"), ("right", "right too"), ("right", "weak")])
+def test_no_verdict(runs, pair):
+    found = compare(*(runs / name for name in pair))
+    assert found["difference"]["intervals"]["auc"] == {"rows": None, "users": None}
+    assert "=> no verdict, since users do not tell how certain the difference is" in comparison_table(found)
+    assert "over users none" in comparison_table(found)
 
 
 def test_different_test_data(runs):
@@ -102,35 +102,22 @@ def test_metrics_without_their_test_data(runs, tmp_path):
         compare(tmp_path, runs / "weak")
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs main() with flags; returns (exit status, standard output, standard error)."""
-
-    def run(*words):
+def test_command_line(runs, tmp_path, monkeypatch, capsys):
+    def command(*words):
         monkeypatch.setattr(sys, "argv", ["compare", *map(str, words)])
-        try:
-            with one_line_errors():
-                main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
+        with one_line_errors():
+            main()
+        return capsys.readouterr().out
 
-    return run
-
-
-def test_command_line(runs, tmp_path, command):
     output = tmp_path / "result.json"
-    code, printed, _ = command(runs / "strong", runs / "weak", "--resamples", "200", "--json", output)
-    assert code == 0
-    assert "A - B" in printed and "DeLong" in printed and printed.splitlines()[-1].startswith("=> A is better")
-    assert json.loads(output.read_text())["delong"]["p"] < 0.01
+    printed = command(runs / "strong", runs / "weak", "--json", output)
+    assert printed.splitlines()[-1].startswith("=> A is better")
+    assert json.loads(output.read_text())["difference"]["auc"] > 0.1
     before = output.read_bytes()
-    code, _, error = command(runs / "weak", runs / "twin", "--json", output)
-    assert (code, output.read_bytes()) == (2, before)
-    assert error == f"error: {output}: exists; choose another name or add --overwrite\n"
-    code, _, error = command(runs / "weak", runs / "twin", "--resamples", "7")
-    assert (code, error) == (2, "error: --resamples 7: an interval needs at least 100\n")
+    with pytest.raises(SystemExit, match="2"):
+        command(runs / "weak", runs / "twin", "--json", output)
+    assert capsys.readouterr().err == f"error: {output}: exists; choose another name or add --overwrite\n"
+    assert output.read_bytes() == before
 
 
 @pytest.mark.slow

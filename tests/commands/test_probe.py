@@ -7,7 +7,7 @@
 3.  Years: the last one in parentheses; authors where the catalogue has creators; the rest is left out and counted.
 4.  The shuffle uses each year once, never the title's own; the candidates hold both and are distinct; all of it seeded.
 5.  Halves: of the row with the most liked items; another user's is as long, and holds nothing that both have rated.
-6.  Intervals are those of a plain bootstrap.
+6.  Intervals are those of Student's t.
 7.  probe.json is whole and checked; the report shows its numbers, and lists a damaged one.
 8.  Same command, same bytes but for the times; what exists is kept.
 9.  Mistakes are one line before torch is imported, and --help is there without numpy.
@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from scipy.stats import sem, t
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from tests.conftest import REPOSITORY
@@ -30,7 +31,6 @@ from tests.support.models import make_family, make_llama
 from tlrec.data.catalogue import read_catalogue
 from tlrec.data.preferences import Item, Preference, build_record, read_checked
 from tlrec.data.records import labels_of, write_records
-from tlrec.evaluation.intervals import bootstrap_means, interval
 from tlrec.model.base_models import load_base_model, load_tokenizer
 from tlrec.model.completions import score_completions
 from tlrec.probe import knowledge
@@ -100,7 +100,7 @@ def probe(run_script, tiny_llama, tmp_path):
 
 
 def bounds(measured):
-    return measured["interval"]
+    return measured["interval"] or [measured["value"]] * 2  # none where all titles agree
 
 
 def test_taught_years(probe, tiny_llama, catalogue, tmp_path):
@@ -185,7 +185,7 @@ def test_completions_are_those_of_a_plain_loop(family, tmp_path):
 
 def test_numbers_are_those_of_a_plain_loop(probe, tiny_llama, tiny_adapter, catalogue, records):
     flags = ["--items", catalogue, "--records", records, "--max_items", 12, "--seed", 5, "--candidates", 4]
-    out, found = probe(*flags, "--lora_weights", tiny_adapter, "--resamples", 200)
+    out, found = probe(*flags, "--lora_weights", tiny_adapter)
     _, preferences = read_checked(records)
     labels = labels_of(read_checked(records)[0])
     titles = title_questions(read_catalogue(catalogue), 4, 12, 5).rows
@@ -306,24 +306,23 @@ def test_halves_of_many_users(records):
     assert len(drawn.rows) == 5 and drawn.left_out == 0
 
 
-def test_intervals_are_those_of_a_plain_bootstrap():
+def test_intervals_are_those_of_student():
     values = np.random.default_rng(1).normal(size=(30, 2))
-    samples = bootstrap_means(values, None, 500, seed=4)
-    draws = np.random.default_rng(4).integers(30, size=(500, 30))
-    np.testing.assert_allclose(samples, values[draws].mean(axis=1))
     scores = [(np.array([value, 0.0]), np.array([value > 1, False])) for value in values[:, 0]]
-    numbers = knowledge.title_numbers(scores, 500, seed=4)
+    numbers = knowledge.title_numbers(scores)
     assert numbers["log_p"]["difference"]["value"] == pytest.approx(values[:, 0].mean())
-    assert bounds(numbers["log_p"]["difference"]) == pytest.approx(interval(samples[:, 0], 30))
+    assert bounds(numbers["log_p"]["difference"]) == pytest.approx(
+        t.interval(0.95, 29, values[:, 0].mean(), sem(values[:, 0]))
+    )
     assert numbers["preferred"]["value"] == pytest.approx((values[:, 0] > 0).mean())
     assert numbers["rank"]["true"]["value"] == pytest.approx((values[:, 0] < 0).mean() + 1)
-    equal = knowledge.title_numbers([(np.zeros(3), np.zeros(3, bool))] * 2, 100)
+    equal = knowledge.title_numbers([(np.zeros(3), np.zeros(3, bool))] * 2)
     assert (equal["preferred"]["value"], equal["rank"]["true"]["value"]) == (0.5, 2.0)
 
 
 def test_report(probe, catalogue, records, tiny_adapter, tmp_path, monkeypatch, capsys):
     root = tmp_path / "work"
-    flags = ["--items", catalogue, "--records", records, "--lora_weights", tiny_adapter, "--resamples", 100]
+    flags = ["--items", catalogue, "--records", records, "--lora_weights", tiny_adapter]
     _, found = probe(*flags, folder=root / "probes" / "one")
     (root / "two").mkdir()
     damaged = found | {"models": [found["models"][0] | {"titles": {"greedy": 1}}]}
@@ -345,7 +344,7 @@ def test_report(probe, catalogue, records, tiny_adapter, tmp_path, monkeypatch, 
 
 
 def test_same_command_same_bytes_and_what_exists_is_kept(probe, run_script, tiny_llama, catalogue, tmp_path):
-    _, one = probe("--items", catalogue, "--resamples", 100)
+    _, one = probe("--items", catalogue)
     before = (tmp_path / "out" / "probe.json").read_bytes()
     flags = ["--base_model", tiny_llama, "--items", catalogue, "--output_dir", tmp_path / "out"]
     status, _, err = run_script(SCRIPT, *flags)
@@ -354,9 +353,9 @@ def test_same_command_same_bytes_and_what_exists_is_kept(probe, run_script, tiny
         f"error: {tmp_path}/out/probe.json: exists; give another --output_dir, or --overwrite\n",
     )
     assert (tmp_path / "out" / "probe.json").read_bytes() == before
-    _, two = probe("--items", catalogue, "--resamples", 100, "--overwrite")
+    _, two = probe("--items", catalogue, "--overwrite")
     assert {**one, "run": None} == {**two, "run": None}
-    _, other = probe("--items", catalogue, "--resamples", 100, "--overwrite", "--seed", 1)
+    _, other = probe("--items", catalogue, "--overwrite", "--seed", 1)
     assert other["models"] != one["models"]
 
 
@@ -401,7 +400,6 @@ def test_mistakes(tiny_llama, catalogue, records, tmp_path):
         ([*items, "--max_items", "1"], "--max_items 1: give 2 or more"),
         ([*items, "--candidates", "1"], "--candidates 1: give 2 or more"),
         ([*items, "--seed", "-1"], "--seed -1: give 0 or more"),
-        ([*items, "--resamples", "99"], "--resamples 99: give 100 or more"),
         ([*items, "--token_budget", "0"], "--token_budget 0: give 1 or more"),
         (
             [*items, "--output_dir", f"{tmp_path}/one.csv"],

@@ -17,9 +17,9 @@ import pytest
 from tests.support.synthetic import make_data
 from tlrec.baselines.__main__ import main as baselines_main
 from tlrec.errors import one_line_errors
-from tlrec.evaluation.intervals import bootstrap_means, interval
-from tlrec.evaluation.ranking_metrics import row_metrics
-from tlrec.evaluation.ranking_results import NOT_NEXT, SAMPLED, read_ranking
+from tlrec.evaluation.hits import row_metrics
+from tlrec.evaluation.intervals import jackknife_means
+from tlrec.evaluation.ranks import NOT_NEXT, SAMPLED, read_ranking
 from tlrec.report.__main__ import main as report_main
 from tlrec.report.tables import markdown_text
 
@@ -46,7 +46,7 @@ def workspace(tmp_path_factory):
     call(baselines_main, *flags, *methods, *shots, "--rank", "full", "--output_dir", root / "full")
     sampled = ["--method", "popularity", "--sample", -1, "--seed", 0, "--rank", "50", "--output_dir", root / "sampled"]
     call(baselines_main, *flags, *sampled)
-    call(report_main, root, "--resamples", "200")
+    call(report_main, root)
     return root
 
 
@@ -67,7 +67,7 @@ def test_the_table(workspace):
     assert caption.startswith("Ranking: 40 liked rows of ") and caption.endswith("(all items not rated before)")
     header, _, *rows = found[caption]
     assert header[3:] == [
-        *("HR@1", "HR@5", "HR@10", "HR@50", "NDCG@5", "NDCG@10", "NDCG@50", "MRR", "MEAN RANK"),
+        *("Selected by", "HR@1", "HR@5", "HR@10", "HR@50", "NDCG@5", "NDCG@10", "NDCG@50", "MRR", "MEAN RANK"),
         "NDCG@10, 95 % (users)",
     ]
     names = [row[0] for row in rows]
@@ -80,8 +80,8 @@ def test_the_table(workspace):
     assert row[header.index("MEAN RANK")] == f"{np.mean([ranking['mean_rank'] for ranking, _ in seeds]):.1f}"
     each = [row_metrics([x["better"] for x in lines], [x["tied"] for x in lines])["ndcg@10"] for _, lines in seeds]
     users = [line["user"] for line in seeds[0][1]]
-    low, high = interval(bootstrap_means(np.mean(each, axis=0)[:, None], users, 200)[:, 0], len(set(users)))
-    assert row[-1] == f"{low:.4f} to {high:.4f}"
+    low, high = jackknife_means(np.transpose(each), users).interval([0, 1])
+    assert row[-1] == f"{max(0, low):.4f} to {high:.4f}"
     chance = rows[4]
     assert chance[header.index("HR@10")] == f"{seeds[0][0]['floors']['history']['hr@10']:.4f}"
 
@@ -117,7 +117,7 @@ def test_what_is_wrong_is_listed(workspace, tmp_path, capsys):
     other = json.loads((folder / "0_-1" / "ranking.json").read_text())
     other["run"]["data"]["test"]["sha256"] = "0" * 64
     (folder / "0_-1" / "ranking.json").write_text(json.dumps(other))
-    call(report_main, root, "--resamples", "200")
+    call(report_main, root)
     text = (root / "report" / "results.md").read_text()
     for message in (
         "ranks.jsonl without ranking.json: a ranking that was stopped; give the same command again",

@@ -146,10 +146,10 @@ def test_every_cell_is_a_complete_run_on_source_rows(searching, capsys):
         assert (row.auc, row.log_loss) == pytest.approx((metrics["auc"], metrics["log_loss"]), abs=1e-12)
         assert [row.low, row.high] == pytest.approx(metrics["intervals"]["auc"]["users"], abs=1e-12)
     cells = [folder / "cells" / line.split(": ")[1] for line in out.splitlines() if line.startswith("round 1")]
-    difference = compare(cells[1], cells[0])
+    difference = compare(cells[1], cells[0])["difference"]
     assert pd.isna(table["minus_start"][0])
     found = table.loc[1, ["minus_start", "minus_low", "minus_high"]].tolist()
-    assert found == pytest.approx([difference["difference"], *difference["interval"]["users"]], abs=1e-12)
+    assert found == pytest.approx([difference["auc"], *difference["intervals"]["auc"]["users"]], abs=1e-12)
     best = table[table["round"] == 3].groupby(list(SETTINGS["source"]))["auc"].mean().max()
     assert f"{best:.6f}" in out.partition("the best first:")[2].splitlines()[2]
     untuned, lines = read_metrics(folder / "start"), (folder / "table.md").read_text().splitlines()

@@ -25,10 +25,10 @@ from tlrec.baselines.__main__ import main as baselines_main
 from tlrec.data.preferences import Item, Preference, build_record, parse_input, with_targets
 from tlrec.data.records import RecordSet, labels_of, read_records, write_records
 from tlrec.errors import one_line_errors
+from tlrec.evaluation.candidates import RankingSet, ranking_of
 from tlrec.evaluation.evaluation_set import EvaluationSet
-from tlrec.evaluation.ranking import RankingSet, ranking_of
-from tlrec.evaluation.ranking_metrics import CUTOFFS, NAMES, row_metrics, standing
-from tlrec.evaluation.ranking_results import NOT_NEXT, SAMPLED, read_ranking
+from tlrec.evaluation.hits import CUTOFFS, NAMES, row_metrics, standing
+from tlrec.evaluation.ranks import NOT_NEXT, SAMPLED, read_ranking
 from tlrec.model import adapters, base_models, scoring
 from tlrec.model.prompts import load_frame
 
@@ -288,7 +288,7 @@ def test_a_run_that_was_stopped_goes_on(evaluate, tmp_path, monkeypatch):
 
 
 def test_it_is_written_row_by_row(ranking_set, tmp_path):
-    from tlrec.evaluation.ranking import rank_rows
+    from tlrec.evaluation.ranks import rank_rows
 
     rows = ranking_set("full")
 

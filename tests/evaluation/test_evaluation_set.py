@@ -19,10 +19,10 @@ from tlrec.data import preferences as preferences_module
 from tlrec.data.records import RecordSet, labels_of, read_records, write_records
 from tlrec.data.users import infer_users
 from tlrec.errors import InputError
-from tlrec.evaluation import evaluation_set, metrics
+from tlrec.evaluation import evaluation_set, floors
 from tlrec.evaluation.evaluation_set import EvaluationSet
-from tlrec.evaluation.metrics import floor_scores
-from tlrec.evaluation.results import record_evaluation, summarise
+from tlrec.evaluation.floors import floor_scores
+from tlrec.evaluation.results import INFERRED, record_evaluation, summarise
 from tlrec.files import sha256
 from tlrec.model.scores import Scores
 
@@ -55,9 +55,14 @@ def test_metrics_are_those_of_summarise(movie, tmp_path):
     test, scores = EvaluationSet(movie / "test.json", RecordSet(movie / "train.json")), some_scores(24)
     found = record_evaluation(tmp_path, "x.py", {}, test, scores)
     run = found.pop("run")
-    assert found == summarise(test.labels, scores.p_yes, scores.p_no, test.preferences, test.floors)
+    assert found == summarise(test.labels, scores.p_yes, scores.p_no, test.users, INFERRED, test.floors)
     assert run["data"] == {
-        "test": {"path": str(movie / "test.json"), "sha256": sha256(movie / "test.json"), "rows": 24},
+        "test": {
+            "path": str(movie / "test.json"),
+            "sha256": sha256(movie / "test.json"),
+            "rows": 24,
+            "published": None,
+        },
         "train": {"path": str(movie / "train.json"), "sha256": sha256(movie / "train.json"), "rows": 40},
     }
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
@@ -80,7 +85,7 @@ def counted(monkeypatch):
         monkeypatch.setattr(module, name, call)
 
     watch(evaluation_set, "parse_input", lambda text: "rows")
-    watch(metrics, "parse_input", lambda text: "train rows")
+    watch(floors, "parse_input", lambda text: "train rows")
     watch(evaluation_set, "infer_users", lambda *_: "users")
     return count
 

@@ -15,7 +15,7 @@ from tests.support.synthetic import evaluate, make_records, score, tune
 from tlrec.data.records import read_records, write_records
 from tlrec.errors import InputError
 from tlrec.evaluation.results import read_evaluation
-from tlrec.report import cells, checks, collect, tables
+from tlrec.report import cells, checks, collect, datafiles, tables
 from tlrec.runs import read_run
 
 pytestmark = pytest.mark.slow
@@ -71,8 +71,8 @@ def check(root, contents, name, content):
         except InputError as error:
             assert len(str(error).splitlines()) == 1 and str(error).startswith(str(folder))
     workspace = collect.collect(root)
-    test_sets = cells.test_sets(workspace.evaluations, workspace.problems, 100)
-    tables.sections(test_sets, checks.check(test_sets, root), workspace)
+    test_sets = cells.test_sets(workspace.evaluations, workspace.problems)
+    tables.sections(test_sets, checks.check(test_sets, datafiles.DataFiles(root)), workspace)
     found = {evaluation.folder for evaluation in workspace.evaluations}
     assert "other" in found
     assert "run" in found | {folder for folder, _ in workspace.problems}

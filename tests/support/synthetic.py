@@ -3,10 +3,12 @@
 import numpy as np
 
 from tlrec.data.preferences import Item, Preference, build_record, parse_input
+from tlrec.data.published import published_name
 from tlrec.data.records import labels_of, write_records
-from tlrec.evaluation.metrics import floor_scores
-from tlrec.evaluation.results import predictions_rows, summarise, write_evaluation
-from tlrec.runs import describe_adapter, describe_run, write_run
+from tlrec.data.users import infer_users
+from tlrec.evaluation.floors import floor_scores
+from tlrec.evaluation.results import INFERRED, summarise, write_evaluation
+from tlrec.runs import describe_adapter, describe_data, describe_run, write_run
 
 
 def make_records(users, seed, windows=10, items=300):
@@ -85,14 +87,14 @@ def score(records, skill, seed):
 
 def evaluate(folder, test_path, records, p_yes, p_no, adapter=None, train_records=None, scoring=None):
     """metrics.json and predictions.jsonl as evaluate.py leaves them."""
-    labels = labels_of(records)
-    preferences = [parse_input(record["input"]) for record in records]
-    floors = floor_scores(preferences, train_records)
-    metrics = summarise(labels, p_yes, p_no, preferences, floors, resamples=200)
+    labels, preferences = labels_of(records), [parse_input(record["input"]) for record in records]
+    users, floors = infer_users(preferences, labels), floor_scores(preferences, train_records)
+    metrics = summarise(labels, p_yes, p_no, users, INFERRED, floors)
+    test = describe_data(test_path) | {"published": published_name(test_path)}
     metrics["run"] = describe_run(
         "evaluate.py",
         {"cutoff_len": 512, "quantization": "none"},
-        {"test": test_path},
+        {"test": test},
         {"truncated": {"test": 0}},
         adapter=describe_adapter(adapter),
         target="movie",
@@ -100,5 +102,5 @@ def evaluate(folder, test_path, records, p_yes, p_no, adapter=None, train_record
         frame="alpaca",
         scoring=scoring,
     )
-    write_evaluation(folder, metrics, predictions_rows(labels, p_yes, p_no, preferences, floors=floors))
+    write_evaluation(folder, metrics, labels, p_yes, p_no, users, floors)
     return folder

@@ -23,9 +23,9 @@ from pathlib import Path
 from tlrec.data.preferences import parse_input
 from tlrec.data.records import RecordSet, check_draw, draw_shots, labels_of
 from tlrec.errors import InputError, one_line_errors
+from tlrec.evaluation.candidates import ranking_of
 from tlrec.evaluation.evaluation_set import EvaluationSet
-from tlrec.evaluation.ranking import RANKING, rank_rows, ranking_of, read_ranks, run_digest
-from tlrec.evaluation.ranking_results import one_line, record_ranking
+from tlrec.evaluation.ranks import RANKING, metric_text, metric_title, rank_rows, read_ranks, record_ranking, run_digest
 from tlrec.evaluation.results import record_evaluation
 from tlrec.model.scores import Scores
 from tlrec.runs import RunFolder, describe_records, flags_of
@@ -176,7 +176,9 @@ def rank(job, learned, ranking, arguments, facts):
     lines = rank_rows(ranking, job.folder.path, job.ranks, job.ranked, score)
     arguments = arguments | {name: job.arguments[name] for name in ("method", "sample", "seed", "output_dir")}
     found = record_ranking(job.folder.path, "tlrec.baselines", arguments, ranking, lines, **facts)
-    print(f"{name_of(job)}: {one_line(found)}: {job.folder.path}", flush=True)
+    shown = [name for name in ("hr@10", "ndcg@10", "mrr", "mean_rank") if found[name] is not None]
+    numbers = ", ".join(f"{metric_title(name)} {metric_text(name, found[name])}" for name in shown)
+    print(f"{name_of(job)}: {numbers} ({found['protocol']}): {job.folder.path}", flush=True)
 
 
 def name_of(job):

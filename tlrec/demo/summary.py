@@ -75,7 +75,7 @@ def gains(results):
     pairs = [(without[-1], without[0], "zero-shot - untuned")] if without[0].order == (0,) and len(without) > 1 else []
     if without and results[-1].shots:
         pairs.append((results[-1], without[-1], f"{results[-1].shots} shots - zero-shot"))
-    return [(text, compare(a.folder, b.folder)) for a, b, text in pairs]
+    return [(text, compare(a.folder, b.folder)["difference"]) for a, b, text in pairs]
 
 
 def draw(path, target, results, floor, best):
@@ -89,7 +89,7 @@ def draw(path, target, results, floor, best):
     axes.axhline(best, color="#2a7f3f", linestyle="--", label=f"best reachable from the records, {best:.3f}")
     axes.axhline(floor, color="#b35c00", linestyle=":", label=f"floor: share of likes in the history, {floor:.3f}")
     values = [result.metrics["auc"] for result in results]
-    bounds = [result.metrics["intervals"]["auc"]["users"] for result in results]
+    bounds = [result.metrics["intervals"]["auc"]["users"] or [result.metrics["auc"]] * 2 for result in results]
     errors = [[v - low for v, (low, _) in zip(values, bounds)], [high - v for v, (_, high) in zip(values, bounds)]]
     places = range(len(results))
     axes.errorbar(places, values, yerr=errors, fmt="o-", capsize=4, color="#1f4e8c", label="the model, 95 % over users")
@@ -117,12 +117,14 @@ def main():
     print(f"{'':<38}{'AUC':>7}   95 % over users")
     print(f"{'floor: share of likes in the history':<38}{truth['history_floor_auc']:>7.4f}")
     for result in results:
-        low, high = result.metrics["intervals"]["auc"]["users"]
-        print(f"{result.name:<38}{result.metrics['auc']:>7.4f}   {low:.4f} to {high:.4f}")
+        bounds = result.metrics["intervals"]["auc"]["users"]
+        shown = f"{bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else "no interval"
+        print(f"{result.name:<38}{result.metrics['auc']:>7.4f}   {shown}")
     print(f"{'best reachable from the records':<38}{truth['best_reachable_auc']:>7.4f}")
     for text, difference in gains(results):
-        low, high = difference["interval"]["users"]
-        print(f"{text:<37}{difference['difference']:>+8.4f}  {low:+.4f} to {high:+.4f}")
+        bounds = difference["intervals"]["auc"]["users"]
+        shown = f"{bounds[0]:+.4f} to {bounds[1]:+.4f}" if bounds else "no interval"
+        print(f"{text:<37}{difference['auc']:>+8.4f}  {shown}")
     picture = args.workspace / "quickstart.png"
     draw(picture, args.target, results, truth["history_floor_auc"], truth["best_reachable_auc"])
     print(f"picture: {picture}")

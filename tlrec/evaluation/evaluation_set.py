@@ -6,7 +6,7 @@ from tlrec.data.preferences import parse_input
 from tlrec.data.records import check_two_classes, draw_shots, labels_of, read_records
 from tlrec.data.users import infer_users
 from tlrec.errors import InputError
-from tlrec.evaluation.metrics import floor_scores
+from tlrec.evaluation.floors import floor_scores
 from tlrec.files import sha256
 
 

@@ -1,42 +1,51 @@
 """The formats of `metrics.json`, `predictions.jsonl`, `ranking.json` and `ranks.jsonl`: the results of an evaluation.
 
-They are in the adapter's folder or in evaluate.py's --output_dir. `tlrec.evaluation.results` computes and writes the
-first two; its `read_metrics` and `read_evaluation` check them against `Metrics` and `Prediction`. The other two are
-read by `tlrec.evaluation.ranking_results.read_ranking`, which checks them against `Ranking` and `Rank`. Keys marked
-NotRequired are missing in old files. Other keys are allowed and kept.
+They are in the adapter's folder or in evaluate.py's --output_dir. `tlrec.evaluation.results` computes, writes and reads
+the first two, `tlrec.evaluation.ranks` the other two; what is read is checked against these. Every metric of
+tlrec/evaluation/metrics.py and tlrec/evaluation/hits.py is a key. Other keys are allowed and kept.
 """
 
-from typing import Annotated, NotRequired
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
-from tlrec.evaluation.ranking_metrics import CUTOFFS
+from tlrec.evaluation.hits import NAMES
+from tlrec.evaluation.metrics import CALIBRATION, METRICS
+from tlrec.evaluation.results import best_floor_key
 from tlrec.runs.schema import Adapter, Count, DataFile, Number, RunFacts, Share
 
 Bounds = Annotated[list[Number], Field(min_length=2, max_length=2)]  # [low, high]
 
 
 class ByUnit(TypedDict):
-    """An interval for each unit that was resampled; None where it is not defined."""
+    """The interval when rows, or whole users, are left out; None where there is none to give."""
 
-    rows: Bounds | None
+    rows: NotRequired[Bounds | None]  # not of a metric within users
     users: NotRequired[Bounds | None]  # only where users are known
 
 
-class WithinUsers(TypedDict):
-    """The interval of a uAUC: whole users are resampled, never their rows."""
-
-    users: NotRequired[Bounds | None]  # only where users are known
+Values = TypedDict("Values", dict.fromkeys(METRICS, Number | None))
+Units = TypedDict("Units", dict.fromkeys(METRICS, ByUnit))
 
 
-class Intervals(TypedDict):
+class Measured(Values):
+    """The metrics of a score, or of the difference of two, which is paired."""
+
+    intervals: Units
+
+
+class Floor(Measured):
+    difference: Measured  # of the model to this floor
+
+
+class BestFloor(Measured):
+    floor: str  # its name
+
+
+class Intervals(Units):
     level: Share  # 0.95
-    resamples: Count
-    seed: int
-    auc: ByUnit
     auc_logodds: ByUnit
-    uauc: NotRequired[WithinUsers]
 
 
 class Users(TypedDict):
@@ -44,47 +53,12 @@ class Users(TypedDict):
     source: str | None  # given, or inferred from overlapping windows
 
 
-class Difference(TypedDict):
-    """AUC and uAUC of the model minus those of a floor, with paired intervals."""
-
-    auc: Number | None
-    interval: ByUnit
-    uauc: NotRequired[Number | None]
-    uauc_interval: NotRequired[WithinUsers]
-
-
-class Floor(TypedDict):
-    auc: Share | None
-    interval: ByUnit
-    uauc: NotRequired[Share | None]
-    uauc_weighted: NotRequired[Share | None]
-    uauc_interval: NotRequired[WithinUsers]
-    difference: Difference
-
-
-class BestFloor(Difference):
-    floor: str  # its name
-
-
-class Bin(TypedDict):
-    """`tlrec.evaluation.metrics.reliability_bins`."""
-
-    low: Share
-    high: Share
-    n: Count
-    mean_probability: Share | None  # None where n is 0
-    share_positive: Share | None
-
-
-class Slice(TypedDict):
-    slice: str
-    n: Count
-    n_positive: Count
-    auc: Share | None
+class TestFile(DataFile):
+    published: str | None  # "Movie test" if the file is the published one, byte for byte
 
 
 class TestedData(TypedDict):
-    test: DataFile
+    test: TestFile
     train: NotRequired[DataFile]  # if floors used it
     valid: NotRequired[DataFile]  # if this run itself selected on it
 
@@ -94,61 +68,50 @@ class EvaluationRun(RunFacts):
     adapter: NotRequired[Adapter | None]  # None for a base model alone, and for a baseline
 
 
-class Metrics(TypedDict):
-    """`metrics.json`. AUC is None if only one label occurs, an interval if there is only one user or row."""
+_Differences = TypedDict("_Differences", {best_floor_key(metric): BestFloor | None for metric in METRICS})
+_Calibration = TypedDict("_Calibration", dict.fromkeys(CALIBRATION, Number))
 
-    auc: Share | None  # as published
+
+class Metrics(Values, _Differences, _Calibration):
+    """`metrics.json`. A metric is None where it is not defined, as AUC if only one label occurs."""
+
+    format: Literal[1]
     auc_logodds: Share | None
-    uauc: NotRequired[Share | None]  # AUC within users: mean over the users with both labels; None without any
-    uauc_weighted: NotRequired[Share | None]  # the same, each user weighted by its rows
-    uauc_users: NotRequired[Count | None]  # how many users have both labels; None where users are not known
-    accuracy: Share
-    log_loss: Number
-    brier: Share
-    ece: Share
+    uauc_users: Count | None  # how many users have both labels; None where users are not known
     answer_mass: Number  # mean probability of the two answers together
     n: Count
     n_positive: Count
     intervals: Intervals
     users: Users
     floors: dict[str, Floor]
-    difference_to_best_floor: BestFloor | None  # to the floor of the best AUC
-    uauc_difference_to_best_floor: NotRequired[BestFloor | None]  # to the floor of the best uAUC
-    reliability: Annotated[list[Bin], Field(min_length=1)]
-    by_history_size: list[Slice] | None
-    by_share_of_likes: list[Slice] | None
     run: EvaluationRun
 
 
 class Prediction(TypedDict):
     """A line of `predictions.jsonl`, in the order of the test file."""
 
-    row: NotRequired[Count]  # from 1
+    row: Count  # from 1
     label: int
-    score: NotRequired[Number]  # as published; computed anew when read
+    score: Number  # as published; computed anew when read
     p_yes: float
     p_no: float
-    history_size: NotRequired[Count | None]
     user: int | str | None
     floors: dict[str, Number]  # {name: score}; {} where not known
 
 
 # HR@K and NDCG@K, None where K is not below the number of candidates; the mean reciprocal rank; the mean rank, from 1
-_MEANS = {f"{name}@{k}": Share | None for name in ("hr", "ndcg") for k in CUTOFFS} | {"mrr": Share, "mean_rank": Number}
-RankMeans = TypedDict("RankMeans", _MEANS)
-RankBounds = TypedDict("RankBounds", dict.fromkeys(_MEANS, Bounds | None))  # over users
+RankMeans = TypedDict("RankMeans", dict.fromkeys(NAMES, Number | None))
+RankBounds = TypedDict("RankBounds", dict.fromkeys(NAMES, Bounds | None))  # over users
 
 
 class RankIntervals(RankBounds):
     level: Share
-    resamples: Count
-    seed: int
 
 
 class RankDifference(TypedDict):
     """Means of the model minus those of a floor, with paired intervals."""
 
-    means: dict[str, Number | None]
+    means: RankMeans
     intervals: RankBounds
 
 
@@ -177,6 +140,7 @@ class RankingRun(RunFacts):
 class Ranking(RankMeans):
     """`ranking.json`, which is written once all rows are ranked."""
 
+    format: Literal[1]
     protocol: str  # "full", or "sampled 100"
     rank_seed: Count | None  # of sampled candidates and drawn rows; None where nothing is drawn
     candidates: Number  # mean number per row, the target included

@@ -1,141 +1,96 @@
-"""Bootstrap intervals over rows and over users, and DeLong's test."""
+"""Intervals by the jackknife over users: a metric again without each user, and Student's t.
+
+Rows of one user overlap and are not independent, so users are left out whole; over rows, the interval is given beside it
+because papers print that one. The standard error is the jackknife's, and the degrees of freedom are those of users of
+unequal weight, Satterthwaite's (sum w^2)^2 / sum w^4 - 1, which is n - 1 for n equal ones: on the published Movie test,
+where 3 of 16 users have half of the rows, 4.4. Simulated with 16 users, 95 % intervals cover 0.93 to 0.97; those of a
+percentile bootstrap covered 0.87 to 0.93 (tests/evaluation/test_intervals.py, which chose this). No randomness.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from tlrec.errors import InputError
-from tlrec.evaluation.metrics import user_aucs
-
 LEVEL = 0.95
-CELLS = 4_000_000  # resamples x rows held at a time
+GROUPS = 100  # more users, or rows, than these are left out in groups
 
 
-def bootstrap_aucs(labels, scores, groups=None, resamples=2000, seed=0):
-    """AUC of k scores on the same bootstrap resamples, so that their differences are paired.
+@dataclass(frozen=True)
+class Jackknife:
+    """A metric of k scores of the same rows.
 
-    labels: (n,) of 0 and 1. scores: k arrays of shape (n,). groups: (n,) ids; whole groups (users) are drawn with
-    replacement instead of rows. Returns (resamples, k); NaN where a resample holds one class only.
-
-    A resample is a count for every row, so nothing is sorted again: the rows' positions in the sorted scores are known,
-    and the AUC is the share of (positive, negative) pairs in the right order, each pair weighted by its counts.
+    values: (k,). without: (groups, k), the same without each group of users. chance: (groups,), the same of a score that
+    is equal for all rows. weights: (groups,), of a user in the metric. NaN where not defined.
     """
-    labels = np.asarray(labels)
-    members = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    units = int(members.max()) + 1
-    positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
-    places = []
-    for score in scores:
-        score = np.asarray(score, np.float64)
-        order = negative[np.argsort(score[negative], kind="stable")]
-        below = np.searchsorted(score[order], score[positive], side="left")
-        not_above = np.searchsorted(score[order], score[positive], side="right")
-        places.append((order, below, not_above))
 
-    result = np.full((resamples, len(scores)), np.nan)
-    for drawn, counts in _drawn_counts(len(labels), units, resamples, seed):
-        counts = counts[members].astype(np.float64)  # row x resample
-        positive_counts = counts[positive]
-        pairs = positive_counts.sum(axis=0) * counts[negative].sum(axis=0)
-        for column, (order, below, not_above) in enumerate(places):
-            cumulated = np.zeros((len(order) + 1, counts.shape[1]))
-            np.cumsum(counts[order], axis=0, out=cumulated[1:])
-            right = np.einsum("ij,ij->j", positive_counts, cumulated[below])
-            right += np.einsum("ij,ij->j", positive_counts, cumulated[not_above])  # ties count half
-            np.divide(right / 2, pairs, out=result[drawn, column], where=pairs > 0)
-    return result
+    values: np.ndarray
+    without: np.ndarray
+    chance: np.ndarray
+    weights: np.ndarray
 
+    def interval(self, of, minus=()):
+        """[low, high] that holds LEVEL, of the mean over the scores `of` (places), or of its difference to the mean over
+        the scores `minus`.
 
-def bootstrap_uaucs(labels, scores, users, resamples=2000, seed=0, weighted=False):
-    """uAUC of k scores (`tlrec.evaluation.metrics.uauc`) on the resamples of users that `bootstrap_aucs` draws.
+        None where users do not tell how certain it is: there are fewer than two, leaving one out makes it undefined, or
+        nothing varies between them. So a method without a single hit has no interval, and no difference to it has one:
+        that its rows agree in 0 does not mean that 0 is exact. What is chance by construction, equal scores, is exact.
+        """
+        from scipy.stats import t
 
-    Shapes are the same; users are its groups. weighted: users are weighted by their rows. Returns (resamples, k); NaN
-    where no user of a resample has both labels. Whole users are drawn, so a user's own AUC does not change, and a
-    resample is a mean of them. Rows are not resampled: within a user they overlap, and a user could lose one label.
-    """
-    members = np.unique(users, return_inverse=True)[1]
-    result = np.full((resamples, len(scores)), np.nan)
-    by_user = [user_aucs(labels, score, members) for score in scores]
-    weight = np.bincount(members) if weighted else np.ones(members.max() + 1)
-    weight = np.where(np.isnan(by_user[0]), 0.0, weight)  # NaN depends on the labels, not on the score
-    for drawn, counts in _drawn_counts(len(labels), len(weight), resamples, seed):
-        total = counts.T @ weight
-        for column, aucs in enumerate(by_user):
-            summed = counts.T @ (weight * np.nan_to_num(aucs))
-            np.divide(summed, total, out=result[drawn, column], where=total > 0)
-    return result
+        left, centre = np.zeros(len(self.without)), 0.0
+        for sign, places in ((1, of), (-1, minus)):
+            if len(places):
+                part = self.without[:, list(places)].mean(axis=1)
+                if stands_still(part) and not np.allclose(part, self.chance, rtol=0, atol=1e-12):
+                    return None
+                left, centre = left + sign * part, centre + sign * self.values[list(places)].mean()
+        matters = self.weights > 0
+        left, weights = left[matters], self.weights[matters]
+        if len(left) < 2 or not np.isfinite(left).all() or stands_still(left):
+            return None
+        error = np.sqrt((len(left) - 1) / len(left) * ((left - left.mean()) ** 2).sum())
+        freedom = (weights**2).sum() ** 2 / (weights**4).sum() - 1
+        reach = t.ppf((1 + LEVEL) / 2, max(freedom, 1)) * error
+        return [float(centre - reach), float(centre + reach)]
 
 
-def bootstrap_means(values, groups=None, resamples=2000, seed=0):
-    """Means over rows of the columns of `values` (n, k), on the same resamples of the rows, or of whole groups (users),
-    for all columns, drawn as `bootstrap_aucs` draws them. Returns (resamples, k)."""
+def stands_still(values):
+    """Whether they are equal but for rounding."""
+    return np.ptp(values) < 1e-12 * max(1, np.abs(values).max())
+
+
+def jackknife(metric, labels, scores, users=None):
+    """The Jackknife of a metric (tlrec/evaluation/metrics.py) of `scores`, a sequence of (n,) arrays, over users, or
+    over rows where they are None."""
+    labels, columns = np.asarray(labels), [np.asarray(score) for score in (*scores, np.zeros(len(labels)))]
+    groups = _groups(np.arange(len(labels)) if users is None else users)
+
+    def measure(rows):
+        own = users if users is None else np.asarray(users)[rows]
+        return [metric(labels[rows], column[rows], own) if len(rows) else None for column in columns]
+
+    everything = np.arange(len(labels))
+    values = np.array(measure(everything), float)
+    without = np.array([measure(np.flatnonzero(groups != group)) for group in range(groups.max() + 1)], float)
+    twice = np.array(measure(np.concatenate([everything, np.flatnonzero(groups % 2 == 0)])), float)
+    equal = np.allclose(twice, values, rtol=0, atol=1e-12)  # rows given twice change nothing: users weigh the same
+    weights = np.where((without == values).all(axis=1), 0.0, 1.0 if equal else np.bincount(groups))
+    return Jackknife(values[:-1], without[:, :-1], without[:, -1], weights)
+
+
+def jackknife_means(values, users=None, chance=None):
+    """The Jackknife of means over rows of the columns of `values` (n, k). chance: (n,), what each row has by chance."""
     values = np.asarray(values, np.float64)
-    members = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    rows = np.bincount(members)
-    sums = np.stack([np.bincount(members, weights=column) for column in values.T], axis=1)
-    result = np.empty((resamples, sums.shape[1]))
-    for drawn, counts in _drawn_counts(len(members), len(rows), resamples, seed):
-        result[drawn] = (counts.T @ sums) / (counts.T @ rows)[:, None]
-    return result
+    groups = _groups(np.arange(len(values)) if users is None else users)
+    columns = np.column_stack([values, np.full(len(values), np.nan) if chance is None else chance])
+    rows = np.bincount(groups)
+    sums = np.stack([np.bincount(groups, weights=column) for column in columns.T], axis=1)
+    with np.errstate(invalid="ignore"):
+        without = (sums.sum(axis=0) - sums) / (len(values) - rows)[:, None]
+    return Jackknife(values.mean(axis=0), without[:, :-1], without[:, -1], rows.astype(float))
 
 
-def _drawn_counts(rows, units, resamples, seed):
-    """Draw `units` units from as many, with replacement, `resamples` times. Yields (slice of resamples, how often each
-    unit was drawn, an int array (units, resamples in the slice)), as many at a time as CELLS allows for `rows` rows."""
-    generator = np.random.default_rng(seed)
-    chunk = max(1, CELLS // rows)
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        draws = generator.integers(units, size=(size, units)) * size + np.arange(size)[:, None]
-        yield slice(start, start + size), np.bincount(draws.ravel(), minlength=units * size).reshape(units, size)
-
-
-def interval(samples, units):
-    """[low, high] that holds LEVEL of the bootstrap `samples`, None with fewer than two units or defined samples.
-
-    units: how many rows or users were resampled. The percentiles are the "expanded" ones of Hesterberg (2015, What
-    Teachers Should Know About the Bootstrap, section 5.3.3): with few units plain percentiles are too narrow, as is a
-    normal interval with its 1/n variance, so they are widened as the t interval is. No change for a thousand rows.
-    """
-    from scipy.stats import norm, t
-
-    samples = samples[~np.isnan(samples)]
-    if units < 2 or len(samples) < 2:
-        return None
-    tail = norm.cdf(np.sqrt(units / (units - 1)) * t.ppf((1 - LEVEL) / 2, units - 1))
-    return np.quantile(samples, [tail, 1 - tail]).tolist()
-
-
-def delong(labels, scores):
-    """AUCs of k scores on the same rows and their covariance matrix, without resampling: (k,), (k, k).
-
-    Fast algorithm by midranks of Sun and Xu (2014, IEEE Signal Processing Letters 21(11), 1389-1393) for the estimator
-    of DeLong, DeLong and Clarke-Pearson (1988). Takes rows as independent. Raises InputError with less than two rows of
-    a class.
-    """
-    from scipy.stats import rankdata
-
-    labels, scores = np.asarray(labels), np.atleast_2d(scores)
-    positive, negative = scores[:, labels == 1], scores[:, labels == 0]
-    m, n = positive.shape[1], negative.shape[1]
-    if min(m, n) < 2:
-        raise InputError(f"DeLong needs two rows of each class, there are {m} liked and {n} disliked")
-    ranks = rankdata(np.hstack([positive, negative]), axis=1)
-    # Share of negatives below each positive, and of positives above each negative.
-    below = (ranks[:, :m] - rankdata(positive, axis=1)) / n
-    above = 1 - (ranks[:, m:] - rankdata(negative, axis=1)) / m
-    covariance = np.atleast_2d(np.cov(below)) / m + np.atleast_2d(np.cov(above)) / n
-    return below.mean(axis=1), covariance
-
-
-def delong_test(labels, first, second):
-    """Paired DeLong test of equal AUC: {"difference" (first - second), "standard_error", "z", "p" (two-sided)}.
-
-    z and p are None where the two scores order the rows alike (no variance to divide by).
-    """
-    from scipy.stats import norm
-
-    aucs, covariance = delong(labels, [first, second])
-    error = np.sqrt(max(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1], 0.0))
-    difference = aucs[0] - aucs[1]
-    z = float(difference / error) if error > 1e-12 else None
-    p = None if z is None else float(2 * norm.sf(abs(z)))
-    return {"difference": float(difference), "standard_error": float(error), "z": z, "p": p}
+def _groups(ids):
+    """(n,) group numbers from 0, at most GROUPS: that of a user, or of several."""
+    return np.unique(ids, return_inverse=True)[1] % GROUPS

@@ -1,137 +1,88 @@
 """The results of an evaluation, `metrics.json` and `predictions.jsonl`: computed, written with the run that made them,
-read back, and shown as a table."""
+read back, and shown as a table. Their formats: tlrec/evaluation/formats.py."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 
-from tlrec.data.users import infer_users
+from tlrec.data.published import published_name
 from tlrec.errors import InputError
-from tlrec.evaluation.intervals import LEVEL, bootstrap_aucs, bootstrap_uaucs, interval
+from tlrec.evaluation.comparison import Comparison, units_of
+from tlrec.evaluation.intervals import LEVEL
 from tlrec.evaluation.metrics import (
+    CALIBRATION,
+    METRICS,
     auc,
-    by_history_size,
-    by_share_of_likes,
-    expected_calibration_error,
-    floor_scores,
+    aucs_within,
     log_odds,
     probability_of_yes,
-    reliability_bins,
     two_probabilities_to_score,
-    uauc,
 )
 from tlrec.files import parse_json, plain_json, read_bytes, read_json, sha256, validate, whole_file, write_json
 from tlrec.runs import adapter_weights, describe_adapter, describe_records, describe_run
+from tlrec.runs.record import FORMAT, check_format
 
 INFERRED = "inferred from overlapping windows"  # where users come from, if they were not given
+NO_INTERVAL = "none: no interval, since fewer than two users count, or nothing varies between them"
 
 
-def summarise(labels, p_yes, p_no, preferences=None, floors=None, users=None, source="given", seed=0, resamples=2000):
+def record_evaluation(folder, script, arguments, test, scores, adapter=None, valid=None, **facts):
+    """Summarise `scores` of the EvaluationSet `test`, write both files into `folder` (None writes nothing), return the
+    content of metrics.json.
+
+    scores: tlrec.model.scores.Scores. adapter: the adapter folder, None for the base model alone. valid: the
+    EvaluationSet that this run itself selected on, as a baseline does; that of a tuned model is in the adapter's run.
+    """
+    check_predictions(test.labels, scores.p_yes, scores.p_no)
+    metrics = summarise(test.labels, scores.p_yes, scores.p_no, test.users, INFERRED, test.floors)
+    files = {"test": test, "train": test.train, "valid": valid}
+    data = {name: describe_records(file) for name, file in files.items() if file is not None}
+    data["test"]["published"] = published_name(test.path)
+    results = {"truncated": {"test": scores.truncated}, "seconds_scoring": round(scores.seconds, 2)}
+    metrics["run"] = describe_run(script, arguments, data, results, adapter=describe_adapter(adapter), **facts)
+    if folder is not None:
+        write_evaluation(folder, metrics, test.labels, scores.p_yes, scores.p_no, test.users, test.floors)
+    return metrics
+
+
+def summarise(labels, p_yes, p_no, users=None, source=None, floors=None):
     """The content of `metrics.json` except "run", as a dict of plain JSON values.
 
-    labels: (n,) of 0 and 1. p_yes, p_no: (n,) probabilities of the two answers. preferences: the rows'
-    `tlrec.data.preferences.Preference`s; without them there are no slices. floors: {name: (n,) score}, by default those
-    of the preferences alone. users: (n,) ids, and their `source`; by default inferred from overlapping windows.
-    Undefined values (AUC of one class, the interval over a single user) are None, never 0.5.
-    Raises InputError, naming the row, for a value that is not a label or a probability.
+    labels: (n,) of 0 and 1. p_yes, p_no: (n,) probabilities of the two answers. users: (n,) ids, or None, and their
+    `source`. floors: {name: (n,) score}. What is not defined (AUC of one class, the interval over one user) is None.
     """
-    from sklearn.metrics import brier_score_loss, log_loss
-
-    labels, p_yes, p_no = check_predictions(labels, p_yes, p_no)
-    users, source = known_users(preferences, labels, users, source)
-    probability = probability_of_yes(p_yes, p_no)
-    model = {"auc": two_probabilities_to_score(p_yes, p_no), "auc_logodds": log_odds(p_yes, p_no)}
-    floors = floor_scores(preferences) if floors is None else floors
-    aucs = Aucs(labels, model | floors, users, resamples, seed)
-    floors = {name: aucs.floor(name) for name in floors}
-    reliability = reliability_bins(labels, probability)
+    score, probability = two_probabilities_to_score(p_yes, p_no), probability_of_yes(p_yes, p_no)
+    scores = {"model": score, "log-odds": log_odds(p_yes, p_no)} | (floors or {})
+    comparison = Comparison(labels, scores, units_of(users))
+    model, odds = comparison.numbers(["model"]), comparison.numbers(["log-odds"])
+    intervals = {"level": LEVEL, **model.pop("intervals"), "auc_logodds": odds["intervals"]["auc"]}
+    floors = {
+        name: comparison.numbers([name]) | {"difference": comparison.numbers(["model"], [name])}
+        for name in floors or ()
+    }
+    both_labels = None if users is None else np.sum(~np.isnan(aucs_within(labels, score, users)))
     return plain_json(
         {
-            "auc": aucs.auc["auc"],
-            "auc_logodds": aucs.auc["auc_logodds"],
-            "uauc": aucs.uauc["auc"],
-            "uauc_weighted": aucs.uauc_weighted["auc"],
-            "uauc_users": aucs.uauc_users,
-            "accuracy": ((probability > 0.5) == labels).mean(),
-            "log_loss": log_loss(labels, probability, labels=[0, 1]),
-            "brier": brier_score_loss(labels, probability, labels=[0, 1]),
-            "ece": expected_calibration_error(reliability),
-            "answer_mass": (p_yes + p_no).mean(),
+            "format": FORMAT,
+            **model,
+            "auc_logodds": odds["auc"],
+            "uauc_users": both_labels,
+            **{name: metric(labels, probability, users) for name, metric in CALIBRATION.items()},
+            "answer_mass": np.mean(p_yes + p_no),
             "n": len(labels),
-            "n_positive": labels.sum(),
-            "intervals": {
-                "level": LEVEL,
-                "resamples": resamples,
-                "seed": seed,
-                "auc": aucs.intervals("auc"),
-                "auc_logodds": aucs.intervals("auc_logodds"),
-                "uauc": aucs.intervals("auc", within=True),
-            },
-            "users": {"n": aucs.units.get("users"), "source": source},
+            "n_positive": np.sum(labels),
+            "users": {"n": None, "source": None} if users is None else {"n": len(np.unique(users)), "source": source},
+            "intervals": intervals,
             "floors": floors,
-            "difference_to_best_floor": to_best_floor(floors, "auc"),
-            "uauc_difference_to_best_floor": to_best_floor(floors, "uauc"),
-            "reliability": reliability,
-            "by_history_size": by_history_size(labels, model["auc"], preferences),
-            "by_share_of_likes": by_share_of_likes(labels, model["auc"], preferences),
+            **{best_floor_key(metric): to_best_floor(floors, metric) for metric in METRICS},
         }
     )
 
 
-class Aucs:
-    """AUC and uAUC of several scores of the same rows, {name: value}, with intervals on the same bootstrap resamples.
-
-    labels: (n,). scores: {name: (n,)}, of which "auc" is the model's own. users: (n,) ids; without them no uAUC.
-    units: how many rows and users are resampled; uauc_users: how many users have both labels.
-    """
-
-    def __init__(self, labels, scores, users, resamples, seed):
-        columns = list(scores.values())
-        self.auc = {name: auc(labels, score) for name, score in scores.items()}
-        self.units = {"rows": len(labels)}
-        samples = {"rows": bootstrap_aucs(labels, columns, None, resamples, seed)}
-        self.uauc = self.uauc_weighted = dict.fromkeys(scores)
-        self.uauc_users, within = None, {}
-        if users is not None:
-            self.units["users"] = len(np.unique(users))
-            samples["users"] = bootstrap_aucs(labels, columns, users, resamples, seed)
-            found = {name: uauc(labels, score, users) for name, score in scores.items()}
-            self.uauc, self.uauc_weighted = ({name: found[name][place] for name in found} for place in (0, 1))
-            self.uauc_users = found["auc"][2]
-            within = {"users": bootstrap_uaucs(labels, columns, users, resamples, seed)}
-        self._column = {name: column for column, name in enumerate(scores)}
-        self._samples, self._within = samples, within
-
-    def intervals(self, name, minus=None, within=False):
-        """{"rows", "users"}: the interval of a score's AUC, or of its difference to another's. within: of its uAUC, and
-        then over users only. "users" is missing if users are not known."""
-        result = {}
-        for unit, samples in (self._within if within else self._samples).items():
-            sample = samples[:, self._column[name]]
-            sample = sample if minus is None else sample - samples[:, self._column[minus]]
-            result[unit] = interval(sample, self.uauc_users if within else self.units[unit])
-        return result
-
-    def floor(self, name):
-        """A floor's entry in metrics.json: its AUC and uAUC, and by how much the model's are above them."""
-
-        def difference(values):
-            return None if None in (values["auc"], values[name]) else values["auc"] - values[name]
-
-        return {
-            "auc": self.auc[name],
-            "interval": self.intervals(name),
-            "uauc": self.uauc[name],
-            "uauc_weighted": self.uauc_weighted[name],
-            "uauc_interval": self.intervals(name, within=True),
-            "difference": {
-                "auc": difference(self.auc),
-                "interval": self.intervals("auc", minus=name),
-                "uauc": difference(self.uauc),
-                "uauc_interval": self.intervals("auc", minus=name, within=True),
-            },
-        }
+def best_floor_key(metric):
+    """The key of metrics.json with the difference to the floor that is best in `metric`."""
+    return "difference_to_best_floor" if metric == "auc" else f"{metric}_difference_to_best_floor"
 
 
 def to_best_floor(floors, metric):
@@ -142,59 +93,37 @@ def to_best_floor(floors, metric):
 
 
 def check_predictions(labels, p_yes, p_no):
-    """The three as int64 and float64 arrays; InputError, naming the row, unless they are labels and probabilities."""
-    labels, p_yes, p_no = np.asarray(labels), np.asarray(p_yes, np.float64), np.asarray(p_no, np.float64)
-    if not len(labels) == len(p_yes) == len(p_no):
-        raise InputError(
-            f"{len(labels)} labels, {len(p_yes)} p_yes and {len(p_no)} p_no: the three numbers must be equal"
-        )
+    """Raise InputError, naming the first wrong row, unless the three are labels and probabilities, (n,) arrays."""
     if len(labels) == 0:
         raise InputError("no predictions")
-    for name, bad, wanted in (
-        ("label", ~np.isin(labels, (0, 1)), "0 or 1"),
-        ("p_yes", ~((p_yes >= 0) & (p_yes <= 1 + 1e-6)), "a probability"),  # a float32 softmax may round above 1
-        ("p_no", ~((p_no >= 0) & (p_no <= 1 + 1e-6)), "a probability"),
+    for name, values, right, wanted in (
+        ("label", labels, np.isin(labels, (0, 1)), "0 or 1"),
+        ("p_yes", p_yes, (p_yes >= 0) & (p_yes <= 1 + 1e-6), "a probability"),  # a float32 softmax may round above 1
+        ("p_no", p_no, (p_no >= 0) & (p_no <= 1 + 1e-6), "a probability"),
     ):
-        if bad.any():
-            row = int(bad.argmax())
-            value = {"label": labels, "p_yes": p_yes, "p_no": p_no}[name][row]
-            raise InputError(f"prediction of row {row + 1}: {name} is {value}, not {wanted} ({bad.sum()} such rows)")
-    return labels.astype(np.int64), p_yes, p_no
+        if not right.all():
+            row = int(right.argmin())
+            wrong = f"{name} is {values[row]}, not {wanted} ({(~right).sum()} such rows)"
+            raise InputError(f"prediction of row {row + 1}: {wrong}")
 
 
-def known_users(preferences, labels, users=None, source="given"):
-    """(ids, their source): those given, else inferred from overlapping windows, else (None, None)."""
-    if users is not None:
-        return np.asarray(users), source
-    if preferences is not None:
-        return infer_users(preferences, labels), INFERRED
-    return None, None
-
-
-def predictions_rows(labels, p_yes, p_no, preferences=None, users=None, floors=None):
-    """The lines of `predictions.jsonl`: {"row" (from 1), "label", "score" (published), "p_yes", "p_no", "history_size",
-    "user", "floors": {name: score}}; size and user are None and floors is {} where not known."""
-    labels, p_yes, p_no = check_predictions(labels, p_yes, p_no)
-    users, _ = known_users(preferences, labels, users)
-    floors = floor_scores(preferences) if floors is None else floors
-    floor_rows = [dict(zip(floors, row, strict=True)) for row in zip(*floors.values(), strict=True)]
+def write_evaluation(folder, metrics, labels, p_yes, p_no, users=None, floors=None):
+    """Write `predictions.jsonl`, then `metrics.json`, each whole, into `folder`."""
+    floors = floors or {}
     columns = {
         "row": range(1, len(labels) + 1),
         "label": labels,
         "score": two_probabilities_to_score(p_yes, p_no),
         "p_yes": p_yes,
         "p_no": p_no,
-        "history_size": [None] * len(labels) if preferences is None else [len(p.history) for p in preferences],
         "user": [None] * len(labels) if users is None else users,
-        "floors": floor_rows or [{}] * len(labels),
     }
-    return [plain_json(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
-
-
-def write_evaluation(folder, metrics, predictions):
-    """Write `predictions.jsonl`, then `metrics.json`, each whole, into `folder`."""
     with whole_file(Path(folder) / "predictions.jsonl") as file:
-        file.writelines(json.dumps(row) + "\n" for row in predictions)
+        for place, values in enumerate(zip(*columns.values(), strict=True)):
+            line = dict(zip(columns, values, strict=True)) | {
+                "floors": {name: of[place] for name, of in floors.items()}
+            }
+            file.write(json.dumps(plain_json(line)) + "\n")
     write_json(Path(folder) / "metrics.json", plain_json(metrics))
 
 
@@ -203,7 +132,7 @@ def read_metrics(folder):
     from tlrec.evaluation.formats import Metrics  # imports pydantic; not at the top, so that --help is quick
 
     path = Path(folder) / "metrics.json"
-    return validate(read_json(path), Metrics, path)
+    return validate(check_format(read_json(path), path), Metrics, path)
 
 
 def read_evaluation(folder):
@@ -213,70 +142,62 @@ def read_evaluation(folder):
     Raises InputError, naming file and row, if one is missing, damaged or not in its format, or if the AUC of
     metrics.json is not that of predictions.jsonl.
     """
-    metrics = read_metrics(folder)
-    path = Path(folder) / "predictions.jsonl"
-    rows = _read_predictions(path)
-    columns = {name: [row[name] for row in rows] for name in ("label", "p_yes", "p_no", "user")}
-    try:
-        labels, p_yes, p_no = check_predictions(columns["label"], columns["p_yes"], columns["p_no"])
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    names = rows[0]["floors"].keys()
-    for number, row in enumerate(rows, start=1):
-        if row["floors"].keys() != names:
-            raise InputError(f"{path}: row {number}: its floors differ from those of row 1; evaluate again")
-    floors = {name: np.array([row["floors"][name] for row in rows], float) for name in names}
-    score = two_probabilities_to_score(p_yes, p_no)
-    found, said = auc(labels, score), metrics["auc"]
-    if (found is None) != (said is None) or (said is not None and abs(found - said) > 1e-9):
-        raise InputError(f"{path}: its AUC is {found}, metrics.json says {said}; evaluate again")
-    users = None if None in columns["user"] else np.asarray(columns["user"])
-    predictions = {"label": labels, "p_yes": p_yes, "p_no": p_no, "score": score, "user": users, "floors": floors}
-    return metrics, predictions
-
-
-def _read_predictions(path):
-    """The rows of a predictions.jsonl as a list of dicts."""
     from tlrec.evaluation.formats import Prediction
 
+    metrics, path = read_metrics(folder), Path(folder) / "predictions.jsonl"
     lines = read_bytes(path).split(b"\n")
-    if not lines[-1]:
-        lines.pop()
+    lines = lines if lines[-1] else lines[:-1]
     rows = [parse_json(line, f"{path}: row {number}") for number, line in enumerate(lines, start=1)]
     for number, row in enumerate(rows, start=1):
         validate(row, Prediction, f"{path}: row {number}")
-    return rows
+        if row["floors"].keys() != rows[0]["floors"].keys():
+            raise InputError(f"{path}: row {number}: its floors differ from those of row 1; evaluate again")
+    labels, p_yes, p_no = (np.array([row[name] for row in rows]) for name in ("label", "p_yes", "p_no"))
+    try:
+        check_predictions(labels, p_yes, p_no)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    score, users = two_probabilities_to_score(p_yes, p_no), [row["user"] for row in rows]
+    found, said = auc(labels, score), metrics["auc"]
+    if (found is None) != (said is None) or (said is not None and abs(found - said) > 1e-9):
+        raise InputError(f"{path}: its AUC is {found}, metrics.json says {said}; evaluate again")
+    floors = {name: np.array([row["floors"][name] for row in rows], float) for name in rows[0]["floors"]}
+    predictions = {"label": labels, "p_yes": p_yes, "p_no": p_no, "score": score, "floors": floors}
+    return metrics, predictions | {"user": None if None in users else np.asarray(users)}
 
 
 def results_table(metrics):
-    """A small plain-text table of what `summarise` returns: AUC, floors and difference with intervals, the same within
-    users, then the rest."""
-    n, users = metrics["n"], metrics["users"]
+    """A small plain-text table of metrics.json: every metric, its floors and the difference to the best of them, with
+    intervals; then the rest."""
+    n, users, published = metrics["n"], metrics["users"], metrics.get("run", {})["data"]["test"]["published"]
     level = f"{metrics['intervals']['level']:.0%}"
     known = f", {users['n']} users ({users['source']})" if users["n"] else ""
-    lines = [f"{n} rows, {metrics['n_positive']} liked{known}"]
-    lines.append(f"{'':<26}{'':>8}  {f'{level} over rows':<18}{f'{level} over users':<18}".rstrip())
+    lines = [f"{published}, as published"] if published else []
+    lines.append(f"{n} rows, {metrics['n_positive']} liked{known}")
+    lines.append(f"{'':<32}{'':>8}  {f'{level} over rows':<18}{f'{level} over users':<18}".rstrip())
 
     def line(name, value, intervals, sign=""):
-        cells = "".join(f"{_interval_text(intervals.get(unit), sign):<18}" for unit in ("rows", "users"))
-        lines.append(f"{name:<26}{_number_text(value, sign):>8}  {cells}".rstrip())
+        cells = "".join(
+            f"{_interval_text(intervals[u], sign) if u in intervals else '':<18}" for u in ("rows", "users")
+        )
+        lines.append(f"{name:<32}{_number_text(value, sign):>8}  {cells}".rstrip())
 
-    line("AUC (published)", metrics["auc"], metrics["intervals"]["auc"])
-    line("AUC (log-odds)", metrics["auc_logodds"], metrics["intervals"]["auc_logodds"])
-    for name, floor in metrics["floors"].items():
-        line(f"floor: {name}", floor["auc"], floor["interval"])
-    if best := metrics["difference_to_best_floor"]:
-        line(f"AUC - {best['floor']}", best["auc"], best["interval"], "+")
-    if metrics.get("uauc_users"):
-        line(f"uAUC ({metrics['uauc_users']} users)", metrics["uauc"], metrics["intervals"]["uauc"])
-        line("uAUC, weighted by rows", metrics["uauc_weighted"], {})
+    for metric in METRICS:
+        if metrics[metric] is None and metric != "auc":
+            continue
+        line(NAMES.get(metric, metric), metrics[metric], metrics["intervals"][metric])
+        if metric == "auc":
+            line("AUC (log-odds)", metrics["auc_logodds"], metrics["intervals"]["auc_logodds"])
         for name, floor in metrics["floors"].items():
-            line(f"floor uAUC: {name}", floor["uauc"], floor["uauc_interval"])
-        if best := metrics["uauc_difference_to_best_floor"]:
-            line(f"uAUC - {best['floor']}", best["uauc"], best["uauc_interval"], "+")
-    others = ("accuracy", "log_loss", "brier", "ece", "answer_mass")
+            line(f"  floor: {name}", floor[metric], floor["intervals"][metric])
+        if best := metrics[best_floor_key(metric)]:
+            line(f"  difference to {best['floor']}", best[metric], best["intervals"][metric], "+")
+    others = (*CALIBRATION, "answer_mass")
     lines.append("  ".join(f"{name} {_number_text(metrics[name])}" for name in others))
-    return "\n".join(lines)
+    return "\n".join(lines + [NO_INTERVAL] * any(" none" in one for one in lines))
+
+
+NAMES = {"auc": "AUC (published)", "uauc": "uAUC (AUC within users)", "uauc_weighted": "uAUC, weighted by rows"}
 
 
 def _number_text(value, sign=""):
@@ -284,7 +205,7 @@ def _number_text(value, sign=""):
 
 
 def _interval_text(bounds, sign=""):
-    return "-" if bounds is None else f"{bounds[0]:{sign}.4f} {bounds[1]:{sign}.4f}"
+    return "none" if bounds is None else f"{bounds[0]:{sign}.4f} {bounds[1]:{sign}.4f}"
 
 
 def check_evaluation_dir(folder, test, overwrite):
@@ -322,21 +243,3 @@ def finished_evaluation(folder, test, adapter, base, scoring):
         and (run.get("adapter") or {}).get("sha256") == (adapter and sha256(adapter_weights(adapter)))
     )
     return metrics if same else None
-
-
-def record_evaluation(folder, script, arguments, test, scores, adapter=None, valid=None, **facts):
-    """Summarise `scores` of the EvaluationSet `test`, write both files into `folder` (None writes nothing), return the
-    metrics.
-
-    scores: tlrec.model.scores.Scores. adapter: the adapter folder, None for the base model alone. valid: the
-    EvaluationSet that this run itself selected on, as a baseline does; that of a tuned model is in the adapter's run.
-    """
-    predictions = (test.labels, scores.p_yes, scores.p_no, test.preferences)
-    metrics = summarise(*predictions, floors=test.floors, users=test.users, source=INFERRED)
-    files = {"test": test, "train": test.train, "valid": valid}
-    data = {name: describe_records(file) for name, file in files.items() if file is not None}
-    results = {"truncated": {"test": scores.truncated}, "seconds_scoring": round(scores.seconds, 2)}
-    metrics["run"] = describe_run(script, arguments, data, results, adapter=describe_adapter(adapter), **facts)
-    if folder is not None:
-        write_evaluation(folder, metrics, predictions_rows(*predictions, users=test.users, floors=test.floors))
-    return metrics

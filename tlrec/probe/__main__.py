@@ -36,8 +36,7 @@ def parse_arguments():
     add("--records", metavar="FILE", help="labelled preference records")
     add("--max_items", type=int, metavar="N", help="draw at most N titles and N users (default: all)")
     add("--candidates", type=int, default=10, metavar="N", help="years or authors ranked (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the draws, the shuffles and the intervals (default: %(default)s)")
-    add("--resamples", type=int, default=2000, help="bootstrap resamples (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the draws and the shuffles (default: %(default)s)")
     add("--output_dir", required=True, help="folder of probe.json")
     add("--overwrite", action="store_true", help="replace a probe.json that is there")
     add = parser.add_argument_group("model").add_argument
@@ -58,7 +57,7 @@ def check_flags(args):
     """Raise InputError for wrong flags, and for a probe.json that exists or could not be written."""
     if not (args.items or args.records):
         raise InputError("nothing to ask: give a catalogue with --items, records with --records, or both")
-    for name, least in (("max_items", 2), ("candidates", 2), ("seed", 0), ("resamples", 100), ("token_budget", 1)):
+    for name, least in (("max_items", 2), ("candidates", 2), ("seed", 0), ("token_budget", 1)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise InputError(f"--{name} {getattr(args, name)}: give {least} or more")
     path = Path(args.output_dir) / "probe.json"
@@ -138,9 +137,9 @@ def measure(args, setup, questions):
             pairs = [(row.context, row.completions) for row in asked.rows]
             scores = score_completions(model, setup.tokenizer, pairs, args.token_budget, part)
             if part == "titles":
-                entry[part] = title_numbers(scores, args.resamples, args.seed)
+                entry[part] = title_numbers(scores)
             else:
-                entry[part] = history_numbers(scores, [row.size for row in asked.rows], args.resamples, args.seed)
+                entry[part] = history_numbers(scores, [row.size for row in asked.rows])
         models.append(entry)
     return models
 
@@ -184,7 +183,7 @@ def main():
 
     facts = {"adapter": describe_adapter(args.lora_weights), "base_model": args.base_model, "base": base}
     run = describe_run("tlrec.probe", vars(args), data, **facts, seed=args.seed, scoring=setup.machine_scoring)
-    intervals = {"level": LEVEL, "resamples": args.resamples, "seed": args.seed}
+    intervals = {"level": LEVEL}
     probe = asked | {"models": models, "intervals": intervals, "run": run}
     show(probe)
     if setup.first:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tlrec.errors import InputError
-from tlrec.evaluation.intervals import bootstrap_means, interval
+from tlrec.evaluation.intervals import jackknife_means
 from tlrec.files import plain_json, read_json
 
 FILE = "probe.json"
@@ -32,24 +32,24 @@ MEANING = {
     "one; a model that knows nothing gets 0.5.",
     "shuffled": "Shuffled: the same titles, each with the year or author of another; for histories the second half of "
     "another user, equally long and without titles that both have rated.",
-    "difference": "A difference whose interval holds 0 can be chance; intervals are 95 % bootstrap intervals over "
+    "difference": "A difference whose interval holds 0 can be chance; intervals are 95 % intervals over "
     "titles, or over users.",
 }
 
 
-def title_numbers(scores, resamples=2000, seed=0):
+def title_numbers(scores):
     """{"greedy", "rank", "log_p", "preferred"} of n titles. scores: (log_p, greedy) of each, whose first completion is the true one and second the
     shuffled one, as `score_completions` gives them."""
     ranks = np.array([[_rank(log_p, place) for place in (0, 1)] for log_p, _ in scores])
     greedy = np.array([done[:2] for _, done in scores], np.float64)
     log_p = np.array([log_p[:2] for log_p, _ in scores])
-    return _numbers({"greedy": greedy, "rank": ranks, "log_p": log_p}, resamples, seed)
+    return _numbers({"greedy": greedy, "rank": ranks, "log_p": log_p})
 
 
-def history_numbers(scores, sizes, resamples=2000, seed=0):
+def history_numbers(scores, sizes):
     """{"log_p", "preferred"} of n users. scores: as for `title_numbers`; sizes: (n,) number of titles in each continuation."""
     log_p = np.array([log_p[:2] for log_p, _ in scores]) / np.array(sizes)[:, None]
-    return _numbers({"log_p": log_p}, resamples, seed)
+    return _numbers({"log_p": log_p})
 
 
 def _rank(log_p, place):
@@ -57,15 +57,14 @@ def _rank(log_p, place):
     return 1 + (others > log_p[place]).sum() + (others == log_p[place]).sum() / 2
 
 
-def _numbers(columns, resamples, seed):
+def _numbers(columns):
     """What `title_numbers` returns, of {name: (n, 2) true and shuffled}."""
 
     def measured(*sides):
         values = np.column_stack(sides)
-        samples = bootstrap_means(values, None, resamples, seed)
+        found = jackknife_means(values)
         return [
-            plain_json({"value": column.mean(), "interval": interval(sample, len(values))})
-            for column, sample in zip(values.T, samples.T, strict=True)
+            plain_json({"value": mean, "interval": found.interval([place])}) for place, mean in enumerate(found.values)
         ]
 
     found = {

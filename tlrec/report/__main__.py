@@ -26,12 +26,9 @@ def main():
     )
     parser.add_argument("root", metavar="ROOT", type=Path, help="folder of a workspace")
     parser.add_argument("--output_dir", type=Path, help="folder of the report (default: ROOT/report)")
-    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: %(default)s)")
     arguments = parser.parse_args()
     if not arguments.root.is_dir():
         raise InputError(f"{arguments.root}: no such folder")
-    if arguments.resamples < 100:
-        raise InputError(f"--resamples {arguments.resamples}: an interval needs at least 100")
     output = arguments.output_dir or arguments.root / "report"
 
     # 1. Find the runs
@@ -49,15 +46,18 @@ def main():
         raise InputError(f"--output_dir {output}: cannot be made: {error.strerror}") from None
 
     # 2. Group them, judge what is noise, look for leaks
-    from tlrec.report import cells, checks, figures, page, rankings, tables
+    from tlrec.report import cells, checks, datafiles, figures, page, rankings, tables
 
-    test_sets = cells.test_sets(workspace.evaluations, workspace.problems, arguments.resamples)
+    test_sets = cells.test_sets(workspace.evaluations, workspace.problems)
+    files = datafiles.DataFiles(arguments.root)
     for test_set in test_sets:
-        test_set.rankings = rankings.rankings(test_set, arguments.resamples)
-    findings = checks.check(test_sets, arguments.root)
+        test_set.rankings = rankings.rankings(test_set)
+        for cell in test_set.cells:
+            cell.selected = files.selected(cell.evaluations)
+    findings = checks.check(test_sets, files)
 
     # 3. Write
-    tables.write_csv(output / "results.csv", test_sets)
+    tables.write_csv(output / "results.csv", tables.runs(test_sets))
     pictures = figures.draw(output, test_sets, workspace.tunings)
     sections = tables.sections(test_sets, findings, workspace)
     tables.write_markdown(output / "results.md", sections, pictures)

@@ -5,33 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tlrec.errors import InputError
-from tlrec.evaluation.ranking import RANKING, RANKS
-from tlrec.evaluation.ranking_results import read_ranking
+from tlrec.evaluation.ranks import RANKING, RANKS, read_ranking
 from tlrec.evaluation.results import read_evaluation
 from tlrec.files import printable
 from tlrec.probe import knowledge
-from tlrec.runs import read_run
+from tlrec.runs import flags_of, read_run
 
-# Flags that do not change what a run is, or that a column of the report shows already.
-NOT_SETTINGS = {
-    "base_model",
-    "device",
-    "lora_weights",
-    "output_dir",
-    "overwrite",
-    "prompt_frame",
-    "report_to",
-    "resume",
-    "resume_from_checkpoint",
-    "sample",
-    "seed",
-    "source",
-    "stage",
-    "target",
-    "test_data_path",
-    "train_data_path",
-    "val_data_path",
-}
+# Flags that a column of the report shows already.
+SHOWN = {"--lora_weights", "--sample", "--seed", "--source", "--stage", "--target"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +23,7 @@ class Evaluation:
     metrics: dict
     predictions: dict  # of tlrec.evaluation.results.read_evaluation
     chain: list  # run.json of every stage, first to last; [] for the base model alone
+    foreign: bool  # the first of its adapters is not of these scripts
     target: str
     test: dict  # path, sha256, rows
     base_model: str
@@ -131,11 +113,13 @@ def read_result(folder, name, run):
     if run and chain and any(run.get(key) != chain[-1].get(key) for key in ("started", "ended")):
         raise InputError(f"{where}: was made for an earlier adapter of this folder; evaluate again")
     last = chain[-1] if chain else evaluation
+    start = chain[0].get("start_adapter") if chain else adapter
     return Evaluation(
         folder=name,
         metrics=metrics,
         predictions=predictions,
         chain=chain,
+        foreign=bool(start),
         target=evaluation.get("target") or test["path"],
         test=test,
         base_model=(evaluation.get("base_model") or "none").rstrip("/"),
@@ -184,13 +168,14 @@ def method_of(evaluation, adapter, chain):
 
 def settings_of(evaluation, chain):
     """{name: value} of what may differ between runs of the same method, shots and seed: flags, frame, data."""
+    scoring = evaluation.get("scoring") or {}
     settings = {"frame": evaluation.get("frame")}
-    scoring = evaluation.get("scoring") or evaluation["arguments"]
     settings |= {f"{name} in evaluation": scoring.get(name) for name in ("quantization", "cutoff_len")}
     runs = {f"stage {position} ": run for position, run in enumerate(chain[:-1], start=1)}
     runs[""] = chain[-1] if chain else evaluation
     for prefix, run in runs.items():
-        settings |= {prefix + name: value for name, value in run["arguments"].items() if name not in NOT_SETTINGS}
+        flags = {name: value for name, value in flags_of(run["arguments"]).items() if name not in SHOWN}
+        settings |= {prefix + name.removeprefix("--"): value for name, value in flags.items()}
         if (chain or run.get("stage") == "baseline") and (train := run["data"].get("train")):
             settings[f"{prefix}training data"] = f"sha256 {train['sha256'][:8]}"
     return settings

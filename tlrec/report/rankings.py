@@ -1,14 +1,10 @@
-"""The rankings of a test set: those on the same candidates side by side, mean over seeds, and their table."""
+"""The rankings of a test set: those on the same candidates side by side, mean over seeds."""
 
 from dataclasses import dataclass, field
 
-import numpy as np
+from tlrec.evaluation.hits import HitRates
+from tlrec.evaluation.ranks import hits_of
 
-from tlrec.evaluation.ranking import standings_of
-from tlrec.evaluation.ranking_metrics import CUTOFFS, RankMetrics, row_metrics
-from tlrec.evaluation.ranking_results import NOT_NEXT, SAMPLED
-
-MAIN = "ndcg@10"  # the metric of the picture, and of the interval in the table
 FLOORS = {"history": "history (chance)", "item": "item (like-rate)", "likes": "likes (how often liked)"}
 RULES = (
     "HR@K: share of liked rows whose target is among the first K; NDCG@K: the same, but higher places count more; MRR: "
@@ -19,80 +15,47 @@ RULES = (
 
 
 @dataclass
-class RankCell:
-    """The seeds of one method at one number of shots. means, intervals: {metric: ...}, the latter over users."""
-
-    method: str
-    shots: int
-    seeds: list
-    each: list  # MAIN of each seed
-    means: dict
-    intervals: dict
-
-
-@dataclass
 class Ranked:
-    """Every method that ranked the same rows among the same candidates. floors: {name: means}."""
+    """Every method that ranked the same rows among the same candidates.
 
-    protocol: str
-    rows: int
-    users: int
-    fewest: int
-    most: int
+    facts: their ranking.json. main: the metric of the picture. cells: [(Cell, its evaluations here, means, intervals)];
+    floors: {name: means}.
+    """
+
+    facts: dict
+    main: str
     cells: list = field(default_factory=list)
     floors: dict = field(default_factory=dict)
 
     @property
-    def main(self):
-        """MAIN, or MRR if there are too few candidates."""
-        return MAIN if self.most > 10 else "mrr"
-
-    @property
     def title(self):
-        sizes = f"{self.fewest}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
-        kind = "all items not rated before" if self.protocol == "full" else f"{self.protocol}, not all items"
-        return f"{self.rows} liked rows of {self.users} users, each among {sizes} candidates ({kind})"
+        facts = self.facts
+        fewest, most = facts["fewest_candidates"], facts["most_candidates"]
+        sizes = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        kind = "all items not rated before" if facts["protocol"] == "full" else f"{facts['protocol']}, not all items"
+        return f"{facts['rows']} liked rows of {facts['users']} users, each among {sizes} candidates ({kind})"
 
 
-def rankings(test_set, resamples=2000):
+def rankings(test_set):
     """A Ranked for each set of rows and candidates, full catalogues first."""
     groups = {}
     for evaluation in test_set.evaluations:
         if evaluation.ranking:
             groups.setdefault(evaluation.ranking["candidates_sha256"], []).append(evaluation)
-    ranked = [_ranked(test_set, together, resamples) for together in groups.values()]
-    return sorted(ranked, key=lambda one: (one.protocol != "full", one.protocol, -one.rows))
+    found = [_ranked(test_set, together) for together in groups.values()]
+    return sorted(found, key=lambda one: (one.facts["protocol"] != "full", one.facts["protocol"], -one.facts["rows"]))
 
 
-def _ranked(test_set, together, resamples):
+def _ranked(test_set, together):
     first = max(together, key=lambda evaluation: len(evaluation.ranking["floors"]))
-    facts = [first.ranking[name] for name in ("protocol", "rows", "users", "fewest_candidates", "most_candidates")]
-    result = Ranked(*facts)
-    cells, values = [], {}
-    for number, cell in enumerate(test_set.cells):
-        if chosen := [e for e in cell.evaluations if e in together]:
-            seeds = [row_metrics(*standings_of(evaluation.ranks)) for evaluation in chosen]
-            cells.append((number, cell, chosen))
-            values[number] = {name: np.mean([seed[name] for seed in seeds], axis=0) for name in seeds[0]}
-    values |= {name: row_metrics(*standings_of(first.ranks, name)) for name in first.ranking["floors"]}
-    users = [line["user"] for line in first.ranks]
-    metrics = RankMetrics(values, users, result.most, resamples)
-    for number, cell, chosen in cells:
-        each = [evaluation.ranking[result.main] for evaluation in chosen]
-        seeds = [evaluation.seed for evaluation in chosen]
-        facts = metrics.means(number), metrics.intervals(number)
-        result.cells.append(RankCell(cell.method, cell.shots, seeds, each, *facts))
-    result.floors = {name: metrics.means(name) for name in first.ranking["floors"]}
+    result = Ranked(first.ranking, "ndcg@10" if first.ranking["most_candidates"] > 10 else "mrr")
+    values = {evaluation.folder: hits_of(evaluation.ranks) for evaluation in together}
+    values |= {("floor", name): hits_of(first.ranks, name) for name in first.ranking["floors"]}
+    users, sizes = ([line[name] for line in first.ranks] for name in ("user", "candidates"))
+    rates = HitRates(values, users, sizes)
+    for cell in test_set.cells:
+        if chosen := [evaluation for evaluation in cell.evaluations if evaluation in together]:
+            folders = [evaluation.folder for evaluation in chosen]
+            result.cells.append((cell, chosen, rates.means(folders), rates.intervals(folders)))
+    result.floors = {name: rates.means([("floor", name)]) for name in first.ranking["floors"]}
     return result
-
-
-def columns(ranked):
-    """Names of the metrics that mean something for these candidates."""
-    shown = [k for k in CUTOFFS if k < ranked.most]
-    return [*(f"hr@{k}" for k in shown), *(f"ndcg@{k}" for k in shown if k > 1), "mrr", "mean_rank"]
-
-
-def said(ranked):
-    """What the reader has to know about a list of Ranked, in a paragraph."""
-    notes = RULES + NOT_NEXT
-    return f"{notes} {SAMPLED}" if any(one.protocol != "full" for one in ranked) else notes

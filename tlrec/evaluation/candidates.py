@@ -1,36 +1,25 @@
-"""Ranks the target of every liked row among the items of a catalogue: `ranks.jsonl` and `ranking.json`.
+"""What the target of every liked row is ranked among: the items of a catalogue that its user has not rated before.
 
-    ranking = RankingSet(test, "rec_data/movie/item_mapping.csv", "full")
-    lines = rank_rows(ranking, folder, run, done, score)        a line of ranks.jsonl for each row
-    record_ranking(folder, ranking, lines, ...)                 ranking.json, in tlrec/evaluation/ranking_results.py
-
-Candidates of a row are the items of the catalogue that its user has not rated before: all but the row's history and the
-histories and targets of the user's earlier rows, in the test file and among train records, as far as users can be
-inferred from overlapping windows, and so is which rows are earlier. What a user rates later stays a candidate, as it would
-for a recommender. The target is always a candidate.
+All but the row's history and the histories and targets of the user's earlier rows, in the test file and among train
+records, as far as users can be inferred from overlapping windows, and so is which rows are earlier. What a user rates
+later stays a candidate, as it would for a recommender. The target is always a candidate.
 """
 
 import hashlib
-import json
 from collections import defaultdict
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from tlrec.data.catalogue import read_catalogue
 from tlrec.data.preferences import parse_input
 from tlrec.data.records import LABELS
 from tlrec.data.users import infer_timeline
 from tlrec.errors import InputError
-from tlrec.evaluation.metrics import ITEM_PRIOR
-from tlrec.evaluation.ranking_metrics import standing
-from tlrec.files import parse_json, read_bytes, sha256, validate, whole_file
-
-RANKS, RANKING = "ranks.jsonl", "ranking.json"
+from tlrec.evaluation.floors import ITEM_PRIOR
+from tlrec.files import sha256
 
 
 def ranking_of(test, rank, items, max_rank_rows, rank_seed):
@@ -71,17 +60,17 @@ class RankingSet:
     def __init__(self, test, items=None, protocol="full", max_rows=None, seed=0):
         self.test, self.seed, self.items_path = test, seed, items or Path(test.path).parent / "item_mapping.csv"
         self.sampled = None if protocol == "full" else int(protocol)
+        self.protocol = "full" if self.sampled is None else f"sampled {self.sampled}"
         test.check_preferences()
         if items is None and not self.items_path.exists():
             raise InputError(f"{self.items_path}: no catalogue beside {test.path}; give --items FILE")
         self.catalogue = read_catalogue(self.items_path)
-        if len(self.catalogue.items) < 2:
+        size = len(self.catalogue.items)
+        if size < 2:
             raise InputError(f"{self.items_path}: has only one item, so there is nothing to rank")
-        if self.sampled and self.sampled >= len(self.catalogue.items):
-            raise InputError(
-                f"--rank {self.sampled}: {self.items_path} has {len(self.catalogue.items)} items; give fewer, or full"
-            )
-        self.unknown_history = self.unknown_targets = self.nothing_left = 0
+        if self.sampled and self.sampled >= size:
+            raise InputError(f"--rank {self.sampled}: {self.items_path} has {size} items; give fewer, or full")
+        self.unknown_targets = self.nothing_left = 0
         ranked = list(self._ranked())
         if not ranked:
             raise InputError(
@@ -93,10 +82,6 @@ class RankingSet:
             drawn = np.random.default_rng(seed).permutation(len(ranked))[:max_rows]
             ranked = [ranked[place] for place in sorted(drawn)]
         self.rows = ranked
-
-    @property
-    def protocol(self):
-        return "full" if self.sampled is None else f"sampled {self.sampled}"
 
     @cached_property
     def digest(self):
@@ -122,23 +107,21 @@ class RankingSet:
 
     def said(self):
         """Lines about the catalogue and the rows that a user should read."""
-        liked, said = int(self.test.labels.sum()), []
-        if self.catalogue.repeated:
-            said.append(f"{self.items_path}: {self.catalogue.repeated} rows repeat an earlier item and are left out")
-        if self.unknown_history:
-            said.append(f"{self.unknown_history} titles of the histories are not in {self.items_path}")
-        if self.unknown_targets:
-            said.append(
-                f"{self.unknown_targets} of {liked} liked rows are left out: their target is not in the catalogue"
-            )
-        if self.nothing_left:
-            said.append(f"{self.nothing_left} of {liked} liked rows are left out: the user has rated every other item")
+        liked, left_out = int(self.test.labels.sum()), "liked rows are left out"
+        history = {item for preference in self.test.preferences for item in preference.history}
+        unknown = sum(not self._find(item) for item in history)
         drawn = f", drawn with seed {self.seed}," if len(self.rows) < self.eligible else ""
-        said.append(
+        lines = {
+            f"{self.items_path}: {self.catalogue.repeated} rows repeat an earlier item and are left out": (
+                self.catalogue.repeated
+            ),
+            f"{unknown} titles of the histories are not in {self.items_path}": unknown,
+            f"{self.unknown_targets} of {liked} {left_out}: their target is not in the catalogue": self.unknown_targets,
+            f"{self.nothing_left} of {liked} {left_out}: the user has rated every other item": self.nothing_left,
             f"ranking: {len(self.rows)} of {self.eligible} liked rows{drawn} each among {self.sizes.min()} to "
-            f"{self.sizes.max()} candidates ({self.protocol})"
-        )
-        return said
+            f"{self.sizes.max()} candidates ({self.protocol})": True,
+        }
+        return [line for line, count in lines.items() if count]
 
     @cached_property
     def sizes(self):
@@ -157,7 +140,7 @@ class RankingSet:
         return left, int(np.searchsorted(left, row.target))
 
     def request(self, row):
-        """(record, items) of a row, as `tlrec.model.ranking.score_candidates` takes it."""
+        """(record, items) of a row, as the scoring of many items for one user takes it."""
         places, _ = self.candidates(row)
         return self.test.records[row.row - 1], [self.catalogue.items[place] for place in places]
 
@@ -189,21 +172,21 @@ class RankingSet:
                 raise InputError(f"{self.test.train.path}: row {number}: 'input' does not parse: {error}") from None
         return found
 
+    @cached_property
+    def _found(self):
+        return {}
+
     def _find(self, item):
         """Places of an item in the catalogue, several if it has several spellings of one title."""
         if item not in self._found:
             self._found[item] = self.catalogue.find(item)
         return self._found[item]
 
-    @cached_property
-    def _found(self):
-        return {}
-
     def _ranked(self):
         """A RankedRow for each liked row that can be ranked; what cannot be is counted."""
-        before = _rated_before(self.test.preferences, self._train_preferences, self.test.labels, self.test.train)
-        history = {item for preference in self.test.preferences for item in preference.history}
-        self.unknown_history = sum(not self._find(item) for item in history)
+        train = self.test.train or ()
+        answers = [*self.test.labels, *(LABELS[record["output"]] for record in train)]
+        before = rated_before([*self.test.preferences, *self._train_preferences], answers)
         for number in np.flatnonzero(self.test.labels):
             target = self.test.preferences[number].target
             if not (same := self._find(target)):
@@ -218,12 +201,11 @@ class RankingSet:
             yield RankedRow(int(number) + 1, int(self.test.users[number]), place, rated)
 
 
-def _rated_before(preferences, train_preferences, labels, train):
-    """A function from the place of a test row to the items that its user has rated before, as far as the rows tell."""
-    rows = [*preferences, *train_preferences]
-    answers = np.concatenate([labels, [LABELS[record["output"]] for record in train or ()]]).astype(int)
+def rated_before(rows, answers):
+    """A function from a place in `rows` (Preferences, with their answers, 0 or 1) to the set of items that its user has
+    rated before, as far as the rows tell."""
     by_user = defaultdict(list)
-    users, times = (found.tolist() for found in infer_timeline(rows, answers))
+    users, times = (found.tolist() for found in infer_timeline(rows, np.array(answers)))
     for user, time, preference in zip(users, times, rows, strict=True):
         by_user[user].append((time, preference))
 
@@ -235,96 +217,3 @@ def _rated_before(preferences, train_preferences, labels, train):
         return items
 
     return before
-
-
-# ------------------------------------------------------------------------------------------------------- row by row
-
-
-def read_ranks(folder, ranking, run, overwrite):
-    """{row: line} of the lines that `folder/ranks.jsonl` already has from this run; {} for no folder and no file.
-
-    run: digest of all that a rank depends on (`run_digest`). A last line that was not written whole does not count.
-    Raises InputError if the file is another run's, or has more rows than are ranked now; with `overwrite` returns {}
-    then, so that both files are replaced.
-    """
-    path = folder and Path(folder) / RANKS
-    if not path or not path.exists():
-        return {}
-    from tlrec.evaluation.formats import Rank  # imports pydantic; not at the top, so that --help is quick
-
-    content = read_bytes(path)
-    lines = [parse_json(line, f"{path}: line {n}") for n, line in enumerate(content.split(b"\n")[:-1], start=1)]
-    for number, line in enumerate(lines, start=1):
-        validate(line, Rank, f"{path}: line {number}")
-    wanted = {row.row for row in ranking.rows}
-    if all(line["run"] == run for line in lines) and {line["row"] for line in lines} <= wanted:
-        return {line["row"]: line for line in lines}
-    if overwrite:
-        return {}
-    other = (
-        "more rows" if all(line["run"] == run for line in lines) else "another model, test data, catalogue or protocol"
-    )
-    raise InputError(f"{path}: holds ranks of {other}; give --output_dir or --overwrite")
-
-
-def run_digest(ranking, *facts):
-    """Hexadecimal digest of all that a row's rank depends on, so that only ranks of the same run are continued. facts:
-    JSON values about the model and how it scores."""
-    text = json.dumps([ranking.source_digest, *facts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def rank_rows(ranking, folder, run, done, score, first=True):
-    """The lines of ranks.jsonl, a list of dicts in the order of rows; those that are not `done` are scored, and each is
-    written into `folder` at once (None writes nothing).
-
-    done: from `read_ranks`. score: a function from RankedRows to an iterable of (scores (candidates,), number of cut
-    prompts), one for each. first: whether this process is the one that writes.
-    """
-    todo = [row for row in ranking.rows if row.row not in done]
-    lines = dict(done)
-    path = folder and first and Path(folder) / RANKS
-    if path:
-        _write_lines(path, done.values())  # drops an incomplete last line, and lines of another run
-        if todo:
-            Path(folder, RANKING).unlink(missing_ok=True)  # it exists only when all rows are ranked
-    bar = tqdm(total=len(ranking.rows), initial=len(done), desc="ranking", unit="row", leave=False, disable=not first)
-    with bar, open(path, "a", encoding="utf-8") if path else nullcontext() as file:
-        for row, (scores, truncated) in zip(todo, score(todo) if todo else (), strict=True):
-            lines[row.row] = line = _line(ranking, row, scores, truncated, run)
-            if file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-            bar.update()
-    lines = [lines[row.row] for row in ranking.rows]
-    if path:
-        _write_lines(path, lines)
-    return lines
-
-
-def _line(ranking, row, scores, truncated, run):
-    places, target = ranking.candidates(row)
-    better, tied = standing(scores, target)
-    return {
-        "row": row.row,
-        "user": row.user,
-        "target": str(ranking.catalogue.items[row.target]),
-        "candidates": len(places),
-        "rank": better + 1 + tied / 2,
-        "better": better,
-        "tied": tied,
-        "truncated": int(truncated),
-        "floors": {name: list(standing(score[places], target)) for name, score in ranking.floors.items()},
-        "run": run,
-    }
-
-
-def _write_lines(path, lines):
-    with whole_file(path) as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-
-
-def standings_of(lines, floor=None):
-    """(better, tied) from lines of ranks.jsonl, two int arrays (n,): of the model, or of a floor."""
-    pairs = [(line["better"], line["tied"]) if floor is None else line["floors"][floor] for line in lines]
-    return tuple(np.array(pairs, dtype=np.int64).T)

@@ -2,8 +2,7 @@
 
 1. They equal cases computed by hand, and scikit-learn's, with and without ties.
 2. A tie is the mean over all orders of what is tied; a method that knows nothing has the numbers of chance.
-3. Means are over rows; intervals resample whole users, and differences are paired.
-4. A cut-off that no row has candidates for says nothing; NaN is one line.
+3. A cut-off that no row has candidates for says nothing; NaN is one line.
 """
 
 from itertools import permutations
@@ -13,8 +12,7 @@ import pytest
 from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, top_k_accuracy_score
 
 from tlrec.errors import InputError
-from tlrec.evaluation.intervals import interval
-from tlrec.evaluation.ranking_metrics import CUTOFFS, NAMES, RankMetrics, row_metrics, standing
+from tlrec.evaluation.hits import CUTOFFS, NAMES, HitRates, row_metrics, standing
 
 
 def test_by_hand():
@@ -71,27 +69,9 @@ def test_a_tie_is_the_mean_over_its_orders():
     assert chance["hr@10"] == 0.1 and chance["mean_rank"] == 50.5
 
 
-def test_intervals_over_users():
-    better, users = np.array([0, 1, 9, 30, 0, 70]), np.array([5, 5, 5, 2, 9, 9])
-    ours, chance = row_metrics(better, np.zeros(6)), row_metrics(np.zeros(6), np.full(6, 99))
-    metrics = RankMetrics({"model": ours, "floor": chance}, users, 100, resamples=3000, seed=7)
-    assert metrics.means("model")["hr@10"] == 4 / 6 and metrics.means("model")["mean_rank"] == (6 + 110) / 6
-    hits = {5: (3, 3), 2: (0, 1), 9: (1, 2)}  # HR@10: hits, rows
-    drawn = np.random.default_rng(1).choice([5, 2, 9], size=(3000, 3))
-    samples = np.array([sum(hits[u][0] for u in d) / sum(hits[u][1] for u in d) for d in drawn])
-    assert metrics.intervals("model")["hr@10"] == pytest.approx(interval(samples, 3), abs=0.05)
-    assert metrics.difference("model", "floor")["hr@10"] == pytest.approx(4 / 6 - 0.1)
-    low, high = metrics.intervals("model")["mrr"]
-    paired = metrics.intervals("model", minus="floor")["mrr"]
-    same = metrics.means("floor")["mrr"]  # equal in all rows, so that only the model's varies
-    assert paired == pytest.approx([low - same, high - same])
-    alone = RankMetrics({"model": ours}, np.zeros(6), 100)
-    assert set(alone.intervals("model").values()) == {None}  # one user
-
-
 def test_cut_offs_that_say_nothing():
-    metrics = RankMetrics({"model": row_metrics([0, 3], [0, 0])}, [0, 1], 10, resamples=10)
-    means, bounds = metrics.means("model"), metrics.intervals("model")
+    rates = HitRates({"model": row_metrics([0, 7], [0, 0])}, [0, 1], [9, 10])
+    means, bounds = rates.means(["model"]), rates.intervals(["model"])
     assert [name for name in NAMES if means[name] is None] == ["hr@10", "hr@50", "ndcg@10", "ndcg@50"]
     assert [name for name in NAMES if bounds[name] is None] == ["hr@10", "hr@50", "ndcg@10", "ndcg@50"]
 

@@ -16,7 +16,7 @@ Computing Information Retrieval Performance Measures Efficiently in the Presence
 import numpy as np
 
 from tlrec.errors import InputError
-from tlrec.evaluation.intervals import bootstrap_means, interval
+from tlrec.evaluation.intervals import jackknife_means
 
 CUTOFFS = (1, 5, 10, 50)
 NAMES = (*(f"hr@{k}" for k in CUTOFFS), *(f"ndcg@{k}" for k in CUTOFFS), "mrr", "mean_rank")
@@ -45,40 +45,35 @@ def row_metrics(better, tied):
     return found | {"mrr": (reciprocals[last] - reciprocals[better]) / equal, "mean_rank": better + 1 + tied / 2}
 
 
-class RankMetrics:
-    """Means over rows of several methods on the same rows, with intervals on the same resamples of users.
+class HitRates:
+    """Means over rows of several methods on the same rows, with intervals over users.
 
-    values: {method: what `row_metrics` returned, or its mean over seeds}. users: (n,) ids. most: largest number of
-    candidates of any row; a metric whose K is that large or larger would say nothing, and is None.
+    values: {method: what `row_metrics` returned}. users: (n,) ids. candidates: (n,) numbers of them; a metric whose K is
+    not below the largest would say nothing, and is None.
     """
 
-    def __init__(self, values, users, most, resamples=2000, seed=0):
-        self.most = most
-        self.values = values
-        self.units = len(np.unique(users))
-        columns = [of_method[name] for of_method in values.values() for name in NAMES]
-        samples = bootstrap_means(np.stack(columns, axis=1), users, resamples, seed)
-        self._samples = dict(zip(self.values, np.split(samples, len(self.values), axis=1), strict=True))
-
-    def defined(self, name):
-        """Whether the cut-off of this metric is below the number of candidates."""
-        return "@" not in name or int(name.partition("@")[2]) < self.most
-
-    def means(self, method):
-        """{name: mean over rows}, None where the metric says nothing."""
-        return {
-            name: float(values.mean()) if self.defined(name) else None for name, values in self.values[method].items()
+    def __init__(self, values, users, candidates):
+        most, chance = max(candidates), row_metrics(np.zeros(len(candidates)), np.array(candidates) - 1)
+        self.places = {method: place for place, method in enumerate(values)}
+        self.estimates = {
+            name: jackknife_means(np.column_stack([one[name] for one in values.values()]), users, chance[name])
+            for name in NAMES
+            if "@" not in name or int(name.partition("@")[2]) < most
         }
 
-    def intervals(self, method, minus=None):
-        """{name: [low, high] or None} over users, of a method or of its paired difference to another."""
-        samples = self._samples[method] - (0 if minus is None else self._samples[minus])
-        return {
-            name: interval(samples[:, column], self.units) if self.defined(name) else None
-            for column, name in enumerate(NAMES)
-        }
+    def means(self, of, minus=()):
+        """{name: number or None} of the mean over the methods `of` (as seeds of one method), or of its difference to the
+        mean over the methods `minus`."""
+        of, minus = ([self.places[method] for method in methods] for methods in (of, minus))
+        found = {name: one.values[of].mean() for name, one in self.estimates.items()}
+        if minus:
+            found = {name: value - self.estimates[name].values[minus].mean() for name, value in found.items()}
+        return {name: found.get(name) for name in NAMES}
 
-    def difference(self, method, other):
-        """{name: mean of `method` minus mean of `other`}, None where the metric says nothing."""
-        ours, theirs = self.means(method), self.means(other)
-        return {name: None if ours[name] is None else ours[name] - theirs[name] for name in NAMES}
+    def intervals(self, of, minus=()):
+        """{name: [low, high] or None} of the same."""
+        of, minus = ([self.places[method] for method in methods] for methods in (of, minus))
+        found = {name: one.interval(of, minus) for name, one in self.estimates.items()}
+        if not minus:  # no metric is below 0
+            found = {name: bounds and [max(0.0, bounds[0]), bounds[1]] for name, bounds in found.items()}
+        return {name: found.get(name) for name in NAMES}

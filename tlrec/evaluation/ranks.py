@@ -1,0 +1,235 @@
+"""Ranks of the liked rows' targets among their candidates: `ranks.jsonl`, row by row, and `ranking.json`.
+
+ranking = RankingSet(test, "rec_data/movie/item_mapping.csv", "full")     (tlrec/evaluation/candidates.py)
+lines = rank_rows(ranking, folder, run, done, score)        a line of ranks.jsonl for each row
+record_ranking(folder, ranking, lines, ...)                 ranking.json
+"""
+
+import hashlib
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tlrec.errors import InputError
+from tlrec.evaluation.hits import CUTOFFS, HitRates, row_metrics, standing
+from tlrec.evaluation.intervals import LEVEL
+from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate, whole_file, write_json
+from tlrec.runs import describe_adapter, describe_records, describe_run
+from tlrec.runs.record import FORMAT, check_format
+
+RANKS, RANKING = "ranks.jsonl", "ranking.json"
+NOT_NEXT = (
+    "P(Yes) is P(like | rated): it is learnt from items that people chose to rate. It is not P(next item), and a list "
+    "ordered by it does not predict what a user takes next."
+)
+SAMPLED = (
+    "Sampled candidates: these numbers are not those of the full catalogue and can put methods in another order "
+    "(Krichene and Rendle 2020, On Sampled Metrics for Item Recommendation, KDD). Give --rank full before you draw "
+    "conclusions from them."
+)
+
+
+def run_digest(ranking, *facts):
+    """Hexadecimal digest of all that a row's rank depends on, so that only ranks of the same run are continued. facts:
+    JSON values about the model and how it scores."""
+    text = json.dumps([ranking.source_digest, *facts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_ranks(folder, ranking, run, overwrite):
+    """{row: line} of the lines that `folder/ranks.jsonl` already has from this run; {} for no folder and no file.
+
+    run: digest of all that a rank depends on (`run_digest`). A last line that was not written whole does not count.
+    Raises InputError if the file is another run's, or has more rows than are ranked now; with `overwrite` returns {}
+    then, so that both files are replaced.
+    """
+    path = folder and Path(folder) / RANKS
+    if not path or not path.exists():
+        return {}
+    lines = _checked(path, read_bytes(path).split(b"\n")[:-1])
+    wanted, same = {row.row for row in ranking.rows}, all(line["run"] == run for line in lines)
+    if same and {line["row"] for line in lines} <= wanted:
+        return {line["row"]: line for line in lines}
+    if overwrite:
+        return {}
+    other = "more rows" if same else "another model, test data, catalogue or protocol"
+    raise InputError(f"{path}: holds ranks of {other}; give --output_dir or --overwrite")
+
+
+def rank_rows(ranking, folder, run, done, score, first=True):
+    """The lines of ranks.jsonl, a list of dicts in the order of rows; those that are not `done` are scored, and each is
+    written into `folder` at once (None writes nothing).
+
+    done: from `read_ranks`. score: a function from RankedRows to an iterable of (scores (candidates,), number of cut
+    prompts), one for each. first: whether this process is the one that writes.
+    """
+    todo = [row for row in ranking.rows if row.row not in done]
+    lines = dict(done)
+    path = folder and first and Path(folder) / RANKS
+    if path:
+        _write_lines(path, done.values())  # drops an incomplete last line, and lines of another run
+        if todo:
+            Path(folder, RANKING).unlink(missing_ok=True)  # it exists only when all rows are ranked
+    bar = tqdm(total=len(ranking.rows), initial=len(done), desc="ranking", unit="row", leave=False, disable=not first)
+    with bar, open(path, "a", encoding="utf-8") if path else nullcontext() as file:
+        for row, (scores, truncated) in zip(todo, score(todo) if todo else (), strict=True):
+            lines[row.row] = line = _line(ranking, row, scores, truncated, run)
+            if file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+            bar.update()
+    lines = [lines[row.row] for row in ranking.rows]
+    if path:
+        _write_lines(path, lines)
+    return lines
+
+
+def _line(ranking, row, scores, truncated, run):
+    places, target = ranking.candidates(row)
+    better, tied = standing(scores, target)
+    return {
+        "row": row.row,
+        "user": row.user,
+        "target": str(ranking.catalogue.items[row.target]),
+        "candidates": len(places),
+        "rank": better + 1 + tied / 2,
+        "better": better,
+        "tied": tied,
+        "truncated": int(truncated),
+        "floors": {name: list(standing(score[places], target)) for name, score in ranking.floors.items()},
+        "run": run,
+    }
+
+
+def _write_lines(path, lines):
+    with whole_file(path) as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def _checked(path, texts):
+    """The lines of a ranks.jsonl as dicts."""
+    from tlrec.evaluation.formats import Rank  # imports pydantic; not at the top, so that --help is quick
+
+    lines = [parse_json(text, f"{path}: line {number}") for number, text in enumerate(texts, start=1)]
+    return [validate(line, Rank, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def hits_of(lines, floor=None):
+    """What `row_metrics` says of lines of ranks.jsonl: of the model, or of a floor."""
+    pairs = [(line["better"], line["tied"]) if floor is None else line["floors"][floor] for line in lines]
+    return row_metrics(*np.array(pairs, dtype=np.int64).T)
+
+
+def record_ranking(folder, script, arguments, ranking, lines, adapter=None, **facts):
+    """Summarise the `lines` of a RankingSet, write ranking.json into `folder` (None writes nothing), return it.
+
+    adapter: the adapter folder, None for the base model alone; facts: about the run, as in metrics.json.
+    """
+    files = {"test": ranking.test, "train": ranking.test.train}
+    data = {name: describe_records(file) for name, file in files.items() if file is not None}
+    data["items"] = ranking.catalogue_file
+    found = summarise_ranking(ranking, lines)
+    found["run"] = describe_run(script, arguments, data, adapter=describe_adapter(adapter), **facts)
+    if folder is not None:
+        write_json(Path(folder) / RANKING, found)
+    return found
+
+
+def summarise_ranking(ranking, lines):
+    """The content of `ranking.json` except "run", as a dict of plain JSON values; the format: `formats.Ranking`."""
+    users, sizes = np.array([line["user"] for line in lines]), [line["candidates"] for line in lines]
+    values = {"model": hits_of(lines)} | {name: hits_of(lines, name) for name in ranking.floors}
+    rates = HitRates(values, users, sizes)
+    drawn = len(ranking.rows) < ranking.eligible
+    floors = {}
+    for name in ranking.floors:
+        difference = {"means": rates.means(["model"], [name]), "intervals": rates.intervals(["model"], [name])}
+        floors[name] = rates.means([name]) | {"intervals": rates.intervals([name]), "difference": difference}
+    return plain_json(
+        {
+            "format": FORMAT,
+            **rates.means(["model"]),
+            "protocol": ranking.protocol,
+            "rank_seed": ranking.seed if drawn or ranking.sampled else None,
+            "candidates": np.mean(sizes),
+            "fewest_candidates": min(sizes),
+            "most_candidates": max(sizes),
+            "candidates_sha256": ranking.digest,
+            "rows": len(lines),
+            "users": len(np.unique(users)),
+            "rows_left_out": {
+                "target_not_in_catalogue": ranking.unknown_targets,
+                "nothing_left_to_rank": ranking.nothing_left,
+                "not_drawn": ranking.eligible - len(ranking.rows),
+            },
+            "tied": np.mean([line["tied"] > 0 for line in lines]),
+            "truncated": sum(line["truncated"] > 0 for line in lines),
+            "intervals": {"level": LEVEL, **rates.intervals(["model"])},
+            "floors": floors,
+            "notes": [NOT_NEXT] + [SAMPLED] * bool(ranking.sampled),
+        }
+    )
+
+
+def read_ranking(folder):
+    """What `rank_rows` and `record_ranking` wrote: (content of ranking.json, lines of ranks.jsonl).
+
+    Raises InputError, naming file and line, if one is missing, damaged or not in its format, or if they do not belong
+    together.
+    """
+    from tlrec.evaluation.formats import Ranking
+
+    path, ranks = Path(folder) / RANKING, Path(folder) / RANKS
+    ranking, lines = (
+        validate(check_format(read_json(path), path), Ranking, path),
+        _checked(ranks, read_bytes(ranks).splitlines()),
+    )
+    rank = np.mean([line["rank"] for line in lines]) if lines else 0
+    if len(lines) != ranking["rows"] or abs(rank - ranking["mean_rank"]) > 1e-6:
+        raise InputError(f"{ranks}: does not belong to {path.name}, whose rows or mean rank differ; rank again")
+    return ranking, lines
+
+
+def ranking_table(ranking):
+    """A small plain-text table of a ranking: means with intervals over users, floors, and notes on their limits."""
+    fewest, most = ranking["fewest_candidates"], ranking["most_candidates"]
+    kind = "the full catalogue" if ranking["protocol"] == "full" else f"{ranking['protocol']} candidates"
+    sizes = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    columns = shown_metrics(most)
+    lines = [f"ranking, {kind}: {ranking['rows']} liked rows of {ranking['users']} users, each among {sizes} items"]
+    lines.append(f"{'':<18}" + "".join(f"{metric_title(name):>11}" for name in columns))
+    for name, means in (
+        {"model": ranking} | {f"floor: {name}": one for name, one in ranking["floors"].items()}
+    ).items():
+        lines.append(f"{name:<18}" + "".join(f"{metric_text(column, means[column]):>11}" for column in columns))
+    level = f"{ranking['intervals']['level']:.0%}"
+    for name in [name for name in ("hr@10", "ndcg@10", "mrr") if name in columns]:
+        differences = "; ".join(
+            f"- {floor} {values['means'][name]:+.4f} ({_bounds(values['intervals'][name], '+')})"
+            for floor, values in ((floor, means["difference"]) for floor, means in ranking["floors"].items())
+        )
+        lines.append(f"{name.upper()}, {level} over users: {_bounds(ranking['intervals'][name])}; {differences}")
+    if missing := [str(k) for k in CUTOFFS if k >= most]:
+        lines.append(f"no row has more than {most} candidates: HR and NDCG at {', '.join(missing)} would say nothing")
+    return "\n".join([*lines, *ranking["notes"]])
+
+
+def shown_metrics(most):
+    """Names of the metrics that say something among at most so many candidates; NDCG@1 is HR@1."""
+    shown = [k for k in CUTOFFS if k < most]
+    return [*(f"hr@{k}" for k in shown), *(f"ndcg@{k}" for k in shown if k > 1), "mrr", "mean_rank"]
+
+
+def metric_title(name):
+    return name.upper().replace("_", " ")
+
+
+def metric_text(name, value):
+    return f"{value:.1f}" if name == "mean_rank" else f"{value:.4f}"
+
+
+def _bounds(bounds, sign=""):
+    return "no interval" if bounds is None else f"{bounds[0]:{sign}.4f} to {bounds[1]:{sign}.4f}"

@@ -1,0 +1,106 @@
+"""The data files that runs name, as far as they are still there: what they share, and which rows selected a checkpoint."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from tlrec.data.overlap import Overlap, measure_overlap
+from tlrec.data.preferences import read_checked
+from tlrec.errors import InputError
+from tlrec.files import sha256
+
+
+class DataFiles:
+    """Data files are found where they were given or below the workspace `root`, and only if unchanged."""
+
+    def __init__(self, root):
+        self.root = Path(root).resolve()
+        self.files, self.digests = {}, {}  # by digest, and by path
+        self.overlaps = {}
+
+    def find(self, data):
+        """The path of a file described by {"path", "sha256"}; None if it is gone or has changed."""
+        for path in (Path(data["path"]), self.root / data["path"]):
+            with suppress(OSError):  # of a file that may not be read, or a name that cannot be one
+                if path.is_file() and self._digest(path) == data["sha256"]:
+                    return path
+        return None
+
+    def read(self, data):
+        """(records, Preferences or None) of a described file; InputError if it is not there or holds no records."""
+        if data["sha256"] not in self.files:
+            if (path := self.find(data)) is None:
+                raise InputError(f"{self.shown(data)} is gone or has changed")
+            self.files[data["sha256"]] = read_checked(path)
+        return self.files[data["sha256"]]
+
+    def overlap(self, first, second):
+        """What two described files share, computed once: `tlrec.data.overlap.Overlap`; its users are None if a file
+        holds free text. Raises InputError if one of them cannot be read."""
+        key = (first["sha256"], second["sha256"])
+        if key not in self.overlaps:
+            files = {"first": self.read(first), "second": self.read(second)}
+            if any(preferences is None for _, preferences in files.values()):
+                inputs = {record["input"] for record in files["first"][0]}
+                rows = sum(record["input"] in inputs for record in files["second"][0])
+                self.overlaps[key] = Overlap(*files, rows=rows, users=None, user_rows=None)
+            else:
+                self.overlaps[key] = measure_overlap(files)[1][0]
+        return self.overlaps[key]
+
+    def shown(self, data):
+        """The path of a described file, relative to the workspace if it is inside."""
+        path = Path(os.path.abspath(data["path"]))
+        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else data["path"])
+
+    # ----------------------------------------------------------------------------------------------- what selected it
+
+    def selected(self, evaluations):
+        """What selected the checkpoints of these evaluations' stages, in words: "1000 target rows", "200 source rows",
+        "nothing". Which rows they are is told by their content, wherever they lie."""
+        found = {}
+        for evaluation in evaluations:
+            if evaluation.foreign:
+                found["not known"] = None
+            for run in (*evaluation.chain, evaluation.run):
+                if (valid := run["data"].get("valid")) and run.get("metric_for_best_model") != "last":
+                    found[f"{valid['rows']} {self._whose(valid, evaluation)} rows"] = None
+        return ", ".join(found) or "nothing"
+
+    def _whose(self, valid, evaluation):
+        """ "test", "target" or "source"; "unknown" where the file is gone."""
+        if valid["sha256"] == evaluation.test["sha256"]:
+            return "test"
+        targets = self._target_files(evaluation)
+        if valid["sha256"] in targets:
+            return "target"
+        try:
+            inputs = {record["input"] for record in self.read(valid)[0]}
+        except InputError:
+            return "unknown"
+        shared = any(record["input"] in inputs for data in targets.values() for record in self._records(data))
+        return "target" if shared else "source"
+
+    def _target_files(self, evaluation):
+        """{sha256: described file} of the target's files: beside the test file, or a copy of it in `rec_data`, and what
+        few-shot stages learnt from."""
+        test, found = evaluation.test, {evaluation.test["sha256"]: evaluation.test}
+        copies = [path for path in self.root.glob("rec_data/*/*.json") if self._digest(path) == test["sha256"]]
+        for folder in {path.parent for path in (self.find(test), *copies) if path}:
+            for path in sorted(folder.glob("*.json")):
+                found[self._digest(path)] = {"path": str(path), "sha256": self._digest(path)}
+        for run in (*evaluation.chain, evaluation.run):
+            if run.get("shots") and (train := run["data"].get("train")):
+                found[train["sha256"]] = train
+        return found
+
+    def _digest(self, path):
+        if path not in self.digests:
+            self.digests[path] = sha256(path)
+        return self.digests[path]
+
+    def _records(self, data):
+        try:
+            return self.read(data)[0]
+        except InputError:
+            return []  # such as prepared.json
