@@ -21,8 +21,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
-
 import tlrec  # noqa: F401 - first: it quiets the libraries
 
 # isort: split

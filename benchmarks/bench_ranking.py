@@ -13,13 +13,10 @@ log-probabilities. With --users the films are divided among that many users, who
 use --threads 1 and compare CPU seconds.
 """
 
-import sys
 import tempfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
 
 import numpy as np
 import torch

@@ -12,11 +12,6 @@ Records of both validations are tokenised beforehand, as in tuning. Asserts that
 AUC, and both validations the same loss.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
-
 import numpy as np
 import torch
 

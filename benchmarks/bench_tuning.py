@@ -12,11 +12,7 @@ without dropout has the same loss and, in float32, the same gradient norm.
 """
 
 import argparse
-import sys
 import tempfile
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
 
 import tlrec  # noqa: F401 - first: it quiets the libraries
 

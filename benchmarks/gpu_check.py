@@ -23,12 +23,10 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))  # tlrec, benchmarks and tests, wherever this is called from
-
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import write_json
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 POCKET = REPOSITORY / "base_model" / "pocket-llama"
 ROWS, BATCH = 40, 4
 RECIPE = ["--num_epochs", 1, "--batch_size", BATCH, "--micro_batch_size", BATCH, "--eval_steps", 5]

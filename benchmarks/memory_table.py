@@ -10,10 +10,6 @@ count with the bytes of all tensors in real steps of small models.
 """
 
 import argparse
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tlrec and benchmarks, wherever this is called from
 
 from tlrec.model.memory import Shape, activations, lora_and_optimizer, scoring
 

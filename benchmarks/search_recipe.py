@@ -32,15 +32,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))  # tlrec and benchmarks, wherever this is called from
-
 from tlrec.compare import compare
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.results import read_metrics
 from tlrec.files import sha256, whole_file
 from tlrec.model.checks import check_base_model
 from tlrec.runs import read_run
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 # 1. The recipe to start from, the first value of each setting, and all values
 SETTINGS = {

@@ -7,11 +7,7 @@ answer    log_p: [[log P(yes), log P(no)], ...], or as of trl_worker.py
 The time of scoring includes tokenisation.
 """
 
-import sys
 import tempfile
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # tlrec
 
 import tlrec  # noqa: F401 - first: it quiets the libraries
 
