@@ -13,6 +13,7 @@ Prints a table and the line `===== auc: <value> =====` for each adapter.
 import argparse
 from dataclasses import dataclass, field
 
+from tlrec.data.preferences import in_another_order
 from tlrec.data.records import RecordSet
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.candidates import ranking_of
@@ -51,6 +52,14 @@ def parse_arguments():
         action=argparse.BooleanOptionalAction,
         default=True,
         help="add LoRA into the base's weights where that gives the same function (default); --no-merge: as published",
+    )
+    add(
+        "--orders",
+        type=int,
+        default=1,
+        metavar="N",
+        help="the mean of P over N orders of both lists of each record: the given one, then N - 1 seeded ones; "
+        "takes N times as long (default: %(default)s, as published)",
     )
     add = parser.add_argument_group(
         "ranking: the target of every liked row among the items of a catalogue"
@@ -96,6 +105,11 @@ def main():
         check_lora_weights(adapter, args.base_model, base, args.other_base)
     test = EvaluationSet(args.test_data_path, RecordSet(args.train_data_path) if args.train_data_path else None)
     ranking = ranking_of(test, args.rank, args.items, args.max_rank_rows, args.rank_seed)
+    if args.orders < 1 or (args.orders > 1 and args.rank):
+        raise InputError(f"--orders {args.orders}: give 1 or more, and 1 with --rank, which keeps the given order")
+    if args.orders > 1:
+        test.check_preferences()
+    records = in_orders(test.records, args.orders)
     if args.output_dir and len(args.lora_weights) > 1:
         raise InputError("--output_dir takes one adapter; without it each adapter's results go into its own folder")
     flags = {"frame": args.prompt_frame} | {name: getattr(args, name) for name in SCORING if name != "frame"}
@@ -120,7 +134,7 @@ def main():
     together = {}
     for job in jobs:
         job.scoring = scoring_here(job.kept, given, args.device, args.base_model, args.trust_remote_code)
-        job.scoring["merge"] = args.merge
+        job.scoring |= {"merge": args.merge, "orders": args.orders}
         if args.resume and not args.overwrite and job.folder:
             job.metrics = finished_evaluation(job.folder, test, job.adapter, base, job.scoring)
         if ranking:
@@ -144,21 +158,28 @@ def main():
                     print(f"complete already: {job.folder}")
                     print_auc(job.metrics)
                 else:
-                    evaluate(job, setup, test, args, base)
+                    evaluate(job, setup, test, records, args, base)
                 if ranking:
                     rank(job, setup, ranking, args, base)
             setup.forget()
 
 
-def evaluate(job, setup, test, args, base):
-    """Score one job's adapter on `test`, and record and print the numbers."""
+def in_orders(records, orders):
+    """The records as they are, then all of them once more for each seeded order of their lists."""
+    numbered = [(order, row, record) for order in range(1, orders) for row, record in enumerate(records)]
+    return records + [in_another_order(record, order, row) for order, row, record in numbered]
+
+
+def evaluate(job, setup, test, records, args, base):
+    """Score one job's adapter on `test`, whose records in all orders are `records`, and record and print the numbers."""
     # 4. Records to token ids, and one forward pass over all of them
-    scorer = setup.scorer(test.records, job.scoring["frame"], job.scoring["cutoff_len"])
+    scorer = setup.scorer(records, job.scoring["frame"], job.scoring["cutoff_len"])
     scores = scorer.score(setup.attach(job.adapter), args.token_budget, merge=args.merge, progress="scoring")
+    scores = scores.mean_of(args.orders)
     print(
         f"{job.adapter or 'base model alone'}: {len(test)} rows in {scores.seconds:.1f} s "
         f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; "
-        f"frame: {job.scoring['frame']}"
+        f"frame: {job.scoring['frame']}" + (f"; mean of {args.orders} orders" if args.orders > 1 else "")
     )
 
     # 5. Metrics and floors

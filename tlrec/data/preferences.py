@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+import numpy as np
+
 from tlrec.data.records import ASKS, LABELS, read_records
 from tlrec.errors import InputError
 
@@ -117,6 +119,25 @@ def without_item(record, place):
     start, end = match.span(name)
     kept = ", ".join(items[:place] + items[place + 1 :])
     return record | {"input": record["input"][:start] + kept + record["input"][end:]}
+
+
+def in_another_order(record, *seed):
+    """The record with its liked and disliked items in an order drawn from `seed` (whole numbers), each list by itself; all
+    else is kept. The question does not depend on the order, a model's answer may.
+
+    A list that would be read as other items in that order, because a name looks like a separator, stays as it is. Raises
+    ValueError if the input has another form.
+    """
+    match, text, rng = _INPUT.fullmatch(record["input"]), record["input"], np.random.default_rng(seed)
+    if match is None:
+        raise ValueError("not the input of a preference record")
+    for name in ("dislikes", "likes"):  # from the end, so that the places of the other list stay right
+        items = _split_items(match[name])
+        shuffled = [items[place] for place in rng.permutation(len(items))]
+        if sorted(_split_items(", ".join(shuffled))) == sorted(items):
+            start, end = match.span(name)
+            text = text[:start] + ", ".join(shuffled) + text[end:]
+    return record | {"input": text}
 
 
 def ambiguous_names(preference):

@@ -1,6 +1,6 @@
 """The result of scoring with a language model, a served one, or a classical baseline. Imports no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,3 +28,9 @@ class Scores:
     @property
     def log_p_no(self):
         return np.log(self.p_no)
+
+    def mean_of(self, orders):
+        """Scores of n / orders records, each scored in `orders` orders of its lists, all records in one order after all
+        in another: the means of the probabilities. truncated: prompts of one order, on average, rounded up."""
+        p_yes, p_no = (p.reshape(orders, -1).mean(axis=0) for p in (self.p_yes, self.p_no))
+        return replace(self, p_yes=p_yes, p_no=p_no, truncated=-(-self.truncated // orders))
