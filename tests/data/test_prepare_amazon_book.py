@@ -4,6 +4,8 @@
 2. Whatever is wrong with the raw files is one line with file and line number, and no output appears.
 """
 
+import json
+
 import pytest
 
 from tests.support.preparation import expect_error, inputs_and_outputs, prepare, rows, spoil, wording
@@ -62,7 +64,8 @@ def test_amazon_book(amazon, tmp_path, capsys):
         ["I6", "Guide", "Rick Steves', \"Tim O'Guide", "book"],
         ["I7", "Ulysses", "James Joyce", "book"],
     ]
-    assert capsys.readouterr().out.splitlines()[:6] == [
+    assert capsys.readouterr().out.splitlines()[:7] == [
+        "format: amazon-books (Books_rating.csv, books_data.csv)",
         "6 ratings of 4 items by 2 users",
         "left out: 1 books of books_data.csv with the title of another",
         "left out: 1 further reviews of the same title by the same user",
@@ -75,7 +78,6 @@ def test_amazon_book(amazon, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("Books_rating.csv", None, None, "{path}: no such file"),
         (
             "books_data.csv",
             "authors",
@@ -84,15 +86,15 @@ def test_amazon_book(amazon, tmp_path, capsys):
             "'previewLink', 'publisher', "
             "'publishedDate', 'infoLink', 'categories', 'ratingsCount' when split at ','",
         ),
-        ("Books_rating.csv", "1/1,4.0,999", "1/1,four,999", "{path}: line 3: rating 'four' is not a number"),
         (
             "Books_rating.csv",
             "1/1,4.0,999",
-            "1/1,4.0,May",
-            "{path}: line 3: timestamp 'May' is not a number",
+            "1/1,four,999",
+            "{path}: line 3: rating 'four' is not a number (1 of 6 rows)",
         ),
+        ("Books_rating.csv", "1/1,4.0,999", "1/1,4.0,May", "{path}: line 3: timestamp 'May' is not a number"),
         ("books_data.csv", BOOKS.partition("\n")[2], "", "{path}: a header, but no rows"),
-        ("books_data.csv", "Leo", "L\xe9o", "{path}: line 2: not utf-8: byte 0xe9 at column 26"),
+        ("books_data.csv", "Leo", "L\xe9o", "{path}: line 2: not utf-8: byte 0xe9 at column 26; save it as UTF-8"),
     ],
 )
 def test_bad_raw_files(name, old, new, message, amazon, tmp_path):
@@ -103,3 +105,17 @@ def test_bad_raw_files(name, old, new, message, amazon, tmp_path):
         message,
         tmp_path / "out",
     )
+
+
+@pytest.mark.parametrize("split", ["order", "time"])
+def test_times_sort_as_text_in_the_published_order_only(amazon, tmp_path, split):
+    """u1 reviewed at 999, 1000 and 2000, u2 at 50, 60 and 70."""
+    prepare("amazon-book", amazon, tmp_path / "out", "--history", 1, "--ratio", "2:1:1", "--split", split)
+    table = [row for name in ("train", "valid", "test") for row in rows(tmp_path / "out" / f"{name}.csv")[1:]]
+    by_user = {"u1": ["2000", "999"] if split == "order" else ["1000", "2000"], "u2": ["60", "70"]}
+    if split == "time":
+        assert [row[7] for row in table] == ["60", "70", "1000", "2000"]
+    for user, times in by_user.items():
+        assert [row[7] for row in table if row[0] == user] == times
+    prepared = json.loads((tmp_path / "out" / "prepared.json").read_text())
+    assert prepared["settings"].get("times") == ("text" if split == "order" else None)

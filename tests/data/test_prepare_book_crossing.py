@@ -13,16 +13,17 @@ import random
 import pandas as pd
 import pytest
 
-from tests.support.preparation import expect_error, inputs_and_outputs, prepare, rows, spoil, wording
+from tests.support.preparation import expect_error, inputs_and_outputs, prepare, rows, run, spoil, wording
 from tlrec import check
 from tlrec.data.preferences import Item, parse_input
 from tlrec.data.records import read_records
+from tlrec.data.sources import book_crossing
 
 
 @pytest.mark.slow
 def test_book_crossing_copy(shared_data, tmp_path, capsys):
     prepare("book", shared_data / "raw" / "book-crossing", tmp_path / "book")
-    assert capsys.readouterr().out.splitlines()[0] == "204164 ratings of 18185 items by 48299 users"
+    assert capsys.readouterr().out.splitlines()[1] == "204164 ratings of 18185 items by 48299 users"
     sizes = [len(read_records(tmp_path / "book" / f"{split}.json")) for split in ("train", "valid", "test")]
     assert sizes == [8037, 1005, 1005]
     users = [user for split in ("train", "valid", "test") for user, *_ in rows(tmp_path / "book" / f"{split}.csv")[1:]]
@@ -114,7 +115,8 @@ def test_book_original_dump(book, tmp_path, capsys):
     expected_users = ["8", "7", "6"]
     random.Random(0).shuffle(expected_users)
     assert list(by_user) == expected_users
-    assert capsys.readouterr().out.splitlines()[:5] == [
+    assert capsys.readouterr().out.splitlines()[:6] == [
+        "format: book-crossing (BX-Book-Ratings.csv, BX-Books.csv)",
         "12 ratings of 5 items by 3 users",
         "left out: 1 malformed lines of BX-Books.csv",
         "left out: 1 implicit ratings (0)",
@@ -124,13 +126,11 @@ def test_book_original_dump(book, tmp_path, capsys):
 
 
 def test_book_lines_are_taken_apart_as_by_pandas(book):
-    import raw_book_crossing
-
     expected = pd.read_csv(
         book / "BX-Books.csv", sep=";", encoding="latin-1", on_bad_lines="skip", dtype=str, keep_default_na=False
     )
     skipped = {}
-    books = raw_book_crossing._read(book / "BX-Books.csv", raw_book_crossing.BOOK_COLUMNS, ";", "latin-1", skipped)
+    books = book_crossing._read(book / "BX-Books.csv", book_crossing.BOOKS, skipped)
     assert books["title"].tolist() == expected["Book-Title"].tolist()
     assert books["creator"].tolist() == expected["Book-Author"].tolist()
     assert skipped == {"malformed lines of BX-Books.csv": 1}
@@ -159,21 +159,48 @@ def test_book_cleaned_copy(book, tmp_path):
     assert inputs_and_outputs(tmp_path / "cleaned") == inputs_and_outputs(tmp_path / "original")
 
 
+KAGGLE_BOOKS = r'''ISBN,Book-Title,Book-Author,Year-Of-Publication,Publisher,Image-URL-L
+01,Plain,Ann,1990,P,http://x
+02,"DK Readers: All of It (Level 4: Proficient Readers)\"";Michael Teitelbaum""",2000,DK Publishing Inc,http://x,
+03,No author behind it,2003,Gallimard,http://x,
+04,"1984",George Orwell,0,P,http://x
+05,"Nobody's",,1999,P,http://x
+'''
+
+
+def test_kaggles_copy_with_shifted_rows(tmp_path, capsys):
+    """Of the two shifted rows one has the author in its title still; the other is left out."""
+    (tmp_path / "Books.csv").write_text(KAGGLE_BOOKS)
+    ratings = [(user, book) for user in "abcd" for book in ("01", "02", "03", "04", "05")]
+    lines = "".join(f"{user},{book},{9 if (user in 'ab') == (book in '01 02') else 2}\n" for user, book in ratings)
+    (tmp_path / "Ratings.csv").write_text("User-ID,ISBN,Book-Rating\n" + lines + "a,99,5\n")
+    run("--raw", tmp_path, "--output", tmp_path / "out", "--history", 1, "--ratio", "2:1:1", "--split", "order")
+    said = capsys.readouterr().out
+    for line in (
+        "format: book-crossing (Ratings.csv, Books.csv)",
+        "left out: 1 shifted rows of Books.csv",
+        "changed: 1 shifted rows of Books.csv, repaired",
+        "left out: 8 ratings of books without title or author",
+        "left out: 1 ratings of books that are not in the table",
+        "ratings from 2 to 9: more than 5 is a like (--liked_above)",
+    ):
+        assert line + "\n" in said
+    mapping = {row[0]: row[1:3] for row in rows(tmp_path / "out" / "item_mapping.csv")[1:]}
+    assert mapping == {
+        "01": ["Plain", "Ann"],
+        "02": ["DK Readers: All of It (Level 4: Proficient Readers)", "Michael Teitelbaum"],
+        "04": ["1984", "George Orwell"],
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("BX-Books.csv", None, None, "{path}: no such file"),
         (
-            "BX-Book-Ratings.csv",
+            "BX-Books.csv",
             None,
             None,
-            "{folder}: holds neither BX-Book-Ratings.csv (the dump) nor BX-Ratings.csv (a cleaned copy)",
-        ),
-        (
-            "BX-Book-Ratings.csv",
-            ";",
-            ",",
-            "{path}: line 1: no column 'User-ID'; found 'User-ID,\"ISBN\",\"Book-Rating\"' when split at ';'",
+            "{folder}/BX-Book-Ratings.csv: ratings of book-crossing, but no titles beside them; give --items FILE (BX-Books.csv)",
         ),
         (
             "BX-Book-Ratings.csv",
@@ -182,19 +209,11 @@ def test_book_cleaned_copy(book, tmp_path):
             "{path}: line 1: no column 'Book-Rating'; found 'User-ID', 'ISBN', 'Stars' when split at ';'",
         ),
         ("BX-Book-Ratings.csv", BX_RATINGS.partition("\n")[2], "", "{path}: a header, but no rows"),
-        ("BX-Book-Ratings.csv", '"8";"06";"10"', '"8";"06";"ten"', "{path}: line 7: rating 'ten' is not a number"),
         (
             "BX-Book-Ratings.csv",
-            '"8";"07"',
-            '"8";"06"',
-            "{path}: line 9: a second rating of the same book by the same user (user 8, item 06), the "
-            "first one is in line 7",
-        ),
-        (
-            "BX-Books.csv",
-            '"07"',
-            '"06"',
-            "{path}: line 8: a book is described twice (item 06), the first one is in line 7",
+            '"8";"06";"10"',
+            '"8";"06";"ten"',
+            "{path}: line 7: rating 'ten' is not a number (1 of 12 rows)",
         ),
     ],
 )
@@ -207,7 +226,10 @@ def test_bad_raw_files(name, old, new, message, book, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--last", "5"], "--last belongs to --domain movie and custom; book has no such setting"),
+        (
+            ["--last", "5"],
+            "--last belongs to --domain movie and netflix and amazon-book and custom; book has no such setting",
+        ),
         (["--min_ratings", "1"], "--min_ratings 1: a history and a target take at least 2"),
         (["--min_ratings", "6"], "no user has 6 ratings or more, so there is no record; give a smaller --min_ratings"),
         (["--split", "time"], "--split time: these ratings have no times; use --split user or order"),

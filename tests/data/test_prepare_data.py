@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.support.preparation import SCRIPTS, U_DATA, expect_error, prepare
+from tests.support.preparation import U_DATA, expect_error, prepare, run
 from tlrec.data.preparation import FILES, Example, last_windows, shuffled_histories, split_examples
 from tlrec.errors import InputError
 
@@ -30,7 +30,7 @@ def random_ratings(seed, users=9, count=120):
             "rating": rng.integers(1, 6, count),
             "timestamp": rng.integers(0, 40, count).astype(str),
         }
-    )
+    ).assign(order=lambda table: table["timestamp"])
 
 
 @pytest.mark.parametrize("last", [1, 7, 50, 10_000, -1])
@@ -45,7 +45,7 @@ def test_windows_are_those_of_the_definition(last):
         for k in range(4, len(rated)):
             before, target = rated[k - 4 : k], rated[k]
             history = tuple(row.item for row in before), tuple(row.rating for row in before)
-            expected.append(Example(target.user, *history, target.item, target.rating, target.timestamp))
+            expected.append(Example(target.user, *history, target.item, target.rating, target.timestamp, target.order))
     expected = expected if last == -1 else expected[-last:]
     assert last_windows(ratings, history=4, last=last) == expected
 
@@ -70,7 +70,7 @@ def test_user_split_shares_no_user():
 
 
 def test_one_example_a_user_is_cut_exactly():
-    examples = [Example(user, ("a",), (1,), "b", 5, None) for user in range(97)]
+    examples = [Example(user, ("a",), (1,), "b", 5, None, None) for user in range(97)]
     splits = split_examples(examples, "user", [8, 1, 1], seed=3)
     users = list(range(97))
     random.Random(3).shuffle(users)
@@ -83,73 +83,77 @@ def test_shuffled_histories_take_the_last_as_target():
     (example,) = shuffled_histories(ratings, history=10, min_ratings=4, seed=42)
     order = list(range(14))
     random.Random(42).shuffle(order)
-    assert example == Example(1, tuple(order[:10]), (6,) * 10, order[-1], 6, None)
+    assert example == Example(1, tuple(order[:10]), (6,) * 10, order[-1], 6, None, None)
 
 
 # ------------------------------------------------------------------------------------------------- 2. arguments
 
 
+NO_RAW = "give the raw ratings: --raw PATH, a folder or a file"
+
+
 @pytest.mark.parametrize(
-    ("script", "arguments", "message"),
+    ("arguments", "message"),
     [
+        (["--domain", "movie"], f"{NO_RAW}, or --download"),
+        (["--domain", "custom"], NO_RAW),
+        ([], NO_RAW),
         (
-            "movie",
-            ["--domain", "movie"],
-            "--domain movie takes either --raw DIR or --download, and no --ratings or --items",
-        ),
-        (
-            "movie",
             ["--domain", "movie", "--raw", "x", "--download"],
-            "--domain movie takes either --raw DIR or --download, and no --ratings or --items",
+            "--download is for --domain movie or book, and takes no --raw",
         ),
+        (["--format", "goodbooks", "--download"], "--download is for --domain movie or book, and takes no --raw"),
+        (["--domain", "movie", "--raw", "x", "--url", "y"], "--url and --digest need --download"),
+        (["--raw", "nowhere"], "nowhere: no such file or folder"),
+        (["--raw", __file__, "--items", "nowhere", "--format", "table"], "--items nowhere: no such file"),
         (
-            "movie",
-            ["--domain", "custom", "--ratings", "x"],
-            "--domain custom takes --ratings FILE and --items FILE, and neither --raw nor --download",
-        ),
-        ("movie", ["--domain", "movie", "--raw", "x", "--url", "y"], "--url and --digest need --download"),
-        ("netflix", ["--domain", "netflix"], "--domain netflix takes --raw DIR, and no --ratings or --items"),
-        (
-            "netflix",
             ["--domain", "netflix", "--download"],
             "an account is needed: get https://www.kaggle.com/datasets/netflix-inc/netflix-prize-data "
             "(combined_data_1.txt, movie_titles.csv) and give their folder as --raw",
         ),
         (
-            "netflix",
             ["--domain", "amazon-book", "--download"],
             "an account is needed: get https://www.kaggle.com/datasets/mohamedbakhet/amazon-books-reviews "
             "(Books_rating.csv, books_data.csv) and give their folder as --raw",
         ),
     ],
 )
-def test_sources_that_do_not_fit(script, arguments, message, tmp_path):
-    call = [*arguments, "--output", str(tmp_path / "out")]
-    expect_error(lambda: SCRIPTS[script].main(call), message, tmp_path / "out")
+def test_sources_that_do_not_fit(arguments, message, tmp_path):
+    expect_error(lambda: run(*arguments, "--output", tmp_path / "out"), message, tmp_path / "out")
+
+
+def test_an_output_is_needed_without_a_domain(tmp_path):
+    with pytest.raises(InputError, match="--output DIR is missing: a folder for the data set"):
+        run("--raw", tmp_path)
 
 
 @pytest.mark.slow
 def test_command_line(movie, tmp_path):
     """As a user types it: from another folder, a wrong flag, a user's mistake, and the plain run."""
 
-    def run(*arguments):
-        command = [sys.executable, str(REPOSITORY / "rec_data" / "prepare_data.py"), *arguments]
+    def call(*arguments, folder="rec_data"):
+        command = [sys.executable, str(REPOSITORY / folder / "prepare_data.py"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
 
-    wrong = run("--domain", "movie", "--rawr", "x")
+    wrong = call("--domain", "movie", "--rawr", "x")
     assert wrong.returncode == 2 and wrong.stderr.endswith("error: unrecognized arguments: --rawr x\n")
-    missing = run("--domain", "movie", "--raw", "nowhere")
+    missing = call("--domain", "movie", "--raw", "nowhere")
     assert (missing.returncode, missing.stdout) == (2, "")
-    assert missing.stderr == "error: nowhere/u.item: no such file\n"
-    done = run("--domain", "movie", "--raw", "ml-100k", "--output", "out", "--history", "2", "--ratio", "2:1:1")
+    assert missing.stderr == "error: nowhere: no such file or folder\n"
+    done = call("--domain", "movie", "--raw", "ml-100k", "--output", "out", "--history", "2", "--ratio", "2:1:1")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
+        "format: movielens (u.data, u.item)\n"
         "8 ratings of 4 items by 2 users\n"
         "train      2 records, 50.0% Yes, 1 users\n"
         "valid      1 records, 100.0% Yes, 1 users, 0 of them also in train\n"
         "test       1 records,  0.0% Yes, 1 users, 0 of them also in train\n"
         "written to out\n"
     )
+    flags = ["--domain", "movie", "--raw", "ml-100k", "--history", "2", "--ratio", "2:1:1"]
+    assert call(*flags, "--output", "source", folder="instruction_data").returncode == 0
+    for name in FILES:
+        assert (tmp_path / "source" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
 
 # ------------------------------------------------------------------------------------------------ 3. what is there

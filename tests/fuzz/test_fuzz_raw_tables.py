@@ -7,18 +7,18 @@
 """
 
 import csv
-import importlib.util
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import REPOSITORY
 from tests.fuzz.damage import damaged
-from tlrec.data.own_ratings import read_own_ratings
+from tlrec.data.policies import clean
 from tlrec.data.preferences import parse_input
 from tlrec.data.preparation import build_records, shuffled_histories
+from tlrec.data.prepare import DOMAINS
+from tlrec.data.sources import find
 from tlrec.errors import InputError
 
 pytestmark = pytest.mark.slow
@@ -32,11 +32,13 @@ cells = st.one_of(
 names = st.text(st.characters(codec="utf-8"), max_size=8)
 
 
-def reader(script, name):
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
+def read(raw, items=None, form="auto", domain="own", **settings):
+    """The Source of raw files, as prepare_data.py makes it."""
+    return clean(find(raw, items, form), DOMAINS[domain] | settings)
+
+
+def read_own_ratings(ratings, items, kind):
+    return read(ratings, items, "table", kind=kind, same_title="published")
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +98,10 @@ def test_own_tables(folder, ratings, titles, creators):
         source, message = said(folder, lambda: read_own_ratings(*paths, "movie"))
         if source:
             check(source, len(ratings))
-            assert sorted(source.ratings["rating"]) == sorted(rating for _, _, rating, _ in ratings)
-        found.append(source and source.items["title"].tolist())
-    if found[0] is not None and found[1] is not None:
-        assert found[0] == found[1] == [" ".join(title.split()) for title in titles]
+            rated = source.ratings[["user", "item", "rating"]].itertuples(index=False, name=None)
+            assert {*rated} <= {row[:3] for row in ratings}
+        found.append(source and source.items[["title", "creator"]].values.tolist())
+    assert found[0] == found[1]
 
 
 @given(st.lists(st.lists(cells, min_size=1, max_size=5), max_size=6), st.lists(st.lists(cells, max_size=4), max_size=6))
@@ -136,20 +138,32 @@ AMAZON = {
     "Books_rating.csv": b"Id,Title,Price,User_id,review/score,review/time\n1,A,,u,5.0,100\n2,B,,u,3.0,101\n1,A,,v,4.0,9\n",
     "books_data.csv": b"Title,authors,publishedDate\nA,\"['X', 'Y']\",1999\nB,['Z'],2001-01\n",
 }
+RECBOLE = {
+    "x.inter": b"user_id:token\titem_id:token\trating:float\ttimestamp:float\nu\t1\t5.0\t9\nu\t2\t3.0\t8\nv\t1\t2\t7\n",
+    "x.item": b"item_id:token\ttitle:token_seq\n1\tA\n2\tB\xc3\xa9\n",
+}
+REVIEWS = {
+    "Music.jsonl": b'{"rating": 5.0, "parent_asin": "a", "user_id": "u", "timestamp": 1}\n'
+    b'{"rating": 2.0, "parent_asin": "b", "user_id": "u", "timestamp": 2}\n',
+    "meta_Music.jsonl": b'{"title": "A", "parent_asin": "a", "store": null}\n{"title": "B", "parent_asin": "b"}\n',
+}
 SOURCES = [
-    ("rec_data/raw_movielens.py", "read_movielens", (), MOVIELENS),
-    ("instruction_data/raw_netflix.py", "read_netflix", ("drop",), NETFLIX),
-    ("rec_data/raw_book_crossing.py", "read_book_crossing", ("keep",), DUMP),
-    ("instruction_data/raw_amazon_books.py", "read_amazon_books", (), AMAZON),
+    ("movielens", "movie", MOVIELENS),
+    ("netflix", "netflix", NETFLIX),
+    ("book-crossing", "book", DUMP),
+    ("amazon-books", "amazon-book", AMAZON),
+    ("recbole", "own", RECBOLE),
+    ("amazon-2023", "own", REVIEWS),
 ]
 
 
-@pytest.mark.parametrize(("script", "name", "arguments", "files"), SOURCES, ids=[source[1] for source in SOURCES])
+@pytest.mark.parametrize(("form", "domain", "files"), SOURCES, ids=[source[0] for source in SOURCES])
 @given(damaged(), st.integers(0, 1))
-def test_damaged_sources(folder, script, name, arguments, files, damage, which):
+def test_damaged_sources(tmp_path_factory, form, domain, files, damage, which):
+    folder = tmp_path_factory.mktemp(form)
     for number, (file, content) in enumerate(files.items()):
         (folder / file).write_bytes(damage(content) if number == which else content)
-    source, _ = said(folder, lambda: reader(script, name)(folder, *arguments))
+    source, _ = said(folder, lambda: read(folder, form=form, domain=domain))
     if source:
         assert 0 < len(source.ratings) <= sum((folder / file).read_bytes().count(b"\n") + 1 for file in files)
 
@@ -166,14 +180,15 @@ def test_damaged_sources(folder, script, name, arguments, files, damage, which):
         (b"1:\n" + b"9" * 5000 + b":\n", None, ": line 2: expected user,rating,date or 'film:', found '999"),
         (b"1:\n7,3,2005-01-01\n", b"9" * 5000 + b",2003,A\n", ": line 1: expected id,year,title, found '999"),
         (b"1:\n2:\n7,3,2005-01-01", None, ": line 1: film 1 has a header, but no ratings"),
-        (b"1:\n7,3,2005-01-01", None, None),  # without a line break at its end
+        (b"1:\n7,3,2005-01-01\n8,4,2005-01-02", None, None),  # without a line break at its end
     ],
 )
 def test_odd_netflix_files(folder, ratings, titles, told):
     (folder / "combined_data_1.txt").write_bytes(ratings)
     (folder / "movie_titles.csv").write_bytes(titles or NETFLIX["movie_titles.csv"])
-    source, message = said(folder, lambda: reader("instruction_data/raw_netflix.py", "read_netflix")(folder, "drop"))
+    files = folder / "combined_data_1.txt", folder / "movie_titles.csv"
+    source, message = said(folder, lambda: read(*files, form="netflix", domain="netflix"))
     if told:
         assert told in message
     else:
-        assert source.ratings[["user", "item", "rating"]].values.tolist() == [[7, 1, 3]]
+        assert source.ratings[["user", "item", "rating"]].values.tolist() == [[7, 1, 3], [8, 1, 4]]

@@ -1,31 +1,23 @@
-"""What the tests of data preparation share: both scripts as modules, what they wrote read back, raw files of MovieLens."""
+"""What the tests of data preparation share: the command line, what it wrote read back, raw files of MovieLens."""
 
 import csv
-import importlib.util
-import sys
+import random
 
 import pytest
 
 from tests.conftest import REPOSITORY
+from tlrec.data.prepare import main
 from tlrec.data.records import read_records
 from tlrec.errors import InputError
 
 
-def load_script(folder):
-    """The script as a module, with its readers importable as when it is run."""
-    sys.path.insert(0, str(REPOSITORY / folder))
-    spec = importlib.util.spec_from_file_location(f"{folder}_prepare", REPOSITORY / folder / "prepare_data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SCRIPTS = {"movie": load_script("rec_data"), "netflix": load_script("instruction_data")}
-SCRIPTS |= {"book": SCRIPTS["movie"], "amazon-book": SCRIPTS["netflix"]}
-
-
 def prepare(domain, raw, output, *flags):
-    SCRIPTS[domain].main(["--domain", domain, "--raw", str(raw), "--output", str(output), *map(str, flags)])
+    run("--domain", domain, "--raw", raw, "--output", output, *flags)
+
+
+def run(*arguments):
+    """The command line of rec_data/prepare_data.py."""
+    main(REPOSITORY / "rec_data", "", list(map(str, arguments)))
 
 
 def inputs_and_outputs(output):
@@ -78,3 +70,54 @@ U_DATA = """7\t1\t3\t100
 5\t4\t5\t300
 5\t3\t3\t400
 """
+
+
+# ------------------------------------------------------------------------------------------ one small world, any form
+
+TITLES = [
+    "Harbour &amp; Night (1999)",
+    'The "B" Side, Part 2',
+    "Amélie",
+    "Yes, Yes (2004)",
+    "None",
+    "User Preference: none",
+    "Café 日本",
+    "Dust",
+    "  Two   Spaces",
+]
+
+
+def world(users=6, count=8, seed=0, times=True, scale=(1, 2, 3, 4, 5)):
+    """[(user, item, rating, time)] in the order of a file that mixes its users: numbers as text, times of 9 and 10 digits."""
+    draw, rows = random.Random(seed), []
+    for user in range(1, users + 1):
+        for item in draw.sample(range(1, len(TITLES) + 1), count):
+            rows.append(
+                (str(user), str(item), str(draw.choice(scale)), str(draw.randrange(999_999_980, 1_000_000_020)))
+            )
+    draw.shuffle(rows)
+    return rows if times else [(user, item, rating, "") for user, item, rating, _ in rows]
+
+
+def expected(rows, names, kind, history=3, above=3, ratio=(2, 1, 1), by_time=True):
+    """{split: [(input, output)]} of the plain definition. names: {item: how it is written in a record}."""
+    by_user, windows = {}, []
+    for user, item, rating, time in rows:
+        by_user.setdefault(user, []).append((float(time) if by_time else 0, item, float(rating)))
+    for rated in by_user.values():
+        rated.sort(key=lambda row: row[0])  # stable
+        for k in range(history, len(rated)):
+            lists = {
+                liked: ", ".join(names[i] for _, i, r in rated[k - history : k] if (r > above) == liked)
+                for liked in (1, 0)
+            }
+            _, item, rating = rated[k]
+            windows.append((wording(lists[1], lists[0], names[item], kind), "Yes." if rating > above else "No."))
+    ends = [len(windows) * sum(ratio[:part]) // sum(ratio) for part in (0, 1, 2, 3)]
+    return {name: windows[a:b] for name, a, b in zip(("train", "valid", "test"), ends, ends[1:])}
+
+
+def written(output):
+    """{split: [(input, output)]} of a data set."""
+    splits = ("train", "valid", "test")
+    return {name: [(r["input"], r["output"]) for r in read_records(output / f"{name}.json")] for name in splits}

@@ -69,13 +69,17 @@ def read_catalogue(path):
     Raises InputError, naming file and line, if there is no title column, no row, a row without a title, or one without
     a creator where others have one: in a record, such an item could not be separated from the title that follows it.
     """
-    from tlrec.data import raw_tables as raw  # imports pandas; not at the top, so that --help is quick
+    from tlrec.data.sources import tables  # imports pandas; not at the top, so that --help is quick
 
-    table = raw.read_csv_or_parquet(path, ["title"], optional=["creator", "kind"])
+    found, separator = tables.columns_of(path)
+    if "title" not in found:
+        raise InputError(f"{path}: line 1: no column 'title'; found {', '.join(map(repr, found))}")
+    wanted = {name: name for name in ("title", "creator", "kind") if name in found}
+    table = tables.read_columns(path, wanted, separator)
     for column in table.columns.intersection(["title", "creator"]):
         table[column] = table[column].str.replace(r"\s*[\r\n]+\s*", " ", regex=True)
     creators = "creator" in table and (table["creator"].str.strip() != "").any()
-    raw.require_filled(table, ["title", "creator"] if creators else ["title"], path)
+    tables.require_filled(table, ["title", "creator"] if creators else ["title"], path)
     kinds = list(dict.fromkeys(table["kind"])) if "kind" in table else []
     names = table["creator"] if creators else [""] * len(table)
     return Catalogue(path, [Item(title, name) for title, name in zip(table["title"], names, strict=True)], kinds)

@@ -15,7 +15,6 @@ import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,33 +23,9 @@ from tlrec.data.records import write_records
 from tlrec.errors import InputError
 from tlrec.files import sha256, write_json
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 SPLITS = ("train", "valid", "test")
 FILES = (*(f"{split}.{form}" for split in SPLITS for form in ("json", "csv")), "item_mapping.csv", "prepared.json")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Raw ratings, in the same form for every source.
-
-    ratings: DataFrame in file order with user, item, rating (numbers) and timestamp (sorts as it is; None: no times).
-    items: DataFrame indexed by item, with title, creator ("" if items have none) and kind ("movie", "book", ...).
-    skipped: {what was left out as a known flaw of the source: how many}.
-    files: the files that were read.
-    """
-
-    ratings: "DataFrame"
-    items: "DataFrame"
-    skipped: dict[str, int]
-    files: list[Path]
-
-    def summary(self):
-        """Lines that say what was read and what was left out."""
-        users, items = self.ratings["user"].nunique(), self.ratings["item"].nunique()
-        yield f"{len(self.ratings)} ratings of {items} items by {users} users"
-        yield from (f"left out: {count} {what}" for what, count in self.skipped.items() if count)
+RAREST = 0.01  # share of the rarer label in a split, at least
 
 
 @dataclass(frozen=True)
@@ -62,38 +37,8 @@ class Example:
     history_ratings: tuple
     item: object
     rating: float
-    timestamp: object  # of the target; None without times
-
-
-def choose_settings(domain, published, flags):
-    """The settings of a domain: its published ones, replaced by the flags that were given.
-
-    published: {domain: {setting: value}}; flags: {name: value, or None where it was not given}, other flags too.
-    Raises InputError for a setting that the domain does not know and for values out of range.
-    """
-    settings = dict(published[domain])
-    for name in dict.fromkeys(name for known in published.values() for name in known):
-        if flags[name] is None:
-            continue
-        if name not in settings:
-            knowing = " and ".join(other for other, known in published.items() if name in known)
-            raise InputError(f"--{name} belongs to --domain {knowing}; {domain} has no such setting")
-        settings[name] = flags[name]
-    if settings["history"] < 1:
-        raise InputError(f"--history {settings['history']}: a history holds at least one item")
-    if "last" in settings and settings["last"] < 1 and settings["last"] != -1:
-        raise InputError(f"--last {settings['last']}: give the number of windows to keep, or -1 for all")
-    if "min_ratings" in settings and settings["min_ratings"] < 2:
-        raise InputError(f"--min_ratings {settings['min_ratings']}: a history and a target take at least 2")
-    return settings
-
-
-def parse_ratio(text):
-    """ "8:1:1" as three positive ints. Raises ValueError, so it serves as an argparse type."""
-    parts = [int(part) for part in text.split(":")]
-    if len(parts) != len(SPLITS) or min(parts) < 1:
-        raise ValueError
-    return parts
+    timestamp: object  # of the target, as written; None without times
+    order: object  # the same, so that it sorts
 
 
 def refuse_to_overwrite(output, overwrite):
@@ -109,8 +54,8 @@ def refuse_to_overwrite(output, overwrite):
 def last_windows(ratings, history, last):
     """The last `last` sliding windows (-1: all): `history` ratings of a user in a row predict the next one.
 
-    Users come in order of first appearance, each user's ratings in time order; ratings of the same time keep the
-    order of the file. Only the users that the kept windows belong to are sorted at all.
+    ratings: as in tlrec.data.policies.Source. Users come in order of first appearance, each user's ratings in time order;
+    ratings of the same time keep the order of the file. Only the users that the kept windows belong to are sorted at all.
     Returns the examples in order. Raises InputError if there is none.
     """
     codes, _ = ratings["user"].factorize()
@@ -123,10 +68,10 @@ def last_windows(ratings, history, last):
         needed = max(0, int(np.sum(from_here_on >= last)) - 1)  # the first user whose windows are needed
     kept = (codes >= needed) & (windows[codes] > 0)
     ratings = ratings[kept].assign(code=codes[kept])
-    ratings = ratings.sort_values("timestamp", kind="stable").sort_values("code", kind="stable")
+    ratings = ratings.sort_values("order", kind="stable").sort_values("code", kind="stable")
 
-    columns = [ratings[name].tolist() for name in ("code", "user", "item", "rating", "timestamp")]
-    code, user, item, rating, timestamp = columns
+    columns = [ratings[name].tolist() for name in ("code", "user", "item", "rating", "timestamp", "order")]
+    code, user, item, rating, timestamp, order = columns
     examples = []
     for target in range(history, len(code)):
         begin = target - history
@@ -139,6 +84,7 @@ def last_windows(ratings, history, last):
                     item[target],
                     rating[target],
                     timestamp[target],
+                    order[target],
                 )
             )
     return examples if last == -1 else examples[-last:]
@@ -161,7 +107,9 @@ def shuffled_histories(ratings, history, min_ratings, seed):
         random.Random(seed).shuffle(rated)
         *before, (item, rating) = rated
         before = before[:history]
-        examples.append(Example(user, tuple(i for i, _ in before), tuple(r for _, r in before), item, rating, None))
+        examples.append(
+            Example(user, tuple(i for i, _ in before), tuple(r for _, r in before), item, rating, None, None)
+        )
     if not examples:
         raise InputError(
             f"no user has {min_ratings} ratings or more, so there is no record; give a smaller --min_ratings"
@@ -180,7 +128,7 @@ def split_examples(examples, how, ratio, seed):
     if how == "time":
         if examples[0].timestamp is None:
             raise InputError("--split time: these ratings have no times; use --split user or order")
-        examples = sorted(examples, key=lambda example: example.timestamp)
+        examples = sorted(examples, key=lambda example: example.order)
     cuts = [len(examples) * sum(ratio[:part]) // sum(ratio) for part in (1, 2, 3)]
     if how == "user":
         by_user = {}
@@ -199,6 +147,28 @@ def split_examples(examples, how, ratio, seed):
                 f"{':'.join(map(str, ratio))} by {how}: {name} would be empty"
             )
     return splits
+
+
+def without_known_targets(examples, items):
+    """The examples whose history does not hold the target's title and creator already. items: as in Source."""
+    names = dict(zip(items.index.tolist(), zip(items["title"].tolist(), items["creator"].tolist())))
+    return [e for e in examples if names[e.item] not in {names[item] for item in e.history}]
+
+
+def share_liked(examples, threshold):
+    """The share of examples whose rating is above the threshold."""
+    return sum(example.rating > threshold for example in examples) / len(examples)
+
+
+def check_labels(splits, threshold):
+    """Raise InputError if nearly all rows of a split have one label."""
+    for name, examples in splits.items():
+        share = share_liked(examples, threshold)
+        if min(share, 1 - share) < RAREST:
+            raise InputError(
+                f"{name}: {share:.1%} of {len(examples)} rows are Yes, with a like above {threshold:g}; give a --liked_above "
+                "that divides the ratings, or more rows"
+            )
 
 
 def build_records(examples, items, liked_above, quoted_target=False):
@@ -248,7 +218,7 @@ def write_data_set(output, splits, source, settings, quoted_target=False):
             write_records(unfinished / f"{name}.json", records)
             _write_examples(unfinished / f"{name}.csv", examples, settings["liked_above"])
             users = {example.user for example in examples}
-            liked = sum(example.rating > settings["liked_above"] for example in examples) / len(examples)
+            liked = share_liked(examples, settings["liked_above"])
             shared = "" if name == "train" else f", {len(users & train_users)} of them also in train"
             lines.append(f"{name:5} {len(examples):6} records, {liked:5.1%} Yes, {len(users)} users{shared}")
         _write_items(unfinished / "item_mapping.csv", source.items)
@@ -257,8 +227,10 @@ def write_data_set(output, splits, source, settings, quoted_target=False):
             {
                 "settings": settings,
                 "raw": {path.name: sha256(path) for path in source.files},
-                "skipped": source.skipped,
+                "skipped": source.counts["left out"],
+                "changed": source.counts["changed"],
                 "records": {name: len(examples) for name, examples in splits.items()},
+                "liked": {name: share_liked(examples, settings["liked_above"]) for name, examples in splits.items()},
             },
         )
         output.mkdir(exist_ok=True)

@@ -5,10 +5,12 @@ them, or has one after the other (JSON lines), in UTF-8 or UTF-16, with or witho
 writes and draws records.
 """
 
+import gzip
 import json
 import os
 import re
 import stat
+import zlib
 from functools import cached_property
 
 import numpy as np
@@ -40,7 +42,7 @@ def iterate_records(path, labelled=True):
     """The rows of `read_records` one by one, however large the file. What is wrong with them is said at the end, so do
     not use them before."""
     flaws, labels, number = {}, 0, 0  # flaws: {kind: [how many rows, the first of them, what is wrong, how to mend it]}
-    for number, row in enumerate(_values(path), start=1):
+    for number, row in enumerate(json_values(path), start=1):
         if flaw := _flaw(row, labelled):
             kind, *said = flaw
             flaws.setdefault(kind, [0, number, *said])[0] += 1
@@ -87,25 +89,27 @@ def _label_flaw(row, needed):
     return ("label", what, "rewrite the answers as these two, or leave such rows out") if needed else None
 
 
-def _values(path):
-    """The JSON values of an array, or of a file with one value behind the other, each as soon as it is read."""
+def json_values(path, numbers=None):
+    """The JSON values of an array, or of a file with one value behind the other, each as soon as it is read; decompressed
+    if the name ends in .gz. numbers: what makes numbers from their text, if not Python's. Raises InputError."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe might never end
             raise InputError(f"{path}: is not a file")
-        with open(path, "rb") as file:
+        opened = gzip.open if str(path).endswith(".gz") else open
+        with opened(path, "rb") as file:
             encoding = json.detect_encoding(file.read(4))
-        with open(path, encoding=encoding, newline="") as file:
-            yield from _values_of(file, path)
+        with opened(path, "rt", encoding=encoding, newline="") as file:
+            yield from _values_of(file, path, json.JSONDecoder(parse_int=numbers, parse_float=numbers).raw_decode)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except UnicodeError as error:
         raise InputError(f"{path}: cannot be read: not {encoding}: {error.reason}; save it as UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _values_of(file, path):
-    decode, text, at, number, in_array = json.JSONDecoder().raw_decode, file.read(BLOCK), 0, 1, False
+def _values_of(file, path, decode):
+    text, at, number, in_array = file.read(BLOCK), 0, 1, False
     while True:
         at = _BETWEEN.match(text, at).end()
         if at == len(text):

@@ -13,8 +13,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from tlrec.data import raw_tables as raw
-from tlrec.data.preparation import Source
+from tlrec.data.sources.tables import where
 from tlrec.errors import InputError
 
 BLOCK = 1 << 26  # bytes
@@ -23,36 +22,35 @@ RATING = re.compile(rb"\d{1,9},\d{1,2},\d{4}-\d\d-\d\d[ \t]*\r?\n")
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
-def read_netflix(folder, title_commas):
-    """Read the two files. title_commas: "drop" as in the published files, or "keep". Dates stay text."""
-    titles_path, ratings_path = folder / "movie_titles.csv", folder / "combined_data_1.txt"
-    items = _read_titles(titles_path, title_commas)
-    ratings = _read_ratings(ratings_path, set(items.index), titles_path.name)
-    return Source(ratings, items, skipped={}, files=[ratings_path, titles_path])
+def read(ratings, items, options, counts):
+    """Read the two files. options["title_commas"]: "drop" as in the published files, or "keep". Dates stay text."""
+    films = _read_titles(items, options["title_commas"])
+    return _read_ratings(ratings, set(films["item"]), items.name), films
 
 
 def _read_titles(path, commas):
     """`id,year,title` lines; a title may hold commas, and the year of seven films is NULL."""
     titles = {}
-    with raw.open_text(path, "latin-1") as file:
-        for number, line in enumerate(file, start=1):
-            fields = line.rstrip("\r\n").split(",", 2)
-            if (
-                len(fields) != 3
-                or not re.fullmatch(r"\d{1,9}", fields[0])
-                or not (fields[1].isdecimal() or fields[1] == "NULL")
-            ):
-                raise InputError(f"{raw.where(path, number)}: expected id,year,title, found {line.strip()[:60]!r}")
-            item, year, title = int(fields[0]), fields[1], fields[2].strip()
-            if item in titles:
-                raise InputError(f"{raw.where(path, number)}: film {item} is described twice")
-            if commas == "drop":
-                title = title.replace(",", "")
-            titles[item] = title if year == "NULL" else f"{title} ({year})"
-    raw.refuse_utf8(path)
+    content = path.read_bytes()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    for number, line in enumerate(io.StringIO(text), start=1):
+        fields = line.rstrip("\r\n").split(",", 2)
+        if (
+            len(fields) != 3
+            or not re.fullmatch(r"\d{1,9}", fields[0])
+            or not (fields[1].isdecimal() or fields[1] == "NULL")
+        ):
+            raise InputError(f"{where(path, number)}: expected id,year,title, found {line.strip()[:60]!r}")
+        item, year, title = int(fields[0]), fields[1], fields[2].strip()
+        if commas == "drop":
+            title = title.replace(",", "")
+        titles.setdefault(item, title if year == "NULL" else f"{title} ({year})")
     if not titles:
         raise InputError(f"{path}: is empty")
-    return pd.DataFrame({"title": titles, "creator": "", "kind": "movie"})
+    return pd.DataFrame({"item": list(titles), "title": list(titles.values())})
 
 
 def _read_ratings(path, known, titles_name):
@@ -62,7 +60,7 @@ def _read_ratings(path, known, titles_name):
     for block in _blocks(path):
         first, *rest = HEADER.split(block)  # ratings of the film before, then film, ratings, film, ratings ...
         if first and not films:
-            raise InputError(f"{raw.where(path, 1)}: expected 'film:', found {_shown(first)}")
+            raise InputError(f"{where(path, 1)}: expected 'film:', found {_shown(first)}")
         bodies = [first, *rest[1::2]]
         counts = [body.count(b"\n") for body in bodies]
         if films:
@@ -77,25 +75,18 @@ def _read_ratings(path, known, titles_name):
     seen = set()
     for film, size, begin in zip(films, sizes, begins.tolist()):
         if film not in known:
-            raise InputError(f"{raw.where(path, begin)}: film {film} is not in {titles_name}")
+            raise InputError(f"{where(path, begin)}: film {film} is not in {titles_name}")
         if film in seen:
-            raise InputError(f"{raw.where(path, begin)}: film {film} has a second header")
+            raise InputError(f"{where(path, begin)}: film {film} has a second header")
         if not size:
-            raise InputError(f"{raw.where(path, begin)}: film {film} has a header, but no ratings")
+            raise InputError(f"{where(path, begin)}: film {film} has a header, but no ratings")
         seen.add(film)
     if not tables:
         raise InputError(f"{path}: is empty")
 
     dates = pd.api.types.union_categoricals([table["timestamp"] for table in tables], sort_categories=True)
     ratings = pd.concat([table[["user", "rating"]] for table in tables], ignore_index=True)
-    ratings = ratings.assign(item=np.repeat(np.array(films, dtype="int32"), sizes), timestamp=dates)
-    key = ratings["user"].to_numpy("int64") << 32 | ratings["item"]
-    if (repeated := key.duplicated()).any():
-        row = int(repeated.to_numpy().argmax())
-        line = row + 1 + int(np.searchsorted(np.cumsum(sizes), row, side="right")) + 1
-        user, film = ratings.at[row, "user"], ratings.at[row, "item"]
-        raise InputError(f"{raw.where(path, line)}: a second rating of film {film} by user {user}")
-    return ratings
+    return ratings.assign(item=np.repeat(np.array(films, dtype="int32"), sizes), timestamp=dates)
 
 
 def _blocks(path):
@@ -136,7 +127,7 @@ def _parse(body, rows, block, path, line):
             if not (RATING.fullmatch(text) or HEADER.fullmatch(text)):
                 break
             line += 1
-        raise InputError(f"{raw.where(path, line)}: expected user,rating,date or 'film:', found {_shown(text)}")
+        raise InputError(f"{where(path, line)}: expected user,rating,date or 'film:', found {_shown(text)}")
     return table
 
 

@@ -1,0 +1,276 @@
+"""What prepare_data.py does where ratings are not as they should be: tlrec/data/policies.py.
+
+1. Repeated ratings, identical lines, items without a title, ids with one title: decided by a flag, counted, kept.
+2. The scale says what a like is; a split with one label, clicks and unknown scales are one line with the flag to give.
+3. Dislikes drawn for clicks are unseen items of like popularity; the same flags give the same bytes.
+4. `--split time` trains on the past, whatever the digits of the times.
+"""
+
+import csv
+import json
+from collections import Counter
+
+import pytest
+
+from tests.support.preparation import TITLES, expected, inputs_and_outputs, rows, run, wording, world, written
+from tlrec.data.policies import liked_above
+from tlrec.data.preferences import parse_input
+from tlrec.data.preparation import FILES
+from tlrec.errors import InputError
+
+FLAGS = ["--history", 3, "--ratio", "2:1:1"]
+NAMES = {str(n): f'"{title}"' for n, title in enumerate(TITLES, start=1)}
+
+
+def write(folder, ratings, items=None):
+    header = "user,item,rating,timestamp" if len(ratings[0]) == 4 else "user,item,timestamp"
+    (folder / "r.csv").write_text(header + "\n" + "".join(",".join(row) + "\n" for row in ratings))
+    with open(folder / "i.csv", "w", newline="") as file:
+        items = items or [["item", "title"], *enumerate(TITLES, start=1)]
+        csv.writer(file).writerows(items)
+
+
+def prepare(folder, *flags, name="out"):
+    run("--ratings", folder / "r.csv", "--items", folder / "i.csv", "--output", folder / name, *FLAGS, *flags)
+    return json.loads((folder / name / "prepared.json").read_text())
+
+
+# ------------------------------------------------------------------------------------------------------ 1. decisions
+
+
+@pytest.mark.parametrize("how", ["last", "first", "mean", "error"])
+def test_repeated_ratings(tmp_path, how):
+    once = world(count=7)
+    again = [(user, item, str(6 - int(rating)), str(int(time) + 7)) for user, item, rating, time in once[::5]]
+    write(tmp_path, [*again, *once, *once[:4]])  # the later ones come first, and four lines are there twice
+    if how == "error":
+        with pytest.raises(InputError) as error:
+            prepare(tmp_path, "--repeated", how)
+        assert f"/r.csv: line {len(again) + 2}: a second rating of the same item by the same user (user " in str(
+            error.value
+        )
+        assert f"one of {len(again)}; give --repeated last, first or mean" in str(error.value)
+        return
+    counts = prepare(tmp_path, "--repeated", how)["skipped"]
+    assert counts == {
+        "lines that repeat an earlier one": 4,
+        f"ratings of an item that its user rated again, of which the {how} counts": len(again),
+    }
+    pairs = {row[:2] for row in again}
+    if how == "first":
+        kept = once
+    else:
+        kept = [*again, *[row for row in once if row[:2] not in pairs]]
+        kept = [
+            (user, item, "3" if how == "mean" and (user, item) in pairs else rating, time)
+            for user, item, rating, time in kept
+        ]
+    assert written(tmp_path / "out") == expected(kept, NAMES, "item")
+
+
+def test_items_without_titles_and_ratings_of_unknown_items(tmp_path):
+    ratings = world()
+    write(
+        tmp_path,
+        ratings,
+        [["item", "title"], *[(n, "" if n == 4 else t) for n, t in enumerate(TITLES[:-1], start=1)], (3, "x")],
+    )
+    assert prepare(tmp_path)["skipped"] == {
+        "items without a title": 1,
+        "further descriptions of an item": 1,
+        "ratings of items without a title": sum(item in ("4", "9") for _, item, _, _ in ratings),
+    }
+    kept = [row for row in ratings if row[1] not in ("4", "9")]
+    assert written(tmp_path / "out") == expected(kept, NAMES, "item")
+
+
+@pytest.mark.parametrize("how", ["one", "keep", "published"])
+def test_ids_with_one_title(tmp_path, how):
+    ratings = world(count=9)
+    names = [
+        (n, "Dust", "A", {1: "1990", 2: "2001"}.get(n, "")) if n < 5 else (n, "Dust", "B", "") for n in (1, 2, 3, 4, 5)
+    ]
+    names += [(n, TITLES[n - 1], "C", "") for n in (6, 7, 8, 9)]
+    write(tmp_path, ratings, [["item", "title", "creator", "year"], *names])
+    counts = prepare(tmp_path, "--same_title", how)
+    spelled = {str(n): f'"{title}" written by {author}' for n, title, author, _ in names}
+    if how == "keep":
+        marks = {"1": "1990", "2": "2001", "3": "3", "4": "4"}
+        spelled |= {n: f'"Dust ({mark})" written by A' for n, mark in marks.items()}
+        assert counts["changed"] == {"titles of several items, told apart by year or id": 4}
+        assert written(tmp_path / "out") == expected(ratings, spelled, "item")
+        return
+    for record, _ in inputs_and_outputs(tmp_path / "out"):
+        preference = parse_input(record)
+        assert how == "published" or preference.target not in preference.history
+        assert how == "published" or len(set(preference.history)) == len(preference.history)
+    if how == "one":
+        assert counts["changed"] == {"ids with title and creator of another, taken for one": 3}
+        best = {}
+        for place, (user, item, _, time) in enumerate(ratings):
+            key = user, min(item, "1") if item in "1234" else item
+            best[key] = max(best.get(key, (0, 0)), (int(time), place))
+        kept = {place for _, place in best.values()}
+        assert written(tmp_path / "out") == expected([r for k, r in enumerate(ratings) if k in kept], spelled, "item")
+
+
+def test_creators_that_are_missing(tmp_path):
+    ratings = world()
+    write(
+        tmp_path,
+        ratings,
+        [["item", "title", "brand"], *[(n, t, "" if n < 7 else "x") for n, t in enumerate(TITLES, start=1)]],
+    )
+    assert prepare(tmp_path)["changed"] == {"creators dropped, because most items have none": 3}
+    assert written(tmp_path / "out") == expected(ratings, NAMES, "item")
+
+
+def test_files_that_do_not_belong_together(tmp_path):
+    write(tmp_path, [(user, f"x{item}", rating, time) for user, item, rating, time in world()])
+    with pytest.raises(
+        InputError, match="no rating is left without 48 ratings of items without a title; do the two files"
+    ):
+        prepare(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------------- 2. scales
+
+
+@pytest.mark.parametrize(
+    ("scale", "above"),
+    [
+        (["1", "2", "3", "4", "5"], 3),
+        (["0.5", "2.5", "3.5", "5"], 3),
+        (["0", "5"], 3),
+        (["1", "4", "6", "10"], 5),
+        (["0", "45", "80", "100"], 60),
+        (["-1", "1"], 0),
+        (["0", "1"], 0),
+        (["-10", "-2.5", "9.75"], 0),
+    ],
+)
+def test_the_scale_says_what_a_like_is(tmp_path, capsys, scale, above):
+    ratings = world(users=12, scale=scale)
+    write(tmp_path, ratings)
+    prepared = prepare(tmp_path)
+    assert prepared["settings"]["liked_above"] == above
+    wanted = expected(ratings, NAMES, "item", above=above)
+    assert written(tmp_path / "out") == wanted
+    shares = {name: sum(answer == "Yes." for _, answer in part) / len(part) for name, part in wanted.items()}
+    assert prepared["liked"] == pytest.approx(shares)
+    said = capsys.readouterr().out
+    assert (
+        f"ratings from {float(min(scale, key=float)):g} to {float(max(scale, key=float)):g}: more than {above} is a like"
+        in said
+    )
+    assert all(f"{name:5} {len(wanted[name]):6} records, {share:5.1%} Yes" in said for name, share in shares.items())
+
+
+def test_scales_that_need_a_flag(tmp_path):
+    write(tmp_path, world(scale=["1", "7", "2500"]))
+    with pytest.raises(InputError) as error:
+        prepare(tmp_path)
+    assert (
+        str(error.value) == "ratings from 1 to 2500 are no known scale; say with --liked_above which of them are likes"
+    )
+    prepare(tmp_path, "--liked_above", 5)
+    with pytest.raises(
+        InputError, match="train: 0.0% of 1[0-9] rows are Yes, with a like above 9999; give a --liked_above that"
+    ):
+        prepare(tmp_path, "--liked_above", 9999, name="none")
+    with pytest.raises(InputError, match="train: 100.0% of"):
+        prepare(tmp_path, "--liked_above", 0, name="none")
+    assert not (tmp_path / "none").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ 3. negatives
+
+
+@pytest.mark.parametrize("column", [True, False])
+def test_clicks_need_dislikes(tmp_path, column):
+    items = [["item", "title"], *[(n, f"Film {n}") for n in range(300)]]
+    clicks = [
+        (str(user), str((user * 7 + step * step) % 150), *["1"] * column, str(step))
+        for user in range(30)
+        for step in range(12)
+    ]
+    clicks = list({click[:2]: click for click in clicks}.values())
+    write(tmp_path, clicks, items)
+    with pytest.raises(InputError) as error:
+        prepare(tmp_path)
+    what = "all ratings are 1" if column else "there is no rating"
+    assert f"/r.csv: {what}, but this task needs dislikes as well as likes; give --negatives sampled" in str(
+        error.value
+    )
+    prepared = prepare(tmp_path, "--negatives", "sampled", "--last", -1)
+    assert prepared["changed"] == {"dislikes drawn at random (--negatives sampled)": len(clicks)}
+    taken, drawn = {click[:2] for click in clicks}, Counter()
+    for name in ("train", "valid", "test"):
+        for user, history, _, labels, item, _, label, _ in rows(tmp_path / "out" / f"{name}.csv")[1:]:
+            for seen, liked in (*zip(json.loads(history), json.loads(labels)), (item, int(label))):
+                assert ((user, seen) in taken) == (liked == 1)
+            assert len(set(json.loads(history))) == 3 and item not in json.loads(history)
+            drawn[label] += 1
+    assert abs(drawn["0"] - drawn["1"]) < 0.1 * drawn.total()
+    prepare(tmp_path, "--negatives", "sampled", "--last", -1, name="again")
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_negatives_are_as_popular_as_what_was_taken(tmp_path):
+    """Forty items that half of the users took, and four hundred that one took: dislikes come from both alike."""
+    popular = [(f"u{user}", f"p{item}", str(item)) for user in range(100) for item in range(40) if (user + item) % 2]
+    rare = [(f"u{user}", f"r{user * 4 + k}", str(50 + k)) for user in range(100) for k in range(4)]
+    write(tmp_path, popular + rare, [["item", "title"], *[(i, i) for i in sorted({row[1] for row in popular + rare})]])
+    prepare(tmp_path, "--negatives", "sampled", "--last", -1)
+    kinds = Counter()
+    for name in ("train", "valid", "test"):
+        for row in rows(tmp_path / "out" / f"{name}.csv")[1:]:
+            kinds[row[4][0], row[6]] += 1
+    assert kinds["p", "0"] > 0.5 * kinds["p", "1"] and kinds["r", "0"] > 0.5 * kinds["r", "1"]
+
+
+def test_negatives_are_for_clicks(tmp_path):
+    write(tmp_path, world())
+    with pytest.raises(InputError, match="--negatives sampled: .*r.csv has ratings of its own"):
+        prepare(tmp_path, "--negatives", "sampled")
+
+
+# ---------------------------------------------------------------------------------------------------------- 4. time
+
+
+def test_split_time_trains_on_the_past(tmp_path):
+    ratings = world()
+    assert len({len(time) for *_, time in ratings}) == 2  # 9 and 10 digits
+    write(tmp_path, ratings)
+    prepare(tmp_path, "--split", "time")
+    times = {
+        name: [int(row[7]) for row in rows(tmp_path / "out" / f"{name}.csv")[1:]] for name in ("train", "valid", "test")
+    }
+    assert max(times["train"]) <= min(times["valid"]) and max(times["valid"]) <= min(times["test"])
+    by_user = {}
+    for user, item, _, time in ratings:
+        by_user.setdefault(user, {})[item] = int(time)
+    for name in times:
+        for user, history, _, _, item, *_ in rows(tmp_path / "out" / f"{name}.csv")[1:]:
+            before = [by_user[user][seen] for seen in json.loads(history)]
+            assert before == sorted(before) and before[-1] <= by_user[user][item]
+
+
+def test_thresholds_of_scales():
+    import pandas as pd
+
+    assert liked_above(pd.Series([0, 1])) == (0, "0 to 1")
+    assert liked_above(pd.Series([0.5, 5.0])) == (3, "0.5 to 5")
+
+
+def test_a_line_break_in_a_title_becomes_a_space(tmp_path):
+    ratings = world()
+    write(
+        tmp_path,
+        ratings,
+        [["item", "title"], *[(n, "Two\r\n lines" if n == 1 else t) for n, t in enumerate(TITLES, start=1)]],
+    )
+    prepare(tmp_path)
+    assert written(tmp_path / "out") == expected(ratings, NAMES | {"1": '"Two lines"'}, "item")
+    assert wording("", "", NAMES["2"], "item").count("\n") == 2

@@ -1,0 +1,304 @@
+"""Raw files as tables of text: CSV and its kin by pyarrow, JSON lines, Parquet; and one-line errors that name the line.
+
+Everything is read as text first, so that an id such as 0195153448 keeps its zeros and a time its digits. A DataFrame's
+index holds line numbers of the file, counted from 1 (rows, for Parquet and JSON). A row whose quoted fields contain line
+breaks counts as one line. Users and items are categories, so that tens of millions of rows fit into memory.
+"""
+
+import csv
+import gzip
+import io
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet
+
+from tlrec.data.records import json_values
+from tlrec.errors import InputError
+
+CATEGORIES = ("user", "item", "rating")
+_SEPARATORS = ",\t;|"
+
+
+def open_bytes(path):
+    """The file opened for reading, decompressed if its name ends in .gz. Raises InputError if it is not there."""
+    try:
+        return gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def first_line(path):
+    """The first line of a file as text, without BOM and line break."""
+    with open_bytes(path) as file:
+        try:
+            start = file.read(1 << 16)
+        except (OSError, EOFError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from None
+    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    return start.decode(encoding, errors="replace").lstrip("\ufeff").split("\n")[0].rstrip("\r")
+
+
+def is_json(path):
+    return first_line(path).lstrip().startswith(("{", "["))
+
+
+def columns_of(path):
+    """(names of the columns, separator) of a table; the separator of JSON lines and Parquet is None."""
+    try:
+        if Path(path).suffix == ".parquet":
+            return pyarrow.parquet.read_schema(path).names, None
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
+    if is_json(path):
+        row = next(json_values(path), None)
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: expected JSON objects, one for each row")
+        return list(row), None
+    line = first_line(path)
+    if not line.strip():
+        raise InputError(f"{path}: line 1 is empty")
+    separator = max(_SEPARATORS, key=line.count)
+    return next(csv.reader([line], delimiter=separator), []), separator
+
+
+def read_columns(path, columns, separator):
+    """The `columns`, {name: name in the file}, of a table with a header, of JSON lines or of Parquet, as text."""
+    if Path(path).suffix == ".parquet":
+        found = pyarrow.parquet.read_table(path, columns=list(columns.values()))
+        texts = {name: pa.compute.fill_null(found[column].cast(pa.string()), "") for name, column in columns.items()}
+        table = pd.DataFrame({name: text.to_pandas() for name, text in texts.items()})
+        table.index += 1
+        return _categories(table)
+    if separator is None:
+        return read_objects(path, {name: lambda row, key=column: row.get(key) for name, column in columns.items()})
+    return read_delimited(path, columns, separator)
+
+
+def read_objects(path, fields, known=None, source=None):
+    """A table from JSON lines. fields: {name: function of a row, which returns its text or None}. known: (name, texts): only
+    rows with one of these texts are kept, so that a large table of items is not held in memory."""
+    rows, lines = [], []
+    for number, row in enumerate(source or json_values(path, numbers=str), start=1):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: row {number}: expected a JSON object, found a {type(row).__name__}")
+        values = {name: field(row) for name, field in fields.items()}
+        if known is None or values[known[0]] in known[1]:
+            rows.append(["" if value is None else str(value) for value in values.values()])
+            lines.append(number)
+    if not lines:
+        raise InputError(f"{path}: has no rows" + (f" about the {known[0]}s that are rated" if known else ""))
+    return _categories(pd.DataFrame(rows, columns=list(fields), index=lines, dtype="str"))
+
+
+def _categories(table):
+    for name in table.columns.intersection(CATEGORIES):
+        table[name] = table[name].astype("category")
+    return table
+
+
+def read_delimited(path, columns, separator=",", header=True, encoding="utf-8", quotes=True, skipped=None):
+    """A delimited file as a DataFrame of text; empty lines are left out.
+
+    columns: {name: name in the header}; without a header, the names of the first fields, in order. The separator "::" is
+    allowed. encoding: "utf-8", or "latin-1" for what turns out to be no UTF-8. Empty fields at the end of a line are dropped
+    if the header has none. Other lines of another length are counted in `skipped`, or, without it, are an InputError; so are
+    a missing column, another encoding, a quote that is never closed, and a file without rows.
+    """
+    begin = first_line(path)
+    found = begin.split(separator) if len(separator) > 1 else _fields_of(begin, separator, quotes)
+    if not any(found):
+        raise InputError(f"{path}: line 1 is empty")
+    if header:
+        for column in columns.values():
+            if column not in found:
+                shown = ", ".join(map(repr, found))
+                raise InputError(f"{path}: line 1: no column {column!r}; found {shown} when split at {separator!r}")
+        places = {name: found.index(column) for name, column in columns.items()}
+    elif len(found) < len(columns):
+        raise InputError(
+            f"{path}: line 1: expected {', '.join(columns)} and {separator!r} between them, found {len(found)} field(s)"
+        )
+    else:
+        places = dict(zip(columns, range(len(columns))))
+    odd = {}  # {line: its text}
+    form = {"separator": separator, "header": header, "quotes": quotes}
+    try:
+        table = _parse(path, len(found), places, odd, **form, encoding="utf-8")
+    except UnicodeError:
+        if encoding == "utf-8":
+            raise InputError(_not_utf8(path)) from None
+        odd.clear()
+        table = _parse(path, len(found), places, odd, **form, encoding=encoding)
+    table.index = np.setdiff1d(np.arange(len(table) + len(odd)) + 1 + header, list(odd), assume_unique=True)
+    if odd or skipped is not None:
+        table = _repaired(table, odd, path, len(found), places, separator, quotes, skipped)
+    filled = np.zeros(len(table), dtype=bool)
+    for name in table:
+        filled |= (table[name] != "").to_numpy()
+    table = table if filled.all() else table[filled]
+    if table.empty:
+        raise InputError(f"{path}: a header, but no rows" if header else f"{path}: has no rows")
+    return table
+
+
+def _parse(path, width, places, odd, separator, header, quotes, encoding):
+    """The columns at `places`; lines of another length than `width` go to `odd`. Raises UnicodeError."""
+    names = [f"{place}" for place in range(width)]
+    wanted = {names[place]: name for name, place in places.items()}
+    types = {False: pa.string(), True: pa.dictionary(pa.int32(), pa.string())}
+
+    def invalid(row):
+        odd[row.number] = row.text
+        return "skip"
+
+    with open_bytes(path) as file:
+        if len(separator) > 1:
+            file, separator = io.BytesIO(file.read().replace(separator.encode(), b"\x1f")), "\x1f"
+        elif file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            encoding = "utf-16"
+        try:
+            table = pa.csv.read_csv(
+                file,
+                pa.csv.ReadOptions(column_names=names, skip_rows=int(header), use_threads=False, encoding=encoding),
+                pa.csv.ParseOptions(
+                    delimiter=separator,
+                    quote_char='"' if quotes else False,
+                    newlines_in_values=quotes,
+                    ignore_empty_lines=False,
+                    invalid_row_handler=invalid,
+                ),
+                pa.csv.ConvertOptions(
+                    column_types={place: types[name in CATEGORIES] for place, name in wanted.items()},
+                    include_columns=list(wanted),
+                ),
+            )
+        except (pa.ArrowInvalid, OSError, EOFError) as error:
+            if "UTF8" in str(error):
+                raise UnicodeError from None
+            if "Could not skip initial" in str(error):
+                raise InputError(f"{path}: a header, but no rows") from None
+            raise InputError(f"{path}: cannot be read as a table: {str(error).splitlines()[0]}") from None
+    return table.unify_dictionaries().rename_columns(list(wanted.values())).to_pandas()
+
+
+def _repaired(table, odd, path, width, places, separator, quotes, skipped):
+    """The table with those of the `odd` lines that only have empty fields too many; the others are counted or refused."""
+    kept, malformed = {}, 0
+    for line, text in sorted(odd.items()):
+        fields = _fields_of(text, separator, quotes)
+        if len(fields) > width and not any(fields[width:]):
+            kept[line] = [fields[place] for place in places.values()]
+        elif any(fields):
+            malformed += 1
+            if skipped is None:
+                closed = not quotes or text.count('"') % 2 == 0
+                what = (
+                    f"expected {width} fields, found {len(fields)}" if closed else "a quote is opened and never closed"
+                )
+                raise InputError(f"{path}: line {line}: {what}")
+    if skipped is not None:
+        skipped[f"malformed lines of {Path(path).name}"] = malformed
+    if not kept:
+        return table
+    more = pd.DataFrame(kept.values(), columns=list(places), index=list(kept), dtype="str")
+    return _categories(pd.concat([table.astype("str"), more]).sort_index())
+
+
+def _not_utf8(path):
+    with open_bytes(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                byte, column = line[error.start], error.start + 1
+                return f"{where(path, number)}: not utf-8: byte 0x{byte:02x} at column {column}; save it as UTF-8"
+    return f"{path}: not utf-8; save it as UTF-8"
+
+
+def _fields_of(text, separator, quotes):
+    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    try:
+        return next(csv.reader([text.rstrip("\r\n")], delimiter=separator, quoting=quoting), [])
+    except csv.Error:
+        return [text]
+
+
+def where(path, line):
+    """ "FILE: line 3", as every error of a raw table begins."""
+    return f"{path}: {'row' if Path(path).suffix == '.parquet' else 'line'} {line}"
+
+
+def require_filled(table, columns, path):
+    """Raise InputError at the first row in which one of `columns` is empty."""
+    for column in columns:
+        empty = table[column] == ""
+        if empty.any():
+            raise InputError(
+                f"{where(path, empty.idxmax())}: {column!r} is missing ({int(empty.sum())} of {len(table)} rows)"
+            )
+
+
+def numbers(table, column, path):
+    """A text column as finite numbers: int64 if all are whole, else float64. Raises InputError at the first other."""
+    texts = table[column]
+    kinds = texts.cat.categories if isinstance(texts.dtype, pd.CategoricalDtype) else texts
+    values = pd.to_numeric(kinds, errors="coerce").astype("float64").to_numpy()
+    values = values[texts.cat.codes] if isinstance(texts.dtype, pd.CategoricalDtype) else values
+    bad = ~np.isfinite(values)
+    if bad.any():
+        place = int(bad.argmax())
+        raise InputError(
+            f"{where(path, table.index[place])}: {column} {texts.iloc[place]!r} is not a number ({bad.sum()} of {len(table)} rows)"
+        )
+    whole = (values % 1 == 0).all()
+    return pd.Series(values.astype("int64") if whole else values, index=table.index)
+
+
+def times(table, path):
+    """(times as they are written, the same so that they sort) of a text column `timestamp`.
+
+    Whole numbers become int64; numbers with fractions, or too large for that, are compared exactly; all else must be dates in
+    ISO 8601. Raises InputError at the first other.
+    """
+    values = table["timestamp"]
+    if isinstance(values.dtype, pd.CategoricalDtype):  # dates of few days, in their order
+        return values, values
+    texts = pa.array(values, type=pa.large_string())
+    for form in (texts, pa.compute.replace_substring_regex(texts, r"\.0+$", "")):
+        try:
+            whole = pd.Series(form.cast(pa.int64()).to_numpy(zero_copy_only=False), index=table.index)
+            return whole, whole
+        except pa.ArrowInvalid:
+            continue
+    known = {text: _exact(text) for text in values.unique()}
+    if known[values.iloc[0]] is not None:
+        order = values.map(known).astype(object)
+        if order.isna().any():
+            line = order.isna().idxmax()
+            raise InputError(f"{where(path, line)}: timestamp {values[line]!r} is not a number")
+        return values, order
+    order = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
+    if order.isna().any():
+        line = order.isna().idxmax()
+        raise InputError(
+            f"{where(path, line)}: timestamp {values[line]!r} is neither a number nor a date such as 2024-05-31"
+        )
+    return values, order
+
+
+def _exact(text):
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        return None
+    return value if value.is_finite() else None
