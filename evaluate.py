@@ -11,6 +11,7 @@ Prints a table and the line `===== auc: <value> =====` for each adapter.
 """
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from tlrec.data.preferences import in_another_order
@@ -19,12 +20,11 @@ from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.candidates import ranking_of
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.ranks import rank_rows, ranking_table, read_ranks, record_ranking, run_digest
-from tlrec.evaluation.results import check_evaluation_dir, finished_evaluation, record_evaluation, results_table
-from tlrec.files import sha256
+from tlrec.evaluation.results import check_evaluation_dir, read_evaluation, record_evaluation, results_table
 from tlrec.model.checks import adapter_folder, check_base_model, check_lora_weights
 from tlrec.model.identity import base_identity
-from tlrec.model.prompts import FRAME_NAMES
-from tlrec.runs import SCORING, adapter_weights, check_unlocked, locked, scoring_of, scoring_said
+from tlrec.model.prompts import FRAME_NAMES, load_frame, prompt_parts
+from tlrec.runs import SCORING, RunFolder, check_unlocked, identity_of_scores, scoring_of, scoring_said
 
 
 def parse_arguments():
@@ -38,7 +38,7 @@ def parse_arguments():
     add("--train_data_path", help="labelled records of the train split, for the floors that use items")
     add("--output_dir", help="folder of the results (default: the adapter's; without one of your own they are printed)")
     add = parser.add_argument_group("scoring settings, by default those of the adapter's tuning").add_argument
-    add("--prompt_frame", choices=FRAME_NAMES, help="(default: the adapter's, else alpaca)")
+    add("--prompt_frame", help=f"{', '.join(FRAME_NAMES)} or a JSON file (default: the adapter's, else alpaca)")
     add("--cutoff_len", type=int, help="tokens of a record (default: the adapter's, else 512)")
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="(default: the adapter's, else auto)")
     add("--quantization", choices=["none", "8bit", "4bit"], help="of the base (default: the adapter's, else none)")
@@ -86,10 +86,11 @@ class Job:
     """One adapter to score (None: the base model alone), and the folder of its results (None: they are printed)."""
 
     adapter: str | None
-    folder: str | None
+    path: str | None
     kept: dict  # settings that affect a score, from the adapter's tuning
     scoring: dict  # the settings used here
-    metrics: dict | None = None  # of this evaluation, if --resume found it
+    prompt: dict  # what identifies its frame
+    folder: RunFolder | None = None
     ranks: str = ""  # digest of everything that affects the ranks
     ranked: dict = field(default_factory=dict)  # {row: line of ranks.jsonl} already written
 
@@ -100,47 +101,37 @@ def main():
     # 1. Check everything that can be checked before torch is imported
     check_base_model(args.base_model)
     base = base_identity(args.base_model)
-    names, args.lora_weights = args.lora_weights, [adapter_folder(name, "--lora_weights") for name in args.lora_weights]
-    for adapter in args.lora_weights:
+    if args.output_dir and len(args.lora_weights) > 1:
+        raise InputError("--output_dir takes one adapter; without it each adapter's results go into its own folder")
+    adapters = {adapter_folder(name, "--lora_weights"): name for name in args.lora_weights}
+    args.lora_weights = list(adapters)
+    for adapter in adapters:
         check_lora_weights(adapter, args.base_model, base, args.other_base)
     test = EvaluationSet(args.test_data_path, RecordSet(args.train_data_path) if args.train_data_path else None)
     ranking = ranking_of(test, args.rank, args.items, args.max_rank_rows, args.rank_seed)
-    if args.orders < 1 or (args.orders > 1 and args.rank):
-        raise InputError(f"--orders {args.orders}: give 1 or more, and 1 with --rank, which keeps the given order")
-    if args.orders > 1:
-        test.check_preferences()
-    records = in_orders(test.records, args.orders)
-    if args.output_dir and len(args.lora_weights) > 1:
-        raise InputError("--output_dir takes one adapter; without it each adapter's results go into its own folder")
+    records = in_orders(test, args)
     flags = {"frame": args.prompt_frame} | {name: getattr(args, name) for name in SCORING if name != "frame"}
     given = {name: value for name, value in flags.items() if value is not None}
-    jobs = []
-    for name, adapter in zip(names, args.lora_weights) if names else [(None, None)]:
-        kept = scoring_of(adapter, args.base_model)
-        folder = args.output_dir or (adapter if adapter == name else None)  # the hub's cache is no place for results
-        jobs.append(Job(adapter, folder, kept, SCORING | kept | given))
-        check_base_model(args.base_model, jobs[-1].scoring["cutoff_len"])
-        if jobs[-1].folder:
-            check_unlocked(jobs[-1].folder)
-            check_evaluation_dir(jobs[-1].folder, test, args.overwrite)
+    jobs = [job_of(adapter, name, given, test, args) for adapter, name in (adapters or {None: None}).items()]
     said = ranking.said() if ranking else []
     if args.check_only:
         print(*said, f"checked: {len(jobs)} evaluations of {len(test)} rows", sep="\n")
         return
 
     # 2. Import the heavy libraries; adapters with the same dtype, quantisation and attention share one base model
+    from tlrec.model.processes import leave
     from tlrec.model.setup import ModelSetup, scoring_here
 
     together = {}
     for job in jobs:
         job.scoring = scoring_here(job.kept, given, args.device, args.base_model, args.trust_remote_code)
         job.scoring |= {"merge": args.merge, "orders": args.orders}
-        if args.resume and not args.overwrite and job.folder:
-            job.metrics = finished_evaluation(job.folder, test, job.adapter, base, job.scoring)
+        identity = identity_of_scores(test, job.adapter, base, job.scoring, job.prompt)
+        if job.path:
+            job.folder = RunFolder(job.path, identity, args.overwrite, "metrics.json", "predictions.jsonl")
         if ranking:
-            adapter = job.adapter and sha256(adapter_weights(job.adapter))
-            job.ranks = run_digest(ranking, adapter, base or args.base_model, job.scoring)
-            job.ranked = read_ranks(job.folder, ranking, job.ranks, args.overwrite)
+            job.ranks = run_digest(ranking, identity)
+            job.ranked = read_ranks(job.path, ranking, job.ranks, args.overwrite)
         how = tuple(job.scoring[name] for name in ("dtype", "quantization", "attention"))
         together.setdefault(how, []).append(job)
     setups = [ModelSetup(args.base_model, args.device, *how, args.trust_remote_code, args.merge) for how in together]
@@ -151,23 +142,50 @@ def main():
     for adapter in args.lora_weights:
         setups[0].check_adapter(adapter)
 
-    with locked([job.folder for job in jobs if job.folder], setups[0].first):
-        for setup, its_jobs in zip(setups, together.values()):
-            for job in its_jobs:
-                if job.metrics:
-                    print(f"complete already: {job.folder}")
-                    print_auc(job.metrics)
+    for setup, its_jobs in zip(setups, together.values()):
+        for job in its_jobs:
+            with job.folder.locked(setup.first) if job.folder else nullcontext():
+                if args.resume and job.folder and (metrics := finished(job.folder)):
+                    print(job.folder.complete_already())
+                    print_auc(metrics)
                 else:
                     evaluate(job, setup, test, records, args, base)
                 if ranking:
                     rank(job, setup, ranking, args, base)
-            setup.forget()
+        setup.forget()
+    leave()
 
 
-def in_orders(records, orders):
+def job_of(adapter, name, given, test, args):
+    """The Job of an adapter; InputError if its settings are impossible, or its folder is not free. name: the adapter's, as
+    given; given: settings of flags."""
+    kept = scoring_of(adapter, args.base_model)
+    scoring = SCORING | kept | given
+    check_base_model(args.base_model, scoring["cutoff_len"])
+    path = args.output_dir or (adapter if adapter == name else None)  # the hub's cache is no place for results
+    job = Job(adapter, path, kept, scoring, prompt_parts(scoring["frame"]))
+    if job.path:
+        check_unlocked(job.path)
+        check_evaluation_dir(job.path, test, args.overwrite)
+    return job
+
+
+def finished(folder):
+    """The metrics of this evaluation if they are in the RunFolder already; None if not, or if a file is damaged."""
+    try:
+        return read_evaluation(folder.path)[0] if folder.is_complete() else None
+    except InputError:
+        return None
+
+
+def in_orders(test, args):
     """The records as they are, then all of them once more for each seeded order of their lists."""
-    numbered = [(order, row, record) for order in range(1, orders) for row, record in enumerate(records)]
-    return records + [in_another_order(record, order, row) for order, row, record in numbered]
+    if args.orders < 1 or (args.orders > 1 and args.rank):
+        raise InputError(f"--orders {args.orders}: give 1 or more, and 1 with --rank, which keeps the given order")
+    if args.orders > 1:
+        test.check_preferences()
+    numbered = [(order, row, record) for order in range(1, args.orders) for row, record in enumerate(test.records)]
+    return test.records + [in_another_order(record, order, row) for order, row, record in numbered]
 
 
 def evaluate(job, setup, test, records, args, base):
@@ -176,17 +194,18 @@ def evaluate(job, setup, test, records, args, base):
     scorer = setup.scorer(records, job.scoring["frame"], job.scoring["cutoff_len"])
     scores = scorer.score(setup.attach(job.adapter), args.token_budget, merge=args.merge, progress="scoring")
     scores = scores.mean_of(args.orders)
+    facts = facts_of(job, setup, args, base)
     print(
         f"{job.adapter or 'base model alone'}: {len(test)} rows in {scores.seconds:.1f} s "
         f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; "
-        f"frame: {job.scoring['frame']}" + (f"; mean of {args.orders} orders" if args.orders > 1 else "")
+        f"frame: {facts['frame']}" + (f"; mean of {args.orders} orders" if args.orders > 1 else "")
     )
 
     # 5. Metrics and floors
-    facts = facts_of(job, setup, args, base)
     print(scoring_said(facts["scoring"], job.kept))
     if setup.first:
-        print_auc(record_evaluation(job.folder, "evaluate.py", vars(args), test, scores, job.adapter, **facts))
+        facts["identity"] = identity_of_scores(test, job.adapter, facts["base"], facts["scoring"], job.prompt)
+        print_auc(record_evaluation(job.path, "evaluate.py", vars(args), test, scores, job.adapter, **facts))
 
 
 def rank(job, setup, ranking, args, base):
@@ -199,16 +218,14 @@ def rank(job, setup, ranking, args, base):
             yield found.log_p_yes, found.truncated
 
     facts = facts_of(job, setup, args, base)
-    lines = rank_rows(ranking, job.folder, job.ranks, job.ranked, score, setup.first)
+    lines = rank_rows(ranking, job.path, job.ranks, job.ranked, score, setup.first)
     if setup.first:
-        print(
-            ranking_table(record_ranking(job.folder, "evaluate.py", vars(args), ranking, lines, job.adapter, **facts))
-        )
+        print(ranking_table(record_ranking(job.path, "evaluate.py", vars(args), ranking, lines, job.adapter, **facts)))
 
 
 def facts_of(job, setup, args, base):
     """What metrics.json and ranking.json say about the model and how it scores. Loads the base model."""
-    scoring = job.scoring | setup.machine_scoring
+    scoring = job.scoring | setup.machine_scoring | {"frame": load_frame(job.scoring["frame"], setup.tokenizer).name}
     return {
         "frame": scoring["frame"],
         "base_model": args.base_model,

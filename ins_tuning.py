@@ -18,8 +18,8 @@ from tlrec.data.records import RecordSet, check_draw, draw_shots
 from tlrec.errors import one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.model.prompts import FRAME_NAMES
-from tlrec.tuning.checks import check_flags
-from tlrec.tuning.run import TuningRun, underway
+from tlrec.tuning.flags import check_flags
+from tlrec.tuning.folder import TuningFolder
 
 
 def parse_arguments():
@@ -38,20 +38,19 @@ def parse_arguments():
     )
     add("--no-train_on_inputs", dest="prompt_loss_weight", action="store_const", const=0.0, help="the same with 0")
     add("--cutoff_len", type=int, default=512, help="tokens of a record; answers are never cut (default: %(default)s)")
-    add("--prompt_frame", choices=FRAME_NAMES, help="(default: the start adapter's, else alpaca)")
+    add("--prompt_frame", help=f"{', '.join(FRAME_NAMES)} or a JSON file (default: start adapter's, else alpaca)")
     add("--seed", type=int, default=0, help="of LoRA's first weights, row order and dropout (default: %(default)s)")
     add = parser.add_argument_group("LoRA").add_argument
     add("--lora_r", type=int, help="(default: the start adapter's, else 8)")
     add("--lora_alpha", type=int, help="(default: the start adapter's, else 16)")
     add("--lora_dropout", type=float, help="(default: the start adapter's, else 0.05)")
     add(
-        "--lora_target_modules",
-        nargs="+",
-        help="names, or all-linear (default: the start adapter's, else the query and value projections)",
+        "--lora_target_modules", nargs="+", help="or all-linear (default: the start adapter's, else queries and values)"
     )
     add = parser.add_argument_group("selection of the best checkpoint").add_argument
     add("--metric_for_best_model", choices=["auc", "loss", "last"], default="auc", help="last: none (default: auc)")
     add("--eval_steps", type=int, default=10, help="steps between validations (default: %(default)s)")
+    add("--validate_start", action="store_true", help="validate before the first step too; the start may be the best")
     add("--max_val_samples", type=int, default=-1, help="validate on this many rows, drawn (default: -1, all)")
     add("--patience", type=int, default=10, help="stop after this many validations without gain (default: %(default)s)")
     add = parser.add_argument_group("model and data").add_argument
@@ -82,49 +81,6 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def tune(run, setup, examples, scorer, valid):
-    """One run on Examples; at the end the model has the weights of the best validation. Returns its TuningTrainer."""
-    from peft import LoraConfig
-    from transformers import EarlyStoppingCallback, TrainingArguments
-
-    from tlrec.tuning.trainer import TuningTrainer
-
-    args, rows = run.args, len(examples.rows)
-    lora = setup.start_lora or LoraConfig(
-        r=args.lora_r or 8,
-        lora_alpha=args.lora_alpha or 16,
-        lora_dropout=0.05 if args.lora_dropout is None else args.lora_dropout,
-        target_modules=setup.lora_targets,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    steps = math.ceil(rows / args.batch_size) * args.num_epochs
-    eval_steps = min(args.eval_steps, steps)
-    trainer = TuningTrainer(
-        model=setup.model(lora, args.seed),
-        train_dataset=examples.rows,
-        scorer=scorer,
-        share_prefix=args.share_prefix,
-        validation_labels=valid.labels,
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=args.patience)],
-        args=TrainingArguments(
-            num_train_epochs=args.num_epochs,
-            learning_rate=args.learning_rate,
-            warmup_steps=args.warmup_steps,
-            optim="adamw_torch_fused" if setup.device.type == "cuda" else "adamw_torch",
-            train_sampling_strategy="group_by_length" if args.group_by_length else "random",
-            eval_steps=eval_steps,
-            metric_for_best_model=f"eval_{args.metric_for_best_model}",
-            greater_is_better=args.metric_for_best_model != "loss",
-            seed=args.seed,
-            run_name=f"{args.stage}-{args.source}-{args.target}-seed{args.seed}",
-            **setup.plumbing(run, rows, eval_steps),
-        ),
-    )
-    run.train(trainer)
-    return trainer
-
-
 def main():
     args = parse_arguments()
 
@@ -133,28 +89,103 @@ def main():
     train = RecordSet(args.train_data_path, labelled=False)
     check_draw("--max_train_samples", args.max_train_samples, train)
     valid = EvaluationSet(args.val_data_path, draw=args.max_val_samples)
-    run = TuningRun("ins_tuning.py", args, train, valid)
-    if run.is_complete():
-        return
-    if args.check_only:
-        print(f"checked: {args.output_dir}")
+    folder = TuningFolder("ins_tuning.py", args, train, valid)
+    if folder.is_complete() or args.check_only:
         return
 
-    # 2. Import the heavy libraries; look at the machine, the base model and the start adapter
-    from tlrec.tuning.setup import TuningSetup
+    # 2. Import the heavy libraries; look at the machine
+    from tlrec.model.processes import leave
+    from tlrec.tuning.machine import TuningModel
 
-    setup = TuningSetup(args)
+    model = TuningModel(args)
+    with folder.locked(model.first):
+        tune(folder, model, draw_shots(train.rows, args.max_train_samples, args.seed), valid)
+    leave()
 
-    # 3. Records to token ids
-    examples = setup.examples(draw_shots(train.rows, args.max_train_samples, args.seed))
-    scorer = setup.validation_scorer(valid)
 
-    with underway([run], setup.first):
-        # 4. Tune; the best checkpoint by validation is the result
-        trainer = tune(run, setup, examples, scorer, valid)
+def tune(folder, model, records, valid):
+    """Tune on `records`; save the adapter of the best validation, and last run.json. Returns the tuned model."""
+    from peft import LoraConfig
+    from transformers import EarlyStoppingCallback
 
-        # 5. Save the adapter, and last run.json
-        run.save(trainer, setup, examples, shots=None, source=args.source)
+    from tlrec.model.tokenization import RecordTokenizer
+    from tlrec.tuning.loss import Collator, cross_entropy
+    from tlrec.tuning.rows import lengths, tokenised, validation_scorer
+    from tlrec.tuning.shared_prefix import SharedPrefix
+    from tlrec.tuning.trainer import TuningTrainer
+
+    args = folder.args
+
+    # 3. The prompt: frame and tokenizer
+    encoder = RecordTokenizer(model.tokenizer, model.frame, args.cutoff_len)
+
+    # 4. The adapter to start from, else a fresh one; the base model is loaded with it in step 8
+    lora = model.start_lora or LoraConfig(
+        r=args.lora_r or 8,
+        lora_alpha=args.lora_alpha or 16,
+        lora_dropout=0.05 if args.lora_dropout is None else args.lora_dropout,
+        target_modules=model.lora_targets,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    model.check_start(lora)
+
+    # 5. What is learnt from, and what selects
+    rows = tokenised(encoder, records)
+    scorer = validation_scorer(encoder, valid, prompt_loss_weight=args.prompt_loss_weight)
+
+    # 6. The loss, and the weight of prompt tokens in it
+    loss = SharedPrefix(longest=lengths(rows).max()) if args.share_prefix else cross_entropy
+    collator = Collator(prompt_loss_weight=args.prompt_loss_weight)
+
+    # 7. and 8. Schedule and selection; the trainer
+    trainer = TuningTrainer(
+        args=training_arguments(folder, model, lora, rows),
+        model=model.with_lora(lora, args.seed),
+        train_dataset=rows,
+        data_collator=collator,
+        loss=loss,
+        scorer=scorer,
+        validation_labels=valid.labels,
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=args.patience)],
+    )
+    folder.tune(trainer)
+    folder.save(trainer, model, rows)
+    return trainer.model
+
+
+def training_arguments(folder, model, lora, rows):
+    """Schedule, selection and seed, and what depends on the machine only."""
+    from transformers import TrainingArguments
+
+    from tlrec.tuning.machine import machine_arguments
+
+    args = folder.args
+    steps = math.ceil(len(rows) / args.batch_size) * args.num_epochs
+    eval_steps = min(args.eval_steps, steps)
+    return TrainingArguments(
+        output_dir=folder.checkpoints,
+        run_name=f"{args.stage}: {folder.path}",
+        num_train_epochs=args.num_epochs,
+        learning_rate=args.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=args.warmup_steps,
+        optim=model.optimizer,
+        bf16=model.precision == "bfloat16",
+        fp16=model.precision == "float16",
+        train_sampling_strategy="group_by_length" if args.group_by_length else "random",
+        eval_strategy="steps",
+        eval_steps=eval_steps,
+        save_strategy="steps",
+        save_steps=eval_steps,
+        logging_steps=eval_steps,
+        eval_on_start=args.validate_start,
+        load_best_model_at_end=True,
+        metric_for_best_model=f"eval_{args.metric_for_best_model}",
+        greater_is_better=args.metric_for_best_model != "loss",
+        seed=args.seed,
+        **machine_arguments(args, model, lora, rows),
+    )
 
 
 if __name__ == "__main__":

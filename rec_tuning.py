@@ -7,22 +7,20 @@
         --test_data_path rec_data/movie/test.json
 
 Reads  labelled preference records of the target domain to draw shots from, and others to select the best checkpoint on.
-Writes the adapter, and last run.json, into --output_dir; in a sweep into --output_dir/<seed>_<shots>, where every run
-       begins with the start adapter and complete runs are skipped. With --test_data_path also metrics.json and
-       predictions.jsonl.
+Writes the adapter, and last run.json, into --output_dir.
+       A sweep has the folders <seed>_<shots> there. With --test_data_path also metrics.json and predictions.jsonl.
        `diff ins_tuning.py rec_tuning.py` shows the recipe's two halves.
 """
 
 import argparse
 import math
-from pathlib import Path
 
 from tlrec.data.records import RecordSet, check_draw, draw_shots
 from tlrec.errors import one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.model.prompts import FRAME_NAMES
-from tlrec.tuning.checks import check_flags
-from tlrec.tuning.run import TuningRun, underway
+from tlrec.tuning.flags import check_flags
+from tlrec.tuning.folder import TuningFolder, runs_of
 
 
 def parse_arguments():
@@ -41,7 +39,7 @@ def parse_arguments():
     )
     add("--no-train_on_inputs", dest="prompt_loss_weight", action="store_const", const=0.0, help="the same with 0")
     add("--cutoff_len", type=int, default=512, help="tokens of a record; answers are never cut (default: %(default)s)")
-    add("--prompt_frame", choices=FRAME_NAMES, help="(default: the start adapter's, else alpaca)")
+    add("--prompt_frame", help=f"{', '.join(FRAME_NAMES)} or a JSON file (default: start adapter's, else alpaca)")
     add("--sample", type=int, nargs="+", default=[16], help="shots; several make a sweep; -1: all rows (default: 16)")
     add("--seed", type=int, nargs="+", default=[0], help="of the draw and tuning; several make a sweep (default: 0)")
     add = parser.add_argument_group("LoRA").add_argument
@@ -49,22 +47,21 @@ def parse_arguments():
     add("--lora_alpha", type=int, help="(default: the start adapter's, else 16)")
     add("--lora_dropout", type=float, help="(default: the start adapter's, else 0.05)")
     add(
-        "--lora_target_modules",
-        nargs="+",
-        help="names, or all-linear (default: the start adapter's, else the query and value projections)",
+        "--lora_target_modules", nargs="+", help="or all-linear (default: the start adapter's, else queries and values)"
     )
     add = parser.add_argument_group("selection of the best checkpoint").add_argument
     add("--metric_for_best_model", choices=["auc", "loss", "last"], default="loss", help="last: none (default: loss)")
     add("--eval_steps", type=int, help="steps between validations (default: 10; above 128 shots, shots / 128 * 5)")
+    add("--validate_start", action="store_true", help="validate before the first step too; the start may be the best")
     add("--max_val_samples", type=int, default=-1, help="validate on this many rows, drawn (default: -1, all)")
     add("--patience", type=int, default=10, help="stop after this many validations without gain (default: %(default)s)")
     add = parser.add_argument_group("model and data").add_argument
     add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
     add("--resume_from_checkpoint", help="adapter to start from, a folder or a hub name (default: a fresh one)")
-    add("--train_data_path", required=True, help="labelled records to draw the shots from")
+    add("--train_data_path", required=True, help="records to learn from")
     add("--val_data_path", required=True, help="labelled records to select the best checkpoint on")
     add("--test_data_path", help="labelled records to score each result on (default: none)")
-    add("--output_dir", required=True, help="folder of the new adapter, or of the sweep's <seed>_<shots> folders")
+    add("--output_dir", required=True, help="folder of the new adapter")
     add = parser.add_argument_group("machine").add_argument
     add("--micro_batch_size", type=int, default=32, help="rows in one forward pass (default: %(default)s)")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
@@ -81,51 +78,8 @@ def parse_arguments():
     add("--report_to", nargs="+", default=["none"], help="experiment trackers of the Trainer (default: none)")
     add("--stage", default="few-shot", help="name of this stage in run.json and the report (default: %(default)s)")
     add("--target", help="name of the target domain in run.json")
-    add("--overwrite", action="store_true", help="replace what other runs left in --output_dir, once")
+    add("--overwrite", action="store_true", help="replace what another run left in --output_dir, once")
     return parser.parse_args()
-
-
-def tune(run, setup, examples, scorer, valid):
-    """One run on Examples; at the end the model has the weights of the best validation. Returns its TuningTrainer."""
-    from peft import LoraConfig
-    from transformers import EarlyStoppingCallback, TrainingArguments
-
-    from tlrec.tuning.trainer import TuningTrainer
-
-    args, rows = run.args, len(examples.rows)
-    lora = setup.start_lora or LoraConfig(
-        r=args.lora_r or 8,
-        lora_alpha=args.lora_alpha or 16,
-        lora_dropout=0.05 if args.lora_dropout is None else args.lora_dropout,
-        target_modules=setup.lora_targets,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    steps = math.ceil(rows / args.batch_size) * args.num_epochs
-    eval_steps = min(args.eval_steps or max(10, rows * 5 // 128), steps)
-    trainer = TuningTrainer(
-        model=setup.model(lora, args.seed),
-        train_dataset=examples.rows,
-        scorer=scorer,
-        share_prefix=args.share_prefix,
-        validation_labels=valid.labels,
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=args.patience)],
-        args=TrainingArguments(
-            num_train_epochs=args.num_epochs,
-            learning_rate=args.learning_rate,
-            warmup_steps=args.warmup_steps,
-            optim="adamw_torch_fused" if setup.device.type == "cuda" else "adamw_torch",
-            train_sampling_strategy="group_by_length" if args.group_by_length else "random",
-            eval_steps=eval_steps,
-            metric_for_best_model=f"eval_{args.metric_for_best_model}",
-            greater_is_better=args.metric_for_best_model != "loss",
-            seed=args.seed,
-            run_name=f"{args.stage}-{args.target}-{args.sample}shots-seed{args.seed}",
-            **setup.plumbing(run, rows, eval_steps),
-        ),
-    )
-    run.train(trainer)
-    return trainer
 
 
 def main():
@@ -138,45 +92,108 @@ def main():
         check_draw("--sample", shots, train)
     valid = EvaluationSet(args.val_data_path, draw=args.max_val_samples)
     test = EvaluationSet(args.test_data_path, train) if args.test_data_path else None
-    sweep = len(args.seed) * len(args.sample) > 1
-    runs = []
-    for seed in args.seed:
-        for shots in args.sample:
-            folder = Path(args.output_dir) / f"{seed}_{shots}" if sweep else Path(args.output_dir)
-            this = argparse.Namespace(**{**vars(args), "sample": shots, "seed": seed, "output_dir": folder})
-            runs.append(TuningRun("rec_tuning.py", this, train, valid))
-    todo = [run for run in runs if not run.is_complete(test)]
-    if args.check_only:
-        print(f"checked: {len(todo)} runs to do in {args.output_dir}")
-    if args.check_only or not todo:
+    folders = [TuningFolder("rec_tuning.py", run, train, valid, test) for run in runs_of(args)]
+    todo = [folder for folder in folders if not folder.is_complete()]
+    if not todo or args.check_only:
         return
 
-    # 2. Import the heavy libraries; look at the machine, the base model and the start adapter
-    from tlrec.tuning.setup import TuningSetup
+    # 2. Import the heavy libraries; look at the machine
+    from tlrec.model.processes import leave
+    from tlrec.tuning.machine import TuningModel
 
-    setup = TuningSetup(args)
-    setup.check_runs(len(todo))
-
-    # 3. Records to token ids, once for all runs
-    scorer = setup.validation_scorer(valid)
-    test_scorer = setup.test_scorer(test) if test else None
-
-    with underway(todo, setup.first):
-        for run in todo:
-            seed, shots = run.args.seed, run.args.sample
-            run.begin(f"{len(train) if shots == -1 else shots} shots, seed {seed}")
-            if not run.tuned:
-                # 4. Draw the shots; tune from the start adapter; the best checkpoint by validation is the result
-                examples = setup.examples(draw_shots(train.rows, shots, seed))
-                trainer = tune(run, setup, examples, scorer, valid)
-
-                # 5. Save the adapter, and last run.json
-                run.save(trainer, setup, examples, shots=shots)
-
-            # 6. Score the test set, as evaluate.py does
+    model = TuningModel(args, runs=len(todo))
+    for folder in todo:
+        with folder.locked(model.first):
+            shots = draw_shots(train.rows, folder.args.sample, folder.args.seed)
+            tuned = model.attach(folder.path) if folder.is_tuned() else tune(folder, model, shots, valid)
             if test:
-                model = setup.attach(run.folder) if run.tuned else trainer.model
-                run.record(test_scorer.score(model, progress="test"), test, setup)
+                folder.score(tuned, model)
+    leave()
+
+
+def tune(folder, model, records, valid):
+    """Tune on `records`; save the adapter of the best validation, and last run.json. Returns the tuned model."""
+    from peft import LoraConfig
+    from transformers import EarlyStoppingCallback
+
+    from tlrec.model.tokenization import RecordTokenizer
+    from tlrec.tuning.loss import Collator, cross_entropy
+    from tlrec.tuning.rows import lengths, tokenised, validation_scorer
+    from tlrec.tuning.shared_prefix import SharedPrefix
+    from tlrec.tuning.trainer import TuningTrainer
+
+    args = folder.args
+
+    # 3. The prompt: frame and tokenizer
+    encoder = RecordTokenizer(model.tokenizer, model.frame, args.cutoff_len)
+
+    # 4. The adapter to start from, else a fresh one; the base model is loaded with it in step 8
+    lora = model.start_lora or LoraConfig(
+        r=args.lora_r or 8,
+        lora_alpha=args.lora_alpha or 16,
+        lora_dropout=0.05 if args.lora_dropout is None else args.lora_dropout,
+        target_modules=model.lora_targets,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    model.check_start(lora)
+
+    # 5. What is learnt from, and what selects
+    rows = tokenised(encoder, records)
+    scorer = validation_scorer(encoder, valid, prompt_loss_weight=args.prompt_loss_weight)
+
+    # 6. The loss, and the weight of prompt tokens in it
+    loss = SharedPrefix(longest=lengths(rows).max()) if args.share_prefix else cross_entropy
+    collator = Collator(prompt_loss_weight=args.prompt_loss_weight)
+
+    # 7. and 8. Schedule and selection; the trainer
+    trainer = TuningTrainer(
+        args=training_arguments(folder, model, lora, rows),
+        model=model.with_lora(lora, args.seed),
+        train_dataset=rows,
+        data_collator=collator,
+        loss=loss,
+        scorer=scorer,
+        validation_labels=valid.labels,
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=args.patience)],
+    )
+    folder.tune(trainer)
+    folder.save(trainer, model, rows)
+    return trainer.model
+
+
+def training_arguments(folder, model, lora, rows):
+    """Schedule, selection and seed, and what depends on the machine only."""
+    from transformers import TrainingArguments
+
+    from tlrec.tuning.machine import machine_arguments
+
+    args = folder.args
+    steps = math.ceil(len(rows) / args.batch_size) * args.num_epochs
+    eval_steps = min(args.eval_steps or max(10, len(rows) * 5 // 128), steps)
+    return TrainingArguments(
+        output_dir=folder.checkpoints,
+        run_name=f"{args.stage}: {folder.path}",
+        num_train_epochs=args.num_epochs,
+        learning_rate=args.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=args.warmup_steps,
+        optim=model.optimizer,
+        bf16=model.precision == "bfloat16",
+        fp16=model.precision == "float16",
+        train_sampling_strategy="group_by_length" if args.group_by_length else "random",
+        eval_strategy="steps",
+        eval_steps=eval_steps,
+        save_strategy="steps",
+        save_steps=eval_steps,
+        logging_steps=eval_steps,
+        eval_on_start=args.validate_start,
+        load_best_model_at_end=True,
+        metric_for_best_model=f"eval_{args.metric_for_best_model}",
+        greater_is_better=args.metric_for_best_model != "loss",
+        seed=args.seed,
+        **machine_arguments(args, model, lora, rows),
+    )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from tlrec.evaluation.metrics import auc, two_probabilities_to_score
 from tlrec.model import base_models
 from tlrec.model.prompts import load_frame
 from tlrec.model.tokenization import RecordTokenizer
-from tlrec.tuning.trainer import EpochOrder
+from tlrec.tuning.order import EpochOrder
 
 FRAME = load_frame("alpaca")
 OURS, SHARED = "ours", "ours, shared prefix"

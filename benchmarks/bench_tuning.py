@@ -18,6 +18,7 @@ import tlrec  # noqa: F401 - first: it quiets the libraries
 
 # isort: split
 import torch
+from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from benchmarks import measure, models
@@ -26,6 +27,9 @@ from tlrec.model import base_models
 from tlrec.model.prompts import load_frame
 from tlrec.model.scoring import Scorer
 from tlrec.model.tokenization import RecordTokenizer
+from tlrec.tuning.loss import Collator, cross_entropy
+from tlrec.tuning.rows import lengths, tokenised
+from tlrec.tuning.shared_prefix import SharedPrefix
 from tlrec.tuning.trainer import TuningTrainer
 
 FRAME = load_frame("alpaca")
@@ -47,7 +51,7 @@ def prepare(args):
     on_gpu = device.type == "cuda"
     tokenizer = models.load_tokenizer(args.shape)
     records = models.load_records(args.data, args.rows)
-    rows = RecordTokenizer(tokenizer, FRAME, cutoff_len=512).examples(records).rows
+    rows = tokenised(RecordTokenizer(tokenizer, FRAME, cutoff_len=512), Dataset.from_list(records))
     procedures = {}
 
     def add(name, dtype, attention, trainer_class, collate, **arguments):
@@ -92,9 +96,16 @@ def prepare(args):
         fp16=on_gpu,
         optim="adamw_torch",
     )
-    never = {"scorer": scorer, "validation_labels": None}
-    add(OURS, dtype, base_models.resolve_attention("auto", device, dtype), TuningTrainer, never, **own)
-    add(SHARED, dtype, "sdpa", TuningTrainer, never | {"share_prefix": True}, **own)
+    never = {"scorer": scorer, "validation_labels": None, "data_collator": Collator(prompt_loss_weight=1)}
+    add(
+        OURS,
+        dtype,
+        base_models.resolve_attention("auto", device, dtype),
+        TuningTrainer,
+        never | {"loss": cross_entropy},
+        **own,
+    )
+    add(SHARED, dtype, "sdpa", TuningTrainer, never | {"loss": SharedPrefix(lengths(rows).max())}, **own)
     return procedures
 
 

@@ -13,6 +13,7 @@ import tlrec  # noqa: F401 - first: it quiets the libraries
 
 # isort: split
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from serve import serve, versions
 from training import Clock
@@ -22,6 +23,8 @@ from tlrec.errors import InputError
 from tlrec.model import base_models
 from tlrec.model.prompts import load_frame
 from tlrec.model.scoring import Scorer, score_records
+from tlrec.tuning.loss import Collator, cross_entropy
+from tlrec.tuning.shared_prefix import SharedPrefix
 from tlrec.tuning.trainer import TuningTrainer
 
 FRAME = load_frame("alpaca")
@@ -41,12 +44,16 @@ def load(model, dtype, device, share_prefix=False):
         tuned = PeftModel.from_pretrained(base, adapter, is_trainable=True)
         folder, clock = tempfile.TemporaryDirectory(), Clock()
         validated = {"instruction": "", "input": "", "output": "Yes."}  # never: there is no validation
+        loss = SharedPrefix(max(len(row["input_ids"]) for row in rows)) if share_prefix else cross_entropy
         trainer = TuningTrainer(
             model=tuned,
-            train_dataset=rows,
+            train_dataset=Dataset.from_list(
+                [row | {"answer_start": 0, "length": len(row["input_ids"])} for row in rows]
+            ),
+            data_collator=Collator(prompt_loss_weight=1),
+            loss=loss,
             scorer=Scorer(tokenizer, [validated], FRAME, 512, with_loss=True),
             validation_labels=None,
-            share_prefix=share_prefix,
             args=TrainingArguments(output_dir=folder.name, train_sampling_strategy="group_by_length", **arguments),
             callbacks=[clock],
         )
@@ -54,7 +61,7 @@ def load(model, dtype, device, share_prefix=False):
 
         def work():
             trainer.train()
-            if trainer.share_prefix != share_prefix:
+            if share_prefix and not loss.sharing:
                 raise InputError("the prefix was not shared; the worker's log says why")
             tuned.unload()
             folder.cleanup()

@@ -153,6 +153,8 @@ def test_records_in_another_form(tmp_path):
 
 
 def test_it_imports_no_torch():
-    code = "import sys, tlrec.evaluation.evaluation_set, tlrec.evaluation.results, tlrec.model.scores, tlrec.tuning.run"
+    code = (
+        "import sys, tlrec.evaluation.evaluation_set, tlrec.evaluation.results, tlrec.model.scores, tlrec.tuning.folder"
+    )
     code += "; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

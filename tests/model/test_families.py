@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainingArguments
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from tests.support.models import (
     CHATML,
@@ -47,7 +47,7 @@ from tlrec.model import adapters, base_models, parts
 from tlrec.model.prompts import load_frame
 from tlrec.model.scoring import Scorer
 from tlrec.model.tokenization import RecordTokenizer
-from tlrec.tuning.trainer import TuningTrainer
+from tlrec.tuning.loss import Collator, cross_entropy
 
 CPU = torch.device("cpu")
 ALPACA = load_frame("alpaca")
@@ -169,20 +169,16 @@ def test_training_loss_is_the_models_own(tuned, tiny_workspace, tmp_path):
     tokenizer = base_models.load_tokenizer(tuned.base)
     frame = load_frame(tuned.frame, tokenizer)
     model = adapters.attach_adapter(base_models.load_base_model(tuned.base, CPU, torch.float32), tuned.adapter)
-    trainer = TuningTrainer(
-        model=model,
-        scorer=Scorer(tokenizer, records, frame, 512, with_loss=True),
-        validation_labels=None,
-        args=TrainingArguments(output_dir=tmp_path, use_cpu=True, report_to="none"),
-    )
-    rows = RecordTokenizer(tokenizer, frame, 512).examples(records).rows
+    rows = [row | {"answer_start": 0} for row in RecordTokenizer(tokenizer, frame, 512).examples(records).rows]
     losses, counts = [], []
     with torch.no_grad():
         for row in rows:
             ids = torch.tensor([row["input_ids"]])
             losses.append(model(input_ids=ids, labels=ids, use_cache=False).loss.item())
             counts.append(ids.numel() - 1)
-    ours = trainer.compute_loss(model, trainer.data_collator(rows))
+    batch = Collator(prompt_loss_weight=1)(rows)
+    with torch.no_grad():
+        ours = cross_entropy(model.eval(), batch) / batch["weights"].sum()
     assert ours.item() == pytest.approx(np.average(losses, weights=counts), abs=1e-5)
 
 

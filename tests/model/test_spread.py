@@ -15,10 +15,9 @@ from accelerate.state import AcceleratorState, PartialState
 from peft import LoraConfig, get_peft_model
 from torch import multiprocessing
 from torch.distributed.fsdp import fully_shard
-from transformers import TrainingArguments
 
 from tlrec.data.preferences import parse_input
-from tlrec.data.records import labels_of, read_records
+from tlrec.data.records import read_records
 from tlrec.errors import InputError
 from tlrec.model import adapters, base_models
 from tlrec.model.processes import is_spread, whole
@@ -26,7 +25,7 @@ from tlrec.model.prompts import load_frame
 from tlrec.model.ranking import score_candidates
 from tlrec.model.scoring import Scorer
 from tlrec.tuning.learning import check_gradients, fingerprints
-from tlrec.tuning.trainer import Collator, TuningTrainer
+from tlrec.tuning.loss import Collator, cross_entropy
 
 
 def made(base_folder):
@@ -54,16 +53,9 @@ def observed(model, base_folder, records, folder):
     scorer = Scorer(tokenizer, records, load_frame("alpaca"), 512, with_loss=True)
     scores = scorer.score(model, token_budget=700)
     ranking = ranked(model, base_folder, records)
-    trainer = TuningTrainer(
-        model=model,
-        train_dataset=[],
-        scorer=scorer,
-        validation_labels=labels_of(records),
-        args=TrainingArguments(output_dir=folder, use_cpu=True, report_to="none"),
-    )
     model.train()
-    rows = [{"input_ids": row, "labels": row} for row in scorer.rows[:4]]
-    loss = trainer.compute_loss(model, Collator()(rows))
+    batch = Collator(prompt_loss_weight=1)([{"input_ids": row, "answer_start": 0} for row in scorer.rows[:4]])
+    loss = cross_entropy(model, batch) / batch["weights"].sum()
     loss.backward()
     assert check_gradients(model)
     start = fingerprints(model)

@@ -29,7 +29,7 @@ def read(folder, name):
 
 
 @pytest.fixture(scope="module")
-def both(tiny_llama, tiny_workspace, run_script, tmp_path_factory):
+def both(tiny_llama, tiny_workspace, instruct, evaluate, tmp_path_factory):
     """Folders of the same stage and evaluation by one process and by two, and the launcher's standard output."""
     root = tmp_path_factory.mktemp("two processes") / "root"
     shutil.copytree(tiny_workspace, root)
@@ -43,36 +43,12 @@ def both(tiny_llama, tiny_workspace, run_script, tmp_path_factory):
         env=environment,
     )
     assert done.returncode == 0, done.stderr
-    one, data = root / "one", root / "rec_data" / "movie"
-    base = ["--base_model", tiny_llama, "--device", "cpu", "--target", "movie"]
-    status, _, err = run_script(
-        "ins_tuning.py",
-        *base,
-        "--train_data_path",
-        root / "instruction_data" / "netflix" / "train.json",
-        "--val_data_path",
-        data / "valid.json",
-        "--output_dir",
-        one,
-        "--source",
-        "netflix",
-        *QUICK,
-    )
+    one, data, target = root / "one", root / "rec_data" / "movie", ["--target", "movie"]
+    status, _, err = instruct(one, *target, "--source", "netflix", *QUICK)
     assert status == 0, err
     two = root / "instruction_model" / "movie" / "alpaca_instrument"
-    status, _, err = run_script(
-        "evaluate.py",
-        *base,
-        "--lora_weights",
-        two,
-        "--test_data_path",
-        data / "test.json",
-        "--train_data_path",
-        data / "train.json",
-        "--output_dir",
-        root / "scores",
-        *RANK,
-    )
+    train = ["--train_data_path", data / "train.json", "--output_dir", root / "scores"]
+    status, _, err = evaluate(two, *target, *train, *RANK)
     assert status == 0, err
     return one, two, root / "scores", done.stdout
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from bitsandbytes.autograd import _functions as bitsandbytes_products
 from bitsandbytes.nn import Linear8bitLt
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -26,6 +27,7 @@ from benchmarks.memory_table import SHAPES
 from tests.conftest import REPOSITORY
 from tlrec.model import base_models
 from tlrec.model.memory import activations, lora_and_optimizer
+from tlrec.tuning.loss import Collator, cross_entropy
 from tlrec.tuning.trainer import TuningTrainer
 
 SMALL = {"small": memory_table.Shape(512, 128, 384, 3, 4), "other": memory_table.Shape(640, 192, 512, 2, 6)}
@@ -78,8 +80,10 @@ def measured(shape, rows, length, quantization, checkpointing, dtype="bfloat16",
         ids = torch.randint(shape.vocabulary, (rows, length)).tolist()
         trainer = TuningTrainer(
             model=get_peft_model(base, lora),
-            train_dataset=[{"input_ids": row, "labels": row} for row in ids],
-            scorer=SimpleNamespace(rows=[], prompt_loss_weight=1.0),  # never used
+            train_dataset=Dataset.from_list([{"input_ids": row, "answer_start": 0, "length": length} for row in ids]),
+            data_collator=Collator(prompt_loss_weight=1),
+            loss=cross_entropy,
+            scorer=SimpleNamespace(rows=[]),  # never used
             validation_labels=None,
             args=TrainingArguments(
                 output_dir=folder,

@@ -7,8 +7,6 @@
 """
 
 import json
-import os
-import signal
 import subprocess
 import sys
 
@@ -16,13 +14,11 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, get_linear_schedule_with_warmup
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from tests.conftest import REPOSITORY
-from tlrec.files import sha256
-from tlrec.tuning.trainer import Collator
+from tests.support.tuned import digest, furthest, signal_in_batch, weights
 
 pytestmark = pytest.mark.slow
 
@@ -31,15 +27,6 @@ FRAME = (
     "Below is an instruction that describes a task, paired with an input that provides further context. Write a response "
     "that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
-
-
-def command(base, workspace, start, folder, *flags):
-    data = workspace / "rec_data" / "movie"
-    words = ["ins_tuning.py", "--base_model", base, "--train_data_path", data / "first.json"]
-    words += ["--val_data_path", data / "valid.json", "--resume_from_checkpoint", start, "--output_dir", folder]
-    words += ["--batch_size", BATCH, "--micro_batch_size", 2, "--num_epochs", EPOCHS, "--learning_rate", RATE]
-    words += ["--warmup_steps", 0, "--lora_dropout", 0, "--seed", SEED, "--metric_for_best_model", "last"]
-    return [str(word) for word in [*words, "--eval_steps", 5, "--device", "cpu", *flags]]
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +39,19 @@ def workspace(tiny_workspace):
 
 
 @pytest.fixture
-def tune(run_script, tiny_llama, tiny_adapter, workspace):
-    def run(folder, *flags):
-        return run_script(*command(tiny_llama, workspace, tiny_adapter, folder, *flags))
+def words(stage_words, tiny_adapter, workspace):
+    def words(folder, *flags):
+        data = ["--train_data_path", workspace / "rec_data" / "movie" / "first.json", "--resume_from_checkpoint"]
+        recipe = ["--batch_size", BATCH, "--micro_batch_size", 2, "--num_epochs", EPOCHS, "--learning_rate", RATE]
+        recipe += ["--lora_dropout", 0, "--seed", SEED, "--metric_for_best_model", "last", "--eval_steps", 5]
+        return stage_words(folder, *data, tiny_adapter, *recipe, *flags)
 
-    return run
+    return words
+
+
+@pytest.fixture
+def tune(run_script, words):
+    return lambda folder, *flags: run_script(*words(folder, *flags))
 
 
 def token_ids(pieces, record):
@@ -95,22 +90,17 @@ def loop(base, start, rows, grouped, epochs):
     return get_peft_model_state_dict(model)
 
 
-def distance(one, other):
-    assert one.keys() == other.keys()
-    return max((one[name] - other[name]).abs().max().item() for name in one)
-
-
 @pytest.mark.parametrize("grouped", [False, True])
 def test_each_epoch_has_its_own_order(tune, workspace, tiny_llama, tiny_adapter, pieces, tmp_path, grouped):
     status, _, err = tune(tmp_path / "a", "--group_by_length" if grouped else "--no-group_by_length")
     assert status == 0, err
     records = json.loads((workspace / "rec_data" / "movie" / "first.json").read_text())
     rows = [token_ids(pieces, record) for record in Dataset.from_list(records).shuffle(seed=SEED)]
-    ours = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    ours = weights(tmp_path / "a")
     live = loop(tiny_llama, tiny_adapter, rows, grouped, range(EPOCHS))
     frozen = loop(tiny_llama, tiny_adapter, rows, grouped, [0] * EPOCHS)
-    assert distance(ours, frozen) > 5e-4
-    assert distance(ours, live) < 5e-5  # Adam makes a step of the rounding of a gradient that is nearly 0
+    assert furthest(ours, frozen) > 5e-4
+    assert furthest(ours, live) < 5e-5  # Adam makes a step of the rounding of a gradient that is nearly 0
 
 
 @pytest.mark.parametrize(
@@ -118,28 +108,18 @@ def test_each_epoch_has_its_own_order(tune, workspace, tiny_llama, tiny_adapter,
 )  # inside the first, second, third epoch, at the third's beginning
 def test_a_stopped_run_takes_up_the_order_where_it_was(tune, tmp_path, monkeypatch, micro_batch):
     assert tune(tmp_path / "whole")[0] == 0
-    fetched = []
-
-    def fetch(collator, rows, original=Collator.__call__):
-        fetched.append(1)
-        if len(fetched) == micro_batch:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(collator, rows)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Collator, "__call__", fetch)
+        signal_in_batch(patch, micro_batch)
         assert tune(tmp_path / "stopped")[0] == 143
     status, out, err = tune(tmp_path / "stopped", "--resume")
     assert status == 0 and "resuming:" in out, err
-    whole, stopped = (sha256(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "stopped"))
-    assert whole == stopped
+    assert digest(tmp_path / "whole") == digest(tmp_path / "stopped")
 
 
-def test_processes_group_the_whole_batch(tune, workspace, tiny_llama, tiny_adapter, tmp_path):
+def test_processes_group_the_whole_batch(tune, words, tmp_path):
     assert tune(tmp_path / "one", "--group_by_length")[0] == 0
-    words = command(tiny_llama, workspace, tiny_adapter, tmp_path / "two", "--group_by_length")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launch, *words], capture_output=True, text=True, cwd=REPOSITORY)
+    two = map(str, words(tmp_path / "two", "--group_by_length"))
+    done = subprocess.run([*launch, *two], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
-    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
-    assert distance(one, two) < 1e-5
+    assert furthest(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-5

@@ -5,27 +5,24 @@
 3. Through the script: the same tuning but for rounding; without the flag nothing changes.
 """
 
-import json
-import os
-import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
-from transformers import TrainingArguments
 
 from tests.conftest import REPOSITORY
 from tests.support.models import FAMILIES, make_family
+from tests.support.tuned import furthest, read, weights
 from tlrec.data.records import read_records
 from tlrec.model import adapters, base_models
 from tlrec.model.prompts import load_frame
-from tlrec.model.scoring import Scorer
 from tlrec.model.tokenization import RecordTokenizer
 from tlrec.tuning import shared_prefix
-from tlrec.tuning.trainer import TuningTrainer
+from tlrec.tuning.loss import Collator, cross_entropy
+from tlrec.tuning.shared_prefix import SharedPrefix
 
 CPU = torch.device("cpu")
 CANNOT = {  # families that go on without, and what they say
@@ -38,20 +35,7 @@ CANNOT = {  # families that go on without, and what they say
     "bloom": "it needs --attention sdpa, not eager",
 }
 QUICK = {"llama", "bloom", "mistral"}
-QUICKLY = ["--device", "cpu", "--batch_size", 8, "--micro_batch_size", 4, "--num_epochs", 2, "--warmup_steps", 0]
-QUICKLY += ["--learning_rate", 1e-2, "--eval_steps", 1, "--lora_dropout", 0, "--max_train_samples", 13]
-
-
-def trainer_of(model, records, frame, folder, share_prefix, weight=1.0, **arguments):
-    examples = RecordTokenizer(*frame, 512).examples(records, weight == 1)
-    return TuningTrainer(
-        model=model,
-        train_dataset=examples.rows,
-        scorer=Scorer(frame[0], records, frame[1], 512, True, weight),
-        validation_labels=None,
-        share_prefix=share_prefix,
-        args=TrainingArguments(output_dir=folder, use_cpu=True, report_to="none", **arguments),
-    )
+QUICKLY = ["--lora_dropout", 0, "--max_train_samples", 13]
 
 
 def with_lora(base, targets):
@@ -70,16 +54,19 @@ def with_lora(base, targets):
     return model.train()
 
 
-def step(trainer):
+def step(model, records, tokenizer, frame, loss, weight=1.0):
     """(loss, {name: gradient}, tokens that the model embedded) of one micro-batch."""
+    rows = RecordTokenizer(tokenizer, frame, 512).examples(records, train_on_inputs=False).rows
+    batch = Collator(weight)([row | {"answer_start": row["labels"].count(-100)} for row in rows])
     seen = []
-    embedding = trainer.model.get_input_embeddings()
-    handle = embedding.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))
-    trainer.model.zero_grad()
-    loss = trainer.training_step(trainer.model, trainer.data_collator(trainer.train_dataset), torch.tensor(100.0))
+    handle = model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel()))
+    model.zero_grad()
+    with loss.during_step(model, batch) if loss is not cross_entropy else nullcontext():
+        total = loss(model, batch) / 100
+        total.backward()
     handle.remove()
-    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
-    return loss.item(), gradients, seen[-1]
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+    return total.item(), gradients, seen[-1]
 
 
 def same(one, other):
@@ -103,9 +90,8 @@ def test_gradients_of_every_family(name, records, tmp_path, capsys):
     tokenizer = base_models.load_tokenizer(base)
     frame = load_frame("alpaca", tokenizer)
     model = with_lora(base, adapters.query_and_value_modules(base))
-    plain, sharing = (
-        step(trainer_of(model, records, (tokenizer, frame), tmp_path / str(share), share)) for share in (False, True)
-    )
+    losses = cross_entropy, SharedPrefix(longest=512)
+    plain, sharing = (step(model, records, tokenizer, frame, loss) for loss in losses)
     same(sharing, plain)
     said = capsys.readouterr().out
     if name in CANNOT:
@@ -118,23 +104,11 @@ def test_gradients_of_every_family(name, records, tmp_path, capsys):
 
 @pytest.mark.parametrize("weight", [0, 0.05, 1])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_every_loss(weight, checkpointing, tiny_llama, records, tmp_path, capsys):
+def test_every_loss(weight, checkpointing, tiny_llama, records, capsys):
     tokenizer = base_models.load_tokenizer(tiny_llama)
     model = base_models.prepare_for_tuning(with_lora(tiny_llama, ["q_proj", "down_proj"]), checkpointing)
-    plain, sharing = (
-        step(
-            trainer_of(
-                model,
-                records,
-                (tokenizer, load_frame("alpaca")),
-                tmp_path / str(share),
-                share,
-                weight,
-                gradient_checkpointing=checkpointing,
-            )
-        )
-        for share in (False, True)
-    )
+    losses = cross_entropy, SharedPrefix(longest=512)
+    plain, sharing = (step(model, records, tokenizer, load_frame("alpaca"), loss, weight) for loss in losses)
     assert "no shared" not in capsys.readouterr().out
     assert sharing[2] < plain[2]
     same(sharing, plain)
@@ -172,53 +146,24 @@ def test_each_token_and_target_once():
     assert (read.tolist(), once.tolist(), weights.tolist()) == ([0, 0, 1], [5, 7, 6], [3.0, 8.0, 20.0])
 
 
-@pytest.fixture
-def instruct(run_script, tiny_llama, tiny_workspace):
-    """ins_tuning.py on the tiny workspace; returns (adapter's tensors, run.json, standard output)."""
-
-    def run(folder, *flags):
-        status, out, err = run_script(
-            "ins_tuning.py",
-            *("--base_model", tiny_llama, "--output_dir", folder, *QUICKLY, *flags),
-            *("--train_data_path", tiny_workspace / "instruction_data" / "netflix" / "train.json"),
-            *("--val_data_path", tiny_workspace / "rec_data" / "movie" / "valid.json"),
-        )
-        assert status == 0, err
-        return load_file(folder / "adapter_model.safetensors"), json.loads((folder / "run.json").read_text()), out
-
-    return run
-
-
-def furthest(one, other):
-    assert one.keys() == other.keys()
-    return max((one[name] - other[name]).abs().max().item() for name in one)
-
-
 def test_through_the_script(instruct, tmp_path):
-    plain, run, out = instruct(tmp_path / "plain")
-    assert "shared prefix" not in out and run["arguments"]["share_prefix"] is False
-    sharing, run, out = instruct(tmp_path / "sharing", "--share_prefix")
-    assert out.count("shared prefix: ") == 1 and run["arguments"]["share_prefix"] is True
-    assert 0 < furthest(sharing, plain) < 1e-4
-    assert max(tensor.abs().max() for tensor in plain.values()) > 0.01
+    found = {}
+    for name, flags in {"plain": [], "sharing": ["--share_prefix"]}.items():
+        status, out, err = instruct(tmp_path / name, *QUICKLY, *flags)
+        assert status == 0, err
+        assert out.count("shared prefix: ") == bool(flags)
+        assert read(tmp_path / name)["arguments"]["share_prefix"] is bool(flags)
+        found[name] = weights(tmp_path / name)
+    assert 0 < furthest(found["sharing"], found["plain"]) < 1e-4
+    assert max(tensor.abs().max() for tensor in found["plain"].values()) > 0.01
 
 
 @pytest.mark.slow
-def test_two_processes(instruct, tiny_llama, tiny_workspace, tmp_path):
-    root = tmp_path / "root"
-    shutil.copytree(tiny_workspace, root)
-    environment = os.environ | {"ROOT_PATH": str(root), "BASE_MODEL": str(tiny_llama), "STAGES": "source"}
-    environment["EXP_NAME"] = "alpaca_instrument"
-    environment |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    launcher = REPOSITORY / "shell" / "zero_shot.sh"
-    done = subprocess.run(
-        ["bash", launcher, "cpu:2", "movie", "netflix", *map(str, QUICKLY[2:]), "--share_prefix"],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
+def test_two_processes(instruct, stage_words, tmp_path):
+    words = map(str, stage_words(tmp_path / "two", *QUICKLY, "--share_prefix"))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launch, *words], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("shared prefix: ") == 1
-    plain, _, _ = instruct(tmp_path / "plain")
-    two = load_file(root / "instruction_model" / "movie" / "alpaca_instrument" / "adapter_model.safetensors")
-    assert furthest(two, plain) < 1e-4
+    assert instruct(tmp_path / "plain", *QUICKLY)[0] == 0
+    assert furthest(weights(tmp_path / "two"), weights(tmp_path / "plain")) < 1e-4

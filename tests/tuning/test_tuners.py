@@ -8,97 +8,30 @@
 5. The loss is the model's own, with its gradients, in chunks, whatever the micro-batch.
 """
 
-import hashlib
 import json
 import shutil
 from operator import itemgetter
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.support.models import make_adapter, make_llama
+from tests.support.tuned import digest, furthest, history, predictions, read, snapshot, weights
 from tlrec.data.records import draw_shots, read_records, write_records
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.files import sha256
 from tlrec.model import adapters, base_models
-from tlrec.tuning.trainer import ChunkedCrossEntropy, Collator, TuningTrainer
+from tlrec.model.prompts import load_frame
+from tlrec.model.tokenization import RecordTokenizer
+from tlrec.tuning.loss import ChunkedCrossEntropy, Collator, cross_entropy
 
 CPU = torch.device("cpu")
-FILES = {"adapter_config.json", "adapter_model.safetensors", "run.json"}
-# few, small, and large steps
-QUICK = ["--batch_size", 8, "--micro_batch_size", 4, "--warmup_steps", 0, "--learning_rate", 1e-2, "--eval_steps", 1]
-QUICK += ["--device", "cpu"]
-
-
-def weights(folder):
-    return load_file(folder / "adapter_model.safetensors")
-
-
-def same_bytes(one, other):
-    return sha256(one / "adapter_model.safetensors") == sha256(other / "adapter_model.safetensors")
-
-
-def run_of(folder):
-    return json.loads((folder / "run.json").read_text())
-
-
-def predictions(folder):
-    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+FILES = {"adapter_config.json", "adapter_model.safetensors", "prompt_frame.json", "run.json"}
 
 
 def changed(before, after):
     """{name: norm of the change over the norm of the tensor}."""
     return {name: ((after[name] - before[name]).norm() / after[name].norm()).item() for name in after}
-
-
-@pytest.fixture(scope="module")
-def instruct(run_script, tiny_llama, tiny_workspace):
-    """ins_tuning.py on the tiny workspace; returns (status, out, err)."""
-
-    def run(folder, *flags, train=tiny_workspace / "instruction_data" / "netflix" / "train.json"):
-        return run_script(
-            "ins_tuning.py",
-            "--base_model",
-            tiny_llama,
-            "--train_data_path",
-            train,
-            "--val_data_path",
-            tiny_workspace / "rec_data" / "movie" / "valid.json",
-            "--output_dir",
-            folder,
-            "--num_epochs",
-            2,
-            *QUICK,
-            *flags,
-        )
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def few_shot(run_script, tiny_llama, tiny_workspace):
-    """rec_tuning.py on the tiny workspace; returns (status, out, err)."""
-
-    def run(folder, *flags):
-        data = tiny_workspace / "rec_data" / "movie"
-        return run_script(
-            "rec_tuning.py",
-            "--base_model",
-            tiny_llama,
-            "--train_data_path",
-            data / "train.json",
-            "--val_data_path",
-            data / "valid.json",
-            "--output_dir",
-            folder,
-            "--num_epochs",
-            2,
-            *QUICK,
-            *flags,
-        )
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +64,16 @@ def sweep_flags(stage, tiny_workspace):
 def test_files_and_facts_of_a_stage(stage, tiny_adapter, tiny_workspace):
     folder, out = stage
     assert {path.name for path in folder.iterdir()} == FILES
-    run = run_of(folder)
+    run = read(folder)
     facts = {"script": "ins_tuning.py", "stage": "source", "source": "netflix", "target": "movie"}
     facts |= {"frame": "alpaca", "seed": 0, "shots": None}
     assert {key: run[key] for key in facts} == facts
     assert run["start_adapter"]["sha256"] == sha256(tiny_adapter / "adapter_model.safetensors")
     assert {name: data["rows"] for name, data in run["data"].items()} == {"train": 16, "valid": 12}
     assert [entry["step"] for entry in run["results"]["history"]] == [1, 2, 3, 4]
-    assert run["results"]["truncated"] == {"train": 0, "valid": 0} and run["results"]["dropped"] == 0
+    assert run["results"]["truncated"] == {"train": 0, "valid": 0}
     assert 0 <= run["results"]["padding_share"] < 0.3 and run["results"]["tokens_per_second"] > 0
-    assert "train: 16 rows, 0 with a cut prompt, 0 left out because the answer exceeds --cutoff_len 512\n" in out
+    assert "train: 16 rows, 0 with a cut prompt\n" in out
     assert "validation: 12 rows, 0 with a cut prompt; frame: alpaca\n" in out
     assert f"start adapter: {tiny_adapter}, 8 tensors loaded and compared\n" in out
     assert f"adapter: {folder}\n" in out
@@ -176,36 +109,26 @@ def test_base_weights_are_bit_identical_after_tuning(instruct, tmp_path, monkeyp
     lora = {key: config[key] for key in ("r", "lora_alpha", "lora_dropout", "bias")}
     assert lora == {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "bias": "none"}
     assert sorted(config["target_modules"]) == ["q_proj", "v_proj"]
-    assert run_of(tmp_path / "fresh")["start_adapter"] is None
+    assert read(tmp_path / "fresh")["start_adapter"] is None
 
 
 @pytest.mark.parametrize("metric", ["auc", "loss", "last"])
 @pytest.mark.slow
-def test_the_best_validation_is_kept_and_evaluate_finds_it(
-    instruct, run_script, tiny_llama, tiny_workspace, tmp_path, metric
-):
+def test_the_best_validation_is_kept_and_evaluate_finds_it(instruct, evaluate, tiny_workspace, tmp_path, metric):
     folder = tmp_path / "adapter"
     wild = ["--learning_rate", 3]  # so that the best is not the last
     assert instruct(folder, "--metric_for_best_model", metric, *wild)[0] == 0
-    results = run_of(folder)["results"]
+    results = read(folder)["results"]
     history = results["history"]
     assert len(history) == 4 and len({entry["eval_auc"] for entry in history}) > 2
     of = {"auc": lambda entry: entry["eval_auc"], "loss": lambda entry: -entry["eval_loss"], "last": itemgetter("step")}
     best = max(history, key=lambda entry: (of[metric](entry), -entry["step"]))  # the first of equals
     assert results["best_step"] == best["step"]
-    status, out, err = run_script(
-        "evaluate.py",
-        "--base_model",
-        tiny_llama,
-        "--lora_weights",
-        folder,
-        "--device",
-        "cpu",
-        "--test_data_path",
-        tiny_workspace / "rec_data" / "movie" / "valid.json",
-    )
+    valid = tiny_workspace / "rec_data" / "movie" / "valid.json"
+    status, out, err = evaluate(folder, "--test_data_path", valid)
+
     assert status == 0, err
-    assert json.loads((folder / "metrics.json").read_text())["auc"] == pytest.approx(best["eval_auc"], abs=1e-6)
+    assert read(folder, "metrics.json")["auc"] == pytest.approx(best["eval_auc"], abs=1e-6)
     assert f"===== auc: {json.loads((folder / 'metrics.json').read_text())['auc']} =====\n" in out
 
 
@@ -214,19 +137,19 @@ def test_without_selection_the_last_step_is_kept(instruct, tmp_path):
     flags = ["--learning_rate", 3, "--patience", 1]
     assert instruct(tmp_path / "all", "--metric_for_best_model", "last", *flags)[0] == 0
     assert instruct(tmp_path / "last", "--metric_for_best_model", "last", *flags, "--eval_steps", 3)[0] == 0
-    every, last = (run_of(tmp_path / name)["results"]["history"] for name in ("all", "last"))
+    every, last = (read(tmp_path / name)["results"]["history"] for name in ("all", "last"))
     assert len({entry["eval_auc"] for entry in every}) > 2 and max(every, key=itemgetter("eval_auc")) != every[-1]
     assert [entry["step"] for entry in every] == [1, 2, 3, 4] and last == every[2:]
-    assert same_bytes(tmp_path / "all", tmp_path / "last")
+    assert digest(tmp_path / "all") == digest(tmp_path / "last")
 
 
 def test_same_seed_same_bytes(instruct, stage, tiny_adapter, tmp_path):
     start = ["--resume_from_checkpoint", tiny_adapter]
     assert instruct(tmp_path / "again", *start)[0] == 0
-    assert same_bytes(stage[0], tmp_path / "again")
-    assert run_of(stage[0])["results"]["history"] == run_of(tmp_path / "again")["results"]["history"]
+    assert digest(stage[0]) == digest(tmp_path / "again")
+    assert read(stage[0])["results"]["history"] == history(tmp_path / "again")
     assert instruct(tmp_path / "other", *start, "--seed", 1)[0] == 0
-    assert not same_bytes(stage[0], tmp_path / "other")
+    assert digest(stage[0]) != digest(tmp_path / "other")
 
 
 @pytest.mark.slow
@@ -235,14 +158,14 @@ def test_a_bin_start_adapter_gives_the_same_bytes(instruct, stage, tiny_adapter,
     (start / "adapter_model.safetensors").unlink()
     torch.save(weights(tiny_adapter), start / "adapter_model.bin")
     assert instruct(tmp_path / "tuned", "--resume_from_checkpoint", start)[0] == 0
-    assert same_bytes(stage[0], tmp_path / "tuned")
+    assert digest(stage[0]) == digest(tmp_path / "tuned")
 
 
 @pytest.mark.slow
 def test_a_second_call_is_complete_and_another_run_is_refused(instruct, stage, tiny_adapter, tmp_path):
     folder = shutil.copytree(stage[0], tmp_path / "adapter")
     facts = ["--resume_from_checkpoint", tiny_adapter, "--source", "netflix", "--target", "movie"]
-    before = digest(folder)
+    before = snapshot(folder)
     assert instruct(folder, *facts) == (0, f"complete already: {folder}\n", "")
     status, out, err = instruct(folder, *facts, "--seed", 1)
     assert (status, out) == (2, "")
@@ -251,25 +174,18 @@ def test_a_second_call_is_complete_and_another_run_is_refused(instruct, stage, t
         "give --overwrite or another folder (to a launcher: EXP_NAME)\n"
     )
     status, _, err = instruct(folder)
-    assert (
-        status == 2
-        and "another run's result: --source netflix, not None, --target movie, not None, start adapter " in err
-    )
-    assert digest(folder) == before
+    start = sha256(tiny_adapter / "adapter_model.safetensors")[:12]
+    assert status == 2 and f"start adapter {start}, not None" in err
+    assert "--source netflix, not None, --target movie, not None" in err
+    assert snapshot(folder) == before
     (folder / "metrics.json").write_text("{}")
     assert instruct(folder, *facts, "--seed", 1, "--overwrite")[0] == 0
-    assert run_of(folder)["seed"] == 1 and {path.name for path in folder.iterdir()} == FILES
-
-
-def digest(folder):
-    """One digest of every file and its path below `folder`."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return hashlib.sha256("".join(f"{path}{sha256(path)}" for path in files).encode()).hexdigest()
+    assert read(folder)["seed"] == 1 and {path.name for path in folder.iterdir()} == FILES
 
 
 def test_patience(instruct, tmp_path):
     assert instruct(tmp_path / "a", "--learning_rate", 1e-12, "--patience", 2, "--num_epochs", 4)[0] == 0
-    results = run_of(tmp_path / "a")["results"]
+    results = read(tmp_path / "a")["results"]
     assert [entry["step"] for entry in results["history"]] == [1, 2, 3]  # the first is the best, two without gain
     assert results["best_step"] == 1
 
@@ -287,7 +203,7 @@ def test_max_train_samples_is_a_seeded_draw(instruct, tiny_workspace, tmp_path, 
     assert status == 0, err
     assert asked == [(len(source), 10, 3)]
     assert "train: 10 rows" in out
-    assert len(run_of(tmp_path / "a")["results"]["history"]) == 2 * 2  # ten rows in batches of eight, two epochs
+    assert len(history(tmp_path / "a")) == 2 * 2  # ten rows in batches of eight, two epochs
 
 
 def test_chain_of_thought_records(instruct, run_script, stage, tmp_path):
@@ -297,50 +213,36 @@ def test_chain_of_thought_records(instruct, run_script, stage, tmp_path):
     rows.append({"instruction": "Rank.", "input": "", "output": "word " * 300})
     rows.append({"instruction": "Rank.", "input": "Night " * 300, "output": "short"})
     write_records(train, rows)
-    status, out, err = instruct(tmp_path / "cot", "--stage", "cot", "--cutoff_len", 300, train=train)
+    status, out, err = instruct(tmp_path / "cot", "--stage", "cot", "--cutoff_len", 300, "--train_data_path", train)
     assert status == 0, err
     assert "train: 9 rows, 1 with a cut prompt, 1 left out because the answer exceeds --cutoff_len 300\n" in out
-    run = run_of(tmp_path / "cot")
+    run = read(tmp_path / "cot")
     assert run["stage"] == "cot"
-    assert run["results"]["dropped"] == 1 and run["results"]["truncated"]["train"] == 1
+    assert run["results"]["truncated"]["train"] == 1
 
 
 def test_no_record_fits(instruct, tmp_path):
     train = tmp_path / "train.json"
     write_records(train, [{"instruction": "Rank.", "input": "", "output": "word " * 2000}])
-    status, out, err = instruct(tmp_path / "cot", train=train)
+    status, out, err = instruct(tmp_path / "cot", "--train_data_path", train)
     assert status == 2
-    assert err.splitlines()[-1] == f"error: {train}: no record fits into --cutoff_len 512"
+    assert err.splitlines()[-1] == "error: --train_data_path: no record fits into --cutoff_len 512"
 
 
 @pytest.mark.slow
-def test_the_frame_travels_with_the_adapter(instruct, few_shot, run_script, tiny_llama, tiny_workspace, tmp_path):
-    test = tiny_workspace / "rec_data" / "movie" / "test.json"
+def test_the_frame_travels_with_the_adapter(instruct, few_shot, evaluate, tmp_path):
     folder, tuned = tmp_path / "stage", tmp_path / "tuned"
     assert instruct(folder, "--prompt_frame", "tallrec", "--num_epochs", 1)[0] == 0
-    assert run_of(folder)["frame"] == "tallrec"
+    assert read(folder)["frame"] == "tallrec"
     status, out, _ = few_shot(tuned, "--resume_from_checkpoint", folder, "--sample", 4)
-    assert status == 0 and "frame: tallrec\n" in out and run_of(tuned)["frame"] == "tallrec"
+    assert status == 0 and "frame: tallrec\n" in out and read(tuned)["frame"] == "tallrec"
     found = {}
     asked = {"own": [], "same": ["--prompt_frame", "tallrec"], "other": ["--prompt_frame", "alpaca"]}
     for name, flags in asked.items():
-        status, out, err = run_script(
-            "evaluate.py",
-            "--base_model",
-            tiny_llama,
-            "--lora_weights",
-            tuned,
-            "--test_data_path",
-            test,
-            "--device",
-            "cpu",
-            "--output_dir",
-            tmp_path / name,
-            *flags,
-        )
+        status, out, err = evaluate(tuned, "--output_dir", tmp_path / name, *flags)
         assert status == 0, err
         found[name] = [row["p_yes"] for row in predictions(tmp_path / name)]
-        assert json.loads((tmp_path / name / "metrics.json").read_text())["run"]["frame"] in out.splitlines()[0]
+        assert read(tmp_path / name, "metrics.json")["run"]["frame"] in out.splitlines()[0]
     assert found["own"] == found["same"] != found["other"]
 
 
@@ -356,45 +258,34 @@ def test_a_sweep_gives_the_bytes_of_single_runs(few_shot, sweep, stage, tiny_wor
         flags += ["--test_data_path", tiny_workspace / "rec_data" / "movie" / "test.json"]
         single, swept = tmp_path / f"{seed}_{shots}", folder / f"{seed}_{shots}"
         assert few_shot(single, *flags)[0] == 0
-        assert same_bytes(single, swept)
+        assert digest(single) == digest(swept)
         assert (single / "predictions.jsonl").read_bytes() == (swept / "predictions.jsonl").read_bytes()
-        assert run_of(swept)["results"]["history"] == run_of(single)["results"]["history"]
-    assert not same_bytes(folder / "0_4", folder / "1_4") and not same_bytes(folder / "0_4", folder / "0_12")
+        assert read(swept)["results"]["history"] == read(single)["results"]["history"]
+    assert len({digest(folder / name) for name in ("0_4", "0_12", "1_4")}) == 3
 
 
 def test_facts_of_a_sweep(sweep, stage):
     folder, out = sweep
-    run = run_of(folder / "1_12")
+    run = read(folder / "1_12")
     assert (run["script"], run["stage"], run["shots"], run["seed"]) == ("rec_tuning.py", "few-shot", 12, 1)
     assert (run["arguments"]["sample"], run["arguments"]["seed"]) == (12, 1)
     assert run["start_adapter"]["run"]["stage"] == "source"
     assert run["metric_for_best_model"] == "loss"
     assert all(0.001 < change < 1 for change in changed(weights(stage[0]), weights(folder / "1_12")).values())
     assert out.count("start adapter: ") == out.count("8 tensors loaded and compared") == 4
-    aucs = [json.loads((folder / name / "metrics.json").read_text())["auc"] for name in ("0_4", "0_12", "1_4", "1_12")]
+    aucs = [read(folder / name, "metrics.json")["auc"] for name in ("0_4", "0_12", "1_4", "1_12")]
     assert [line for line in out.splitlines() if "=====" in line] == [f"===== auc: {auc} =====" for auc in aucs]
 
 
-def test_scores_from_memory_are_those_from_disk(sweep, run_script, tiny_llama, tiny_workspace, tmp_path):
+def test_scores_from_memory_are_those_from_disk(sweep, evaluate, tmp_path):
     folder = sweep[0] / "1_12"
-    status, _, err = run_script(
-        "evaluate.py",
-        "--base_model",
-        tiny_llama,
-        "--lora_weights",
-        folder,
-        "--device",
-        "cpu",
-        "--test_data_path",
-        tiny_workspace / "rec_data" / "movie" / "test.json",
-        "--output_dir",
-        tmp_path,
-    )
+    status, _, err = evaluate(folder, "--output_dir", tmp_path)
+
     assert status == 0, err
     for one, other in zip(predictions(folder), predictions(tmp_path), strict=True):
         assert one["p_yes"] == pytest.approx(other["p_yes"], abs=1e-7)
         assert one["p_no"] == pytest.approx(other["p_no"], abs=1e-7)
-    aucs = [json.loads((each / "metrics.json").read_text())["auc"] for each in (folder, tmp_path)]
+    aucs = [read(each, "metrics.json")["auc"] for each in (folder, tmp_path)]
     assert aucs[0] == pytest.approx(aucs[1], abs=1e-6)
 
 
@@ -417,48 +308,48 @@ def test_an_interrupted_sweep_does_the_rest_only(few_shot, sweep, stage, tiny_wo
     monkeypatch.undo()
 
     (folder / "0_12" / "metrics.json").unlink()  # as if stopped between tuning and scoring
-    kept = digest(folder / "0_4"), sha256(folder / "0_12" / "run.json")
+    kept = snapshot(folder / "0_4"), sha256(folder / "0_12" / "run.json")
     status, out, err = few_shot(folder, *flags)
     assert status == 0, err
     assert out.count("complete already: ") == 1 and f"complete already: {folder / '0_4'}\n" in out
     assert out.count("tensors loaded and compared") == 2 and out.count("===== auc: ") == 3
-    assert kept == (digest(folder / "0_4"), sha256(folder / "0_12" / "run.json"))
+    assert kept == (snapshot(folder / "0_4"), sha256(folder / "0_12" / "run.json"))
     for name in ("0_4", "0_12", "1_4", "1_12"):
-        assert same_bytes(folder / name, whole / name)
+        assert digest(folder / name) == digest(whole / name)
         assert predictions(folder / name) == predictions(whole / name)
         assert {path.name for path in (folder / name).iterdir()} == FILES | {"metrics.json", "predictions.jsonl"}
 
-    before = digest(folder)
+    before = snapshot(folder)
     status, out, err = few_shot(folder, *flags)
     assert (status, err) == (0, "")
     assert out == "".join(f"complete already: {folder / name}\n" for name in ("0_4", "0_12", "1_4", "1_12"))
-    assert digest(folder) == before
+    assert snapshot(folder) == before
 
 
 def test_other_test_data_is_not_passed_over(few_shot, sweep, stage, tiny_workspace):
     flags = sweep_flags(stage, tiny_workspace)
     flags[-1] = tiny_workspace / "rec_data" / "movie" / "valid.json"
-    before = digest(sweep[0])
+    before = snapshot(sweep[0])
     status, _, err = few_shot(sweep[0], *flags)
     assert status == 2
     assert err.startswith(f"error: {sweep[0] / '0_4' / 'metrics.json'}: is an evaluation on other data (")
-    assert digest(sweep[0]) == before
+    assert snapshot(sweep[0]) == before
 
 
 @pytest.mark.slow
 def test_all_rows_without_a_start_adapter(few_shot, tmp_path):
     status, out, err = few_shot(tmp_path / "all", "--sample", -1, "--num_epochs", 1, "--eval_steps", 5)
     assert status == 0, err
-    assert "== 40 shots, seed 0: " in out and "train: 40 rows, 0 with a cut prompt\n" in out
+    assert "train: 40 rows, 0 with a cut prompt\n" in out
     assert "start adapter: none, a fresh LoRA\n" in out
-    assert run_of(tmp_path / "all")["shots"] == -1  # as the report names all rows
+    assert read(tmp_path / "all")["shots"] == -1  # as the report names all rows
     assert all(tensor.abs().max() > 1e-3 for tensor in weights(tmp_path / "all").values())
 
 
 def test_published_batches_fit_few_shots(few_shot, tmp_path):
     status, out, err = few_shot(tmp_path / "a", "--sample", 4, "--batch_size", 128, "--micro_batch_size", 32)
     assert status == 0, err
-    assert [entry["step"] for entry in run_of(tmp_path / "a")["results"]["history"]] == [1, 2]  # one step an epoch
+    assert [entry["step"] for entry in history(tmp_path / "a")] == [1, 2]  # one step an epoch
 
 
 # ------------------------------------------------------------------------------------------------------ machine's flags
@@ -476,7 +367,7 @@ def test_micro_batches_and_checkpointing_change_nothing(few_shot, stage, tmp_pat
     for name in ("single", "checkpointed"):
         for key, tensor in weights(tmp_path / name).items():
             torch.testing.assert_close(tensor, whole[key], atol=2e-3, rtol=0)  # Adam magnifies what rounding moves
-        first = [run_of(tmp_path / each)["results"]["history"][0]["eval_loss"] for each in ("whole", name)]
+        first = [read(tmp_path / each)["results"]["history"][0]["eval_loss"] for each in ("whole", name)]
         assert first[0] == pytest.approx(first[1], abs=1e-3)
 
 
@@ -494,6 +385,7 @@ def test_other_precisions(few_shot, run_script, tiny_workspace, tmp_path, flag):
     status, _, err = run_script(
         "evaluate.py", "--lora_weights", tmp_path / "a", "--output_dir", tmp_path / "scored", "--device", "cpu", *flags
     )
+
     assert status == 0, err
     for one, other in zip(predictions(tmp_path / "a"), predictions(tmp_path / "scored"), strict=True):
         assert one["p_yes"] == pytest.approx(other["p_yes"], rel=0.1, abs=1e-4)
@@ -504,70 +396,50 @@ def test_other_precisions(few_shot, run_script, tiny_workspace, tmp_path, flag):
 
 @pytest.mark.parametrize("at_once", [1, 7, 1024])
 def test_chunked_cross_entropy(monkeypatch, at_once):
-    monkeypatch.setattr("tlrec.tuning.trainer.POSITIONS_AT_ONCE", at_once)
+    monkeypatch.setattr("tlrec.tuning.loss.POSITIONS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(0)
     head = torch.nn.Linear(12, 50, bias=False).requires_grad_(False)
     hidden = torch.randn(23, 12, generator=generator).requires_grad_()
     targets = torch.randint(50, (23,), generator=generator)
-    plain = torch.nn.functional.cross_entropy(head(hidden), targets, reduction="sum")
+    weights = torch.rand(23, generator=generator)
+    plain = torch.nn.functional.cross_entropy(head(hidden), targets, reduction="none") @ weights
     (plain / 23).backward()
     expected, hidden.grad = hidden.grad, None
-    chunked = ChunkedCrossEntropy.apply(hidden, targets, head)
+    chunked = ChunkedCrossEntropy.apply(hidden, targets, weights, head)
     torch.testing.assert_close(chunked, plain)
     (chunked / 23).backward()
     torch.testing.assert_close(hidden.grad, expected)
-    weights, hidden.grad = torch.rand(23, generator=generator), None
-    plain = torch.nn.functional.cross_entropy(head(hidden), targets, reduction="none") @ weights
-    plain.backward()
-    expected, hidden.grad = hidden.grad, None
-    chunked = ChunkedCrossEntropy.apply(hidden, targets, head, weights)
-    torch.testing.assert_close(chunked, plain)
-    chunked.backward()
-    torch.testing.assert_close(hidden.grad, expected)
 
 
-def test_training_loss_is_the_models_own(tiny_llama, tiny_adapter, tiny_workspace, tmp_path):
-    from transformers import TrainingArguments
-
-    from tlrec.model.prompts import load_frame
-    from tlrec.model.scoring import Scorer
-    from tlrec.model.tokenization import RecordTokenizer
-
+@pytest.mark.parametrize("weight", [0, 1])
+def test_training_loss_is_the_models_own(tiny_llama, tiny_adapter, tiny_workspace, weight):
     tokenizer = base_models.load_tokenizer(tiny_llama)
     records = read_records(tiny_workspace / "rec_data" / "book" / "train.json")[:5]
     model = adapters.attach_adapter(base_models.load_base_model(tiny_llama, CPU, torch.float32), tiny_adapter)
-    lora = {name: parameter.requires_grad_() for name, parameter in model.named_parameters() if "lora_" in name}
-    trainer = TuningTrainer(
-        model=model,
-        scorer=Scorer(tokenizer, records, load_frame("alpaca"), 512, with_loss=True),
-        validation_labels=None,
-        args=TrainingArguments(output_dir=tmp_path, use_cpu=True, report_to="none"),
-    )
-    for on_inputs in (True, False):
-        rows = RecordTokenizer(tokenizer, load_frame("alpaca"), 512).examples(records, on_inputs).rows
-        batch = trainer.data_collator(rows)
-        gradients = []
-        model.eval()
-        for loss in (trainer.compute_loss(model, dict(batch)), model(**batch).loss):
-            gradients.append((loss.item(), torch.autograd.grad(loss, list(lora.values()))))
-        assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-5)
-        for ours, theirs in zip(gradients[0][1], gradients[1][1]):
-            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-        half = trainer.compute_loss(model, dict(batch), num_items_in_batch=2 * (batch["labels"][:, 1:] != -100).sum())
-        assert half.item() == pytest.approx(gradients[0][0] / 2, abs=1e-5)
+    lora = [parameter.requires_grad_() for name, parameter in model.named_parameters() if "lora_" in name]
+    rows = RecordTokenizer(tokenizer, load_frame("alpaca"), 512).examples(records, train_on_inputs=False).rows
+    batch = Collator(weight)([row | {"answer_start": row["labels"].count(-100)} for row in rows])
+    labels = batch["input_ids"].where(batch["weights"] > 0, -100)
+    gradients = []
+    for loss in (
+        cross_entropy(model, batch) / batch["weights"].sum(),
+        model(input_ids=batch["input_ids"], labels=labels).loss,
+    ):
+        gradients.append((loss.item(), torch.autograd.grad(loss, lora)))
+    assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-5)
+    for ours, theirs in zip(gradients[0][1], gradients[1][1]):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_collator():
-    collator = Collator()
-    long, short = {"input_ids": [1, 5, 6, 2], "labels": [-100, -100, 6, 2]}, {"input_ids": [1, 7], "labels": [1, 7]}
+    collator = Collator(prompt_loss_weight=0.25)
+    long, short = {"input_ids": [1, 5, 6, 2], "answer_start": 2}, {"input_ids": [1, 7], "answer_start": 1}
     batch = collator([long, short])
     assert batch["input_ids"].tolist() == [[1, 5, 6, 2], [1, 7, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, -100, 6, 2], [-100, 7, -100, -100]]
+    assert batch["weights"].tolist() == [[0, 0.25, 1, 1], [0, 1, 0, 0]]
+    assert batch["answer_start"].tolist() == [2, 1]
     assert (collator.tokens, collator.padded_tokens) == (6, 8)
-    short["labels"] = [-100, 7]
-    batch = Collator(prompt_loss_weight=0.25)([long, short])
-    assert batch["labels"].tolist() == [[-100, 5, 6, 2], [-100, 7, -100, -100]]
-    assert batch["weights"][:, 1:][batch["labels"][:, 1:] != -100].tolist() == [0.25, 1, 1, 1]
+    assert Collator(1)([long | {"answer_start": 0}])["weights"].tolist() == [[0, 1, 1, 1]]
 
 
 @pytest.mark.slow
@@ -588,11 +460,11 @@ def test_weight_of_the_prompt(instruct, tmp_path):
     tensors = {name: weights(tmp_path / name) for name in ("published", "one", "answers", "zero", "some", "divided")}
 
     def distance(one, other):
-        return max((tensors[one][name] - tensors[other][name]).abs().max().item() for name in tensors[one])
+        return furthest(tensors[one], tensors[other])
 
     assert distance("published", "one") == distance("answers", "zero") == 0
     assert distance("some", "divided") < 1e-6 < 1e-5 < min(distance("some", "published"), distance("some", "answers"))
-    losses = {name: run_of(tmp_path / name)["results"]["history"][-1]["eval_loss"] for name in tensors}
+    losses = {name: read(tmp_path / name)["results"]["history"][-1]["eval_loss"] for name in tensors}
     assert len({round(losses[name], 3) for name in ("published", "answers", "some")}) == 3
     status, _, err = instruct(tmp_path / "odd", "--prompt_loss_weight", 1.5)
     assert (status, err) == (2, "error: --prompt_loss_weight 1.5: give 0 to 1\n")
@@ -612,8 +484,8 @@ def test_validation_on_a_draw(instruct, tiny_workspace, tmp_path):
     drawn = ["--num_epochs", 1, "--max_val_samples", 6]
     status, out, err = instruct(tmp_path / "a", *drawn)
     assert status == 0 and "validation: 6 of 12 rows" in out, err
-    assert run_of(tmp_path / "a")["data"]["valid"]["rows"] == 6
-    assert run_of(tmp_path / "a")["data"]["valid"]["rows_in_file"] == 12
+    assert read(tmp_path / "a")["data"]["valid"]["rows"] == 6
+    assert read(tmp_path / "a")["data"]["valid"]["rows_in_file"] == 12
     valid = tiny_workspace / "rec_data" / "movie" / "valid.json"
     rows = EvaluationSet(valid, draw=6).records
     assert rows == draw_shots(read_records(valid), 6, 0) and len(rows) == 6

@@ -27,7 +27,7 @@ from tlrec.model.base_models import is_quantized, skeleton_of
 from tlrec.model.memory import memory_at_hand
 from tlrec.model.parts import backbone_of
 from tlrec.model.processes import is_spread, whole
-from tlrec.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_weights
+from tlrec.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FRAME_FILE, adapter_weights
 
 # Names of the projections that make queries and values, alone or with the keys, in one attention module.
 QUERY_AND_VALUE = (
@@ -233,7 +233,7 @@ def save_adapter(model, folder):
     live = {name: whole(tensor) for name, tensor in get_peft_model_state_dict(model).items()}
     if not PartialState().is_main_process:
         return
-    for name in ("run.json", "metrics.json", "predictions.jsonl", ADAPTER_CONFIG):
+    for name in ("run.json", FRAME_FILE, "metrics.json", "predictions.jsonl", ADAPTER_CONFIG):
         (folder / name).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
         save_file(live, Path(temporary) / ADAPTER_WEIGHTS[0], metadata={"format": "pt"})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tlrec.errors import InputError, first_line
 from tlrec.files import read_json
-from tlrec.runs import ADAPTER_CONFIG, adapter_weights, read_run
+from tlrec.runs import ADAPTER_CONFIG, FRAME_FILE, adapter_weights, read_run
 
 MODEL_WEIGHTS = (
     "model.safetensors",
@@ -94,7 +94,9 @@ def adapter_folder(name, flag):
     from huggingface_hub import snapshot_download  # not at the top, so that --help is quick
 
     try:
-        return snapshot_download(name, allow_patterns=["adapter_config.json", "adapter_model.*", "run.json"])
+        return snapshot_download(
+            name, allow_patterns=["adapter_config.json", "adapter_model.*", FRAME_FILE, "run.json"]
+        )
     except Exception as error:  # of the network, the hub or its client
         raise InputError(
             f"{flag} {name}: no such folder here, and it cannot be fetched from the hub: {first_line(error)}"

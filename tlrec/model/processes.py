@@ -22,6 +22,13 @@ def only_the_first_prints():
         sys.stdout = open(os.devnull, "w")
 
 
+def leave():
+    """End this process's part in a run, at the same time as the others: a process whose peers have gone may abort."""
+    if PartialState().num_processes > 1:
+        PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()
+
+
 def add_up(array):
     """The sum of a float64 numpy array over all processes, on each of them."""
     state = PartialState()

@@ -5,16 +5,20 @@ Alpaca adapters fit. `tallrec` is what TALLRec and TLRec adapters were really tr
 linter comment at the end of the first line of its with-input form. `chat` is the base model's own chat template.
 """
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from tlrec.errors import InputError
+from tlrec.files import read_json
 
 ANSWERS = ("Yes.", "No.")  # as written in `output`; the first one is the positive class
 _FOLDER = Path(__file__).parent / "frames"
 FRAME_NAMES = sorted([path.stem for path in _FOLDER.glob("*.json")] + ["chat"])
+
+_SLOT = r"\{(instruction|input)\}"
 
 # Templates that state today's date get this one instead, the default in Llama's own template: prompts must be the same
 # in tuning and evaluation, on any day.
@@ -50,14 +54,36 @@ class Frame:
         return self.with_input if record["input"] else self.without_input
 
     def _fill(self, template, record):
-        return re.sub(r"\{(instruction|input)\}", lambda slot: record[slot[1]], template)
+        return re.sub(_SLOT, lambda slot: record[slot[1]], template)
 
 
 def load_frame(name, tokenizer=None):
-    """The frame of that name, one of FRAME_NAMES; "chat" is made from the tokenizer's chat template."""
+    """The frame of that name, one of FRAME_NAMES, or of a JSON file; "chat" is made from the tokenizer's chat template.
+
+    Raises InputError for another name, and for a file that is no frame. docs/extend.md says what one may hold.
+    """
     if name == "chat":
         return _chat_frame(tokenizer)
-    return Frame(name, **json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8")))
+    if name not in FRAME_NAMES and Path(name).suffix != ".json":
+        raise InputError(f"--prompt_frame {name}: give {', '.join(FRAME_NAMES)}, or the path of a JSON file")
+    path = _FOLDER / f"{name}.json" if name in FRAME_NAMES else Path(name)
+    content = read_json(path, ("with_input", "without_input"))
+    for key, wanted in (("with_input", ["input", "instruction"]), ("without_input", ["instruction"])):
+        if sorted(re.findall(_SLOT, str(content[key]))) != wanted:
+            slots = " and ".join(f"{{{slot}}}" for slot in reversed(wanted))
+            raise InputError(f"{path}: {key!r} must be a text with {slots} once, and no other of the two")
+    return Frame(
+        content.get("name", path.stem), content["with_input"], content["without_input"], content.get("answer_end")
+    )
+
+
+def prompt_parts(name):
+    """The part of an identity (tlrec.runs.same) that the prompt is: digests of the text of this frame, and of the
+    answers. "chat" is known by the base model's tokenizer, and here by what is added to its template."""
+    frame = None if name == "chat" else load_frame(name)
+    text = ["chat", _CLOCK] if frame is None else [frame.with_input, frame.without_input, frame.answer_end]
+    digests = [hashlib.sha256(json.dumps(part).encode()).hexdigest() for part in (text, ANSWERS)]
+    return dict(zip(("prompt frame", "answers"), digests, strict=True))
 
 
 def _chat_frame(tokenizer):

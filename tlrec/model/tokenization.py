@@ -49,14 +49,19 @@ class Prompts:
 
 @dataclass
 class Examples:
-    """Training rows `{"input_ids", "labels"}`, how many had their prompt cut, and which were left out.
+    """Training rows `{"input_ids", "labels"}`, whether each had its prompt cut, and which were left out.
 
     `dropped` holds the indices of records whose answer alone does not fit.
     """
 
-    rows: list[dict]
-    truncated: int
+    rows: list[dict] = field(default_factory=list)
+    cut: list[bool] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
+
+    @property
+    def truncated(self):
+        """How many prompts were cut."""
+        return sum(self.cut)
 
 
 class RecordTokenizer:
@@ -103,7 +108,7 @@ class RecordTokenizer:
     def examples(self, records, train_on_inputs=True):
         """Training rows: prompt, answer and EOS. Labels cover all of it, or only answer and EOS."""
         encoded = self._encode([self.frame.prompt(record) + record["output"] for record in records])
-        examples = Examples(rows=[], truncated=0)
+        examples = Examples()
         for index, (record, ids, boundary) in enumerate(zip(records, encoded, self._boundaries(records, encoded))):
             prompt_ids, answer_ids = self.bos + ids[:boundary], ids[boundary:] + self.eos
             room = self.cutoff_len - max(len(answer_ids), self._reserved)  # cut as `prompts` cuts, whatever the answer
@@ -111,7 +116,7 @@ class RecordTokenizer:
                 examples.dropped.append(index)
                 continue
             kept = self._cut(prompt_ids, record, room)
-            examples.truncated += len(kept) < len(prompt_ids)
+            examples.cut.append(len(kept) < len(prompt_ids))
             hidden = kept if train_on_inputs else [-100] * len(kept)
             examples.rows.append({"input_ids": kept + answer_ids, "labels": hidden + answer_ids})
         return examples

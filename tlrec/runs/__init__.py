@@ -13,6 +13,7 @@ from tlrec.runs.locks import check_unlocked, locked
 from tlrec.runs.record import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    FRAME_FILE,
     RUN,
     adapter_weights,
     base_said,
@@ -23,15 +24,17 @@ from tlrec.runs.record import (
     read_run,
     write_run,
 )
-from tlrec.runs.same import base_parts, differences, digest_of, flags_of
-from tlrec.runs.scoring import SCORING, frame_of, scoring_of, scoring_said
+from tlrec.runs.same import adapter_parts, base_parts, differences, digest_of, flags_of
+from tlrec.runs.scoring import SCORING, frame_of, identity_of_scores, scoring_of, scoring_said
 
 __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_WEIGHTS",
+    "FRAME_FILE",
     "RUN",
     "SCORING",
     "RunFolder",
+    "adapter_parts",
     "adapter_weights",
     "base_parts",
     "base_said",
@@ -44,6 +47,7 @@ __all__ = [
     "digest_of",
     "flags_of",
     "frame_of",
+    "identity_of_scores",
     "locked",
     "read_run",
     "scoring_of",

@@ -2,6 +2,7 @@
 evaluation under "run"; its format is in tlrec/evaluation/formats.py.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ from tlrec.files import plain_json, read_json, sha256, validate, write_json
 
 RUN = "run.json"
 FORMAT = 1  # of run.json and metrics.json
+FRAME_FILE = "prompt_frame.json"  # in the folder of an adapter or exported model: the frame that it was made with
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -105,12 +107,17 @@ def check_format(content, path):
 
 
 def describe_adapter(folder):
-    """{"path" as given, "sha256" of its weights, "run": its run.json, None if these scripts did not make it}; None for
-    no adapter (None or "")."""
+    """{"path" as given, "sha256" of its weights, "config_sha256" of its configuration, "run": its run.json, None if these
+    scripts did not make it}; None for no adapter (None or "")."""
     if not folder:
         return None
     run = read_run(folder) if (Path(folder) / RUN).exists() else None
-    return {"path": str(folder), "sha256": sha256(adapter_weights(folder)), "run": run}
+    config = {}
+    if (Path(folder) / ADAPTER_CONFIG).exists():
+        config = read_json(Path(folder) / ADAPTER_CONFIG)
+        config.pop("base_model_name_or_path", None)  # bases move, and are known by content
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    return {"path": str(folder), "sha256": sha256(adapter_weights(folder)), "config_sha256": digest, "run": run}
 
 
 def base_said(folder, base_model):

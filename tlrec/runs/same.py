@@ -24,14 +24,21 @@ MACHINE = {
 
 
 def flags_of(arguments):
-    """The part of an identity that comes from a script's flags: {"--seed": 0, ...}."""
+    """The part of an identity that comes from a script's flags: {"--seed": 0, ...}. What is not given (None, False) is
+    left out, so that a flag that comes later makes no other runs of the earlier ones."""
     left_out = BOOKKEEPING | BY_CONTENT | MACHINE
-    return {f"--{name}": v for name, v in arguments.items() if name not in left_out and not name.endswith("_path")}
+    given = {name: value for name, value in arguments.items() if value is not None and value is not False}
+    return {f"--{name}": v for name, v in given.items() if name not in left_out and not name.endswith("_path")}
 
 
 def base_parts(base):
     """The part of an identity that a base model is; base: its `tlrec.model.identity.base_identity`, None if not known."""
     return {f"{part} of the base model": base and base[part] for part in ("config", "tokenizer", "weights")}
+
+
+def adapter_parts(adapter, name):
+    """The part of an identity that an adapter is; adapter: what `describe_adapter` returned; name: what it is here."""
+    return {name: adapter and adapter["sha256"], f"configuration of the {name}": adapter and adapter["config_sha256"]}
 
 
 def differences(found, wanted):

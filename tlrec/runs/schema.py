@@ -47,6 +47,7 @@ class Adapter(TypedDict):
 
     path: str  # as given
     sha256: str  # of the weights
+    config_sha256: str  # of adapter_config.json, without the path of the base model
     run: "Run | None"  # its run.json; None: these scripts did not make it
 
 

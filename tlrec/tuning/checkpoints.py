@@ -18,8 +18,8 @@ def last_checkpoint(folder):
             state = read_json(path / "trainer_state.json")
         except InputError:
             continue
-        best = path.with_name(f"checkpoint-{state.get('best_global_step') or state['global_step']}")
-        if not best.exists():
+        best = path.with_name(f"checkpoint-{state.get('best_global_step')}")
+        if state.get("best_global_step") is not None and not best.exists():
             raise InputError(
                 f"{folder}: {best.name}, the checkpoint of the best validation, is gone, so the run that was stopped "
                 "there cannot continue; remove that folder to start again"

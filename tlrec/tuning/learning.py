@@ -110,19 +110,23 @@ def fingerprint(model):
 
 def check_changed(model, start, state, args):
     """Raise InputError if the adapter is still the one whose `fingerprints` were `start`, or has values that are not
-    finite.
+    finite. With --validate_start the start may be the best; that is said, and is no error.
 
     state, args: of the Trainer; the model has the weights of its best checkpoint. With several processes all of them
     have to call this.
     """
-    step = state.best_global_step or state.global_step
+    step = state.global_step if state.best_global_step is None else state.best_global_step
     for name, tensor in get_peft_model_state_dict(model).items():
         if not whole(tensor).isfinite().all():
             raise InputError(
                 f"the adapter of step {step} is useless: {name} is not finite; give a smaller --learning_rate than "
                 f"{args.learning_rate}, or another --dtype"
             )
-    if fingerprints(model) == start:
+    if step == 0:
+        print(
+            "no validation was better than that before the first step: the result is the adapter that tuning began with"
+        )
+    elif fingerprints(model) == start:
         if step == 1 and args.get_warmup_steps(state.max_steps):
             why = "the first of the --warmup_steps has a learning rate of 0, and none after it was better"
             remedy = "--warmup_steps 0, or another --learning_rate"

@@ -12,7 +12,7 @@ Loss and gradient are those of the rows on their own but for rounding; with LoRA
 Autograd, checkpointing and DDP see an ordinary forward pass of one row.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from transformers import AttentionInterface
@@ -21,10 +21,43 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from tlrec.model.base_models import is_quantized
 from tlrec.model.parts import shortest_window
 from tlrec.model.processes import is_spread
+from tlrec.tuning.loss import ChunkedCrossEntropy, cross_entropy, hidden_states, output_head
 
 ATTENTION = "tlrec_shared_prefix"
 WORTH_IT = 8  # tokens of a prefix; a shorter one is not shared
 ROUNDING = 0.05  # how far 16 bits may drive hidden states off, relative to their length; see docs/engine.md
+
+
+class SharedPrefix:
+    """`tlrec.tuning.loss.cross_entropy` of the same batches; what all rows of one begin with goes through the model once,
+    if the model can. It says whether it does, once. longest: tokens of the longest row of all."""
+
+    def __init__(self, longest):
+        self.longest = longest
+        self.sharing = None  # whether the model can, once that is known
+        self._length = 0  # tokens of this batch that are shared
+
+    @contextmanager
+    def during_step(self, model, batch):
+        """Inside the block, which has to hold forward and backward pass, `model` takes what `shared` returns."""
+        ids = batch["input_ids"]
+        self._length = shared_length(ids) if self.sharing is not False else 0
+        if self._length and self.sharing is None:
+            reason = why_not(model, ids.to(model.device), self.longest)
+            self.sharing = reason is None
+            print(f"shared prefix: {self._length} tokens" if self.sharing else f"no shared prefix: {reason}")
+        self._length = self._length if self.sharing else 0
+        with sharing_attention(model) if self._length else nullcontext():
+            yield
+
+    def __call__(self, model, batch):
+        if not self._length:
+            return cross_entropy(model, batch)
+        ids, weights = batch["input_ids"], batch["weights"][:, 1:]
+        inputs, places = shared(ids, self._length)
+        counted = weights > 0
+        read, targets, sums = once(places[:, :-1][counted], ids[:, 1:][counted], weights[counted])
+        return ChunkedCrossEntropy.apply(hidden_states(model, **inputs)[0, read], targets, sums, output_head(model))
 
 
 def _attention(module, query, key, value, attention_mask, is_causal=None, **arguments):
@@ -91,11 +124,10 @@ def shared(ids, length):
     return inputs, torch.cat([before.expand(n, -1), rows], dim=1)
 
 
-def once(places, targets, weights=None):
+def once(places, targets, weights):
     """(places, targets, weights) without repetitions: a token that rows share and a target that it has in several of them
-    appear once, with the sum of the weights (1 each if None). All are (n,) tensors."""
+    appear once, with the sum of their weights. All are (n,) tensors."""
     pairs, inverse = torch.unique(torch.stack([places, targets]), dim=1, return_inverse=True)
-    weights = torch.ones(len(places), device=places.device) if weights is None else weights
     return *pairs, torch.zeros(pairs.shape[1], device=places.device).index_add(0, inverse, weights)
 
 

@@ -1,0 +1,104 @@
+"""Token ids of the rows to learn from and to validate on. The former are a `datasets.Dataset`: in memory for a few rows, else memory-mapped from the
+cache of `datasets` (HF_DATASETS_CACHE names another folder), where a run that is started again finds them."""
+
+import hashlib
+import json
+
+import datasets
+import numpy as np
+import tokenizers
+import transformers
+from accelerate import PartialState
+
+from tlrec.errors import InputError
+from tlrec.files import sha256
+from tlrec.model import prompts, tokenization
+from tlrec.model.scoring import Scorer
+
+BATCH = 1000  # records tokenised at once, by all cores
+FEATURES = datasets.Features(
+    {
+        "input_ids": datasets.List(datasets.Value("int32")),
+        "answer_start": datasets.Value("int32"),
+        "length": datasets.Value("int32"),
+        "cut": datasets.Value("bool"),
+    }
+)
+
+
+def tokenised(encoder, records):
+    """A Dataset with a row for each record whose answer fits: "input_ids", "answer_start" (index of the first answer
+    token), "length" (tokens) and "cut" (whether its prompt was cut).
+
+    encoder: tlrec.model.tokenization.RecordTokenizer. records: a Dataset of records. Raises InputError if none fits.
+    """
+    try:
+        with PartialState().main_process_first():  # the others find what it has kept
+            rows = records.map(
+                lambda batch: _tokenise(encoder, [dict(zip(batch, row)) for row in zip(*batch.values())]),
+                batched=True,
+                batch_size=BATCH,
+                remove_columns=records.column_names,
+                features=FEATURES,
+                new_fingerprint=_digest(encoder, records),
+                desc="tokenising",
+            )
+    except OSError as error:
+        raise InputError(
+            f"{datasets.config.HF_DATASETS_CACHE}: token ids of {len(records)} records cannot be written there: "
+            f"{error.strerror or error}; name another folder in HF_DATASETS_CACHE"
+        ) from None
+    limit = f"--cutoff_len {encoder.cutoff_len}"
+    left_out = len(records) - len(rows)
+    print(
+        f"train: {len(rows)} rows, {cut(rows)} with a cut prompt"
+        + (f", {left_out} left out because the answer exceeds {limit}" if left_out else "")
+    )
+    if not rows:
+        raise InputError(f"--train_data_path: no record fits into {limit}")
+    return rows
+
+
+def cut(rows):
+    """How many of these rows had their prompt cut."""
+    return int(np.sum(rows.with_format("numpy")["cut"][:]))
+
+
+def lengths(rows):
+    """(n,) int array, tokens of each of these rows."""
+    return np.asarray(rows.with_format("numpy")["length"][:])
+
+
+def validation_scorer(encoder, valid, prompt_loss_weight):
+    """A Scorer of the EvaluationSet `valid` that also computes the loss. prompt_loss_weight: of the prompt's tokens."""
+    scorer = Scorer(encoder.tokenizer, valid.records, encoder.frame, encoder.cutoff_len, True, prompt_loss_weight)
+    of_all = f" of {valid.rows_in_file}" if len(valid) < valid.rows_in_file else ""
+    print(f"validation: {len(valid)}{of_all} rows, {scorer.truncated} with a cut prompt; frame: {encoder.frame.name}")
+    return scorer
+
+
+def _tokenise(encoder, records):
+    examples = encoder.examples(records, train_on_inputs=False)
+    ids = [row["input_ids"] for row in examples.rows]
+    return {
+        "input_ids": ids,
+        "answer_start": [row["labels"].count(-100) for row in examples.rows],
+        "length": [len(row) for row in ids],
+        "cut": examples.cut,
+    }
+
+
+def _digest(encoder, records):
+    """Digest of all that determines the rows: records in order, tokenizer, frame, limit, and code."""
+    backend = getattr(encoder.tokenizer, "backend_tokenizer", None)
+    forms = [{"instruction": "{instruction}", "input": text} for text in ("{input}", "")]
+    facts = {
+        "records": records._fingerprint,
+        "tokenizer": backend.to_str() if backend else datasets.fingerprint.Hasher.hash(encoder.tokenizer),
+        "bos, eos": [encoder.bos, encoder.eos],
+        "frame": [[encoder.frame.prompt(form), encoder.frame.head(form)] for form in forms],
+        "cutoff_len": encoder.cutoff_len,
+        "code": [sha256(module) for module in (__file__, tokenization.__file__, prompts.__file__)],
+        "versions": [tokenizers.__version__, transformers.__version__],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
