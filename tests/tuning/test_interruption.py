@@ -207,6 +207,6 @@ def test_trackers(stage, tmp_path):
     logs = tmp_path / "run" / "checkpoints" / "runs" / "today"
     logs.mkdir(parents=True)
     (logs / "events").write_text("curve")
-    remove_checkpoints(tmp_path / "run")
+    remove_checkpoints(tmp_path / "run" / "checkpoints")
     assert (tmp_path / "run" / "runs" / "today" / "events").read_text() == "curve"
     assert not (tmp_path / "run" / "checkpoints").exists()
