@@ -47,23 +47,11 @@ def parse_arguments():
         choices=["auto", "sdpa", "eager", "flash_attention_2"],
         help="(default: the adapter's, else auto)",
     )
-    add(
-        "--merge",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="add LoRA into the base's weights where that gives the same function (default); --no-merge: as published",
-    )
-    add(
-        "--orders",
-        type=int,
-        default=1,
-        metavar="N",
-        help="the mean of P over N orders of both lists of each record: the given one, then N - 1 seeded ones; "
-        "takes N times as long (default: %(default)s, as published)",
-    )
-    add = parser.add_argument_group(
-        "ranking: the target of every liked row among the items of a catalogue"
-    ).add_argument
+    help = "add LoRA into the base's weights where the function stays the same (default); --no-merge: as published"
+    add("--merge", action=argparse.BooleanOptionalAction, default=True, help=help)
+    help = "mean of P over N orders of both lists of a record: the given one, then N - 1 seeded ones (default: 1, published)"
+    add("--orders", type=int, default=1, metavar="N", help=help)
+    add = parser.add_argument_group("ranking: the target of each liked row among a catalogue's items").add_argument
     add("--rank", metavar="full|N", help="among all items that the user has not rated before, or N sampled ones")
     add("--items", metavar="FILE", help="catalogue, CSV or Parquet (default: item_mapping.csv beside the test data)")
     add("--max_rank_rows", type=int, metavar="N", help="liked rows to rank, drawn (default: all)")
@@ -110,8 +98,8 @@ def main():
     test = EvaluationSet(args.test_data_path, RecordSet(args.train_data_path) if args.train_data_path else None)
     ranking = ranking_of(test, args.rank, args.items, args.max_rank_rows, args.rank_seed)
     records = in_orders(test, args)
-    flags = {"frame": args.prompt_frame} | {name: getattr(args, name) for name in SCORING if name != "frame"}
-    given = {name: value for name, value in flags.items() if value is not None}
+    flags = vars(args) | {"frame": args.prompt_frame}
+    given = {name: flags[name] for name in SCORING if flags[name] is not None}
     jobs = [job_of(adapter, name, given, test, args) for adapter, name in (adapters or {None: None}).items()]
     said = ranking.said() if ranking else []
     if args.check_only:
@@ -135,8 +123,7 @@ def main():
         how = tuple(job.scoring[name] for name in ("dtype", "quantization", "attention"))
         together.setdefault(how, []).append(job)
     setups = [ModelSetup(args.base_model, args.device, *how, args.trust_remote_code, args.merge) for how in together]
-    for line in said:  # by now only the first of several processes prints
-        print(line)
+    print("".join(f"{line}\n" for line in said), end="")  # by now only the first of several processes prints
 
     # 3. Adapters are checked tensor by tensor before a base model is loaded
     for adapter in args.lora_weights:
