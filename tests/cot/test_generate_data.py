@@ -36,20 +36,9 @@ from tlrec.data.records import write_records
 from tlrec.errors import InputError
 from tlrec.runs import locked
 
-PUBLISHED_FIELDS = [
-    "PID",
-    "Input_1",
-    "Input_2",
-    "Input_3",
-    "Predictions_1",
-    "Predictions_2",
-    "Predictions",
-    "GT",
-    "Hit",
-    "Count",
-    "Current_total",
-    "Hit@10",
-]
+PUBLISHED_FIELDS = (
+    "PID Input_1 Input_2 Input_3 Predictions_1 Predictions_2 Predictions GT Hit Count Current_total Hit@10".split()
+)
 
 
 @pytest.fixture(autouse=True)
@@ -239,17 +228,6 @@ def test_unusable_answers_train_nothing(generate, root, run_script):
     trained = json.loads((root / "cot_data" / "stage123.json").read_text())
     assert not any("weather" in record["output"] for record in trained)
     assert not any("weather" in record["input"].split("Step 2:")[-1] for record in trained)
-
-
-@pytest.mark.slow
-def test_budget_stops_cleanly_and_a_larger_one_completes(generate, root):
-    price = ("--price_in", 30, "--price_out", 60)
-    with teaching() as teacher:
-        status, out, err = generate(teacher, *price, "--max_cost", 0.5)
-        assert status == 1 and "--max_cost 0.5 would be exceeded by the next call; the same command continues" in err
-        assert 0.3 < float(re.search(r"cost: ([\d.]+) USD\n", out)[1]) <= 0.5
-        status, out, _ = generate(teacher, *price, "--max_cost", 50)
-        assert status == 0 and max(Counter(teacher.answered_prompts()).values()) == 1
 
 
 @pytest.mark.slow
@@ -561,15 +539,6 @@ def test_launcher_says_what_is_missing(tmp_path, root):
     done = launch(tmp_path, root)
     assert done.returncode == 2 and "amazon-book" in done.stderr and "instruction_data/README.md" in done.stderr
     assert not (root / "cot_data").exists()  # before Netflix was paid for
-
-
-def test_every_flag_the_launcher_passes_exists():
-    launcher = (REPOSITORY / "shell" / "generate_cot_data.sh").read_text()
-    scripts = "".join(
-        (REPOSITORY / "cot_data" / name).read_text() for name in ("generate_data.py", "preprocess_data.py")
-    )
-    flags = set(re.findall(r"(?<= )--\w+", launcher)) - {"--help"}
-    assert flags and all(f'"{flag}"' in scripts for flag in flags)
 
 
 def test_slots_may_stand_anywhere_and_unknown_ones_are_refused(tmp_path):

@@ -3,14 +3,13 @@
 Answers
 1. Whatever is no chat completion fails that call, by kind, with and without --max_cost; nothing of it comes into the
    journal as an answer, and a good server goes on from there.
-2. What an older journal holds of such answers is asked again.
-3. A batch's file: lines end at newlines only; odd lines fail their call; what was read is kept.
+2. A batch's file: lines end at newlines only; odd lines fail their call; what was read is kept.
 Time and memory
-4. Bytes without end, drop by drop or in a flood, in the head or the body, of an answer, an error, a redirect or a file: an
+3. Bytes without end, drop by drop or in a flood, in the head or the body, of an answer, an error, a redirect or a file: an
    attempt ends with its time-out and at a few MiB, and a compressed bomb is not unpacked.
 Keys
-5. A key with control or other than ASCII characters is refused before the first call.
-6. The key echoed in every place and every spelling stands in no file and no output; nor do passwords of addresses.
+4. A key with control or other than ASCII characters is refused before the first call.
+5. A key that is echoed, as it is or as a URL writes it, stands in no file and no output; nor do passwords of addresses.
 """
 
 import base64
@@ -137,30 +136,6 @@ def test_null_and_missing_fields_are_no_oddity(generate, root):
     assert len([line for line in journal_lines(root) if "text" in line]) == 6
 
 
-@pytest.mark.parametrize(
-    "odd",
-    [
-        {"text": [{"type": "text", "text": "x"}]},
-        {"text": "\ud800"},
-        {"prompt_tokens": "7"},
-        {"model": {"id": 1}},
-        {"text": None},
-    ],
-)
-def test_odd_answers_of_an_older_journal_are_asked_again(generate, root, odd):
-    with teaching() as teacher:
-        assert generate(teacher.url, "--max_samples", 3)[0] == 0
-        result = (root / "cot_data/netflix/three_stages.json").read_bytes()
-        path = root / "cot_data/netflix/three_stages.jsonl"
-        lines = path.read_text().split("\n")
-        lines[1] = json.dumps({**json.loads(lines[1]), **odd})
-        path.write_text("\n".join(lines))
-        status, _, err = generate(teacher.url, "--max_samples", 3)
-        assert status == 0 and "row 2 is damaged; an answer in it is asked for again" in err
-        assert generate(teacher.url, "--max_samples", 3)[0] == 0
-    assert (root / "cot_data/netflix/three_stages.json").read_bytes() == result
-
-
 def test_raw_line_separators_in_a_batch(generate, root):
     """A service may write U+2028, U+2029 and U+0085 as they are."""
     with teaching() as teacher:
@@ -269,22 +244,11 @@ def bomb(handler):
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 ENDLESS = {
     "flood": (lambda handler: flood(handler, OK + b"\r\n{"), "malformed response"),
-    "flood in chunks": (
-        lambda handler: flood(
-            handler, OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b" " * 65536 + b"\r\n"
-        ),
-        "malformed response",
-    ),
-    "flood of an error": (lambda handler: flood(handler, b"HTTP/1.1 400 Bad\r\n\r\n"), "malformed response"),
-    "flood of a quota": (lambda handler: flood(handler, b"HTTP/1.1 429 Slow\r\n\r\n"), "malformed response"),
     "flood of a redirect": (
         lambda handler: flood(handler, b"HTTP/1.1 307 Elsewhere\r\nLocation: /v1/there\r\n\r\n"),
         "malformed response",
     ),
-    "flood in the head": (lambda handler: flood(handler, OK, b"X-A: " + b"a" * 65000 + b"\r\n"), "connection"),
     "drops": (lambda handler: drip(handler, OK + b"\r\n{", b" "), "time-out"),
-    "drops in the head": (lambda handler: drip(handler, OK, b"X-A: a\r\n"), "time-out"),
-    "drops of an error": (lambda handler: drip(handler, b"HTTP/1.1 500 Bad\r\n\r\n", b" "), "time-out"),
     "gzip": (bomb, "malformed response"),
 }
 MEASURED = """
@@ -316,7 +280,6 @@ def ordinary(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("answer", "kind"), ENDLESS.values(), ids=ENDLESS)
-@pytest.mark.slow
 def test_servers_without_end(root, ordinary, answer, kind):
     zeros()
     with serving(answer) as server:
@@ -325,9 +288,8 @@ def test_servers_without_end(root, ordinary, answer, kind):
     assert memory < ordinary + 60
 
 
-@pytest.mark.parametrize("how", ["flood", "one line", "drops"])
-@pytest.mark.slow
-def test_a_batch_file_without_end(root, ordinary, how, monkeypatch):
+@pytest.mark.parametrize("how", ["one line", "drops"])
+def test_a_batch_file_without_end(root, ordinary, how):
     def answer(handler):
         if handler.path == "/v1/files":
             handler.reply({"id": "f1"})
@@ -338,7 +300,7 @@ def test_a_batch_file_without_end(root, ordinary, how, monkeypatch):
         elif how == "drops":
             drip(handler, OK + b"\r\n", b"{}\n")
         else:
-            flood(handler, OK + b"\r\n", (b"x" if how == "one line" else b'{"a": 1}\n') * 8192)
+            flood(handler, OK + b"\r\n", b"x" * 65536)
 
     with serving(answer) as server:
         status, memory, out = measured(root, server.url, "--batch")
@@ -351,16 +313,7 @@ def test_a_batch_file_without_end(root, ordinary, how, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "key",
-    [
-        "sk-se\ncret17",
-        "sk-se\r\ncret17",
-        "sk\tsecret17",
-        "sk-secret17\x00x",
-        "sk-sécret17",
-        "sk-\u200bsecret17",
-        "\x7fsk-secret17",
-    ],
+    "key", ["sk-se\ncret17", "sk\tsecret17", "sk-secret17\x00x", "sk-sécret17", "sk-\u200bsecret17"]
 )
 def test_keys_that_cannot_be_sent(generate, root, monkeypatch, key):
     if "\0" in key:
@@ -376,38 +329,22 @@ def test_keys_that_cannot_be_sent(generate, root, monkeypatch, key):
     assert "secret17" not in err and "cret17" not in err and not (root / "cot_data").exists()
 
 
-def spellings(secret):
-    return {"as it is": secret, "Bearer": f"Bearer {secret}", "URL": quote(secret, safe=""), "lines": f"a\n{secret}\nb"}
-
-
-def fatal_places(echo):
-    """Answers that end the run, as (body, status, header fields); the message repeats the key."""
-    error = {"error": {"message": echo, "type": echo, "param": echo, "code": echo}}
-    yield from ((error, status, {}) for status in (401, 403, 404))
-    yield {"error": {"message": echo, "code": "insufficient_quota"}}, 429, {"Retry_After": "0.01"}
-
-
 def places(echo):
-    """Every other place of an answer in which a server may repeat the key."""
+    """Answers with an echo wherever a server may put it, as (body, status, header fields)."""
     error = {"error": {"message": echo, "type": echo, "param": echo, "code": echo}}
     line = " ".join(echo.split())
-    fields = {"x_request_id": line, "openai_model": line}
-    yield completion(echo, model=echo, id=echo, system_fingerprint=echo), 200, fields
-    yield from ((error, status, {}) for status in (400, 409, 422, 429, 500, 503))
+    yield completion(echo, model=echo, id=echo), 200, {"x_request_id": line, "openai_model": line}
+    yield from ((error, status, {}) for status in (400, 409, 422, 429, 500))
     yield {"error": echo}, 400, {}
     yield {"error": {"message": [echo, {echo: echo}]}}, 400, {}
     yield {"detail": {echo: echo}}, 422, {}
     yield echo.encode(), 502, {"Content_Type": "text/html"}
     yield completion(), 200, {}
     yield chat({"refusal": echo}, finish_reason=echo), 200, {}
-    yield echo.encode(), 200, {"Content_Type": "text/plain"}
     yield {echo: echo}, 200, {}
-    yield echo, 200, {}
     yield chat({"content": [{"text": echo}]}), 200, {}
-    yield completion(usage={"prompt_tokens": echo}), 200, {}
     yield completion(choices=[{echo: echo}]), 200, {}
     yield {}, 307, {"Location": f"http://127.0.0.1:9/{quote(line, safe='')}"}
-    yield {}, 307, {"Location": f"ftp://127.0.0.1:9/{quote(line)}"}
     yield b"", 400, {"Content_Type": line, "X_Error": line}
     yield {}, 200, {"Content_Encoding": line}
 
@@ -420,10 +357,10 @@ def assert_nowhere(secret, root, *streams):
     assert not [form for form in forms if form.lower() in text]
 
 
-@pytest.mark.parametrize("spelling", spellings(KEY))
-@pytest.mark.parametrize("secret", [KEY, pytest.param(PASSWORD, marks=pytest.mark.slow)], ids=["key", "password"])
-def test_echoed_secrets_stand_nowhere(generate, root, secret, spelling):
-    echo = spellings(secret)[spelling]
+@pytest.mark.parametrize("secret", [KEY, PASSWORD], ids=["key", "password"])
+@pytest.mark.parametrize("form", ["Bearer {}", "a\n{}\nb", "URL"])
+def test_echoed_secrets_stand_nowhere(generate, root, secret, form):
+    echo = quote(secret, safe="") if form == "URL" else form.format(secret)
     told = list(places(echo))
 
     def ask(answer, *flags):
@@ -441,15 +378,14 @@ def test_echoed_secrets_stand_nowhere(generate, root, secret, spelling):
     status, n = ask(answer, "--max_samples", 30)
     assert status == 1 and n >= len(told)
     assert "***" in (root / "cot_data/netflix/three_stages.jsonl").read_text()
-    for body, code, fields in fatal_places(echo):
-        status, n = ask(lambda handler: handler.reply(body, code, **fields), "--max_samples", 30)
-        assert (status, n) == (2, 1)
+    error = {"error": {"message": echo, "type": echo, "param": echo, "code": echo}}
+    quota = {"error": {"message": echo, "code": "insufficient_quota"}}
+    for body, code in ((error, 401), (error, 403), (error, 404), (quota, 429)):
+        assert ask(lambda handler: handler.reply(body, code), "--max_samples", 30) == (2, 1)
 
 
-@pytest.mark.parametrize("spelling", spellings(KEY).values(), ids=spellings(KEY))
-@pytest.mark.slow
-def test_echoed_keys_in_batches(generate, root, spelling):
-    line = " ".join(spelling.split())
+def test_echoed_keys_in_batches(generate, root):
+    spelling = f"Bearer {KEY}"
     entries = [
         {"custom_id": "%", "error": {"code": spelling, "message": spelling}},
         {"custom_id": "%", "response": {"status_code": spelling, "request_id": spelling, "body": {"error": spelling}}},
@@ -466,16 +402,16 @@ def test_echoed_keys_in_batches(generate, root, spelling):
             calls[:] = [
                 json.loads(entry)["custom_id"] for entry in handler.body.split(b"\n") if entry.startswith(b'{"custom')
             ]
-            handler.reply({"id": line})
+            handler.reply({"id": spelling})
         elif handler.path == "/v1/batches":
             handler.reply({"id": "b1", "status": spelling})
         elif "/content" in handler.path:
             text = "\n".join(json.dumps(entry).replace('"%"', f'"{call}"') for entry, call in zip(entries, calls))
-            handler.reply(text.encode(), x_request_id=line)
+            handler.reply(text.encode(), x_request_id=spelling)
         else:
             errors = {"data": [{"code": spelling, "message": spelling}]}
             handler.reply(
-                {"id": line, "status": status, "output_file_id": "f1", "error_file_id": None, "errors": errors}
+                {"id": spelling, "status": status, "output_file_id": "f1", "error_file_id": None, "errors": errors}
             )
 
     for status in ("completed", "failed", spelling):
@@ -503,15 +439,7 @@ def test_passwords_in_addresses_are_not_told(generate, root, address, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "address",
-    [
-        "http://user:{}@127.0.0.1:x/v1",
-        "user:{}@host/v1",
-        "http://user:{}#@host",
-        "//u:{}@h",
-        "http://[u:{}@h/v1",
-        "ftp://u:{}@h/",
-    ],
+    "address", ["http://user:{}@127.0.0.1:x/v1", "user:{}@host/v1", "//u:{}@h", "http://[u:{}@h/v1", "ftp://u:{}@h/"]
 )
 def test_addresses_that_are_none(generate, root, address):
     status, out, err = generate(address.format("Pa55-w0rd+17"))

@@ -208,15 +208,11 @@ def test_what_it_was_made_of(preprocess, tmp_path):
         ("{}", "expected a JSON array"),
         (json.dumps([sample(1), {"PID": 2}]), "row 2: the field 'Input_1' is missing"),
         (json.dumps([sample(1, Hit=0)]), "no sample is left to learn from"),
-        (json.dumps([sample(1), None]), "row 2: expected an object, found null"),
         (json.dumps([sample(1), sample(2, Predictions=None)]), "row 2: 'Predictions' must be a text, found null"),
-        (json.dumps([sample(1, Predictions_2=["a"])]), "row 1: 'Predictions_2' must be a text, found [\"a\"]"),
         (json.dumps([sample(1, Predictions="\ud800")]), "row 1: 'Predictions' must be a text, found \"\\ud800\""),
         (json.dumps([sample(1, PID="1")]), "row 1: 'PID' must be a whole number, found \"1\""),
         (json.dumps([sample(1, Models=[None])]), "row 1: 'Models' must be a list of texts, found [null]"),
-        (json.dumps([sample(1, History="x")]), "row 1: 'History' must be a list of texts, found \"x\""),
         ("[" * 100_000, "not JSON"),
-        ("9" * 5_000, "not JSON"),
     ],
 )
 def test_mistakes(preprocess, tmp_path, content, told):
@@ -285,37 +281,10 @@ def test_stage123_trains_pocket_llama(run_script, tmp_path, tiny_workspace, monk
     held_out = records[-6:]
 
     valid = tiny_workspace / "rec_data" / "movie" / "valid.json"
-    status, out, err = run_script(
-        "ins_tuning.py",
-        "--base_model",
-        pocket,
-        "--train_data_path",
-        tmp_path / "tuned.json",
-        "--val_data_path",
-        valid,
-        "--output_dir",
-        tmp_path / "adapter",
-        "--batch_size",
-        8,
-        "--micro_batch_size",
-        8,
-        "--num_epochs",
-        2,
-        "--warmup_steps",
-        1,
-        "--learning_rate",
-        3e-3,
-        "--cutoff_len",
-        768,
-        "--device",
-        "cpu",
-        "--stage",
-        "cot",
-        "--metric_for_best_model",
-        "loss",
-        "--eval_steps",
-        4,
-    )
+    paths = ["--base_model", pocket, "--train_data_path", tmp_path / "tuned.json", "--val_data_path", valid]
+    flags = "--batch_size 8 --micro_batch_size 8 --num_epochs 2 --warmup_steps 1 --learning_rate 3e-3 --cutoff_len 768"
+    flags += " --device cpu --stage cot --metric_for_best_model loss --eval_steps 4"
+    status, out, err = run_script("ins_tuning.py", *paths, "--output_dir", tmp_path / "adapter", *flags.split())
     assert status == 0, err
 
     tokenizer = base_models.load_tokenizer(pocket)
