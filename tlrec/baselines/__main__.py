@@ -10,7 +10,9 @@ Writes metrics.json and predictions.jsonl, as evaluate.py does, into --output_di
        complete are skipped. With --rank also ranking.json and ranks.jsonl, on the candidates that evaluate.py ranks
        with the same flags, test and train data (docs/ranking.md).
 `python -m tlrec.report` shows them beside the language models.
-The neural methods run on one CPU thread, so the same command gives the same scores.
+The neural methods are the papers' encoders, with dislikes and a binary loss. They read histories in time order where
+train.csv, valid.csv and test.csv of prepare_data.py lie beside the records, and run on one CPU thread, so the same command
+gives the same scores.
 """
 
 import argparse
@@ -20,7 +22,8 @@ from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 
-from tlrec.data.preferences import parse_input
+from tlrec.baselines.order import HistoryOrder
+from tlrec.data.preferences import parse_input, read_checked
 from tlrec.data.records import RecordSet, check_draw, draw_shots, labels_of
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.candidates import ranking_of
@@ -31,6 +34,7 @@ from tlrec.model.scores import Scores
 from tlrec.runs import RunFolder, describe_records, flags_of
 
 NAMES = {"popularity": "popularity", "item-knn": "item-kNN", "sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser"}
+NEURAL = ("sasrec", "gru4rec", "caser")
 RANKING_FLAGS = ("rank", "items", "max_rank_rows", "rank_seed")
 
 
@@ -50,7 +54,7 @@ def parse_arguments():
     add("--sample", type=int, nargs="+", default=[16, 64, 256, -1], help="shots; -1: all rows (default: 16 64 256 -1)")
     add("--seed", type=int, nargs="+", default=[0, 1, 2], help="seeds of the draw and the training (default: 0 1 2)")
     add("--num_epochs", type=int, default=200, help="epochs of the neural methods at most (default: %(default)s)")
-    add("--patience", type=int, default=20, help="stop after this many validations without gain (default: %(default)s)")
+    add("--patience", type=int, default=20, help="stop after this many epochs without gain (default: %(default)s)")
     add("--target", help="name of the target domain in metrics.json")
     add("--rank", metavar="full|N", help="also rank: all items that a user has not rated before, or N sampled ones")
     add("--items", metavar="FILE", help="catalogue, CSV or Parquet (default: item_mapping.csv beside the test data)")
@@ -89,10 +93,14 @@ def main():
     valid, test = EvaluationSet(args.val_data_path), EvaluationSet(args.test_data_path, train)
     valid.check_preferences()
     test.check_preferences()
+    known = train.path, read_checked(train.path)[1], labels_of(train)
+    order = HistoryOrder(known, *((one.path, one.preferences, one.labels) for one in (valid, test)))
     ranking = ranking_of(test, args.rank, args.items, args.max_rank_rows, args.rank_seed)
-    jobs = list(jobs_of(args, train, valid, test, ranking))
+    jobs = list(jobs_of(args, train, valid, test, ranking, order))
     if ranking:
         print(*ranking.said(), sep="\n")
+    if any(job.method in NEURAL for job in jobs):
+        print(f"the sequential methods read histories: {order.said}")
     if not jobs:
         return
 
@@ -100,7 +108,7 @@ def main():
         with job.folder.locked():
             # 2. Draw the shots and learn from them
             started, clock = datetime.now(UTC), time.perf_counter()
-            learned = learn(job, list(draw_shots(train.rows, job.shots, job.seed)), valid, test, args)
+            learned = learn(job, list(draw_shots(train.rows, job.shots, job.seed)), valid, test, args, order)
 
             # 3. The same numbers, floors, ranks and files as for a language model
             facts = {"stage": "baseline", "method": NAMES[job.method], "shots": job.shots, "seed": job.seed}
@@ -111,7 +119,7 @@ def main():
                 rank(job, learned, ranking, vars(args), facts)
 
 
-def jobs_of(args, train, valid, test, ranking):
+def jobs_of(args, train, valid, test, ranking, order):
     """A Job for each method, number of shots and seed that is not complete; InputError if other results are there."""
     data = {name: describe_records(file) for name, file in {"train": train, "valid": valid, "test": test}.items()}
     for method, shots, seed in product(args.method, args.sample, args.seed):
@@ -119,13 +127,14 @@ def jobs_of(args, train, valid, test, ranking):
         flags = {name: value for name, value in vars(args).items() if name not in RANKING_FLAGS}
         arguments = {**flags, "method": method, "sample": shots, "seed": seed, "output_dir": path}
         identity = flags_of(arguments) | {f"{name} data": file["sha256"] for name, file in data.items()}
+        if method in NEURAL:
+            identity["order of histories"] = order.said.partition(" (")[0]
         folder = RunFolder(path, identity, args.overwrite, "metrics.json", "predictions.jsonl")
         if not (evaluated := folder.is_complete()):
             folder.check_free()
         job = Job(method, shots, seed, folder, arguments, evaluated)
         if ranking:
-            shaped_by = {name: arguments[name] for name in ("method", "sample", "seed", "num_epochs", "patience")}
-            job.ranks = run_digest(ranking, shaped_by, {name: file["sha256"] for name, file in data.items()})
+            job.ranks = run_digest(ranking, identity)
             job.ranked = read_ranks(path, ranking, job.ranks, args.overwrite)
         if evaluated and (not ranking or (len(job.ranked) == len(ranking.rows) and (path / RANKING).exists())):
             print(folder.complete_already())
@@ -133,10 +142,10 @@ def jobs_of(args, train, valid, test, ranking):
             yield job
 
 
-def learn(job, drawn, valid, test, args):
+def learn(job, drawn, valid, test, args, order):
     """What a method has learned from the records `drawn`: `of_targets` and `of_items` are P(like)."""
     preferences, labels = [parse_input(record["input"]) for record in drawn], labels_of(drawn)
-    if job.method in ("popularity", "item-knn"):
+    if job.method not in NEURAL:
         from tlrec.baselines import counting
 
         method = {"popularity": counting.Popularity, "item-knn": counting.ItemKNN}[job.method]
@@ -148,7 +157,7 @@ def learn(job, drawn, valid, test, args):
     torch.set_num_threads(1)
     network = {"sasrec": neural.SASRec, "gru4rec": neural.GRU4Rec, "caser": neural.Caser}[job.method]
     longest = max(len(preference.history) for preference in test.preferences)
-    shaped_by = longest, job.seed, args.num_epochs, args.patience
+    shaped_by = longest, job.seed, args.num_epochs, args.patience, order.history_of
     return neural.Fitted(network, preferences, labels, valid.preferences, valid.labels, *shaped_by)
 
 
@@ -157,10 +166,12 @@ def evaluate(job, learned, valid, test, clock, facts):
     probability = learned.of_targets(test.preferences)
     seconds = time.perf_counter() - clock
     scores = Scores(probability, 1 - probability, truncated=0, seconds=seconds)
-    if job.method not in ("popularity", "item-knn"):
-        facts = facts | {"best_step": learned.best_step, "valid_log_loss": learned.valid_log_loss}
-    facts = facts | {"identity": job.folder.identity}
-    metrics = record_evaluation(job.folder.path, "tlrec.baselines", job.arguments, test, scores, valid=valid, **facts)
+    facts, selected_on = facts | {"identity": job.folder.identity}, None
+    if job.method in NEURAL:
+        facts |= {"best_step": learned.best_step, "valid_log_loss": learned.valid_log_loss}
+        selected_on = valid
+    found = job.folder.path, "tlrec.baselines", job.arguments, test, scores
+    metrics = record_evaluation(*found, valid=selected_on, **facts)
     within = "" if metrics["uauc"] is None else f"uauc {metrics['uauc']:.4f}, "
     print(f"{name_of(job)}: auc {metrics['auc']:.4f}, {within}{seconds:.1f} s: {job.folder.path}", flush=True)
 

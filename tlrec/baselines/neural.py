@@ -8,8 +8,8 @@ the encoder of each paper is kept, with its sizes, dropout and optimiser, and th
     loss     binary cross-entropy on the label of the target
 
 Training replaces each item by "unknown" with probability UNKNOWN_SHARE, so that the embedding of unseen items is
-learned. It stops when the log-loss on validation rows has not improved `patience` times in a row (20 epochs in SASRec's
-section IV), and the best state is kept. The same seed gives the same numbers on one CPU thread.
+learned. It stops when the log-loss on validation rows has not improved for `patience` epochs (20 in SASRec's section
+IV), and the best state is kept. The same seed gives the same numbers on one CPU thread.
 """
 
 import copy
@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+
+from tlrec.baselines.order import likes_first
 
 PADDING, UNKNOWN = 0, 1  # item ids
 DISLIKED, LIKED = 1, 2  # feedback ids, beside PADDING
@@ -153,14 +155,16 @@ def item_ids(preferences):
     return {item: number for number, item in enumerate(dict.fromkeys(items), start=UNKNOWN + 1)}
 
 
-def encode(preferences, ids, length):
-    """Item ids and feedback ids of the histories, (n, length) each, padded on the left, and target ids, (n,)."""
+def encode(preferences, ids, length, history_of=likes_first):
+    """Item ids and feedback ids of the histories, (n, length) each, padded on the left, and target ids, (n,).
+
+    history_of: from a Preference to its items and whether each is liked, see tlrec.baselines.order.
+    """
     items = np.full((len(preferences), length), PADDING)
     feedback = np.full_like(items, PADDING)
     for row, preference in enumerate(preferences):
-        start = length - len(preference.history)
-        items[row, start:] = [ids.get(item, UNKNOWN) for item in preference.history]
-        feedback[row, start:] = [LIKED] * len(preference.likes) + [DISLIKED] * len(preference.dislikes)
+        for place, (item, liked) in enumerate(history_of(preference), start=length - len(preference.history)):
+            items[row, place], feedback[row, place] = ids.get(item, UNKNOWN), LIKED if liked else DISLIKED
     targets = np.array([ids.get(preference.target, UNKNOWN) for preference in preferences])
     return tuple(map(torch.from_numpy, (items, feedback, targets)))
 
@@ -174,15 +178,16 @@ def logits(model, rows):
 
 
 def train(model, rows, labels, valid_rows, valid_labels, num_epochs, patience):
-    """Train `model` in place, ending with its state at the best validation; returns (that step, its log-loss).
+    """Train `model` in place, ending with its state at the best validation; returns (that step, its log-loss). It ends
+    after `patience` epochs without a better validation.
 
     rows, valid_rows: from `encode`. labels, valid_labels: (n,) float tensors of 0 and 1. Validates after every epoch,
     and in long epochs every EVAL_STEPS steps: overlapping windows are memorised within a single epoch.
     """
     optimizer = model.optimizer()
     loss_of = functional.binary_cross_entropy_with_logits
-    best_loss, best_step, best_state, step, without_gain = float("inf"), 0, None, 0, 0
-    for _ in range(num_epochs):
+    best_loss, best_step, best_epoch, best_state, step = float("inf"), 0, 0, None, 0
+    for epoch in range(1, num_epochs + 1):
         batches = torch.randperm(len(labels)).split(model.batch_size)
         for number, part in enumerate(batches, start=1):
             model.train()
@@ -199,12 +204,10 @@ def train(model, rows, labels, valid_rows, valid_labels, num_epochs, patience):
             if number % EVAL_STEPS and number < len(batches):
                 continue
             loss = loss_of(logits(model, valid_rows), valid_labels).item()
-            without_gain += 1
             if loss < best_loss:
-                best_loss, best_step, best_state, without_gain = loss, step, copy.deepcopy(model.state_dict()), 0
-            if without_gain == patience:
-                model.load_state_dict(best_state)
-                return best_step, best_loss
+                best_loss, best_step, best_epoch, best_state = loss, step, epoch, copy.deepcopy(model.state_dict())
+        if epoch - best_epoch >= patience:
+            break
     model.load_state_dict(best_state)
     return best_step, best_loss
 
@@ -212,31 +215,47 @@ def train(model, rows, labels, valid_rows, valid_labels, num_epochs, patience):
 class Fitted:
     """A network (SASRec, GRU4Rec or Caser) trained on the Preferences `shots` and validated on `valid`.
 
-    longest: items of the longest history that will be scored. best_step, valid_log_loss: of the best validation.
+    longest: items of the longest history that will be scored. history_of: see `encode`. best_step, valid_log_loss: of the
+    best validation.
     """
 
-    def __init__(self, network, shots, shot_labels, valid, valid_labels, longest, seed, num_epochs, patience):
+    def __init__(
+        self,
+        network,
+        shots,
+        shot_labels,
+        valid,
+        valid_labels,
+        longest,
+        seed,
+        num_epochs,
+        patience,
+        history_of=likes_first,
+    ):
         torch.manual_seed(seed)
-        self.ids = item_ids(shots)
+        self.ids, self.history_of = item_ids(shots), history_of
         self.length = max(1, longest, *(len(preference.history) for part in (shots, valid) for preference in part))
         self.model = network(len(self.ids) + UNKNOWN + 1, self.length)
         self.best_step, self.valid_log_loss = train(
             self.model,
-            encode(shots, self.ids, self.length),
+            self._encode(shots),
             torch.tensor(shot_labels, dtype=torch.float32),
-            encode(valid, self.ids, self.length),
+            self._encode(valid),
             torch.tensor(valid_labels, dtype=torch.float32),
             num_epochs,
             patience,
         )
 
+    def _encode(self, preferences):
+        return encode(preferences, self.ids, self.length, self.history_of)
+
     def of_targets(self, preferences):
         """P(like) of each preference's target, (n,)."""
-        return torch.sigmoid(logits(self.model, encode(preferences, self.ids, self.length)).double()).numpy()
+        return torch.sigmoid(logits(self.model, self._encode(preferences)).double()).numpy()
 
     def of_items(self, preference, items):
         """The logit of P(like) of items, (n,), after the history of a preference."""
-        history, feedback, _ = encode([preference], self.ids, self.length)
+        history, feedback, _ = self._encode([preference])
         targets = torch.tensor([self.ids.get(item, UNKNOWN) for item in items])
         self.model.eval()
         with torch.inference_mode():
