@@ -33,6 +33,7 @@ def parse_arguments():
     add("--warmup_steps", type=int, default=20, help="(default: %(default)s)")
     add("--batch_size", type=int, default=128, help="rows in one optimiser step (default: %(default)s)")
     add("--group_by_length", action=argparse.BooleanOptionalAction, default=True, help="batches of similar length")
+    add("--shuffle_history", action="store_true", help="new orders of liked and disliked items in each epoch")
     add("--prompt_loss_weight", type=float, default=1.0, help="weight of prompt tokens; answers have 1 (default: 1.0)")
     add(
         "--train_on_inputs", dest="prompt_loss_weight", action="store_const", const=1.0, help="--prompt_loss_weight 1.0"
@@ -118,7 +119,7 @@ def tune(folder, model, records, valid):
 
     from tlrec.model.tokenization import RecordTokenizer
     from tlrec.tuning.loss import Collator, cross_entropy
-    from tlrec.tuning.rows import lengths, tokenised, validation_scorer
+    from tlrec.tuning.rows import ShuffledHistories, lengths, tokenised, validation_scorer
     from tlrec.tuning.shared_prefix import SharedPrefix
     from tlrec.tuning.trainer import TuningTrainer
 
@@ -140,6 +141,8 @@ def tune(folder, model, records, valid):
 
     # 5. What is learnt from, and what selects
     rows = tokenised(encoder, records)
+    if args.shuffle_history:
+        rows = ShuffledHistories(encoder, records, rows, args.seed)
     scorer = validation_scorer(encoder, valid, prompt_loss_weight=args.prompt_loss_weight)
 
     # 6. The loss, and the weight of prompt tokens in it

@@ -4,6 +4,7 @@
    repeats its first epoch.
 2. A run that was stopped inside an epoch, or at its end, gives the bytes of one that was not.
 3. Several processes group by length over the whole batch, as one does.
+4. With --shuffle_history the lists of each record have another order in each epoch; records without lists are refused.
 """
 
 import json
@@ -19,6 +20,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from tests.conftest import REPOSITORY
 from tests.support.tuned import digest, furthest, signal_in_batch, weights
+from tlrec.data.preferences import in_another_order
 
 pytestmark = pytest.mark.slow
 
@@ -66,17 +68,19 @@ def epoch_order(lengths, grouped, epoch):
     return torch.randperm(len(lengths), generator=generator).tolist()
 
 
-def loop(base, start, rows, grouped, epochs):
-    """The tensors of the adapter `start` after one pass over `rows` for each of `epochs`, whose number names its order."""
+def loop(base, start, rows_of, grouped, epochs):
+    """The tensors of the adapter `start` after one pass over the rows of each of `epochs`, whose number names its order.
+    rows_of: function from an epoch to the token ids of all rows."""
     model = PeftModel.from_pretrained(
         LlamaForCausalLM.from_pretrained(base, dtype=torch.float32), start, is_trainable=True
     )
     model.eval()  # without dropout
     lora = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(lora, lr=RATE, weight_decay=0)
-    steps = -(-len(rows) // BATCH) * len(epochs)
+    steps = -(-ROWS // BATCH) * len(epochs)
     schedule = get_linear_schedule_with_warmup(optimizer, 0, steps)
     for epoch in epochs:
+        rows = rows_of(epoch)
         order = epoch_order([len(row) for row in rows], grouped, epoch)
         for first in range(0, len(order), BATCH):
             batch = [torch.tensor([rows[place]]) for place in order[first : first + BATCH]]
@@ -90,30 +94,44 @@ def loop(base, start, rows, grouped, epochs):
     return get_peft_model_state_dict(model)
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-def test_each_epoch_has_its_own_order(tune, workspace, tiny_llama, tiny_adapter, pieces, tmp_path, grouped):
-    status, _, err = tune(tmp_path / "a", "--group_by_length" if grouped else "--no-group_by_length")
+@pytest.mark.parametrize("flag", ["--no-group_by_length", "--group_by_length", "--shuffle_history"])
+def test_each_epoch_has_its_own_order(tune, workspace, tiny_llama, tiny_adapter, pieces, tmp_path, flag):
+    status, _, err = tune(tmp_path / "a", flag)
     assert status == 0, err
     records = json.loads((workspace / "rec_data" / "movie" / "first.json").read_text())
-    rows = [token_ids(pieces, record) for record in Dataset.from_list(records).shuffle(seed=SEED)]
-    ours = weights(tmp_path / "a")
-    live = loop(tiny_llama, tiny_adapter, rows, grouped, range(EPOCHS))
-    frozen = loop(tiny_llama, tiny_adapter, rows, grouped, [0] * EPOCHS)
-    assert furthest(ours, frozen) > 5e-4
-    assert furthest(ours, live) < 5e-5  # Adam makes a step of the rounding of a gradient that is nearly 0
+    records = list(Dataset.from_list(records).shuffle(seed=SEED))
+
+    def rows_of(epoch):
+        shuffled = flag == "--shuffle_history"
+        texts = [in_another_order(row, SEED, epoch, n) if shuffled else row for n, row in enumerate(records)]
+        return [token_ids(pieces, record) for record in texts]
+
+    grouped = flag == "--group_by_length"
+    live = loop(tiny_llama, tiny_adapter, rows_of, grouped, range(EPOCHS))
+    frozen = loop(tiny_llama, tiny_adapter, rows_of, grouped, [0] * EPOCHS)
+    assert furthest(weights(tmp_path / "a"), frozen) > 5e-4
+    assert furthest(weights(tmp_path / "a"), live) < 5e-5  # Adam makes a step of the rounding of a gradient of nearly 0
 
 
-@pytest.mark.parametrize(
-    "micro_batch", [3, 9, 16, 17]
-)  # inside the first, second, third epoch, at the third's beginning
-def test_a_stopped_run_takes_up_the_order_where_it_was(tune, tmp_path, monkeypatch, micro_batch):
-    assert tune(tmp_path / "whole")[0] == 0
-    with monkeypatch.context() as patch:
-        signal_in_batch(patch, micro_batch)
-        assert tune(tmp_path / "stopped")[0] == 143
-    status, out, err = tune(tmp_path / "stopped", "--resume")
-    assert status == 0 and "resuming:" in out, err
-    assert digest(tmp_path / "whole") == digest(tmp_path / "stopped")
+@pytest.mark.parametrize("flags, stops", [([], (3, 9, 16, 17)), (["--shuffle_history"], (9, 17))], ids=str)
+def test_a_stopped_run_takes_up_the_order_where_it_was(tune, tmp_path, monkeypatch, flags, stops):
+    """Inside the first, second and third epoch, and at the third's beginning."""
+    assert tune(tmp_path / "whole", *flags)[0] == 0
+    for micro_batch in stops:
+        folder = tmp_path / f"stopped in {micro_batch}"
+        with monkeypatch.context() as patch:
+            signal_in_batch(patch, micro_batch)
+            assert tune(folder, *flags)[0] == 143
+        status, out, err = tune(folder, "--resume", *flags)
+        assert status == 0 and "resuming:" in out, err
+        assert digest(folder) == digest(tmp_path / "whole")
+
+
+def test_records_without_lists_have_no_other_order(instruct, tmp_path):
+    (tmp_path / "cot.json").write_text(json.dumps([{"instruction": "Rank.", "input": "Night", "output": "short"}] * 9))
+    status, _, err = instruct(tmp_path / "a", "--shuffle_history", "--train_data_path", tmp_path / "cot.json")
+    line = "error: --shuffle_history: record 1 of those to learn from is not the input of a preference record"
+    assert (status, err.splitlines()[-1]) == (2, line)
 
 
 def test_processes_group_the_whole_batch(tune, words, tmp_path):

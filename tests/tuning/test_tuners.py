@@ -126,7 +126,6 @@ def test_the_best_validation_is_kept_and_evaluate_finds_it(instruct, evaluate, t
     assert results["best_step"] == best["step"]
     valid = tiny_workspace / "rec_data" / "movie" / "valid.json"
     status, out, err = evaluate(folder, "--test_data_path", valid)
-
     assert status == 0, err
     assert read(folder, "metrics.json")["auc"] == pytest.approx(best["eval_auc"], abs=1e-6)
     assert f"===== auc: {json.loads((folder / 'metrics.json').read_text())['auc']} =====\n" in out
@@ -150,15 +149,6 @@ def test_same_seed_same_bytes(instruct, stage, tiny_adapter, tmp_path):
     assert read(stage[0])["results"]["history"] == history(tmp_path / "again")
     assert instruct(tmp_path / "other", *start, "--seed", 1)[0] == 0
     assert digest(stage[0]) != digest(tmp_path / "other")
-
-
-@pytest.mark.slow
-def test_a_bin_start_adapter_gives_the_same_bytes(instruct, stage, tiny_adapter, tmp_path):
-    start = shutil.copytree(tiny_adapter, tmp_path / "start")
-    (start / "adapter_model.safetensors").unlink()
-    torch.save(weights(tiny_adapter), start / "adapter_model.bin")
-    assert instruct(tmp_path / "tuned", "--resume_from_checkpoint", start)[0] == 0
-    assert digest(stage[0]) == digest(tmp_path / "tuned")
 
 
 @pytest.mark.slow
@@ -190,20 +180,12 @@ def test_patience(instruct, tmp_path):
     assert results["best_step"] == 1
 
 
-def test_max_train_samples_is_a_seeded_draw(instruct, tiny_workspace, tmp_path, monkeypatch):
-    source = read_records(tiny_workspace / "instruction_data" / "netflix" / "train.json")
-    asked = []
-
-    def note(records, shots, seed):
-        asked.append((len(records), shots, seed))
-        return draw_shots(records, shots, seed)
-
-    monkeypatch.setattr("tlrec.data.records.draw_shots", note)
-    status, out, err = instruct(tmp_path / "a", "--max_train_samples", 10, "--seed", 3)
-    assert status == 0, err
-    assert asked == [(len(source), 10, 3)]
-    assert "train: 10 rows" in out
+def test_max_train_samples_is_a_seeded_draw(instruct, tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        status, out, err = instruct(tmp_path / name, "--max_train_samples", 10, "--seed", seed)
+        assert status == 0 and "train: 10 rows" in out, err
     assert len(history(tmp_path / "a")) == 2 * 2  # ten rows in batches of eight, two epochs
+    assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
 
 
 def test_chain_of_thought_records(instruct, run_script, stage, tmp_path):
@@ -227,23 +209,6 @@ def test_no_record_fits(instruct, tmp_path):
     status, out, err = instruct(tmp_path / "cot", "--train_data_path", train)
     assert status == 2
     assert err.splitlines()[-1] == "error: --train_data_path: no record fits into --cutoff_len 512"
-
-
-@pytest.mark.slow
-def test_the_frame_travels_with_the_adapter(instruct, few_shot, evaluate, tmp_path):
-    folder, tuned = tmp_path / "stage", tmp_path / "tuned"
-    assert instruct(folder, "--prompt_frame", "tallrec", "--num_epochs", 1)[0] == 0
-    assert read(folder)["frame"] == "tallrec"
-    status, out, _ = few_shot(tuned, "--resume_from_checkpoint", folder, "--sample", 4)
-    assert status == 0 and "frame: tallrec\n" in out and read(tuned)["frame"] == "tallrec"
-    found = {}
-    asked = {"own": [], "same": ["--prompt_frame", "tallrec"], "other": ["--prompt_frame", "alpaca"]}
-    for name, flags in asked.items():
-        status, out, err = evaluate(tuned, "--output_dir", tmp_path / name, *flags)
-        assert status == 0, err
-        found[name] = [row["p_yes"] for row in predictions(tmp_path / name)]
-        assert read(tmp_path / name, "metrics.json")["run"]["frame"] in out.splitlines()[0]
-    assert found["own"] == found["same"] != found["other"]
 
 
 # ------------------------------------------------------------------------------------------------------------- sweeps
@@ -275,18 +240,6 @@ def test_facts_of_a_sweep(sweep, stage):
     assert out.count("start adapter: ") == out.count("8 tensors loaded and compared") == 4
     aucs = [read(folder / name, "metrics.json")["auc"] for name in ("0_4", "0_12", "1_4", "1_12")]
     assert [line for line in out.splitlines() if "=====" in line] == [f"===== auc: {auc} =====" for auc in aucs]
-
-
-def test_scores_from_memory_are_those_from_disk(sweep, evaluate, tmp_path):
-    folder = sweep[0] / "1_12"
-    status, _, err = evaluate(folder, "--output_dir", tmp_path)
-
-    assert status == 0, err
-    for one, other in zip(predictions(folder), predictions(tmp_path), strict=True):
-        assert one["p_yes"] == pytest.approx(other["p_yes"], abs=1e-7)
-        assert one["p_no"] == pytest.approx(other["p_no"], abs=1e-7)
-    aucs = [read(each, "metrics.json")["auc"] for each in (folder, tmp_path)]
-    assert aucs[0] == pytest.approx(aucs[1], abs=1e-6)
 
 
 @pytest.mark.slow
@@ -371,13 +324,12 @@ def test_micro_batches_and_checkpointing_change_nothing(few_shot, stage, tmp_pat
         assert first[0] == pytest.approx(first[1], abs=1e-3)
 
 
-@pytest.mark.parametrize("flag", ["--dtype bfloat16", "--quantization 8bit", "--quantization 4bit"])
 @pytest.mark.slow
-def test_other_precisions(few_shot, run_script, tiny_workspace, tmp_path, flag):
+def test_four_bits(few_shot, run_script, tiny_workspace, tmp_path):
     base = make_llama(tmp_path / "base", width=64)  # the least that a 4-bit block needs
     start = make_adapter(tmp_path / "start", base)
     test = tiny_workspace / "rec_data" / "movie" / "test.json"
-    flags = ["--base_model", base, "--test_data_path", test, *flag.split()]
+    flags = ["--base_model", base, "--test_data_path", test, "--quantization", "4bit"]
     status, _, err = few_shot(tmp_path / "a", "--resume_from_checkpoint", start, "--sample", 4, *flags)
     assert status == 0, err
     assert {tensor.dtype for tensor in weights(tmp_path / "a").values()} == {torch.float32}
@@ -385,7 +337,6 @@ def test_other_precisions(few_shot, run_script, tiny_workspace, tmp_path, flag):
     status, _, err = run_script(
         "evaluate.py", "--lora_weights", tmp_path / "a", "--output_dir", tmp_path / "scored", "--device", "cpu", *flags
     )
-
     assert status == 0, err
     for one, other in zip(predictions(tmp_path / "a"), predictions(tmp_path / "scored"), strict=True):
         assert one["p_yes"] == pytest.approx(other["p_yes"], rel=0.1, abs=1e-4)

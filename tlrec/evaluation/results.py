@@ -19,8 +19,8 @@ from tlrec.evaluation.metrics import (
     probability_of_yes,
     two_probabilities_to_score,
 )
-from tlrec.files import parse_json, plain_json, read_bytes, read_json, sha256, validate, whole_file, write_json
-from tlrec.runs import adapter_weights, describe_adapter, describe_records, describe_run
+from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate, whole_file, write_json
+from tlrec.runs import describe_adapter, describe_records, describe_run
 from tlrec.runs.record import FORMAT, check_format
 
 INFERRED = "inferred from overlapping windows"  # where users come from, if they were not given
@@ -219,27 +219,3 @@ def check_evaluation_dir(folder, test, overwrite):
     if not same and not overwrite:
         raise InputError(f"{path}: is an evaluation on other data ({before['path']}); give --output_dir or --overwrite")
     return same
-
-
-def finished_evaluation(folder, test, adapter, base, scoring):
-    """The metrics in `folder` if they are of this evaluation, else None; files are compared by content.
-
-    test: EvaluationSet. adapter: its folder, None for the base model alone. base: its identity. scoring: the settings of a
-    score, whose "auto" stands for what the earlier evaluation resolved. A damaged file counts as none.
-    """
-    try:
-        metrics, _ = read_evaluation(folder)
-    except InputError:
-        return None
-    run = metrics["run"]
-    wanted = {name: file.sha256 for name, file in (("test", test), ("train", test.train)) if file is not None}
-    found = {name: file["sha256"] for name, file in run["data"].items() if name in ("test", "train")}
-    settings = {name: value for name, value in scoring.items() if value != "auto"}
-    same = (
-        found == wanted
-        and base is not None
-        and run.get("base") == base
-        and settings.items() <= ({"orders": 1} | (run.get("scoring") or {})).items()
-        and (run.get("adapter") or {}).get("sha256") == (adapter and sha256(adapter_weights(adapter)))
-    )
-    return metrics if same else None

@@ -10,6 +10,7 @@ import tokenizers
 import transformers
 from accelerate import PartialState
 
+from tlrec.data.preferences import in_another_order
 from tlrec.errors import InputError
 from tlrec.files import sha256
 from tlrec.model import prompts, tokenization
@@ -59,14 +60,50 @@ def tokenised(encoder, records):
     return rows
 
 
+class ShuffledHistories:
+    """The rows of preference records with both lists of each record in another order in each epoch, which seed, epoch and
+    place of the record determine. They are tokenised when they are needed.
+
+    encoder, records: as for `tokenised`; rows: what that returned. Raises InputError for a record in another form.
+    """
+
+    def __init__(self, encoder, records, rows, seed):
+        self.encoder, self.records, self.as_given, self.seed = encoder, records, rows, seed
+        self.epoch = 0
+        for place in range(len(records)):
+            self._shuffled(place)
+
+    def set_epoch(self, epoch):
+        """Called by the Trainer's data loader when an epoch begins."""
+        self.epoch = epoch
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitems__(self, places):
+        """The rows at `places`, as torch's DataLoader asks for those of a batch."""
+        columns = _tokenise(self.encoder, [self._shuffled(place) for place in places])
+        return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+    def _shuffled(self, place):
+        try:
+            return in_another_order(self.records[place], self.seed, self.epoch, place)
+        except ValueError as error:
+            raise InputError(f"--shuffle_history: record {place + 1} of those to learn from is {error}") from None
+
+
 def cut(rows):
-    """How many of these rows had their prompt cut."""
-    return int(np.sum(rows.with_format("numpy")["cut"][:]))
+    """How many of these rows had their prompt cut, in the order in which they are given."""
+    return int(np.sum(_columns(rows)["cut"][:]))
 
 
 def lengths(rows):
-    """(n,) int array, tokens of each of these rows."""
-    return np.asarray(rows.with_format("numpy")["length"][:])
+    """(n,) int array, tokens of each of these rows, in the order in which they are given."""
+    return np.asarray(_columns(rows)["length"][:])
+
+
+def _columns(rows):
+    return getattr(rows, "as_given", rows).with_format("numpy")
 
 
 def validation_scorer(encoder, valid, prompt_loss_weight):
