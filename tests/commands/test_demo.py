@@ -237,7 +237,7 @@ def test_the_summary_names_every_step_in_order(evaluated):
 def test_the_summary_compares_zero_shot_and_most_shots(evaluated):
     results = summary.collect(evaluated, "movie")
     aucs = [result.metrics["auc"] for result in results]
-    said = {text: difference["difference"] for text, difference in summary.gains(results)}
+    said = {text: difference["auc"] for text, difference in summary.gains(results)}
     assert said == {
         "zero-shot - untuned": pytest.approx(aucs[2] - aucs[0]),
         "256 shots - zero-shot": pytest.approx(aucs[4] - aucs[2]),

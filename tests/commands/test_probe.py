@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from tests.conftest import REPOSITORY
 from tests.support.models import make_family, make_llama
+from tests.test_bad_input import RUNNER
 from tlrec.data.catalogue import read_catalogue
 from tlrec.data.preferences import Item, Preference, build_record, read_checked
 from tlrec.data.records import labels_of, write_records
@@ -359,25 +360,6 @@ def test_same_command_same_bytes_and_what_exists_is_kept(probe, run_script, tiny
     assert other["models"] != one["models"]
 
 
-# Runs [[argument, ...], ...] one after the other in one process; prints [[status, out, err, heavy modules]].
-RUNNER = """
-import contextlib, io, json, runpy, sys
-results = []
-for arguments in json.load(sys.stdin):
-    sys.argv, out, err, status = ["probe", *arguments], io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            runpy.run_path("tlrec/probe/__main__.py", run_name="__main__")
-        except SystemExit as stop:
-            status = stop.code
-        except BaseException as error:
-            status = repr(error)
-    heavy = [name for name in ("torch", "transformers", "numpy", "pandas", "pydantic") if name in sys.modules]
-    results.append([status, out.getvalue(), err.getvalue(), heavy])
-json.dump(results, sys.stdout)
-"""
-
-
 def test_mistakes(tiny_llama, catalogue, records, tmp_path):
     files = {
         "empty.csv": "",
@@ -429,6 +411,7 @@ def test_mistakes(tiny_llama, catalogue, records, tmp_path):
         cases.append((["--records", f"{tmp_path}/{name}"], f"{tmp_path}/{name}: {message}"))
     commands = [["--help"]]
     commands += [["--base_model", str(tiny_llama), "--output_dir", f"{tmp_path}/out", *flags] for flags, _ in cases]
+    commands = [[SCRIPT, *command] for command in commands]
     runner = [sys.executable, "-c", RUNNER]
     done = subprocess.run(
         runner, input=json.dumps(commands), capture_output=True, text=True, cwd=REPOSITORY, check=True

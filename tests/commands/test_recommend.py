@@ -30,6 +30,7 @@ import torch
 
 from tests.conftest import REPOSITORY
 from tests.support.served import Server
+from tests.test_bad_input import RUNNER
 from tlrec.data.catalogue import Catalogue, read_catalogue, typed_item
 from tlrec.data.preferences import Item, Preference, build_record, parse_input, with_targets, without_item
 from tlrec.data.records import write_records
@@ -40,6 +41,7 @@ from tlrec.model.prompts import load_frame
 from tlrec.model.scoring import score_records
 from tlrec.recommend.listing import ranked
 from tlrec.recommend.user import item_meant
+from tlrec.runs import write_run
 
 SCRIPT = "tlrec/recommend/__main__.py"
 TITLES = [
@@ -161,8 +163,7 @@ def test_ties_stay_in_the_order_of_the_catalogue():
 
 def test_the_frame_of_the_adapters_tuning(recommend, own_scores, tiny_adapter, tmp_path):
     adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
-    run = {"script": "rec_tuning.py", "arguments": {}, "data": {}, "results": {}, "frame": "tallrec"}
-    (adapter / "run.json").write_text(json.dumps(run))
+    write_run(adapter, "rec_tuning.py", {}, {}, {}, scoring={"frame": "tallrec"})
     records = [record(LIKED, [], item) for item in ITEMS if item.title not in LIKED]
     items = [parse_input(each["input"]).target for each in records]
     for flags, frame in ([], "tallrec"), (["--prompt_frame", "alpaca"], "alpaca"):
@@ -179,15 +180,14 @@ def test_what_the_adapter_keeps_of_its_tuning(recommend, tiny_adapter, tmp_path)
     status, out, err = recommend(*flags, "--cutoff_len", 130)
     assert status == 0 and cut in out, err
     adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
-    run = {"script": "rec_tuning.py", "arguments": {}, "data": {}, "results": {}, "scoring": {"cutoff_len": 130}}
-    (adapter / "run.json").write_text(json.dumps(run))
+    write_run(adapter, "rec_tuning.py", {}, {}, {}, scoring={"cutoff_len": 130})
     status, out, err = recommend(*flags, adapter=adapter)
     assert status == 0 and cut in out, err
     assert "scored with cutoff_len 130, dtype float32, quantization none, attention " in out
     status, out, err = recommend(*flags, "--cutoff_len", 200, adapter=adapter)
     assert status == 0 and cut not in out and "; tuned with cutoff_len 130\n" in out, err
-    run["base"] = dict.fromkeys(("config", "tokenizer", "weights"), "another")
-    (adapter / "run.json").write_text(json.dumps(run))
+    base = dict.fromkeys(("config", "tokenizer", "weights"), "another")
+    write_run(adapter, "rec_tuning.py", {}, {}, {}, scoring={"cutoff_len": 130}, base=base)
     status, out, err = recommend(*flags, adapter=adapter)
     assert status == 2 and err.startswith(f"error: --lora_weights {adapter}: was tuned on another base model")
     status, out, err = recommend(*flags, "--other_base", adapter=adapter)
@@ -448,24 +448,6 @@ def test_a_served_model(recommend, run_script, exported, catalogue, tmp_path, mo
 
 # ------------------------------------------------------------------------------------------------------------- mistakes
 
-# Runs [[argument, ...], ...] one after the other in one process; prints [[status, out, err, heavy modules]].
-RUNNER = """
-import contextlib, io, json, runpy, sys
-results = []
-for arguments in json.load(sys.stdin):
-    sys.argv, out, err, status = ["recommend", *arguments], io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            runpy.run_path("tlrec/recommend/__main__.py", run_name="__main__")
-        except SystemExit as stop:
-            status = stop.code
-        except BaseException as error:
-            status = repr(error)
-    heavy = [name for name in ("torch", "transformers", "openai", "numpy", "pandas") if name in sys.modules]
-    results.append([status, out.getvalue(), err.getvalue(), heavy])
-json.dump(results, sys.stdout)
-"""
-
 
 def test_mistakes(tiny_llama, tiny_adapter, catalogue, tmp_path):
     files = {
@@ -536,6 +518,7 @@ def test_mistakes(tiny_llama, tiny_adapter, catalogue, tmp_path):
         cases.append((["--liked", "Zorblax", "--items", f"{tmp_path}/{name}"], f"{tmp_path}/{name}: {message}"))
     commands = [["--help"]]
     commands += [[*model, "--items", str(catalogue), *flags] for flags, _ in cases]
+    commands = [[SCRIPT, *command] for command in commands]
     runner = [sys.executable, "-c", RUNNER]
     done = subprocess.run(
         runner, input=json.dumps(commands), capture_output=True, text=True, cwd=REPOSITORY, check=True

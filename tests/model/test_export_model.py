@@ -30,7 +30,7 @@ from tlrec.model import adapters, base_models
 from tlrec.model.prompts import load_frame
 from tlrec.model.scoring import Scorer
 from tlrec.report.collect import collect
-from tlrec.runs import read_run
+from tlrec.runs import read_run, write_run
 
 CPU = torch.device("cpu")
 SCRIPT = "base_model/export_model.py"
@@ -147,9 +147,7 @@ def test_files_and_what_is_said(exported, tiny_llama, tiny_adapter, test_data, p
 
 def test_bfloat16_and_the_frame_of_the_adapter(export, tiny_adapter, tmp_path):
     adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
-    write_json(
-        adapter / "run.json", {"script": "s", "arguments": {"quantization": "none"}, "data": {}, "frame": "tallrec"}
-    )
+    write_run(adapter, "rec_tuning.py", {"quantization": "none"}, {}, {}, scoring={"frame": "tallrec"})
     status, out, err = export(tmp_path / "half", "--dtype", "bfloat16", adapter=adapter)
     assert status == 0, err
     assert {tensor.dtype for tensor in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.bfloat16}
@@ -209,7 +207,7 @@ def test_mistakes_are_one_line_without_torch(tiny_llama, tiny_adapter, tmp_path)
     config = json.loads((quantized / "config.json").read_text())
     write_json(quantized / "config.json", config | {"quantization_config": {"quant_method": "gptq"}})
     on_4bit = shutil.copytree(tiny_adapter, tmp_path / "on 4bit")
-    write_json(on_4bit / "run.json", {"script": "rec_tuning.py", "arguments": {"quantization": "4bit"}, "data": {}})
+    write_run(on_4bit, "rec_tuning.py", {"quantization": "4bit"}, {}, {})
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("years of work")

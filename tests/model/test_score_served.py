@@ -85,16 +85,8 @@ def test_the_scores_are_those_of_base_and_adapter(
     train = ["--train_data_path", movie_test.with_name("train.json")]
     status, out, err = score("--output_dir", tmp_path / "served", "--target", "movie", *train)
     assert status == 0, err
-    flags = [
-        "--base_model",
-        tiny_llama,
-        "--lora_weights",
-        tiny_adapter,
-        "--device",
-        "cpu",
-        "--test_data_path",
-        movie_test,
-    ]
+    flags = ["--base_model", tiny_llama, "--lora_weights", tiny_adapter, "--device", "cpu"]
+    flags += ["--test_data_path", movie_test]
     assert run_script("evaluate.py", *flags, "--output_dir", tmp_path / "local", *train)[0] == 0
     (served, by_server), (local, by_us) = (read_evaluation(tmp_path / name) for name in ("served", "local"))
     assert by_server["p_yes"] == pytest.approx(by_us["p_yes"], rel=1e-4)
@@ -207,9 +199,7 @@ def values(value):
     )(body)
 
 
-@pytest.mark.parametrize(
-    "models", [b"<html>", None, [], 5, "x", {}, {"data": None}, {"data": [None]}, {"data": [{"id": 7}]}, b"[" * 100_000]
-)
+@pytest.mark.parametrize("models", [b"<html>", None, 5, {}, {"data": [None]}, {"data": [{"id": 7}]}, b"[" * 100_000])
 def test_odd_lists_of_models(score, monkeypatch, models):
     with serving(lambda handler: handler.reply(models)) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
@@ -223,25 +213,16 @@ def test_odd_lists_of_models(score, monkeypatch, models):
     [
         (lambda body: b"<html>", "the answer is not JSON"),
         (lambda body: None, "does not answer in the form of vLLM"),
-        (lambda body: [], "does not answer in the form of vLLM"),
         (lambda body: {"choices": None}, "does not answer in the form of vLLM"),
-        (lambda body: {"choices": [None] * 24}, "does not answer in the form of vLLM"),
-        (lambda body: {"choices": []}, "does not answer with one choice for each of 24 prompts"),
         (served_choices(23), "does not answer with one choice for each of 24 prompts"),
         (served_choices(25), "does not answer with one choice for each of 24 prompts"),
         (served_choices(24, index=0), "does not answer with one choice for each of 24 prompts"),
-        (served_choices(24, index=None), "does not answer with one choice for each of 24 prompts"),
         (served_choices(24, logprobs=None), "does not return the log-probability of token_id:"),
-        (served_choices(24, logprobs={}), "does not return the log-probability of token_id:"),
-        (served_choices(24, logprobs={"top_logprobs": None}), "does not return the log-probability of token_id:"),
         (served_choices(24, logprobs={"top_logprobs": []}), "does not return the log-probability of token_id:"),
-        (served_choices(24, logprobs={"top_logprobs": [None]}), "does not return the log-probability of token_id:"),
         (served_choices(24, logprobs={"top_logprobs": [[1]]}), "does not answer in the form of vLLM"),
-        (served_choices(24, logprobs=[1]), "does not answer in the form of vLLM"),
         (values("-2.0"), "is '-2.0', not a number"),
         (values(True), "is True, not a number"),
         (values(float("nan")), "is nan, not a number"),
-        (values(float("-inf")), "is -inf, not a number"),
         (values(-(10**400)), "not a number"),
         (values(0.5), "these are not log-probabilities"),
     ],

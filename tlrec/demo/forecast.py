@@ -24,12 +24,6 @@ def rates(run):
     return tuned / tuning, scored / results["seconds_validation"], run["seconds"] - results["seconds"]
 
 
-def forecast(run, tuned_rows, scored_rows, loads):
-    """Seconds for so many rows of tuning and of scoring and so many starts, at the rates of `run`."""
-    tuning, scoring, start = rates(run)
-    return tuned_rows / tuning + scored_rows / scoring + loads * start
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("trial", type=Path, help="folder of a short tuning")
@@ -38,8 +32,8 @@ def main():
     parser.add_argument("--loads", type=int, required=True, help="how often the model is loaded")
     args = parser.parse_args()
     run = read_run(args.trial)
-    tuning, scoring, _ = rates(run)
-    minutes = forecast(run, args.tuned_rows, args.scored_rows, args.loads) / 60
+    tuning, scoring, start = rates(run)
+    minutes = (args.tuned_rows / tuning + args.scored_rows / scoring + args.loads * start) / 60
     print(
         f"this machine tunes {tuning:.1f} rows/s and scores {scoring:.1f} ({run['scoring']['dtype']}): "
         f"the whole takes about {minutes:.0f} min, from here on"

@@ -7,7 +7,7 @@ each belongs to. Out: a table, what the curriculum and the shots add, and `quick
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tlrec.compare import compare
@@ -35,17 +35,16 @@ def collect(root, target):
     found = []
     for path in sorted(root.glob(f"*_model/{target}/**/metrics.json")):
         metrics = read_metrics(path.parent)
-        if metrics["run"]["data"]["test"]["sha256"] != test:
-            continue
         adapter = metrics["run"].get("adapter")
-        if adapter and not adapter["run"]:
-            continue  # an adapter from elsewhere: its step is unknown
-        order, name, shots = step_of(adapter)
-        found.append(Result(order, name, shots, path.parent, metrics))
-    if not any(result.metrics["run"].get("adapter") for result in found):
+        if metrics["run"]["data"]["test"]["sha256"] == test and (not adapter or adapter["run"]):
+            found.append(Result(*step_of(adapter), path.parent, metrics))
+    if not any(result.order > (0,) for result in found):
         raise InputError(f"{root}: no evaluated adapter for {target}; bash shell/quickstart.sh makes them")
     found = sorted(found, key=lambda result: result.order)
-    return [zero_shot(result, found) for result in found]
+    last = max(place for place, result in enumerate(found) if not result.shots) if not found[0].shots else None
+    if last:  # the curriculum's end, after more than the base model alone
+        found[last] = replace(found[last], name=f"{found[last].name} (zero-shot)")
+    return found
 
 
 def step_of(adapter):
@@ -59,14 +58,6 @@ def step_of(adapter):
     while before and before["run"]:
         stages, before = stages + 1, before["run"].get("start_adapter")
     return (1, stages), STAGES.get(run["stage"], f"after {run['stage']}"), 0
-
-
-def zero_shot(result, found):
-    """The result, with "(zero-shot)" in its name if it is the last one before any shots."""
-    last = [other for other in found if not other.shots][-1]
-    if result is not last or result.order == (0,):
-        return result
-    return Result(result.order, f"{result.name} (zero-shot)", 0, result.folder, result.metrics)
 
 
 def gains(results):

@@ -3,15 +3,14 @@
     python -m tlrec.demo.workspace demo_workspace --seed 0
 
 In: nothing. Out, below the folder: `instruction_data/{netflix,amazon-book}/{train,valid}.json`,
-`rec_data/{movie,book}/{train,valid,test}.json` and `item_mapping.csv` (all items, to rank or recommend), a `DEMO.md` in each folder, and `demo.json` with seed, sizes and, for
-each file, the best reachable AUC (of an oracle that knows the simulated tastes but sees only the record) and the floor
-of the share of likes. The same command again changes nothing; another seed or size needs `--overwrite`, and a folder
-with other data is never changed without it.
+`rec_data/{movie,book}/{train,valid,test}.json` and `item_mapping.csv` (all items, to rank or recommend), a `DEMO.md` in
+each folder, and `demo.json` with seed, sizes and, for each file, the best reachable AUC (of an oracle that knows the
+simulated tastes but sees only the record) and that of the share of likes. The same command again changes nothing;
+another seed or size needs `--overwrite`, and a folder with other data is never changed without it.
 """
 
 import argparse
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from tlrec.data.preferences import build_record
 from tlrec.data.records import write_records
 from tlrec.demo.world import DOMAINS, THEME_NAMES, make_catalogue, make_examples
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import sha256, whole_file, write_json
+from tlrec.files import read_json, sha256, whole_file, write_json
 
 # folder of each domain, and the default rows of each of its files
 FILES = {
@@ -45,16 +44,8 @@ def make_workspace(root, seed, sizes, overwrite=False):
     """
     root = Path(root)
     wanted = {"fictional": True, "seed": seed, "sizes": sizes}
-    existing = _existing_demo(root)
-    if (
-        existing
-        and not overwrite
-        and {key: existing.get(key) for key in wanted} == wanted
-        and _unchanged(root, existing)
-    ):
-        return existing, False
-    if not overwrite:
-        _refuse_to_lose(root, existing)
+    if not overwrite and (made := _made_already(root, wanted)):
+        return made, False
 
     files = {}
     for number, (name, (folder, _)) in enumerate(FILES.items()):
@@ -87,14 +78,11 @@ def _ground_truth(examples):
     from sklearn.metrics import roc_auc_score
 
     labels = [example.liked for example in examples]
-    if len(set(labels)) < 2:
-        return {"best_reachable_auc": None, "history_floor_auc": None, "like_rate": float(np.mean(labels))}
     shares = [(len(e.preference.likes) + 0.5) / (len(e.preference.history) + 1) for e in examples]
-    return {
-        "best_reachable_auc": round(float(roc_auc_score(labels, [e.posterior for e in examples])), 4),
-        "history_floor_auc": round(float(roc_auc_score(labels, shares)), 4),
-        "like_rate": round(float(np.mean(labels)), 4),
-    }
+    scores = {"best_reachable_auc": [e.posterior for e in examples], "history_floor_auc": shares}
+    defined = len(set(labels)) == 2
+    aucs = {name: round(float(roc_auc_score(labels, score)), 4) if defined else None for name, score in scores.items()}
+    return aucs | {"like_rate": round(float(np.mean(labels)), 4)}
 
 
 def _explanation(files):
@@ -125,35 +113,26 @@ def _shown(value):
     return "-" if value is None else f"{value:.4f}"
 
 
-def _existing_demo(root):
-    try:
-        demo = json.loads((root / "demo.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return demo if isinstance(demo, dict) and demo.get("fictional") is True else None
-
-
-def _unchanged(root, demo):
-    return all(
-        (root / path).exists() and sha256(root / path) == facts["sha256"] for path, facts in demo["files"].items()
-    )
-
-
-def _refuse_to_lose(root, existing):
+def _made_already(root, wanted):
+    """The content of demo.json if the folder holds this demo unchanged, None if it holds nothing; InputError if it holds
+    another demo or other data."""
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: is a file; give a folder")
-    found = sorted(
-        str(path.relative_to(root)) for folder, _ in FILES.values() for path in (root / folder).glob("*.json")
-    )
-    if existing:
+    demo = read_json(root / "demo.json") if (root / "demo.json").exists() else {}
+    if demo.get("fictional"):
+        files = {root / path: facts["sha256"] for path, facts in demo["files"].items()}
+        if demo == demo | wanted and all(path.exists() and sha256(path) == digest for path, digest in files.items()):
+            return demo
         raise InputError(
             f"{root}: holds a demo of another seed or other sizes, or its files were changed; "
             "give --overwrite to replace it, or another folder"
         )
-    if found:
+    if found := sorted(path for folder, _ in FILES.values() for path in (root / folder).glob("*.json")):
         raise InputError(
-            f"{root}: holds data that is not a demo ({found[0]}); give another folder, or --overwrite to replace it"
+            f"{root}: holds data that is not a demo ({found[0].relative_to(root)}); give another folder, or --overwrite "
+            "to replace it"
         )
+    return None
 
 
 def _write_text(path, text):
@@ -163,26 +142,24 @@ def _write_text(path, text):
 
 def main():
     parser = argparse.ArgumentParser(
-        description="Make a demo workspace of fictional records with known ground truth.", allow_abbrev=False
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("folder", type=Path, help="the workspace to make")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     for name, (_, splits) in FILES.items():
         for split, rows in splits.items():
             parser.add_argument(f"--{name.replace('-', '_')}_{split}", type=int, default=rows, help=f"rows ({rows})")
     parser.add_argument("--overwrite", action="store_true", help="replace what the folder holds")
     args = parser.parse_args()
 
-    sizes = {
-        name: {split: getattr(args, f"{name.replace('-', '_')}_{split}") for split in splits}
-        for name, (_, splits) in FILES.items()
-    }
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: give 0 or more")
-    for name, splits in sizes.items():
-        for split, rows in splits.items():
-            if rows < 1:
-                raise InputError(f"--{name.replace('-', '_')}_{split} {rows}: give at least one row")
+    sizes = {name: {} for name in FILES}
+    for name, split in ((name, split) for name, (_, splits) in FILES.items() for split in splits):
+        flag = f"{name.replace('-', '_')}_{split}"
+        sizes[name][split] = getattr(args, flag)
+        if sizes[name][split] < 1:
+            raise InputError(f"--{flag} {sizes[name][split]}: give at least one row")
     demo, written = make_workspace(args.folder, args.seed, sizes, args.overwrite)
     print(f"{args.folder}: demo workspace {'written' if written else 'already there, left unchanged'}")
     for path, facts in demo["files"].items():

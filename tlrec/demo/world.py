@@ -111,18 +111,13 @@ def make_item(rng, theme, corner, kind="movie", article_last=False, sequels=0.0)
     words = THEMES[theme]
     word, neutral = words[rng.integers(len(words))], NEUTRAL[rng.integers(len(NEUTRAL))]
     form = rng.integers(6)
-    if form == 0:
-        article, title = "The", f"{neutral} {word}"
-    elif form == 1:
-        article, title = "A", f"{neutral} {word}"
-    elif form == 2:
-        article, title = "", f"{word} {TAILS[rng.integers(len(TAILS))]}"
+    article, title = {0: "The", 1: "A", 4: "The"}.get(form, ""), f"{neutral} {word}"
+    if form == 2:
+        title = f"{word} {TAILS[rng.integers(len(TAILS))]}"
     elif form == 3:
-        article, title = "", f"{word} and {words[(words.index(word) + 1 + rng.integers(len(words) - 1)) % len(words)]}"
+        title = f"{word} and {words[(words.index(word) + 1 + rng.integers(len(words) - 1)) % len(words)]}"
     elif form == 4:
-        article, title = "The", word
-    else:
-        article, title = "", f"{neutral} {word}"
+        title = word
     if article == "A" and title[0] in "AEIOU":
         article = "An"
     if article:
@@ -200,11 +195,10 @@ def like_posterior(history, target, level):
 
 @dataclass(frozen=True)
 class Example:
-    """A record's content with its ground truth: the label, the user's true P(like), and the best reachable score."""
+    """A record's content with its ground truth: the label and the best reachable score."""
 
     preference: Preference
     liked: bool
-    true_probability: float
     posterior: float
 
 
@@ -216,32 +210,23 @@ def make_examples(rng, domain, catalogue, count, windows_per_user=5, history=10)
     examples = []
     while len(examples) < count:
         user = make_user(rng, domain.level)
-        seen, items = [], set()
+        seen = {}  # item: ((theme, shift), whether it is liked), in time order
         while len(seen) < history + windows_per_user:
             theme = int(rng.choice(user.followed))
             pool = catalogue[THEME_NAMES[theme]]
             item = pool[rng.integers(len(pool))]
-            if item not in items:
-                items.add(item)
+            if item not in seen:
                 shift = domain.sequels if is_sequel(item) else 0.0
-                probability = user.like_probability(theme, shift)
-                seen.append((item, (theme, shift), bool(rng.random() < probability), probability))
+                seen[item] = (theme, shift), bool(rng.random() < user.like_probability(theme, shift))
+        items = list(seen)
         for end in range(history, history + windows_per_user):
             length = int(rng.integers(2, history + 1)) if domain.kind == "book" else history
-            window, (target, traits, liked, probability) = seen[end - length : end], seen[end]
-            examples.append(
-                Example(
-                    Preference(
-                        likes=tuple(item for item, _, like, _ in window if like),
-                        dislikes=tuple(item for item, _, like, _ in window if not like),
-                        target=target,
-                        kind=domain.kind,
-                    ),
-                    liked,
-                    probability,
-                    like_posterior([(*traits, like) for _, traits, like, _ in window], traits, domain.level),
-                )
-            )
+            window, (traits, liked) = items[end - length : end], seen[items[end]]
+            likes = tuple(item for item in window if seen[item][1])
+            dislikes = tuple(item for item in window if not seen[item][1])
+            history_traits = [(*seen[item][0], seen[item][1]) for item in window]
+            posterior = like_posterior(history_traits, traits, domain.level)
+            examples.append(Example(Preference(likes, dislikes, items[end], domain.kind), liked, posterior))
     return examples[:count]
 
 

@@ -8,6 +8,7 @@ from tlrec.files import printable, whole_file, write_json
 
 WIDEST = 60  # characters of a title in the printed list
 COLUMNS = 10  # items that --explain prints; --output has all
+WRITTEN = ["rank", "title", "creator", "p_yes", "p_no"]
 
 
 def ranked(p_yes):
@@ -18,39 +19,30 @@ def ranked(p_yes):
 def rows_of(items, p_yes, p_no, preference, without=None):
     """The list as it is written: a dict for each of `items`, best first. without: with --explain their Scores without
     each item of the history, in its order."""
-    rows = []
-    for number, item in enumerate(items):
-        row = {"rank": number + 1} | _named(item) | {"p_yes": float(p_yes[number]), "p_no": float(p_no[number])}
-        if without is not None:
-            row["without"] = [
-                _named(left_out)
-                | {"liked": place < len(preference.likes)}
-                | {"p_yes": float(scores.p_yes[number]), "p_no": float(scores.p_no[number])}
-                for place, (left_out, scores) in enumerate(zip(preference.history, without, strict=True))
-            ]
-        rows.append(row)
+
+    def row(item, number, p_yes, p_no, **facts):
+        scored = {"p_yes": float(p_yes[number]), "p_no": float(p_no[number])}
+        return {"title": item.title, "creator": item.creator, **facts, **scored}
+
+    rows = [{"rank": number + 1} | row(item, number, p_yes, p_no) for number, item in enumerate(items)]
+    for number in range(len(rows)) if without is not None else ():
+        rows[number]["without"] = [
+            row(left_out, number, scores.p_yes, scores.p_no, liked=place < len(preference.likes))
+            for place, (left_out, scores) in enumerate(zip(preference.history, without, strict=True))
+        ]
     return rows
-
-
-def _named(item):
-    return {"title": item.title, "creator": item.creator}
 
 
 def table(rows):
     """The list as plain text; with creators only if there are any."""
-    titles = [_shown(row["title"]) for row in rows]
-    creators = [_shown(row["creator"]) for row in rows]
-    widths = [max(map(len, column)) for column in (["title", *titles], ["creator", *creators])]
-    lines = [("rank", "title", "creator", "P(Yes)", "P(No)")]
-    lines += [
-        (str(row["rank"]), title, creator, f"{row['p_yes']:.4f}", f"{row['p_no']:.4f}")
-        for row, title, creator in zip(rows, titles, creators, strict=True)
-    ]
+    lines = [["rank", "title", "creator", "P(Yes)", "P(No)"]]
+    for row in rows:
+        numbers = f"{row['p_yes']:.4f}", f"{row['p_no']:.4f}"
+        lines.append([str(row["rank"]), _shown(row["title"]), _shown(row["creator"]), *numbers])
+    title, creator = (max(len(line[column]) for line in lines) for column in (1, 2))
+    creator = creator + 2 if any(row["creator"] for row in rows) else 0
     return "\n".join(
-        f"{rank:>4}  {title:<{widths[0]}}  "
-        + (f"{creator:<{widths[1]}}  " if any(creators) else "")
-        + f"{p_yes:>6}  {p_no:>6}"
-        for rank, title, creator, p_yes, p_no in lines
+        f"{line[0]:>4}  {line[1]:<{title}}  {line[2][:creator]:<{creator}}{line[3]:>6}  {line[4]:>6}" for line in lines
     )
 
 
@@ -68,10 +60,8 @@ def explanation(rows):
 
 def place_of_target(target, ordered):
     """A line about the item that the row itself asks about; ordered: all candidates, best first."""
-    name = printable(str(target))
-    if target not in ordered:
-        return f"the row's own target, {name}, is not a candidate"
-    return f"the row's own target, {name}, is at rank {ordered.index(target) + 1} of {len(ordered)}"
+    place = f"at rank {ordered.index(target) + 1} of {len(ordered)}" if target in ordered else "not a candidate"
+    return f"the row's own target, {printable(str(target))}, is {place}"
 
 
 def write(path, rows):
@@ -79,13 +69,12 @@ def write(path, rows):
     if Path(path).suffix == ".json":
         write_json(path, rows)
         return
+    left_out = [str(Item(entry["title"], entry["creator"])) for entry in rows[0].get("without", [])]
     with whole_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        left_out = [str(Item(entry["title"], entry["creator"])) for entry in rows[0].get("without", [])]
-        writer.writerow(["rank", "title", "creator", "p_yes", "p_no", *(f"p_yes without {name}" for name in left_out)])
+        writer.writerow([*WRITTEN, *(f"p_yes without {name}" for name in left_out)])
         for row in rows:
-            plain = [row[name] for name in ("rank", "title", "creator", "p_yes", "p_no")]
-            writer.writerow(plain + [entry["p_yes"] for entry in row.get("without", [])])
+            writer.writerow([row[name] for name in WRITTEN] + [entry["p_yes"] for entry in row.get("without", [])])
 
 
 def _shown(text):
