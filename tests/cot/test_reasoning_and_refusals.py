@@ -89,6 +89,7 @@ MARKED = [
     HARMONY + "final<|message|>{}<|return|>",
     HARMONY + "commentary<|message|>b<|end|><|start|>assistant<|channel|>final<|message|>{}",
     "analysisWe need a list.assistantfinal{}",
+    "  [THINK]\na\n[/THINK]\n{}",
     "<think>a</think>\n<answer>\n{}\n</answer>",
     "<think>use <answer> tags</think>{}",
     "<analysis>a</analysis>\n<final>{}</final>",
@@ -123,7 +124,7 @@ PLAIN = [
     "Thoughtful, slow films. I think you like them.",
     "Thought-provoking dramas: you value [deep reasoning].",
     "Reasons: you like war; x < 3 and y > 2, I <3 it",
-    "1. A - B [Reason: both are about war]",
+    "1. A - B [Reason: both are about war]\n2. The Final [Solution] - [Reflections] (1990)",
     "Response: 1. A - B",
 ]
 
@@ -218,8 +219,11 @@ REFUSALS = {
     "context": (400, {"error": {"message": TOO_LONG, "code": "context_length_exceeded"}}, "too long"),
     "vLLM": (400, {"object": "error", "message": TOO_LONG, "code": 400}, "too long"),
     "Groq": (413, {"error": {"message": "Request too large for model"}}, "too long"),
+    "tokens a minute": (429, {"error": {"message": "Request too large: Limit 10, requested 20"}}, "too long"),
+    "500": (500, {"error": {"message": "bad", "code": "context_length_exceeded"}}, "too long"),
+    "usage policy": (400, {"error": {"message": "It may violate our usage policy", "code": None}}, "refused"),
     "TGI": (422, {"error": "Input validation error: `inputs` must have less than 512 tokens"}, "bad request"),
-    "proxy": (413, b"<html>Request Entity Too Large</html>", "bad request"),
+    "proxy": (413, b"<html>Request Entity Too Large</html>", "too long"),
     "detail": (422, {"detail": [{"msg": "no"}]}, "bad request"),
 }
 

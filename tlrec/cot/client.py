@@ -28,12 +28,14 @@ EVERY_CALL_CODES = (
 )
 PASSING = (408, 409, 425, 429)  # statuses that say nothing against the request; so does 500 and above
 FILTERED = re.compile(  # how services say that they do not like a prompt or an answer
-    r"content[ _-]?(filter|polic|management|moderat|violat|exists risk)|moderation|responsible ?ai|data_inspection"
-    r"|inappropriate content|prohibited_content|usage (guidelines|policies)|high risk|guardrail|\bsafety\b|was flagged",
+    r"content[ _-]?(filter|polic|management|moderat|violat|exists risk)|moderation|responsible[ _]?ai|data_inspection"
+    r"|inappropriate|prohibited|sensitive (content|word|info)|usage (guideline|polic)|high risk|guardrail|\bsafety\b"
+    r"|(was|been) flagged",
     re.IGNORECASE,
 )
 TOO_LONG = re.compile(
-    r"context[ _-]?(length|size|window)|too (long|large for model|many (input )?tokens)|string_above_max_length"
+    r"context[ _-]?(length|size|window)|too (long|many (input )?tokens)|(request|prompt|input|entity).{0,30}too large"
+    r"|string_above_max_length"
     r"|maximum (input )?(length|tokens)|max_new_tokens",
     re.IGNORECASE,
 )
@@ -190,9 +192,12 @@ class Service:
             return Failure("refused", message, "this prompt")
         if status in EVERY_CALL or code in EVERY_CALL_CODES:
             return Failure("refused by the service", message, "every call")
+        too_long = TOO_LONG.search(everything) if status != 429 else re.search("request too large", told, re.IGNORECASE)
         if type(status) is not int or status in PASSING or not 400 <= status < 500:
+            if too_long and error:  # some services give these other statuses
+                return Failure("too long", message, "perhaps this prompt")
             return Failure({429: "rate limit"}.get(status, "server error"), message)
-        return Failure("too long" if TOO_LONG.search(everything) else "bad request", message, "perhaps this prompt")
+        return Failure("too long" if too_long else "bad request", message, "perhaps this prompt")
 
     async def close(self):
         await self._client.close()

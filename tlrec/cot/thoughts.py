@@ -26,7 +26,8 @@ _CLOSING = re.compile(r"(end|stop|close|suffix)$")
 _TAG = re.compile(
     r"(?P<angle><|&lt;|＜|◁|⟨)\s*(?P<bar>[|｜])?\s*(?P<slash>/)?\s*(?P<name>[^\W\d_][\w:.▁-]*)(?P<rest>[^<>◁▷]*?)"
     r"(?P<alone>/)?\s*[|｜]?\s*(?:>|&gt;|＞|▷|⟩)"
-    r"|[\[{【《〈«⟦]\s*(?P<slash2>/)?\s*(?P<name2>[^\W\d_][\w:.-]*(?: [\w:.-]+)?)\s*[\]}】》〉»⟧]"
+    r"|(?P<first>^\W*)?[\[{【《〈«⟦]\s*(?P<slash2>/)?\s*(?P<name2>[^\W\d_][\w:.-]*(?: [\w:.-]+)?)\s*[\]}】》〉»⟧]",
+    re.MULTILINE,
 )
 _STOP_TOKENS = re.compile(r"(\s*(<[|｜][\w ▁]+[|｜]>|</s>))+\s*$")  # left over at the end of a text
 _CHANNEL = re.compile(  # of gpt-oss: <|channel|>final<|message|>..., up to the next token of its format
@@ -55,7 +56,7 @@ def answer_in(text):
     if "<|channel|>" in text or "<|message|>" in text:
         finals = [said for name, said in _CHANNEL.findall(text) if name == "final"]
         return finals[0].strip() if len(finals) == 1 else "" if _CHANNEL.search(text) and not finals else None
-    if re.match(r"(analysis|commentary)\S", text):  # the same format after its tokens were dropped
+    if re.match(r"(analysis|commentary)\w", text):  # the same format after its tokens were dropped
         _, end, said = text.rpartition("assistantfinal")
         return said.strip() if end else None
     if _HEADING.match(text):
@@ -99,8 +100,10 @@ def _outside(text, tags):
 def _kind(match):
     """What a tag marks: "thoughts", "answer", "type" (also brackets that are no tag) or "unknown"."""
     parts = _parts(match)
-    if match["name2"] and not all(_THOUGHT.match(part) or _ANSWER.match(part) or _EDGE.match(part) for part in parts):
-        return "type"  # "[Rec]", "[Reason: both are about war]"
+    if match["name2"]:  # "[Rec]", "[Reason: both are about war]", "The Final [Solution]" are no tags
+        words = all(_THOUGHT.match(part) or _ANSWER.match(part) or _EDGE.match(part) for part in parts)
+        if not words or (match["first"] is None and not _is_closing(match)):
+            return "type"
     if any(_THOUGHT.match(part) for part in parts):
         return "thoughts"
     if any(_ANSWER.match(part) for part in parts):
