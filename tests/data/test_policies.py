@@ -13,7 +13,6 @@ from collections import Counter
 import pytest
 
 from tests.support.preparation import TITLES, expected, inputs_and_outputs, rows, run, wording, world, written
-from tlrec.data.policies import liked_above
 from tlrec.data.preferences import parse_input
 from tlrec.data.preparation import FILES
 from tlrec.errors import InputError
@@ -255,13 +254,6 @@ def test_split_time_trains_on_the_past(tmp_path):
         for user, history, _, _, item, *_ in rows(tmp_path / "out" / f"{name}.csv")[1:]:
             before = [by_user[user][seen] for seen in json.loads(history)]
             assert before == sorted(before) and before[-1] <= by_user[user][item]
-
-
-def test_thresholds_of_scales():
-    import pandas as pd
-
-    assert liked_above(pd.Series([0, 1])) == (0, "0 to 1")
-    assert liked_above(pd.Series([0.5, 5.0])) == (3, "0.5 to 5")
 
 
 def test_a_line_break_in_a_title_becomes_a_space(tmp_path):

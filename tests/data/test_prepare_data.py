@@ -145,6 +145,7 @@ def test_command_line(movie, tmp_path):
     assert done.stdout == (
         "format: movielens (u.data, u.item)\n"
         "8 ratings of 4 items by 2 users\n"
+        "ratings from 1 to 5: more than 3 is a like (--liked_above)\n"
         "train      2 records, 50.0% Yes, 1 users\n"
         "valid      1 records, 100.0% Yes, 1 users, 0 of them also in train\n"
         "test       1 records,  0.0% Yes, 1 users, 0 of them also in train\n"

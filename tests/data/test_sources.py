@@ -379,6 +379,34 @@ def test_folders_of_no_known_form(tmp_path, files, flags, message):
     assert str(error.value).startswith(f"{raw}{message}") and "\n" not in str(error.value)
 
 
+def test_tables_that_are_like_a_public_form(tmp_path):
+    """A table of one's own with the columns of another source, but not its files."""
+    for header, name in (
+        ("user_id,book_id,rating,timestamp", "ratings.csv"),
+        ("userId,movieId,rating,timestamp", "mine.csv"),
+    ):
+        (tmp_path / name).write_text(header + "\n" + delimited(WORLD))
+        (tmp_path / "titles.csv").write_text(f"{header.split(',')[1]},name\n" + delimited([row[:2] for row in MOVIES]))
+        run("--raw", tmp_path / name, "--items", tmp_path / "titles.csv", "--output", tmp_path / header[:5], *FLAGS)
+        assert written(tmp_path / header[:5]) == expected(WORLD, plain(WORLD), "item")
+    lines = [
+        json.dumps(dict(zip(("user_id", "item_id", "rating", "time", "title"), (*row, TITLES[int(row[1]) - 1]))))
+        for row in WORLD
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    run("--raw", tmp_path / "own.jsonl", "--output", tmp_path / "jsonl", *FLAGS)
+    assert written(tmp_path / "jsonl") == expected(WORLD, plain(WORLD), "item")
+
+
+def test_a_folder_with_a_table_of_ratings_and_one_of_items(tmp_path):
+    raw = tmp_path / "mine"
+    raw.mkdir()
+    (raw / "my_ratings.tsv").write_text("user\titem\trating\ttime\n" + delimited(WORLD, "\t"))
+    (raw / "my_items.csv").write_text("id,title\n" + delimited([row[:2] for row in MOVIES]))
+    run("--raw", raw, "--output", tmp_path / "out", *FLAGS)
+    assert written(tmp_path / "out") == expected(WORLD, plain(WORLD), "item")
+
+
 def test_a_form_is_not_taken_for_another(tmp_path):
     for make, form in ((amazon_2014_csv, "amazon-2014"), (amazon_2018_csv, "amazon-2018"), (goodbooks, "goodbooks")):
         folder = tmp_path / form

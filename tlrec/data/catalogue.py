@@ -69,7 +69,7 @@ def read_catalogue(path):
     Raises InputError, naming file and line, if there is no title column, no row, a row without a title, or one without
     a creator where others have one: in a record, such an item could not be separated from the title that follows it.
     """
-    from tlrec.data.sources import tables  # imports pandas; not at the top, so that --help is quick
+    from tlrec.data.sources import tables, values  # imports pandas; not at the top, so that --help is quick
 
     found, separator = tables.columns_of(path)
     if "title" not in found:
@@ -79,7 +79,7 @@ def read_catalogue(path):
     for column in table.columns.intersection(["title", "creator"]):
         table[column] = table[column].str.replace(r"\s*[\r\n]+\s*", " ", regex=True)
     creators = "creator" in table and (table["creator"].str.strip() != "").any()
-    tables.require_filled(table, ["title", "creator"] if creators else ["title"], path)
+    values.require_filled(table, ["title", "creator"] if creators else ["title"], path)
     kinds = list(dict.fromkeys(table["kind"])) if "kind" in table else []
     names = table["creator"] if creators else [""] * len(table)
     return Catalogue(path, [Item(title, name) for title, name in zip(table["title"], names, strict=True)], kinds)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tlrec.data.sources import tables
+from tlrec.data.sources import values
+from tlrec.data.sources.tables import where
 from tlrec.errors import InputError
 
 NO_NAME = ("", "none", "nan", "null", "n/a", "unknown")  # of a creator, in any case
@@ -80,7 +81,7 @@ def _check_items(source, path, kind):
     items = source.items
     for column in items.columns.intersection(["title", "creator"]):
         items[column] = items[column].str.replace(r"\s*[\r\n]+\s*", " ", regex=True)
-    tables.require_filled(items, ["item"], path)
+    values.require_filled(items, ["item"], path)
     untitled = items["title"].str.strip() == ""
     again = items["item"].duplicated() & ~untitled
     counted = {"items without a title": int(untitled.sum()), "further descriptions of an item": int(again.sum())}
@@ -90,7 +91,7 @@ def _check_items(source, path, kind):
     several_words = ~items["kind"].str.fullmatch(r"\w+")
     if several_words.any():
         line = several_words.idxmax()
-        raise InputError(f"{tables.where(path, line)}: kind {items.at[line, 'kind']!r} is not a word such as 'game'")
+        raise InputError(f"{where(path, line)}: kind {items.at[line, 'kind']!r} is not a word such as 'game'")
     source.items = items.set_index("item")
 
 
@@ -118,7 +119,7 @@ def _check_ratings(source, path, settings):
         source.ratings = ratings
         _leave_out(source, ratings.duplicated(), "lines that repeat an earlier one")
         ratings = source.ratings
-    tables.require_filled(ratings, ratings.columns, path)
+    values.require_filled(ratings, ratings.columns, path)
     missing = "rating" not in ratings or ratings["rating"].nunique() == 1
     if settings["negatives"] == "sampled":
         if not missing:
@@ -131,9 +132,9 @@ def _check_ratings(source, path, settings):
             "or --columns rating=NAME"
         )
     else:
-        ratings = ratings.assign(rating=tables.numbers(ratings, "rating", path))
+        ratings = ratings.assign(rating=values.numbers(ratings, "rating", path))
     if "timestamp" in ratings:
-        written, order = tables.times(ratings, path)
+        written, order = values.times(ratings, path)
         if settings.get("times") == "text":  # as the published records of Amazon-Book have it
             order = ratings["timestamp"]
         source.ratings = ratings.assign(timestamp=written, order=order)
@@ -186,7 +187,7 @@ def _repeated(source, how, path):
         line = ratings.index[pd.Series(pairs).duplicated().to_numpy().argmax()]
         user, item = ratings.at[line, "user"], ratings.at[line, "item"]
         raise InputError(
-            f"{tables.where(path, line)}: a second rating of the same item by the same user (user {user}, item {item}), one of "
+            f"{where(path, line)}: a second rating of the same item by the same user (user {user}, item {item}), one of "
             f"{int(pd.Series(pairs).duplicated().sum())}; give --repeated last, first or mean"
         )
     several = pd.DataFrame(
@@ -194,10 +195,10 @@ def _repeated(source, how, path):
     )
     several = several.sort_values("order", kind="stable")
     if how == "mean":
-        values = ratings["rating"].to_numpy(dtype="float64", copy=True)
-        several["rating"] = values[several["place"]]
-        values[several["place"]] = several.groupby("pair")["rating"].transform("mean")
-        ratings = ratings.assign(rating=values)
+        mean = ratings["rating"].to_numpy(dtype="float64", copy=True)
+        several["rating"] = mean[several["place"]]
+        mean[several["place"]] = several.groupby("pair")["rating"].transform("mean")
+        ratings = ratings.assign(rating=mean)
     dropped = several["place"][several["pair"].duplicated(keep="first" if how == "first" else "last")]
     what = f"ratings of an item that its user rated again, of which the {how} counts"
     kept = np.ones(len(ratings), dtype=bool)
@@ -244,14 +245,20 @@ def _with_negatives(source):
     return both if source.has_times else both.assign(order=np.arange(len(both)))
 
 
+def scale_of(ratings):
+    """The lowest and the highest rating in words."""
+    return f"{ratings.min():g} to {ratings.max():g}"
+
+
 def liked_above(ratings):
-    """(threshold, the scale in words): above it a rating is a like, by the scale that the ratings have. Raises InputError
-    for a scale without a usual threshold."""
+    """The threshold above which a rating is a like, by the scale that the ratings have. Raises InputError for a scale
+    without a usual threshold."""
     low, high = ratings.min(), ratings.max()
-    scale = f"{low:g} to {high:g}"
     if low < 0 or set(ratings.unique()) <= {0, 1}:
-        return 0, scale
+        return 0
     for top, threshold in ((5, 3), (10, 5), (100, 60)):
         if high <= top:
-            return threshold, scale
-    raise InputError(f"ratings from {scale} are no known scale; say with --liked_above which of them are likes")
+            return threshold
+    raise InputError(
+        f"ratings from {scale_of(ratings)} are no known scale; say with --liked_above which of them are likes"
+    )

@@ -7,6 +7,7 @@ The definitions of the published data stand in DOMAINS; each of them is a flag.
 """
 
 import argparse
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,8 @@ def choose_settings(domain, flags):
         raise InputError(f"--last {settings['last']}: give the number of windows to keep, or -1 for all")
     if settings.get("min_ratings", 2) < 2:
         raise InputError(f"--min_ratings {settings['min_ratings']}: a history and a target take at least 2")
+    if not re.fullmatch(r"\w+", settings["kind"] or "item"):
+        raise InputError(f"--kind {settings['kind']}: give one word, such as game")
     if domain == "amazon-book" and settings["split"] == "order":
         settings["times"] = "text"  # so the published rows are in order; all else sorts as numbers
     return settings
@@ -220,11 +223,12 @@ def prepare(raw, items, settings, output, checked=True):
     yield found.said()
     source = policies.clean(found, settings)
     if settings["liked_above"] is None:
-        settings["liked_above"], scale = policies.liked_above(source.ratings["rating"])
-        yield f"ratings from {scale}: more than {settings['liked_above']} is a like (--liked_above)"
+        settings = settings | {"liked_above": policies.liked_above(source.ratings["rating"])}
     if not source.has_times and "min_ratings" not in settings:
         yield "warning: there are no times, so a user's ratings are taken in the order of the file"
     yield from source.summary()
+    scale = policies.scale_of(source.ratings["rating"])
+    yield f"ratings from {scale}: more than {settings['liked_above']:g} is a like (--liked_above)"
 
     # 3. Records: what a user rated before, and the item that follows
     if "min_ratings" in settings:

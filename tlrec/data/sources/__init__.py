@@ -33,6 +33,8 @@ class Form:
     reader: str
 
 
+JSON = r'\s*\{{(?=.*"{}")(?=.*"{}")'  # an object with these keys, in any order
+
 # Tried from top to bottom; a name may have several forms
 FORMS = (
     Form("movielens", "u.data", "u.item", r"\d+\t\d+\t\d\t\d+", "movie", "movielens read"),
@@ -50,13 +52,12 @@ FORMS = (
         "book_crossing read",
     ),
     Form(
-        "goodbooks", "ratings.csv", "books.csv", r"(user_id,book_id|book_id,user_id),rating", "book", "goodbooks read"
+        "goodbooks", "ratings.csv", "books.csv", r"(user_id,book_id|book_id,user_id),rating$", "book", "goodbooks read"
     ),
-    Form("amazon-2023", "*.json*", "meta_*.json*", r"\s*\{.*\"(parent_asin|user_id)\"", "item", "amazon read_2023"),
+    Form("amazon-2023", "*.json*", "meta_*.json*", JSON.format("parent_asin", "user_id"), "item", "amazon read_2023"),
     Form("amazon-2023", "*.csv*", "meta_*.json*", "user_id,parent_asin,rating", "item", "amazon read_2023"),
-    Form("amazon-2018", "*.json*", "meta_*.json*", r"\s*\{.*\"reviewerID\".*\"verified\"", "item", "amazon read_2018"),
-    Form("amazon-2018", "*.json*", "meta_*.json*", r"\s*\{.*\"verified\".*\"reviewerID\"", "item", "amazon read_2018"),
-    Form("amazon-2014", "*.json*", "meta_*.json*", r"\s*\{.*\"reviewerID\"", "item", "amazon read_2014"),
+    Form("amazon-2018", "*.json*", "meta_*.json*", JSON.format("reviewerID", "verified"), "item", "amazon read_2018"),
+    Form("amazon-2014", "*.json*", "meta_*.json*", JSON.format("reviewerID", "asin"), "item", "amazon read_2014"),
     Form("amazon-2018", "*.csv*", "meta_*.json*", r"\w{10},A\w+,[\d.]+,\d+$", "item", "amazon read_2018"),
     Form("amazon-2014", "*.csv*", "meta_*.json*", r"A\w+,\w{10},[\d.]+,\d+$", "item", "amazon read_2014"),
     Form("recbole", "*.inter", "*.item", r"\S+:(token|float)", "item", "recbole read"),
@@ -99,6 +100,8 @@ def find(raw, items=None, name="auto"):
         for ratings in [within] if within else [folder / file for file in names if _matches(file, form.ratings)]:
             if ratings.name != raw.name and _matches(ratings.name, form.items):  # meta_Books.json is like Books.json
                 continue
+            if name == "auto" and form.name != "table" and not _named_so(form, ratings, items):
+                continue
             line = first_line(ratings)
             if re.match(form.first, line) or re.match(form.first, line.replace('"', "")):
                 return _with_items(form, ratings, items, names)
@@ -112,16 +115,25 @@ def find(raw, items=None, name="auto"):
     )
 
 
+def _named_so(form, ratings, items):
+    """Whether the files have a form's names; of Amazon's, which are named by category, only the ratings' name tells."""
+    apart = form.name in ("amazon-2014", "amazon-2018", "amazon-2023")
+    return _matches(ratings.name, form.ratings) and (not items or apart or _matches(Path(items).name, form.items))
+
+
 def _with_items(form, ratings, items, names):
+    if items and not Path(items).is_file():
+        raise InputError(f"--items {items}: no such file")
     if items:
-        if not Path(items).is_file():
-            raise InputError(f"--items {items}: no such file")
         return Found(form, ratings, Path(items))
     beside = [name for name in names if _matches(name, form.items) and name != ratings.name]
-    if len(beside) == 1 and form.name != "table":
-        return Found(form, ratings, ratings.parent / beside[0])
     if form.name == "table":
-        return Found(form, ratings, None)
+        from tlrec.data.sources.table import has_titles
+
+        if has_titles(ratings) or len(beside) != 1:
+            return Found(form, ratings, None)
+    if len(beside) == 1:
+        return Found(form, ratings, ratings.parent / beside[0])
     several = f"; there are {', '.join(beside)}" if beside else ""
     raise InputError(
         f"{ratings}: ratings of {form.name}, but no titles beside them; give --items FILE ({form.items}){several}"

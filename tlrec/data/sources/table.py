@@ -48,10 +48,20 @@ def read(ratings, items, options, counts):
     return frames[0], read_columns(items, choose_columns(found, ITEMS, given, items), separator)
 
 
+def has_titles(path):
+    """Whether a table of ratings has a column of titles."""
+    return any(_plain(name) in ITEMS["title"][1].split() for name in columns_of(path)[0])
+
+
+def _plain(name):
+    """A column's name without signs and capitals."""
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
 def choose_columns(found, wanted, given, path):
     """{name here: name in the file} of the columns `found` in a file; `given` ones count first. Raises InputError if one that is
     needed is not there, and prints what differs from the names here."""
-    plain = {re.sub(r"[^a-z0-9]", "", name.casefold()): name for name in reversed(found)}
+    plain = {_plain(name): name for name in reversed(found)}
     columns = {}
     for name, (needed, known) in wanted.items():
         if name in given and given[name] in found:

@@ -8,7 +8,6 @@ breaks counts as one line. Users and items are categories, so that tens of milli
 import csv
 import gzip
 import io
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from tlrec.data.records import json_values
 from tlrec.errors import InputError
 
 CATEGORIES = ("user", "item", "rating")
+MEND = "; mend or remove such lines"
 _SEPARATORS = ",\t;|"
 
 
@@ -205,7 +205,7 @@ def _repaired(table, odd, path, width, places, separator, quotes, skipped):
                 what = (
                     f"expected {width} fields, found {len(fields)}" if closed else "a quote is opened and never closed"
                 )
-                raise InputError(f"{path}: line {line}: {what}")
+                raise InputError(f"{path}: line {line}: {what}{MEND}")
     if skipped is not None:
         skipped[f"malformed lines of {Path(path).name}"] = malformed
     if not kept:
@@ -236,69 +236,3 @@ def _fields_of(text, separator, quotes):
 def where(path, line):
     """ "FILE: line 3", as every error of a raw table begins."""
     return f"{path}: {'row' if Path(path).suffix == '.parquet' else 'line'} {line}"
-
-
-def require_filled(table, columns, path):
-    """Raise InputError at the first row in which one of `columns` is empty."""
-    for column in columns:
-        empty = table[column] == ""
-        if empty.any():
-            raise InputError(
-                f"{where(path, empty.idxmax())}: {column!r} is missing ({int(empty.sum())} of {len(table)} rows)"
-            )
-
-
-def numbers(table, column, path):
-    """A text column as finite numbers: int64 if all are whole, else float64. Raises InputError at the first other."""
-    texts = table[column]
-    kinds = texts.cat.categories if isinstance(texts.dtype, pd.CategoricalDtype) else texts
-    values = pd.to_numeric(kinds, errors="coerce").astype("float64").to_numpy()
-    values = values[texts.cat.codes] if isinstance(texts.dtype, pd.CategoricalDtype) else values
-    bad = ~np.isfinite(values)
-    if bad.any():
-        place = int(bad.argmax())
-        raise InputError(
-            f"{where(path, table.index[place])}: {column} {texts.iloc[place]!r} is not a number ({bad.sum()} of {len(table)} rows)"
-        )
-    whole = (values % 1 == 0).all()
-    return pd.Series(values.astype("int64") if whole else values, index=table.index)
-
-
-def times(table, path):
-    """(times as they are written, the same so that they sort) of a text column `timestamp`.
-
-    Whole numbers become int64; numbers with fractions, or too large for that, are compared exactly; all else must be dates in
-    ISO 8601. Raises InputError at the first other.
-    """
-    values = table["timestamp"]
-    if isinstance(values.dtype, pd.CategoricalDtype):  # dates of few days, in their order
-        return values, values
-    texts = pa.array(values, type=pa.large_string())
-    for form in (texts, pa.compute.replace_substring_regex(texts, r"\.0+$", "")):
-        try:
-            whole = pd.Series(form.cast(pa.int64()).to_numpy(zero_copy_only=False), index=table.index)
-            return whole, whole
-        except pa.ArrowInvalid:
-            continue
-    known = {text: _exact(text) for text in values.unique()}
-    if known[values.iloc[0]] is not None:
-        order = values.map(known).astype(object)
-        if order.isna().any():
-            line = order.isna().idxmax()
-            raise InputError(f"{where(path, line)}: timestamp {values[line]!r} is not a number")
-        return values, order
-    order = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
-    if order.isna().any():
-        line = order.isna().idxmax()
-        raise InputError(
-            f"{where(path, line)}: timestamp {values[line]!r} is neither a number nor a date such as 2024-05-31"
-        )
-    return values, order
-
-
-def _exact(text):
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        return None
-    return value if value.is_finite() else None
