@@ -2,19 +2,42 @@
 
     python -m tlrec.compare output_model/movie/full/0_64 output_model/movie/source/0_64
 
-A, B: folders with the `metrics.json` and `predictions.jsonl` of evaluate.py, made on the same test file. Prints every
-metric of both and their difference (A - B), with paired 95 % intervals over rows and over users; `--json FILE` also
-writes them. Different test data is refused.
+A, B: folders with the `metrics.json` and `predictions.jsonl` of evaluate.py, or files of docs/results/predictions/, made
+on the same test file. Prints every metric of both and their difference (A - B), with paired 95 % intervals over rows and
+over users; `--json FILE` also writes them. Different test data is refused.
 """
 
 import argparse
+import gzip
+import io
+import zlib
 from pathlib import Path
 
 from tlrec.errors import InputError, one_line_errors
 
 
+def read_scores(path):
+    """(test file as {"path", "sha256", "rows"}, labels, scores, users or None) of a folder or of a file of docs/results/predictions."""
+    import numpy as np
+    import pandas as pd
+
+    from tlrec.evaluation.results import read_evaluation
+
+    if not Path(path).is_file():
+        metrics, found = read_evaluation(path)
+        return metrics["run"]["data"]["test"], found["label"], found["score"], found["user"]
+    try:
+        first, _, rest = gzip.decompress(Path(path).read_bytes()).decode().partition("\n")
+        table = pd.read_csv(io.StringIO(rest), float_precision="round_trip")
+        labels, scores = table["label"].to_numpy(np.int64), table["score"].to_numpy(float)
+        users = None if table["user"].isna().all() else table["user"].to_numpy()
+    except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: damaged, or not a file of docs/results/predictions: {error}") from None
+    return {"path": str(path), "sha256": first.removeprefix("# sha256 "), "rows": len(labels)}, labels, scores, users
+
+
 def compare(a, b):
-    """Paired comparison of the evaluations in folders `a` and `b` as a dict: "test", "n", "users" (their number, or
+    """Paired comparison of the evaluations in `a` and `b` as a dict: "test", "n", "users" (their number, or
     None), "folders" and, in the form of `tlrec.evaluation.comparison`, "a", "b" and "difference" (a - b).
 
     Raises InputError for damaged files, different test data, and test data where AUC is not defined.
@@ -22,20 +45,17 @@ def compare(a, b):
     import numpy as np
 
     from tlrec.evaluation.comparison import Comparison, units_of
-    from tlrec.evaluation.results import read_evaluation
 
-    (metrics_a, first), (metrics_b, second) = read_evaluation(a), read_evaluation(b)
-    tests = [metrics["run"]["data"]["test"] for metrics in (metrics_a, metrics_b)]
-    labels = first["label"]
-    if tests[0]["sha256"] != tests[1]["sha256"] or not np.array_equal(labels, second["label"]):
+    (*first, users), (*second, other_users) = read_scores(a), read_scores(b)
+    tests, labels, users = (first[0], second[0]), first[1], other_users if users is None else users
+    if tests[0]["sha256"] != tests[1]["sha256"] or not np.array_equal(labels, second[1]):
         shown = [f"{test['path']} ({test['rows']} rows, sha256 {test['sha256'][:12]})" for test in tests]
         raise InputError(
             f"different test data: {a} was evaluated on {shown[0]}, {b} on {shown[1]}; evaluate both on one file"
         )
-    if metrics_a["auc"] is None:
+    if np.ptp(labels) == 0:
         raise InputError(f"{tests[0]['path']}: all {len(labels)} rows have the same label, so AUC is not defined")
-    users = first["user"] if first["user"] is not None else second["user"]
-    comparison = Comparison(labels, {"a": first["score"], "b": second["score"]}, units_of(users))
+    comparison = Comparison(labels, {"a": first[2], "b": second[2]}, units_of(users))
     return {
         "test": tests[0],
         "n": len(labels),
@@ -85,7 +105,7 @@ def main():
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("a", metavar="A", help="folder of an evaluation")
+    parser.add_argument("a", metavar="A", help="folder of an evaluation, or a file of docs/results/predictions")
     parser.add_argument("b", metavar="B", help="folder of another one on the same test file")
     parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")

@@ -1,0 +1,253 @@
+"""Every table and picture of the docs is made from runs.csv beside this file; the runs come from a workspace.
+
+    python docs/results/make.py collect WORKSPACE --recipe small --base "SmolLM2-135M-Instruct, from Q4_1"
+    python docs/results/make.py
+
+The first adds a row to runs.csv for each metrics.json below WORKSPACE (a row of the same run is replaced), measured anew
+from its predictions.jsonl, and keeps the predictions of those named by --keep in predictions/ (row, user, label and score
+only; `python -m tlrec.compare` takes such a file in place of a folder). The second fills what stands between
+`<!-- results: TEST METRIC -->` and `<!-- end -->` in README.md and docs/*.md, and draws TEST.png, for every test that they
+name. It changes nothing that is up to date.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tlrec.data.published import published_name
+from tlrec.evaluation.comparison import Comparison, units_of
+from tlrec.evaluation.metrics import two_probabilities_to_score
+from tlrec.files import whole_file
+from tlrec.report.cells import shots_name, shots_order
+from tlrec.report.collect import chain_of, method_of
+from tlrec.report.published import RESULTS
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+KEY = ["test_sha256", "run"]
+MARK = re.compile(r"(<!-- results: (\S+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+HISTORY = "history baseline (no training)"
+
+
+# ------------------------------------------------------------------------------------------------- workspace -> CSV
+
+
+def collect(root, recipe, base, keep):
+    """The rows of runs.csv for the evaluations below `root`; the predictions of runs in `keep` are written."""
+    rows = []
+    for path in sorted(root.rglob("metrics.json")):
+        run, name = json.loads(path.read_text())["run"], str(path.parent.relative_to(root))
+        lines = [json.loads(line) for line in (path.parent / "predictions.jsonl").read_text().splitlines()]
+        row = describe(run, name, lines, root) | {"recipe": recipe, "base": base if run.get("base_model") else ""}
+        if name in keep:
+            row["predictions"] = f"predictions/{re.sub('[^a-z0-9]+', '_', name.lower())}.csv.gz"
+            labels, score = np.array([line["label"] for line in lines]), scores(lines)
+            users = None if row["users"] is None else [line["user"] for line in lines]
+            write_scores(HERE / row["predictions"], run["data"]["test"], labels, score, users)
+        rows.append(row)
+    return rows
+
+
+def write_scores(path, test, labels, scores, users):
+    """Write what a comparison needs, compressed: labels, scores and user ids (or None), (n,) each; test: {"path",
+    "sha256", "rows"}. The same bytes again."""
+    lines = [f"# sha256 {test['sha256']}", "row,user,label,score"]
+    for row, (label, score) in enumerate(zip(labels, scores, strict=True)):
+        lines.append(f"{row + 1},{'' if users is None else users[row]},{label},{float(score)!r}")
+    with whole_file(path, "wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as compressed:
+        compressed.write("\n".join([*lines, ""]).encode())
+
+
+def scores(lines):
+    """The published scores of lines of a predictions.jsonl."""
+    return two_probabilities_to_score(*(np.array([line[name] for line in lines]) for name in ("p_yes", "p_no")))
+
+
+def describe(run, name, lines, root):
+    """A row of runs.csv but for recipe and base, which the run does not know."""
+    test, chain = run["data"]["test"], chain_of(run.get("adapter"))
+    labels, users = np.array([line["label"] for line in lines]), [line["user"] for line in lines]
+    users = None if None in users else np.array(users)
+    columns = {"model": scores(lines), "history": np.array([line["floors"]["history"] for line in lines])}
+    units = units_of(None) if users is None else {"users": users}
+    comparison, (unit,) = Comparison(labels, columns, units), units
+    numbers, history = comparison.numbers(["model"]), comparison.numbers(["history"])
+    last, scoring = chain[-1] if chain else run, run.get("scoring") or {}
+    measured = {}
+    for metric in ("auc", "uauc"):
+        low, high = numbers["intervals"][metric].get(unit) or (None, None)
+        measured |= {metric: numbers[metric], f"{metric}_low": low, f"{metric}_high": high}
+        measured[f"history_{metric}"] = history[metric]
+    return {
+        "run": name,
+        "target": run.get("target"),
+        "test": published_name(test["path"]) if Path(test["path"]).exists() else None,
+        "test_sha256": test["sha256"],
+        "rows": test["rows"],
+        "users": None if users is None else len(np.unique(users)),
+        "method": method_of(run, run.get("adapter"), chain),
+        "source": " + ".join(stage["source"] for stage in chain if stage.get("source")),
+        "stages": " + ".join(stage["stage"] for stage in chain),
+        "shots": last.get("shots") or 0,
+        "seed": last.get("seed"),
+        **measured,
+        "minutes": round(sum(stage["seconds"] for stage in (*chain, run)) / 60, 1),
+        "hardware": run.get("hardware"),
+        "quantization": scoring.get("quantization"),
+        "dtype": scoring.get("dtype"),
+        "revision": f"{run['git']['revision'][:10]}{' + changes' * run['git']['dirty']}" if run["git"] else None,
+        "command": command(last, root),
+    }
+
+
+def command(run, root):
+    """The run's command line, with $ROOT_PATH for the workspace and without any other path of the machine."""
+
+    def shown(value):
+        text = str(value)
+        for folder, name in ((root, "$ROOT_PATH"), (REPOSITORY, ".")):
+            if text.startswith(f"{folder}/"):
+                return f"{name}{text.removeprefix(str(folder))}"
+        return "/".join(Path(text).parts[-2:]) if text.startswith("/") else text
+
+    script = f"-m {run['script']}" if run["script"].startswith("tlrec.") else run["script"]
+    words = ["python", script]
+    for name, value in run["arguments"].items():
+        if value is True:
+            words.append(f"--{name}")
+        elif value not in (None, False, []):
+            words += [f"--{name}", *map(shown, value if isinstance(value, list) else [value])]
+    return " ".join(words)
+
+
+def add(rows):
+    """Put rows into runs.csv, in order; a row of the same run on the same test file is replaced."""
+    path = HERE / "runs.csv"
+    table = pd.DataFrame(rows).astype({"seed": "Int64", "users": "Int64"})
+    if path.exists():
+        table = pd.concat([read_runs(), table]).drop_duplicates(KEY, keep="last")
+    with whole_file(path) as file:
+        table.sort_values(["target", "test_sha256", "method", "run"]).to_csv(file, index=False, lineterminator="\n")
+
+
+def read_runs():
+    return pd.read_csv(
+        HERE / "runs.csv", dtype={"seed": "Int64", "users": "Int64"}, keep_default_na=False, na_values=[""]
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- CSV -> docs
+
+
+def runs_on(runs, test):
+    """The rows of a test, which is named by its target. SystemExit unless they are all on one file."""
+    found = runs[runs["target"] == test]
+    if (files := found["test_sha256"].nunique()) != 1:
+        raise SystemExit(
+            f"error: runs.csv: {files} test files are called {test}; give --target another name, and collect again"
+        )
+    return found
+
+
+def table(found, metric):
+    """Markdown: method x shots, mean over seeds with their standard deviation, or the 95 % interval of a single seed."""
+    shots = sorted(found["shots"].unique(), key=shots_order)
+    lines = [f"| | {' | '.join(map(shots_name, shots))} |", "|---|" + "---|" * len(shots)]
+
+    def cell(own):
+        if len(own) == 0:
+            return ""
+        values = own[metric]
+        if len(own) > 1:
+            return f"{values.mean():.3f} ± {values.std():.3f} ({len(own)} seeds)"
+        low, high = own[f"{metric}_low"].iloc[0], own[f"{metric}_high"].iloc[0]
+        return f"{values.iloc[0]:.3f}" + ("" if np.isnan(low) else f" ({low:.3f} to {high:.3f})")
+
+    for method, of_method in found.groupby("method"):
+        lines.append(f"| {method} | {' | '.join(cell(of_method[of_method['shots'] == s]) for s in shots)} |")
+    history = found[f"history_{metric}"].iloc[0]
+    lines.append(f"| {HISTORY} | {' | '.join([f'{history:.3f}'] * len(shots))} |")
+    if metric == "auc":
+        for name, aucs in published(found).items():
+            lines.append(f"| {name}, LLaMA-7B | {' | '.join(f'{aucs[s]:.3f}' if s in aucs else '' for s in shots)} |")
+    return "\n".join(lines) + "\n"
+
+
+def published(found):
+    name = found["test"].iloc[0]
+    return RESULTS.get(name, {}) if isinstance(name, str) else {}
+
+
+def draw(path, found):
+    """AUC against shots as a picture; it knows the rows that it shows, and is only drawn anew if they have changed."""
+    shown = found[["method", "shots", "seed", "auc", "auc_low", "auc_high", "history_auc", "test"]]
+    digest = hashlib.sha256(shown.to_csv(index=False).encode()).hexdigest()
+    if path.exists() and digest.encode() in path.read_bytes():
+        return
+    from matplotlib import rc_context
+
+    from tlrec.report import figures
+
+    points, looks = {}, {}
+    for index, (method, of_method) in enumerate(found.groupby("method")):
+        colour, marker = figures.COLOURS[index % len(figures.COLOURS)], figures.MARKERS[index % len(figures.MARKERS)]
+        looks[method] = {"color": colour, "marker": marker, "linestyle": figures.LINES[index // 7 % 3]}
+        points[method] = []
+        for number in sorted(of_method["shots"].unique(), key=shots_order):
+            own = of_method[of_method["shots"] == number]
+            low, high = own["auc_low"].mean(), own["auc_high"].mean()
+            bounds = None if np.isnan(low) else [low, high]
+            points[method].append((number, own["auc"].mean(), bounds, own["auc"].tolist()))
+    title = (
+        f"{found['target'].iloc[0]}: AUC against shots\nbars: 95 % over users, of a seed on average; small dots: seeds"
+    )
+    with rc_context(figures.STYLE):
+        floors = {HISTORY: found["history_auc"].iloc[0]}
+        figure, _ = figures.against_shots(points, floors, published(found), title, "AUC", looks)
+        with whole_file(path, "wb") as file:
+            figure.savefig(file, format="png", metadata={"Software": None, "Comment": digest})
+
+
+def make():
+    """Fill the marked places of README.md and docs/*.md, and draw the pictures; returns what was changed."""
+    runs, changed = read_runs() if (HERE / "runs.csv").exists() else pd.DataFrame({"target": [], "test_sha256": []}), []
+    for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))):
+        before = page.read_text()
+        after = MARK.sub(lambda place: place[1] + table(runs_on(runs, place[2]), place[3]) + place[4], before)
+        if after != before:
+            page.write_text(after)
+            changed.append(page)
+        for test in dict.fromkeys(re.findall(r"\((?:docs/)?results/([\w-]+)\.png\)", after)):
+            picture = HERE / f"{test}.png"
+            old = picture.read_bytes() if picture.exists() else None
+            draw(picture, runs_on(runs, test))
+            changed += [picture] * (picture.read_bytes() != old)
+    return changed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=["collect"])
+    parser.add_argument("workspace", nargs="?", type=lambda text: Path(text).resolve())
+    parser.add_argument("--recipe", default="", help="name of the recipe of these runs")
+    parser.add_argument("--base", default="", help="true name of their base model, and how it was quantised")
+    parser.add_argument(
+        "--keep", nargs="*", default=[], metavar="RUN", help="folders below WORKSPACE to keep the scores of"
+    )
+    args = parser.parse_args()
+    if args.what == "collect":
+        rows = collect(args.workspace, args.recipe, args.base, args.keep)
+        add(rows)
+        print(f"{len(rows)} runs: {HERE / 'runs.csv'}")
+    for path in make():
+        print(f"changed: {path}")
+
+
+if __name__ == "__main__":
+    main()

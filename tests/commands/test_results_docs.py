@@ -1,0 +1,109 @@
+"""Tables and pictures of the docs come from docs/results/runs.csv: docs/results/make.py.
+
+1. They are up to date; no path of a machine is in the rows; kept predictions have the AUC of their row.
+2. Runs of a workspace become rows with scikit-learn's AUC, and kept predictions compare as their folder does.
+3. A marked place is filled with means and spreads; a picture is drawn anew only if its rows have changed.
+"""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from tests.support.synthetic import evaluate, make_data, score, tune
+from tlrec.compare import compare, read_scores
+from tlrec.data.records import labels_of, read_records
+from tlrec.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """docs/results/make.py, working on a copy of README.md and docs/."""
+    spec = importlib.util.spec_from_file_location("make_results", REPOSITORY / "docs" / "results" / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    copy = tmp_path / "repository"
+    shutil.copytree(REPOSITORY / "docs", copy / "docs")
+    shutil.copy(REPOSITORY / "README.md", copy)
+    monkeypatch.setattr(module, "REPOSITORY", copy)
+    monkeypatch.setattr(module, "HERE", copy / "docs" / "results")
+    return module
+
+
+def test_the_docs_are_up_to_date(make):
+    assert make.make() == []
+    if (make.HERE / "runs.csv").exists():
+        text = (make.HERE / "runs.csv").read_text()
+        assert not any(path in text for path in ("/home/", "/work/", "/tmp/", "/root/"))
+        for row in make.read_runs().dropna(subset=["predictions"]).to_dict("records"):
+            test, labels, scores, _ = read_scores(make.HERE / row["predictions"])
+            assert test["sha256"] == row["test_sha256"]
+            assert row["auc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-9)
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """Zero-shot, and 16 shots with three seeds."""
+    root = tmp_path / "workspace"
+    paths = make_data(root)
+    test = read_records(paths["test"])
+    source = tune(root / "source", paths, "source", source="netflix")
+    evaluate(source, paths["test"], test, *score(test, 0.3, 2), source)
+    for seed in range(3):
+        folder = tune(root / f"{seed}_16", paths, "few-shot", source, 16, seed)
+        evaluate(folder, paths["test"], test, *score(test, 1, seed), folder)
+    return root
+
+
+def test_runs_become_rows(make, workspace):
+    shutil.rmtree(make.HERE / "predictions", ignore_errors=True)
+    (make.HERE / "runs.csv").unlink(missing_ok=True)
+    make.add(make.collect(workspace, "small", "pocket", ["1_16"]))
+    make.add(make.collect(workspace, "small", "pocket", ["1_16"]))  # again: replaced, not added
+    runs = make.read_runs().set_index("run")
+    labels = labels_of(read_records(workspace / "rec_data/movie/test.json"))
+    for seed in range(3):
+        p_yes, p_no = score(read_records(workspace / "rec_data/movie/test.json"), 1, seed)
+        assert runs.loc[f"{seed}_16", "auc"] == pytest.approx(roc_auc_score(labels, p_yes - p_no))
+    row = runs.loc["1_16"]
+    assert (row["method"], row["stages"], row["source"], row["shots"], row["seed"]) == (
+        *("source netflix", "source + few-shot", "netflix"),
+        *(16, 1),
+    )
+    assert (len(runs), row["users"], row["recipe"], row["base"]) == (4, 30, "small", "pocket")
+    assert row["auc_low"] < row["auc"] < row["auc_high"]
+    assert (
+        row["command"]
+        == "python rec_tuning.py --learning_rate 0.0001 --num_epochs 3 --seed 1 --output_dir $ROOT_PATH/1_16"
+    )
+    kept, folder = make.HERE / row["predictions"], workspace / "1_16"
+    assert compare(kept, workspace / "0_16")["difference"] == compare(folder, workspace / "0_16")["difference"]
+    kept.write_bytes(kept.read_bytes()[:50])
+    with pytest.raises(InputError, match="damaged, or not a file of docs/results/predictions"):
+        compare(kept, folder)
+
+
+def test_marked_places_and_pictures(make, workspace):
+    make.add(make.collect(workspace, "small", "pocket", []))
+    runs = make.read_runs()
+    page = make.REPOSITORY / "docs" / "mine.md"
+    page.write_text("a\n<!-- results: movie uauc -->\nold\n<!-- end -->\nb ![](results/movie.png)\n")
+    if runs["test_sha256"][runs["target"] == "movie"].nunique() > 1:
+        pd.DataFrame(runs[runs["run"].isin(["source", "0_16", "1_16", "2_16"])]).to_csv(
+            make.HERE / "runs.csv", index=False
+        )
+    picture = make.HERE / "movie.png"
+    picture.unlink(missing_ok=True)
+    assert {page, picture} <= set(make.make())
+    few = make.read_runs().query("shots == 16")["uauc"]
+    lines = page.read_text().splitlines()
+    assert lines[2] == "| | zero-shot | 16 shots |"
+    assert lines[4].endswith(f" | {few.mean():.3f} ± {few.std():.3f} (3 seeds) |")
+    assert lines[5].startswith("| history baseline (no training) | 0.")
+    assert lines[-2:] == ["<!-- end -->", "b ![](results/movie.png)"]
+    assert page not in make.make() and picture not in make.make()
