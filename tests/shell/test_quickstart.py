@@ -13,7 +13,7 @@ import subprocess
 import pytest
 
 from tests.conftest import REPOSITORY
-from tlrec.demo.forecast import forecast, rates
+from tlrec.demo.forecast import rates
 from tlrec.errors import InputError
 
 
@@ -145,7 +145,6 @@ def test_the_forecast():
         "results": {"seconds": 20.0, "seconds_validation": 4.0, "history": [{}, {}]},
     }
     assert rates(run) == (2.0, 8.0, 20.0)
-    assert forecast(run, tuned_rows=100, scored_rows=80, loads=3) == 50 + 10 + 60
     run["arguments"]["max_val_samples"] = -1
     with pytest.raises(InputError, match="needs --max_train_samples and --max_val_samples"):
         rates(run)
