@@ -10,9 +10,11 @@
 """
 
 import itertools
+import shutil
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.shell.conftest import make_adapter, refused
 
 MOVIE = ("zero_shot.sh", "cpu", "movie", "netflix")
@@ -134,6 +136,23 @@ def test_the_small_recipe_and_the_last_word(started, root):
     few = started("few_shot.sh", "cpu", "0", "movie", STAGES="source", RECIPE="small")[0].flags
     assert (few.batch_size, few.learning_rate, few.num_epochs) == (16, 5e-4, 4)
     assert (few.lora_target_modules, few.lora_dropout) == (tuner.lora_target_modules, tuner.lora_dropout)
+
+
+def test_the_recipe_of_docs_extend(started, root):
+    """The example of a recipe of one's own, in a copy of the launchers."""
+    copy = root.parent / "copy"
+    shutil.copytree(REPOSITORY / "shell", copy / "shell")
+    for script in ("ins_tuning.py", "rec_tuning.py", "evaluate.py"):
+        (copy / script).symlink_to(REPOSITORY / script)
+    text = (REPOSITORY / "docs" / "extend.md").read_text().partition("## A recipe")[2]
+    (copy / "shell" / "recipes" / "mine.sh").write_text(text.split("```")[1].removeprefix("bash\n"))
+    zero = started(copy / "shell" / MOVIE[0], *MOVIE[1:], RECIPE="mine", STAGES="cot source")
+    few = started(copy / "shell" / "few_shot.sh", "cpu", "0", "movie", RECIPE="mine")
+    cot, source, scored, few, scored_too = (command.flags for command in (*zero, *few))
+    assert [flags.lora_r for flags in (cot, source, few)] == [16, 16, 16]
+    assert (cot.num_epochs, source.num_epochs, few.num_epochs, few.learning_rate) == (3, 1, 30, 5e-4)
+    assert scored.dtype == scored_too.dtype == "float32" and few.test_data_path is None
+    assert few.resume_from_checkpoint == source.output_dir and source.output_dir.endswith("_instrument_mine")
 
 
 PUBLISHED = {  # ins_tuning.py and rec_tuning.py of the public repository; 512 tokens in its utils.py
