@@ -7,6 +7,7 @@
 4. What is not there, or of no known form, is one line.
 """
 
+import datetime
 import gzip
 import json
 
@@ -266,6 +267,38 @@ def test_goodbooks_without_times(tmp_path, capsys, make):
     assert written(tmp_path / "out") == expected(WORLD, names, "book", by_time=False)
     with pytest.raises(InputError, match="--split time: these ratings have no times"):
         run("--raw", tmp_path, "--output", tmp_path / "time", "--split", "time", *FLAGS)
+
+
+def test_netflix(tmp_path):
+    """Ratings stand by film, and times are dates."""
+    films = {}
+    for user, item, rating, time in WORLD:
+        day = datetime.date(2004, 1, 1) + datetime.timedelta(int(time) - 999_999_980)
+        films.setdefault(item, []).append((user, item, rating, day.isoformat()))
+    lines = [f"{item}:\n" + "".join(f"{u},{r},{day}\n" for u, _, r, day in rated) for item, rated in films.items()]
+    (tmp_path / "combined_data_1.txt").write_text("".join(lines))
+    titles = "".join(f"{n},{1990 + int(n)},{title}\n" for n, title, _ in MOVIES)
+    (tmp_path / "movie_titles.csv").write_text(titles, encoding="utf-8")
+    run("--raw", tmp_path, "--output", tmp_path / "out", *FLAGS)
+    ratings = [(u, i, r, day.replace("-", "")) for rated in films.values() for u, i, r, day in rated]
+    names = {n: f'"{title.strip()} ({1990 + int(n)})"' for n, title, _ in MOVIES}
+    assert written(tmp_path / "out") == expected(ratings, names, "movie")
+
+
+def test_amazon_books(tmp_path, capsys):
+    """Books called None are without a title in this source."""
+    header = (
+        "Id,Title,Price,User_id,profileName,review/helpfulness,review/score,review/time,review/summary,review/text\n"
+    )
+    lines = [(i, TITLES[int(i) - 1], "", u, "x", "1/1", f"{r}.0", t, "", 'a "text", long') for u, i, r, t in WORLD]
+    (tmp_path / "Books_rating.csv").write_text(header + delimited(lines))
+    books = delimited([(title, "", f"['A{n}', 'B']", "1999") for n, title, _ in MOVIES])
+    (tmp_path / "books_data.csv").write_text("Title,description,authors,publishedDate\n" + books)
+    run("--raw", tmp_path, "--output", tmp_path / "out", *FLAGS)
+    kept = [row for row in WORLD if TITLES[int(row[1]) - 1] != "None"]
+    names = {n: f"{film(n)} written by A{n}', 'B" for n, _, _ in MOVIES}
+    assert written(tmp_path / "out") == expected(kept, names, "book")
+    assert f"left out: {len(WORLD) - len(kept)} reviews with an empty field" in capsys.readouterr().out
 
 
 # -------------------------------------------------------------------------------------------------------- 3. tables
