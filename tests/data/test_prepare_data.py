@@ -105,6 +105,11 @@ NO_RAW = "give the raw ratings: --raw PATH, a folder or a file"
         (["--format", "goodbooks", "--download"], "--download is for --domain movie or book, and takes no --raw"),
         (["--domain", "movie", "--raw", "x", "--url", "y"], "--url and --digest need --download"),
         (["--raw", "nowhere"], "nowhere: no such file or folder"),
+        (
+            ["--raw", "x", "--format", "goodbooks", "--columns", "user=u"],
+            "--columns is for a table of your own, not for --format goodbooks",
+        ),
+        (["--raw", "x", "--kind", "board game"], "--kind board game: give one word, such as game"),
         (["--raw", __file__, "--items", "nowhere", "--format", "table"], "--items nowhere: no such file"),
         (
             ["--domain", "netflix", "--download"],

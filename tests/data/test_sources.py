@@ -388,6 +388,8 @@ def test_every_form_is_in_the_readme():
 @pytest.mark.parametrize(
     ("files", "flags", "message"),
     [
+        ({"x.zip": "PK"}, ["--raw", "{raw}/x.zip"], "/x.zip: is an archive; unpack it and give the folder"),
+        ({"deeper/ratings.csv": "x"}, [], ": holds only folders (deeper); give the one with the ratings"),
         ({}, [], ": holds no files, no known format (movielens, netflix, amazon-books, "),
         ({"notes.txt": "x"}, [], ": holds notes.txt, no known format ("),
         (
@@ -406,7 +408,9 @@ def test_folders_of_no_known_form(tmp_path, files, flags, message):
     raw = tmp_path / "raw"
     raw.mkdir()
     for name, content in files.items():
+        (raw / name).parent.mkdir(exist_ok=True)
         (raw / name).write_text(content)
+    flags = [flag.format(raw=raw) for flag in flags]
     with pytest.raises(InputError) as error:
         run("--raw", raw, "--output", tmp_path / "out", *flags)
     assert str(error.value).startswith(f"{raw}{message}") and "\n" not in str(error.value)

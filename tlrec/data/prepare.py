@@ -141,6 +141,10 @@ def choose_settings(domain, flags):
             knowing = " and ".join(other for other, known in DOMAINS.items() if name in known and other != "own")
             raise InputError(f"--{name} belongs to --domain {knowing}; {domain} has no such setting")
         settings[name] = flags[name]
+    if settings.get("columns"):
+        if settings["format"] not in ("auto", "table"):
+            raise InputError(f"--columns is for a table of your own, not for --format {settings['format']}")
+        settings["format"] = "table"
     if settings["format"] != DOMAINS[domain]["format"] and domain not in ("own", "custom"):
         raise InputError(
             f"--format {settings['format']}: --domain {domain} is {DOMAINS[domain]['format']}; leave one out"

@@ -93,9 +93,14 @@ def find(raw, items=None, name="auto"):
     raw = Path(raw)
     if not raw.exists():
         raise InputError(f"{raw}: no such file or folder")
+    if raw.suffix in (".zip", ".tar", ".tgz", ".7z", ".rar"):
+        raise InputError(f"{raw}: is an archive; unpack it and give the folder")
     forms = [form for form in FORMS if name in ("auto", form.name)]
     folder, within = (raw, None) if raw.is_dir() else (raw.parent, raw)
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if not names and folders:
+        raise InputError(f"{raw}: holds only folders ({', '.join(folders[:5])}); give the one with the ratings")
     for form in forms:
         for ratings in [within] if within else [folder / file for file in names if _matches(file, form.ratings)]:
             if ratings.name != raw.name and _matches(ratings.name, form.items):  # meta_Books.json is like Books.json
