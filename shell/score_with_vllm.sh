@@ -36,7 +36,7 @@ port="$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0
 export OPENAI_BASE_URL="http://127.0.0.1:$port/v1" NO_PROXY="127.0.0.1${NO_PROXY:+,$NO_PROXY}"
 export no_proxy="$NO_PROXY"
 unset OPENAI_API_KEY
-server_variables=(-u PYTORCH_ALLOC_CONF HF_HUB_OFFLINE=1) # that of PyTorch is for our own processes
+server_variables=(-u PYTORCH_ALLOC_CONF -u PYTHONPATH HF_HUB_OFFLINE=1) # those two are for our own processes
 if [ "$DEVICE" = cpu ]; then # as vLLM's manual asks for
   server_variables+=("VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-2}")
   [ ! -e "$VLLM/lib/libiomp5.so" ] || server_variables+=("LD_PRELOAD=$VLLM/lib/libiomp5.so")
