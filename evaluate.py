@@ -21,7 +21,7 @@ from tlrec.evaluation.candidates import ranking_of
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.ranks import rank_rows, ranking_table, read_ranks, record_ranking, run_digest
 from tlrec.evaluation.results import check_evaluation_dir, read_evaluation, record_evaluation, results_table
-from tlrec.model.checks import adapter_folder, check_base_model, check_lora_weights
+from tlrec.model.folders import adapter_folder, check_base_model, check_lora_weights
 from tlrec.model.identity import base_identity
 from tlrec.model.prompts import FRAME_NAMES, load_frame, prompt_parts
 from tlrec.runs import SCORING, RunFolder, check_unlocked, identity_of_scores, scoring_of, scoring_said
@@ -108,7 +108,7 @@ def main():
 
     # 2. Import the heavy libraries; adapters with the same dtype, quantisation and attention share one base model
     from tlrec.model.processes import leave
-    from tlrec.model.setup import ModelSetup, scoring_here
+    from tlrec.scoring.loaded import LoadedModel, scoring_here
 
     together = {}
     for job in jobs:
@@ -122,7 +122,7 @@ def main():
             job.ranked = read_ranks(job.path, ranking, job.ranks, args.overwrite)
         how = tuple(job.scoring[name] for name in ("dtype", "quantization", "attention"))
         together.setdefault(how, []).append(job)
-    setups = [ModelSetup(args.base_model, args.device, *how, args.trust_remote_code, args.merge) for how in together]
+    setups = [LoadedModel(args.base_model, args.device, *how, args.trust_remote_code, args.merge) for how in together]
     print("".join(f"{line}\n" for line in said), end="")  # by now only the first of several processes prints
 
     # 3. Adapters are checked tensor by tensor before a base model is loaded

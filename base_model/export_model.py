@@ -25,7 +25,7 @@ from tlrec.data.records import read_records
 from tlrec.demo.world import DOMAINS, make_catalogue, make_examples
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import read_json, whole_folder, write_json
-from tlrec.model.checks import adapter_folder, check_adapter, check_base_model, tuned_on_another
+from tlrec.model.folders import adapter_folder, check_adapter, check_base_model, tuned_on_another
 from tlrec.model.identity import base_identity
 from tlrec.model.prompts import ANSWERS, FRAME_NAMES, load_frame
 
@@ -120,7 +120,7 @@ def check(args):
 def load_tuned(args, device, dtype):
     """(the base model with the adapter, not merged; bytes of the merged weights). Raises InputError if adapter and base
     do not fit, or the disk has too little space."""
-    from tlrec.model import adapters, base_models
+    from tlrec.model import adapters, base_models, merging
 
     adapters.check_adapter_on(args.base_model, args.lora_weights)
     model = base_models.load_base_model(args.base_model, device, dtype)
@@ -132,7 +132,7 @@ def load_tuned(args, device, dtype):
             f"--output_dir {args.output_dir}: the model takes {size / 1e9:.1f} GB, more than the disk has free"
         )
     tuned = adapters.attach_adapter(model, args.lora_weights)
-    adapters.check_mergeable(tuned, args.lora_weights)
+    merging.check_mergeable(tuned, args.lora_weights)
     return tuned, size
 
 
@@ -170,7 +170,7 @@ def read_tokenizer_back(args, folder, records, scorer, encoder, cutoff_len):
     if the tokenizer gives other token ids than the one it was made from."""
     from transformers import AutoTokenizer
 
-    from tlrec.model.scoring import Scorer
+    from tlrec.scoring.records import Scorer
 
     reread = AutoTokenizer.from_pretrained(folder)
     again = Scorer(reread, records, encoder.frame, cutoff_len)
@@ -205,9 +205,9 @@ def main():
 
     # 2. Import the heavy libraries; settings of the adapter's tuning, unless flags say otherwise
     from tlrec.model import base_models
-    from tlrec.model.scoring import Scorer
-    from tlrec.model.setup import scoring_here
     from tlrec.model.tokenization import RecordTokenizer
+    from tlrec.scoring.loaded import scoring_here
+    from tlrec.scoring.records import Scorer
 
     device = base_models.resolve_device(args.device)
     scoring = scoring_here(kept, given, args.device, args.base_model, trust_remote_code=False)

@@ -8,7 +8,7 @@ Reads  labelled records; tokenizer and prompt_frame.json from the folder that ex
        from the environment OPENAI_BASE_URL and, if the server needs a key, OPENAI_API_KEY.
 Prints a table and the line `===== auc: <value> =====`; --output_dir also gets metrics.json and predictions.jsonl.
 
-tlrec/model/served.py describes the requests, and what a server must be able to answer.
+tlrec/scoring/served.py describes the requests, and what a server must be able to answer.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from tlrec.data.records import RecordSet
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.results import check_evaluation_dir, record_evaluation
-from tlrec.model.scores import Scores
-from tlrec.model.served import ATTEMPTS, SECONDS, ask_server, load_encoder, read_prompt_frame
 from tlrec.runs import check_unlocked, locked
+from tlrec.scoring.scores import Scores
+from tlrec.scoring.served import ATTEMPTS, SECONDS, ask_server, load_encoder, read_prompt_frame
 
 
 def parse_arguments():

@@ -4,7 +4,7 @@
     python benchmarks/bench_peers.py --shape smollm2 --output peers.json
     python benchmarks/bench_peers.py --device cuda --shape 7b --rows 1000 --steps 8 --output peers_7b.json
 
-scoring     log P(Yes) and log P(No) of every row: tlrec.model.scoring, lm-evaluation-harness, vLLM
+scoring     log P(Yes) and log P(No) of every row: tlrec.scoring.records, lm-evaluation-harness, vLLM
 tuning      LoRA on the query and value projections, loss on prompt and answer, one epoch in steps of --batch_size rows:
             tlrec.tuning.trainer, with and without --share_prefix, TRL's SFTTrainer, LLaMA-Factory's training command
 Ranking beside vLLM: bench_ranking.py --vllm.

@@ -5,8 +5,8 @@
     bash benchmarks/peers.sh vllm                # vLLM beside it, with an empty prefix cache each time: --vllm FOLDER
 
 plain batch     whole prompts of some of the films, no shared prefix: the model's best rate of tokens
-rows            tlrec.model.scoring: the prefix is computed once, each film is a separate row after it
-ranking         tlrec.model.ranking: the films are packed into rows after the history
+rows            tlrec.scoring.records: the prefix is computed once, each film is a separate row after it
+ranking         tlrec.scoring.candidates: the films are packed into rows after the history
 vLLM            the same prompts as token ids, which are made beforehand; the others' time holds the tokenisation
 Own tokens are those after the part that the prompts of one user share. Asserts that all give the same
 log-probabilities. With --users the films are divided among that many users, who are scored together. On a busy machine,
@@ -28,9 +28,9 @@ from tlrec.data.records import read_records
 from tlrec.errors import InputError, one_line_errors
 from tlrec.model import base_models
 from tlrec.model.prompts import load_frame
-from tlrec.model.ranking import score_candidates
-from tlrec.model.scoring import Scorer, score_records
 from tlrec.model.tokenization import RecordTokenizer
+from tlrec.scoring.candidates import score_candidates
+from tlrec.scoring.records import Scorer, score_records
 
 CPU = torch.device("cpu")
 FRAME = load_frame("alpaca")

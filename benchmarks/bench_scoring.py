@@ -5,9 +5,9 @@
 
 published               batches of 16 in the order of the file, padded on the left, `generate` of --max_new_tokens tokens,
                         of which only the distribution of the first is read
-ours                    tlrec.model.scoring: one forward pass per row, sorted by length, shared prefix computed once
+ours                    tlrec.scoring.records: one forward pass per row, sorted by length, shared prefix computed once
 published validation    batches of 8, padded on the left; logits of every position in float32 and a softmax over them all
-validation              tlrec.model.scoring with the loss over prompt and answer, the head at a few positions at a time
+validation              tlrec.scoring.records with the loss over prompt and answer, the head at a few positions at a time
 Records of both validations are tokenised beforehand, as in tuning. Asserts that all give the same log-probabilities and
 AUC, and both validations the same loss.
 """
@@ -21,7 +21,7 @@ from tlrec.errors import one_line_errors
 from tlrec.evaluation.metrics import auc, two_probabilities_to_score
 from tlrec.model import base_models
 from tlrec.model.prompts import load_frame
-from tlrec.model.scoring import Scorer, score_records
+from tlrec.scoring.records import Scorer, score_records
 
 FRAME = load_frame("alpaca")
 OURS, NO_PREFIX, PUBLISHED = "ours", "ours, no shared prefix", "published"

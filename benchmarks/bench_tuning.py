@@ -25,8 +25,8 @@ from benchmarks import measure, models
 from tlrec.errors import one_line_errors
 from tlrec.model import base_models
 from tlrec.model.prompts import load_frame
-from tlrec.model.scoring import Scorer
 from tlrec.model.tokenization import RecordTokenizer
+from tlrec.scoring.records import Scorer
 from tlrec.tuning.loss import Collator, cross_entropy
 from tlrec.tuning.rows import lengths, tokenised
 from tlrec.tuning.shared_prefix import SharedPrefix

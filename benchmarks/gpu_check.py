@@ -209,7 +209,7 @@ def too_little_memory(box):
     from tlrec.data.records import read_records
     from tlrec.model import base_models
     from tlrec.model.prompts import load_frame
-    from tlrec.model.scoring import Scorer
+    from tlrec.scoring.records import Scorer
 
     model = base_models.load_base_model(POCKET, torch.device("cuda"), torch.float32)
     records = read_records(box.movie / "test.json") * (1 if box.pretend else 20)

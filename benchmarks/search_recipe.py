@@ -36,7 +36,7 @@ from tlrec.compare import compare
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.results import read_metrics
 from tlrec.files import sha256, whole_file
-from tlrec.model.checks import check_base_model
+from tlrec.model.folders import check_base_model
 from tlrec.runs import read_run
 
 REPOSITORY = Path(__file__).resolve().parent.parent

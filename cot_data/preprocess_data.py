@@ -135,7 +135,7 @@ def main():
         raise InputError(f"--cutoff_len {args.cutoff_len}: give 1 or more")
     base_model = args.base_model or args.root_path / "base_model" / "llama-7b"
     if args.base_model:
-        from tlrec.model.checks import check_base_model
+        from tlrec.model.folders import check_base_model
 
         check_base_model(base_model)
     samples = {name: read_samples(folder / name / "three_stages.json") for name in names}

@@ -67,7 +67,7 @@ need() {
 }
 
 # on_the_hub NAME: whether it is owner/name of a model or adapter on the Hugging Face hub, which is not fetched here. A path
-# that begins with a folder of that name is no hub name, as in tlrec/model/checks.py.
+# that begins with a folder of that name is no hub name, as in tlrec/model/folders.py.
 on_the_hub() {
   [[ "$1" =~ ^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$ ]] && [ ! -e "${1%%/*}" ]
 }

@@ -18,7 +18,7 @@ from tlrec.data.preferences import ambiguous_names, read_checked
 from tlrec.data.published import published_name
 from tlrec.data.records import labels_of
 from tlrec.errors import InputError, one_line_errors
-from tlrec.model.checks import TOKENIZERS
+from tlrec.model.folders import TOKENIZERS
 from tlrec.model.prompts import FRAME_NAMES, load_frame
 
 

@@ -22,7 +22,7 @@ from transformers import PrinterCallback, TrainingArguments
 from tlrec.errors import InputError
 from tlrec.model import base_models
 from tlrec.model.prompts import load_frame
-from tlrec.model.scoring import Scorer, score_records
+from tlrec.scoring.records import Scorer, score_records
 from tlrec.tuning.loss import Collator, cross_entropy
 from tlrec.tuning.shared_prefix import SharedPrefix
 from tlrec.tuning.trainer import TuningTrainer

@@ -18,7 +18,7 @@ from benchmarks import bench_peers, bench_ranking, bench_scoring, bench_tuning, 
 from tlrec.errors import InputError
 from tlrec.evaluation.metrics import auc, two_probabilities_to_score
 from tlrec.model.prompts import load_frame
-from tlrec.model.scoring import score_records
+from tlrec.scoring.records import score_records
 
 CPU = torch.device("cpu")
 

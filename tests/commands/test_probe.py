@@ -33,10 +33,10 @@ from tlrec.data.catalogue import read_catalogue
 from tlrec.data.preferences import Item, Preference, build_record, read_checked
 from tlrec.data.records import labels_of, write_records
 from tlrec.model.base_models import load_base_model, load_tokenizer
-from tlrec.model.completions import score_completions
 from tlrec.probe import knowledge
 from tlrec.probe.questions import history_questions, title_questions
 from tlrec.report.__main__ import main as report
+from tlrec.scoring.completions import score_completions
 
 pytestmark = pytest.mark.slow
 

@@ -38,10 +38,10 @@ from tlrec.errors import InputError
 from tlrec.model.adapters import attach_adapter
 from tlrec.model.base_models import load_base_model, load_tokenizer
 from tlrec.model.prompts import load_frame
-from tlrec.model.scoring import score_records
 from tlrec.recommend.listing import ranked
 from tlrec.recommend.user import item_meant
 from tlrec.runs import write_run
+from tlrec.scoring.records import score_records
 
 SCRIPT = "tlrec/recommend/__main__.py"
 TITLES = [

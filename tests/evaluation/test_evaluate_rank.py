@@ -29,8 +29,9 @@ from tlrec.evaluation.candidates import RankingSet, ranking_of
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.hits import CUTOFFS, NAMES, row_metrics, standing
 from tlrec.evaluation.ranks import NOT_NEXT, SAMPLED, read_ranking
-from tlrec.model import adapters, base_models, scoring
+from tlrec.model import adapters, base_models
 from tlrec.model.prompts import load_frame
+from tlrec.scoring import records as scoring
 
 
 def write_items(path, titles):
@@ -261,7 +262,7 @@ def test_a_sampled_protocol_is_named(evaluate, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on(evaluate, tmp_path, monkeypatch):
-    from tlrec.model import setup
+    from tlrec.scoring import loaded
 
     evaluate("--rank", "full")
     folder, scored = tmp_path / "adapter", []
@@ -273,8 +274,8 @@ def test_a_run_that_was_stopped_goes_on(evaluate, tmp_path, monkeypatch):
         scored.append(len(requests))
         return engine(model, tokenizer, requests, *rest)
 
-    engine = setup.score_candidates
-    monkeypatch.setattr(setup, "score_candidates", counted)
+    engine = loaded.score_candidates
+    monkeypatch.setattr(loaded, "score_candidates", counted)
     for kept, missing in ((whole[: ends[4] + 9], len(ends) - 5), (whole[: ends[0]], len(ends) - 1), (b"", len(ends))):
         (folder / "ranks.jsonl").write_bytes(kept)
         (folder / "ranking.json").unlink()

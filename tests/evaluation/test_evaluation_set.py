@@ -24,7 +24,7 @@ from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.floors import floor_scores
 from tlrec.evaluation.results import INFERRED, record_evaluation, summarise
 from tlrec.files import sha256
-from tlrec.model.scores import Scores
+from tlrec.scoring.scores import Scores
 
 
 @pytest.fixture
@@ -112,8 +112,8 @@ def test_a_sweep_parses_each_file_once(run_script, tiny_llama, movie, tmp_path, 
 def test_validation_rows_are_tokenised_once(tiny_llama, movie, monkeypatch):
     from tlrec.model import base_models
     from tlrec.model.prompts import load_frame
-    from tlrec.model.scoring import Scorer
     from tlrec.model.tokenization import RecordTokenizer
+    from tlrec.scoring.records import Scorer
 
     tokenized = []
 
@@ -153,8 +153,6 @@ def test_records_in_another_form(tmp_path):
 
 
 def test_it_imports_no_torch():
-    code = (
-        "import sys, tlrec.evaluation.evaluation_set, tlrec.evaluation.results, tlrec.model.scores, tlrec.tuning.folder"
-    )
+    code = "import sys, tlrec.evaluation.evaluation_set, tlrec.evaluation.results, tlrec.scoring.scores, tlrec.tuning.folder"
     code += "; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -19,7 +19,7 @@ from tlrec.evaluation.results import read_evaluation
 from tlrec.model.adapters import attach_adapter
 from tlrec.model.base_models import load_base_model, load_tokenizer
 from tlrec.model.prompts import load_frame
-from tlrec.model.scoring import score_records
+from tlrec.scoring.records import score_records
 
 # ------------------------------------------------------------------------------------------------- 1. another order
 

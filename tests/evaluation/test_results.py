@@ -17,7 +17,7 @@ from tlrec.errors import InputError
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.metrics import auc
 from tlrec.evaluation.results import read_evaluation, record_evaluation, results_table, summarise
-from tlrec.model.scores import Scores
+from tlrec.scoring.scores import Scores
 
 
 @pytest.fixture

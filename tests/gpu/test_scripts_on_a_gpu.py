@@ -14,12 +14,13 @@ import torch
 
 from tests.support.fake_cuda import FakeCuda
 from tests.support.models import make_llama
-from tlrec.model import base_models, ranking, scoring
+from tlrec.model import base_models
 from tlrec.model.adapters import attach_adapter
-from tlrec.model.engine import Engine
 from tlrec.model.prompts import load_frame
-from tlrec.model.ranking import PACKED, ROWS
-from tlrec.model.tokenization import RecordTokenizer
+from tlrec.scoring import candidates
+from tlrec.scoring import records as scoring
+from tlrec.scoring.candidates import PACKED, ROWS
+from tlrec.scoring.engine import Engine
 
 RECIPE = ["--batch_size", 8, "--micro_batch_size", 4, "--num_epochs", 1, "--warmup_steps", 0, "--learning_rate", 1e-2]
 
@@ -217,8 +218,7 @@ def test_without_memory_for_its_copies_an_adapter_is_not_merged(on_the_gpu, tiny
 
 def test_ranking_does_not_pack_where_attention_takes_no_mask(on_the_gpu):
     with FakeCuda():
-        model, tokenizer = on_the_gpu()
-        encoder = RecordTokenizer(tokenizer, load_frame("alpaca"), 512)
+        model, _ = on_the_gpu()
         for attention, way in (("sdpa", PACKED), ("eager", PACKED), ("flash_attention_2", ROWS)):
             model.config._attn_implementation_internal = attention
-            assert ranking._Ranker(model, encoder, None, set()).way == way
+            assert candidates._Ranker(model, (3, 4), None, set()).way == way

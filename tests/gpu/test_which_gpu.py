@@ -12,7 +12,7 @@ import torch
 from tests.support.fake_cuda import FakeCuda
 from tlrec.errors import InputError
 from tlrec.model import base_models
-from tlrec.model.setup import ModelSetup
+from tlrec.scoring.loaded import LoadedModel
 
 CUDA = torch.device("cuda")
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 12020). Please update your GPU driver."
@@ -98,8 +98,8 @@ def test_auto_takes_flash_attention_where_it_runs(capability, attention, monkeyp
 def test_models_that_are_spread(spread, tiny_llama, tiny_adapter, monkeypatch):
     monkeypatch.setenv(spread, "true")
     with pytest.raises(InputError, match="^--quantization 4bit: FSDP and ZeRO-3 cannot spread such weights"):
-        ModelSetup(str(tiny_llama), "cpu", "float32", "4bit", "auto", False)
-    setup = ModelSetup(str(tiny_llama), "cpu", "float32", "none", "auto", False)
+        LoadedModel(str(tiny_llama), "cpu", "float32", "4bit", "auto", False)
+    setup = LoadedModel(str(tiny_llama), "cpu", "float32", "none", "auto", False)
     for adapter in (None, tiny_adapter):
         with pytest.raises(InputError, match="only tuning is spread over the GPUs; score without them"):
             setup.attach(adapter)

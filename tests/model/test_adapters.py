@@ -21,13 +21,13 @@ from transformers import AutoModelForCausalLM
 from tests.support.models import make_family
 from tlrec.data.preferences import parse_input
 from tlrec.errors import InputError
-from tlrec.model import adapters, base_models, checks
-from tlrec.model.completions import score_completions
+from tlrec.model import adapters, base_models, folders
 from tlrec.model.prompts import load_frame
-from tlrec.model.ranking import score_candidates
-from tlrec.model.scoring import score_records
-from tlrec.model.setup import ModelSetup
 from tlrec.model.tokenization import RecordTokenizer
+from tlrec.scoring.candidates import score_candidates
+from tlrec.scoring.completions import score_completions
+from tlrec.scoring.loaded import LoadedModel
+from tlrec.scoring.records import score_records
 
 CPU = torch.device("cpu")
 QV = ["q_proj", "v_proj"]
@@ -149,7 +149,7 @@ def records(tiny_workspace):
 @pytest.fixture(scope="module")
 def setups(bases):
     """One for each base: the adapters of the table are scored one after another."""
-    return {str(base): ModelSetup(str(base), "cpu", "float32", "none", "auto", False) for base in bases.values()}
+    return {str(base): LoadedModel(str(base), "cpu", "float32", "none", "auto", False) for base in bases.values()}
 
 
 def by_plain_peft(base, adapter, records):
@@ -176,7 +176,7 @@ def log_p_of(scores):
 def test_scored_after_another(name, made, setups, records):
     base, folder = made(name)
     setup = setups[str(base)]
-    checks.check_adapter(folder, "--lora_weights")
+    folders.check_adapter(folder, "--lora_weights")
     setup.check_adapter(folder)
     model = setup.attach(folder)
     expected, _ = by_plain_peft(base, folder, records["test"])
@@ -268,7 +268,7 @@ def test_what_is_not_carried_out_is_named(field, value, tiny_adapter, tmp_path):
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {field: value}))
     with pytest.raises(InputError) as error:
-        checks.check_adapter(folder, "--lora_weights")
+        folders.check_adapter(folder, "--lora_weights")
     assert str(error.value).startswith(f"--lora_weights {folder}: ") and "\n" not in str(error.value)
     assert (
         repr(value) in str(error.value) if field == "peft_type" else f"{field} {json.dumps(value)}" in str(error.value)
@@ -280,14 +280,14 @@ def test_unknown_fields_that_are_off(tiny_adapter, tmp_path, recwarn):
     config = json.loads((folder / "adapter_config.json").read_text())
     off = {"enable_lora": None, "merge_weights": False, "use_something_new": False, "new_pattern": {}}
     (folder / "adapter_config.json").write_text(json.dumps(config | off))
-    checks.check_adapter(folder, "--lora_weights")
+    folders.check_adapter(folder, "--lora_weights")
     assert adapters.read_config(folder).r == 8 and not recwarn.list
 
 
 def test_every_field_of_this_version_of_peft_was_looked_at():
     """A field that a later version brings, and turns on by default, is to be decided on here."""
     defaults = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM").to_dict()
-    known = checks.CARRIED_OUT | checks.SAYS_NOTHING | set(checks.MAY_BE)
+    known = folders.CARRIED_OUT | folders.SAYS_NOTHING | set(folders.MAY_BE)
     assert [
         field for field, value in defaults.items() if field not in known and value not in (None, False, [], {})
     ] == []
@@ -298,4 +298,4 @@ def test_a_folder_of_a_base_with_an_adapter_in_it(tiny_llama, tiny_adapter, tmp_
     folder = shutil.copytree(tiny_llama, tmp_path / "base")
     shutil.copy(tiny_adapter / "adapter_config.json", folder)
     with pytest.raises(InputError, match="there is an adapter in this folder too"):
-        checks.check_base_model(folder)
+        folders.check_base_model(folder)

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.support.models import make_adapter, make_family, make_llama
 from tlrec.errors import InputError
-from tlrec.model import adapters, base_models
-from tlrec.model.checks import check_adapter, check_base_model
+from tlrec.model import adapters, base_models, merging
+from tlrec.model.folders import check_adapter, check_base_model
 from tlrec.runs import RunFolder
 
 CPU = torch.device("cpu")
@@ -204,7 +204,7 @@ def test_the_layer_computes_what_loralib_computes(tiny_llama, tmp_path, alpha):
         expected = oracle(x)
         assert (expected - x @ oracle.weight.T).abs().max() > 0.1  # the adapter matters
         torch.testing.assert_close(layer(x), expected)
-        with adapters.merged(model):
+        with merging.merged(model):
             torch.testing.assert_close(layer(x), expected)
         torch.testing.assert_close(layer(x), expected)
 

@@ -28,9 +28,9 @@ from tlrec.data.records import read_records
 from tlrec.files import write_json
 from tlrec.model import adapters, base_models
 from tlrec.model.prompts import load_frame
-from tlrec.model.scoring import Scorer
 from tlrec.report.collect import collect
 from tlrec.runs import read_run, write_run
+from tlrec.scoring.records import Scorer
 
 CPU = torch.device("cpu")
 SCRIPT = "base_model/export_model.py"

@@ -43,10 +43,10 @@ from tests.support.models import (
 )
 from tlrec.data.records import read_records
 from tlrec.errors import InputError
-from tlrec.model import adapters, base_models, parts
+from tlrec.model import adapters, base_models, lora_targets, parts
 from tlrec.model.prompts import load_frame
-from tlrec.model.scoring import Scorer
 from tlrec.model.tokenization import RecordTokenizer
+from tlrec.scoring.records import Scorer
 from tlrec.tuning.loss import Collator, cross_entropy
 
 CPU = torch.device("cpu")
@@ -370,13 +370,13 @@ def test_query_and_value_modules(tmp_path, config, targets):
     config.num_hidden_layers = 2
     config.layer_types = getattr(config, "layer_types", None) and config.layer_types[:2]
     config.save_pretrained(tmp_path)
-    assert adapters.query_and_value_modules(tmp_path) == targets.split()
+    assert lora_targets.query_and_value_modules(tmp_path) == targets.split()
 
 
 def test_no_query_and_value_modules(tmp_path):
     transformers.MambaConfig(num_hidden_layers=1).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="no layer of MambaForCausalLM .*; name .* with --lora_target_modules"):
-        adapters.query_and_value_modules(tmp_path)
+        lora_targets.query_and_value_modules(tmp_path)
 
 
 @pytest.mark.parametrize(

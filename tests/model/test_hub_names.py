@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 
-from tlrec.model.checks import adapter_folder
+from tlrec.model.folders import adapter_folder
 
 NAME = "some.one/lora_1"
 

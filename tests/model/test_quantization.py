@@ -23,7 +23,7 @@ from tests.support.models import make_adapter, make_llama
 from tlrec.data.records import read_records
 from tlrec.model import adapters, base_models
 from tlrec.model.prompts import load_frame
-from tlrec.model.scoring import Scorer
+from tlrec.scoring.records import Scorer
 
 CPU = torch.device("cpu")
 

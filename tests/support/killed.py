@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from tlrec.errors import one_line_errors
-from tlrec.model import base_models, scoring  # noqa: F401  # imported by all children once
+from tlrec.scoring import records as scoring  # noqa: F401  # imported by all children once
 from tlrec.tuning import trainer  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent

@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY
 from tests.support.models import FAMILIES, make_family
 from tests.support.tuned import furthest, read, weights
 from tlrec.data.records import read_records
-from tlrec.model import adapters, base_models
+from tlrec.model import base_models, lora_targets
 from tlrec.model.prompts import load_frame
 from tlrec.model.tokenization import RecordTokenizer
 from tlrec.tuning import shared_prefix
@@ -89,7 +89,7 @@ def test_gradients_of_every_family(name, records, tmp_path, capsys):
     base = make_family(tmp_path / "base", name)
     tokenizer = base_models.load_tokenizer(base)
     frame = load_frame("alpaca", tokenizer)
-    model = with_lora(base, adapters.query_and_value_modules(base))
+    model = with_lora(base, lora_targets.query_and_value_modules(base))
     losses = cross_entropy, SharedPrefix(longest=512)
     plain, sharing = (step(model, records, tokenizer, frame, loss) for loss in losses)
     same(sharing, plain)

@@ -30,8 +30,8 @@ from tlrec.evaluation.candidates import ranking_of
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.ranks import RANKING, metric_text, metric_title, rank_rows, read_ranks, record_ranking, run_digest
 from tlrec.evaluation.results import record_evaluation
-from tlrec.model.scores import Scores
 from tlrec.runs import RunFolder, describe_records, flags_of
+from tlrec.scoring.scores import Scores
 
 NAMES = {"popularity": "popularity", "item-knn": "item-kNN", "sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser"}
 NEURAL = ("sasrec", "gru4rec", "caser")

@@ -31,7 +31,7 @@ def record_evaluation(folder, script, arguments, test, scores, adapter=None, val
     """Summarise `scores` of the EvaluationSet `test`, write both files into `folder` (None writes nothing), return the
     content of metrics.json.
 
-    scores: tlrec.model.scores.Scores. adapter: the adapter folder, None for the base model alone. valid: the
+    scores: tlrec.scoring.scores.Scores. adapter: the adapter folder, None for the base model alone. valid: the
     EvaluationSet that this run itself selected on, as a baseline does; that of a tuned model is in the adapter's run.
     """
     check_predictions(test.labels, scores.p_yes, scores.p_no)

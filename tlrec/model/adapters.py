@@ -1,11 +1,9 @@
-"""LoRA adapters: target modules of an architecture, loading, saving whole, and comparison tensor by tensor."""
+"""LoRA adapters: what their configuration asks for, loading, saving whole, and comparison tensor by tensor."""
 
 import copy
 import os
 import tempfile
 import warnings
-from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
 
@@ -17,67 +15,12 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from peft.tuners.lora import Linear, LoraLayer
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
-from transformers.pytorch_utils import Conv1D
 
 from tlrec.errors import InputError, first_line
 from tlrec.model.base_models import is_quantized, skeleton_of
-from tlrec.model.memory import memory_at_hand
-from tlrec.model.parts import backbone_of
-from tlrec.model.processes import is_spread, whole
+from tlrec.model.processes import whole
 from tlrec.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FRAME_FILE, adapter_weights
-
-# Names of the projections that make queries and values, alone or with the keys, in one attention module.
-QUERY_AND_VALUE = (
-    ("q_proj", "v_proj"),  # most
-    ("c_attn",),  # GPT-2
-    ("query_key_value",),  # GPT-NeoX, Falcon, BLOOM
-    ("qkv_proj",),  # Phi-3, CodeGen
-    ("Wqkv",),  # MPT
-    ("q_b_proj", "kv_b_proj"),  # DeepSeek
-    ("q_proj", "kv_b_proj"),
-    ("query", "value"),
-)
-
-
-def query_and_value_modules(base_model, trust_remote_code=False):
-    """LoRA target modules of the published recipe on this architecture: the attention's query and value projections.
-
-    A sorted list of names, or of whole paths if an encoder of images or sound has modules of the same names. Loads no
-    weights. Raises InputError if there are none.
-    """
-    skeleton = skeleton_of(base_model, trust_remote_code)
-    decoder = backbone_of(skeleton)
-    targets = set()
-    for module in decoder.modules():
-        names = {name for name, child in module.named_children() if isinstance(child, (torch.nn.Linear, Conv1D))}
-        targets.update(next(filter(names.issuperset, QUERY_AND_VALUE), ()))
-    if not targets:
-        raise InputError(
-            f"--base_model {base_model}: no layer of {type(skeleton).__name__} is known by name as a query and value "
-            "projection; name the modules that get LoRA with --lora_target_modules"
-        )
-    return _of_the_decoder(targets, decoder, skeleton)
-
-
-def linear_modules(base_model, trust_remote_code=False):
-    """LoRA target modules of QLoRA's recipe (Dettmers et al., arXiv 2305.14314): all linear layers except the output
-    head. A sorted list of names, as from `query_and_value_modules`; loads no weights."""
-    skeleton = skeleton_of(base_model, trust_remote_code)
-    decoder = backbone_of(skeleton)
-    targets = {
-        path.split(".")[-1] for path, module in decoder.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))
-    }
-    return _of_the_decoder(targets, decoder, skeleton)
-
-
-def _of_the_decoder(targets, decoder, skeleton):
-    """The module names `targets`, sorted; their whole paths if the skeleton has such names outside its decoder too."""
-    inside = set(decoder.modules())
-    places = {path: module in inside for path, module in skeleton.named_modules() if path.split(".")[-1] in targets}
-    return sorted(targets) if all(places.values()) else sorted(path for path, own in places.items() if own)
 
 
 def read_config(folder):
@@ -248,81 +191,3 @@ def save_adapter(model, folder):
                 0o644
             )  # safetensors' files are readable by their owner only; labs share adapters
             os.replace(Path(temporary) / name, folder / name)
-
-
-@contextmanager
-def merged(model):
-    """Inside the block, LoRA is added into the base's weights where that gives the same function, so that scoring needs
-    fewer matrix products.
-
-    The original weights are copied first and restored bit for bit. Where memory is too short for the copies, nothing is
-    merged.
-    """
-    layers = [] if is_spread(model) else _mergeable(model)
-    weights = [layer.get_base_layer().weight for layer in layers]
-    if model.device.type == "cpu" and sum(weight.nbytes for weight in weights) > memory_at_hand():
-        layers = []  # no error would say so
-    kept = _merge(layers)
-    if len(kept) < len(layers):
-        tqdm.write("too little memory to merge the adapter for scoring: it is scored unmerged")
-        _restore(kept)
-        kept = []
-        torch.cuda.empty_cache()
-    try:
-        yield
-    finally:
-        _restore(kept)
-
-
-def _merge(layers):
-    """[(layer, its weight before)] of the layers that were merged, or of the first ones if memory ran out."""
-    kept = []
-    try:
-        for layer in layers:
-            kept.append((layer, layer.get_base_layer().weight.detach().clone()))
-            layer.merge()
-    except torch.OutOfMemoryError:
-        _restore(kept[-1:])
-        return kept[:-1]
-    return kept
-
-
-def _restore(kept):
-    for layer, original in kept:
-        layer.merged_adapters.clear()
-        with torch.no_grad():
-            layer.get_base_layer().weight.copy_(original)
-
-
-def _mergeable(model):
-    """The layers that are W + B A and no more, whose W is not quantised and no other module's, as the embedding is that
-    the output head shares."""
-    owners = _owners(model)
-    return [
-        layer
-        for layer in model.modules()
-        if type(layer) is Linear  # quantised layers and experts have classes of their own
-        and not layer.lora_variant
-        and not any(layer.lora_bias.values())
-        and owners[id(layer.get_base_layer().weight)] == 1
-    ]
-
-
-def check_mergeable(model, path):
-    """Raise InputError unless PEFT can merge the adapter of folder `path`, which `model` carries, for good."""
-    owners = _owners(model)
-    for name, layer in model.named_modules():
-        if isinstance(layer, LoraLayer):
-            base, name = layer.get_base_layer(), name.removeprefix("base_model.model.")
-            if owners[id(getattr(base, "weight", None))] > 1:
-                raise InputError(
-                    f"{path}: target_modules {name}: its weight is another module's too (the embedding and the output "
-                    "head are tied), which merging would change with it; serve it unmerged (vllm serve --enable-lora)"
-                )
-            if any(layer.lora_bias.values()) and getattr(base, "bias", None) is None:
-                raise InputError(f"{path}: lora_bias: {name} has no bias that it could be merged into")
-
-
-def _owners(model):
-    """How many modules have each parameter, by its id."""
-    return Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))

@@ -112,14 +112,14 @@ def read_questions(args):
 
 
 def load(args):
-    """The ModelSetup, in the number type, quantisation and attention of the adapter's tuning or as flags say."""
-    from tlrec.model.setup import ModelSetup, scoring_here
+    """The LoadedModel, in the number type, quantisation and attention of the adapter's tuning or as flags say."""
     from tlrec.runs import scoring_of
+    from tlrec.scoring.loaded import LoadedModel, scoring_here
 
     given = {name: getattr(args, name) for name in HOW if getattr(args, name) is not None}
     kept = scoring_of(args.lora_weights, args.base_model)
     scoring = scoring_here(kept, given, args.device, args.base_model, args.trust_remote_code)
-    setup = ModelSetup(args.base_model, args.device, *(scoring[name] for name in HOW), args.trust_remote_code)
+    setup = LoadedModel(args.base_model, args.device, *(scoring[name] for name in HOW), args.trust_remote_code)
     if args.lora_weights:
         setup.check_adapter(args.lora_weights)
     return setup
@@ -127,8 +127,8 @@ def load(args):
 
 def measure(args, setup, questions):
     """The numbers of the base alone and, if there is one, with the adapter: the "models" of probe.json."""
-    from tlrec.model.completions import score_completions
     from tlrec.probe.knowledge import history_numbers, title_numbers
+    from tlrec.scoring.completions import score_completions
 
     models = []
     for adapter in [None, args.lora_weights] if args.lora_weights else [None]:
@@ -163,7 +163,7 @@ def main():
 
     # 1. Check everything that can be checked before torch is imported
     check_flags(args)
-    from tlrec.model.checks import check_base_model, check_lora_weights
+    from tlrec.model.folders import check_base_model, check_lora_weights
     from tlrec.model.identity import base_identity
 
     check_base_model(args.base_model)

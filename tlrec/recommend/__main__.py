@@ -110,8 +110,8 @@ def main():
     # 1. Check everything that can be checked before torch is imported
     check_flags(args)
     from tlrec.data.catalogue import read_catalogue  # imports pandas and numpy, which --help does not need
-    from tlrec.model.served import read_prompt_frame
     from tlrec.recommend import listing, scorers, user
+    from tlrec.scoring.served import read_prompt_frame
 
     if args.served:
         prompt_frame = read_prompt_frame(args.base_model, "--base_model")

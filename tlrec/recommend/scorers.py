@@ -5,12 +5,12 @@ import asyncio
 import numpy as np
 
 from tlrec.data.preferences import with_targets
-from tlrec.model.checks import adapter_folder, check_base_model, check_lora_weights
+from tlrec.model.folders import adapter_folder, check_base_model, check_lora_weights
 from tlrec.model.identity import base_identity
 from tlrec.model.prompts import load_frame
-from tlrec.model.scores import Scores
-from tlrec.model.served import ATTEMPTS, SECONDS, ask_server, load_encoder
 from tlrec.runs import SCORING, scoring_of, scoring_said
+from tlrec.scoring.scores import Scores
+from tlrec.scoring.served import ATTEMPTS, SECONDS, ask_server, load_encoder
 
 
 def check_local(args):
@@ -30,13 +30,13 @@ def check_local(args):
 def local_scorer(args, kept, given):
     """A function from requests, as `score_candidates` takes them, to the list of their scores; kept, given: what
     `check_local` returned."""
-    from tlrec.model.ranking import score_candidates
-    from tlrec.model.setup import ModelSetup, scoring_here
+    from tlrec.scoring.candidates import score_candidates
+    from tlrec.scoring.loaded import LoadedModel, scoring_here
 
     device = args.device or "auto"
     scoring = scoring_here(kept, given, device, args.base_model, args.trust_remote_code)
     how = [scoring[name] for name in ("dtype", "quantization", "attention")]
-    setup = ModelSetup(args.base_model, device, *how, args.trust_remote_code)
+    setup = LoadedModel(args.base_model, device, *how, args.trust_remote_code)
     frame = load_frame(scoring["frame"], setup.tokenizer)
     if args.lora_weights:
         setup.check_adapter(args.lora_weights)

@@ -4,7 +4,7 @@ import math
 import sys
 
 from tlrec.errors import InputError
-from tlrec.model.checks import adapter_folder, check_adapter, check_base_model, check_same_lora, tuned_on_another
+from tlrec.model.folders import adapter_folder, check_adapter, check_base_model, check_same_lora, tuned_on_another
 from tlrec.model.identity import base_identity
 
 SEEDS = 2**32  # numpy takes seeds below this

@@ -10,14 +10,14 @@ from transformers.integrations.integration_utils import get_available_reporting_
 
 from tlrec import runs
 from tlrec.errors import InputError
-from tlrec.model import adapters, base_models, memory
+from tlrec.model import adapters, base_models, lora_targets, memory
 from tlrec.model.processes import models_are_spread, share_batch
 from tlrec.model.prompts import load_frame
-from tlrec.model.setup import ModelSetup
+from tlrec.scoring.loaded import LoadedModel
 from tlrec.tuning.rows import lengths
 
 
-class TuningModel(ModelSetup):
+class TuningModel(LoadedModel):
     """Tokenizer, base model and start adapter of a tuner's flags `args`; the base is loaded once for all runs of a sweep.
 
     runs: how many runs this process is to make. Raises InputError if it cannot make them.
@@ -63,8 +63,8 @@ class TuningModel(ModelSetup):
         """Names of the modules that get LoRA: the user's, else the architecture's query and value projections."""
         targets, model = self.args.lora_target_modules, (self.base_model, self.trust_remote_code)
         if targets == ["all-linear"]:
-            targets = adapters.linear_modules(*model)
-        targets = targets or adapters.query_and_value_modules(*model)
+            targets = lora_targets.linear_modules(*model)
+        targets = targets or lora_targets.query_and_value_modules(*model)
         print(f"LoRA targets: {' '.join(targets)}")
         return targets
 

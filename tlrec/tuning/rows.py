@@ -14,7 +14,7 @@ from tlrec.data.preferences import in_another_order
 from tlrec.errors import InputError
 from tlrec.files import sha256
 from tlrec.model import prompts, tokenization
-from tlrec.model.scoring import Scorer
+from tlrec.scoring.records import Scorer
 
 BATCH = 1000  # records tokenised at once, by all cores
 FEATURES = datasets.Features(

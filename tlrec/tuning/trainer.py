@@ -26,7 +26,7 @@ class TuningTrainer(Trainer):
 
     loss: a function (model, batch) -> summed loss, see tlrec.tuning.loss. It may have a method `during_step(model, batch)`,
     a context for forward and backward pass. data_collator: makes the batches, with "weights". train_dataset: a Dataset
-    with the columns "input_ids" and "length". scorer: tlrec.model.scoring.Scorer of the validation records, made
+    with the columns "input_ids" and "length". scorer: tlrec.scoring.records.Scorer of the validation records, made
     `with_loss`; validation_labels: (n,) labels.
 
     Validation is the forward pass of evaluate.py: "eval_auc" is the published AUC on the validation records, "eval_loss"

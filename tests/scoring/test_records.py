@@ -18,12 +18,13 @@ from tlrec.data.preferences import Item, Preference, build_record
 from tlrec.data.records import labels_of, read_records
 from tlrec.errors import InputError
 from tlrec.evaluation.metrics import auc, two_probabilities_to_score
-from tlrec.model import engine
-from tlrec.model.adapters import attach_adapter, merged
+from tlrec.model.adapters import attach_adapter
 from tlrec.model.base_models import load_base_model, load_tokenizer
+from tlrec.model.merging import merged
 from tlrec.model.prompts import load_frame
-from tlrec.model.scoring import Scorer, score_records
 from tlrec.model.tokenization import RecordTokenizer
+from tlrec.scoring import engine
+from tlrec.scoring.records import Scorer, score_records
 
 FRAME = load_frame("alpaca")
 CPU = torch.device("cpu")

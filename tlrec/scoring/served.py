@@ -15,7 +15,7 @@ import numpy as np
 
 from tlrec.errors import InputError
 from tlrec.files import read_json
-from tlrec.model.checks import TOKENIZERS
+from tlrec.model.folders import TOKENIZERS
 from tlrec.model.prompts import Frame
 
 PROMPTS_AT_ONCE = 128  # in one request; the server makes its own batches of them

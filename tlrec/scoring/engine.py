@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tlrec.errors import InputError
 from tlrec.model import memory
-from tlrec.model.adapters import merged
+from tlrec.model.merging import merged
 from tlrec.model.parts import KEYS_AND_VALUES, language_model_parts
 from tlrec.model.processes import is_spread, out_of_memory
 from tlrec.model.tokenization import common_prefix

@@ -12,9 +12,9 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from tlrec.model.engine import Engine, for_inference, padded, without_gradients
 from tlrec.model.parts import prefix_states
 from tlrec.model.tokenization import encode_completions
+from tlrec.scoring.engine import Engine, for_inference, padded, without_gradients
 
 
 def score_completions(model, tokenizer, questions, token_budget=None, progress=None):

@@ -10,9 +10,9 @@ from tlrec.errors import InputError
 from tlrec.model import adapters, base_models, memory
 from tlrec.model.processes import models_are_spread, only_the_first_prints
 from tlrec.model.prompts import load_frame
-from tlrec.model.ranking import score_candidates
-from tlrec.model.scoring import Scorer
 from tlrec.runs import SCORING
+from tlrec.scoring.candidates import score_candidates
+from tlrec.scoring.records import Scorer
 
 
 def scoring_here(kept, given, device, base_model, trust_remote_code):
@@ -42,7 +42,7 @@ def scoring_here(kept, given, device, base_model, trust_remote_code):
 ROW = 512  # tokens, the default of --cutoff_len
 
 
-class ModelSetup:
+class LoadedModel:
     """The machine and the base model that a script's flags name; the base is loaded once, when it is first used.
 
     device, dtype, quantization, attention: values of the flags of these names; "auto" is resolved here.
@@ -118,7 +118,7 @@ class ModelSetup:
         return self._scorers[key][0]
 
     def candidate_scores(self, adapter, requests, frame, cutoff_len, token_budget):
-        """`tlrec.model.ranking.score_candidates` of the base with this adapter on it."""
+        """`tlrec.scoring.candidates.score_candidates` of the base with this adapter on it."""
         frame = load_frame(frame, self.tokenizer)
         return score_candidates(
             self.attach(adapter), self.tokenizer, requests, frame, cutoff_len, token_budget, self.merge

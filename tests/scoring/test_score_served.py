@@ -29,7 +29,7 @@ from tlrec.cot.client import Service
 from tlrec.data.records import read_records
 from tlrec.evaluation.results import read_evaluation
 from tlrec.model.prompts import load_frame
-from tlrec.model.served import answer_log_probabilities
+from tlrec.scoring.served import answer_log_probabilities
 
 SCRIPT = "base_model/score_served.py"
 

@@ -8,7 +8,7 @@
 
 The part that the prompts of a user's items share is found on their token ids, so every prompt has exactly the tokens
 that it has when it is scored alone. Up to rounding, scores equal those of `score_records`, whatever the order and
-number of items and whatever the other items are (but see tlrec/model/scoring.py on 8-bit quantisation).
+number of items and whatever the other items are (but see tlrec/scoring/records.py on 8-bit quantisation).
 
 Models differ in what they can do, and a wrong mask raises no error. So the first pass, and every later one with prompts
 longer than before, is checked on one prompt against the model's plain forward pass. The first of these ways that gives
@@ -21,7 +21,7 @@ the same is used:
 """
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
 
@@ -31,13 +31,13 @@ from tqdm import tqdm
 from transformers import DynamicCache
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
-from tlrec.data.preferences import with_targets
 from tlrec.errors import InputError
 from tlrec.model.base_models import is_quantized
-from tlrec.model.engine import Engine, for_inference, padded, shared_prefix, without_gradients
 from tlrec.model.parts import shortest_window
 from tlrec.model.processes import add_up, out_of_memory
 from tlrec.model.tokenization import RecordTokenizer
+from tlrec.scoring.engine import Engine, for_inference, padded, without_gradients
+from tlrec.scoring.histories import Histories
 
 PACKED, ROWS, WHOLE = "packed", "rows", "whole"
 LOG = {
@@ -46,12 +46,11 @@ LOG = {
     WHOLE: "ranking: every prompt computed whole (this model's cache cannot be continued)",
 }
 ROW_WIDTH = 128  # tokens of a packed row; wider: more attention to masked items, narrower: more copies of the history
-ITEMS_AT_ONCE = 2048  # prompts of one user tokenised at a time, so that a catalogue of any size fits into memory
 
 
 @dataclass
 class CandidateScores:
-    """log_p_yes, log_p_no: (items,) float64, logarithms of the probabilities in `tlrec.model.scores.Scores`. truncated:
+    """log_p_yes, log_p_no: (items,) float64, logarithms of the probabilities in `tlrec.scoring.scores.Scores`. truncated:
     prompts that were cut. own_tokens: tokens after the part that the prompts of these items share. way: PACKED, ROWS or
     WHOLE, how the last of them were computed."""
 
@@ -81,9 +80,9 @@ def score_candidates(
     share a forward pass; memory depends neither on their number nor on that of the items. Raises ValueError if a record
     does not parse.
     """
-    ranker = _Ranker(
-        model, RecordTokenizer(tokenizer, frame, cutoff_len), token_budget, set() if said is None else said
-    )
+    encoder = RecordTokenizer(tokenizer, frame, cutoff_len)
+    histories = Histories(encoder)
+    ranker = _Ranker(model, encoder.answer_ids, token_budget, set() if said is None else said)
     bar = tqdm(
         total=progress and sum(len(items) for _, items in requests),
         desc=progress,
@@ -92,44 +91,18 @@ def score_candidates(
         leave=False,
     )
     with bar:
-        for group in ranker.groups(requests):
+        for group in histories.groups(requests, ranker.engine):
             # merged again for each group, so that the model is unmerged whenever the caller has control
             with for_inference(model, merge), without_gradients(model):
                 ranker.score(group)
             bar.update(sum(len(history.suffixes) for history in group))
-            yield from ranker.finished(group)
-
-
-@dataclass(eq=False)
-class _Request:
-    """A request under way: log_p (items, 2), and how many of its items are still to be scored."""
-
-    log_p: np.ndarray
-    missing: int
-    truncated: int = 0
-    own_tokens: int = 0
-
-
-@dataclass(eq=False)
-class _History:
-    """Token ids that some prompts of a request begin with, what follows in each, and their places among its items."""
-
-    request: _Request
-    ids: list
-    suffixes: list
-    places: list
-    longest: int = field(init=False)  # tokens of the longest whole prompt
-
-    def __post_init__(self):
-        self.longest = len(self.ids) + max(map(len, self.suffixes))
-        self.own_tokens = sum(map(len, self.suffixes))
+            for done in histories.finished(group):
+                yield CandidateScores(*done.log_p.T, done.truncated, done.own_tokens, ranker.way)
 
 
 class _Ranker:
-    def __init__(self, model, encoder, token_budget, said):
-        self.engine = Engine(model, token_budget, encoder.answer_ids)
-        self.encoder = encoder
-        self.waiting = []  # requests whose scores have not been yielded, in their order
+    def __init__(self, model, answer_ids, token_budget, said):
+        self.engine = Engine(model, token_budget, answer_ids)
         self.way, self.said = PACKED, said
         self.checked = 0  # tokens of the longest prompt whose scores have been compared
         # how much rounding alone may change a hidden state, relative to its length; usually it is a fifth of that
@@ -141,51 +114,6 @@ class _Ranker:
         if model.config.get_text_config()._attn_implementation not in ("sdpa", "eager"):  # take no mask of four axes
             self.way = ROWS
         self.window = shortest_window(model)
-
-    # ------------------------------------------------------------------------------------------- requests to histories
-
-    def groups(self, requests):
-        """Lists of histories that go through the model together: as many as fit a pass, until their items fill one."""
-        group = []
-        for history in chain.from_iterable(map(self._histories, requests)):
-            taken = (len(group) + 1) * max(len(other.ids) for other in [*group, history])
-            filled = sum(other.own_tokens for other in group)
-            if group and (taken > self.engine.token_budget or filled >= self.engine.token_budget):
-                yield group
-                group = []
-            group.append(history)
-        yield group
-
-    def _histories(self, request):
-        record, items = request
-        request = _Request(np.zeros((len(items), 2)), len(items))
-        self.waiting.append(request)
-        for start in range(0, len(items), ITEMS_AT_ONCE):
-            records = with_targets(record, items[start : start + ITEMS_AT_ONCE])
-            yield from self._cut(request, records, start)  # whole prompts are not kept beyond that call
-
-    def _cut(self, request, records, start):
-        """The histories of some of the request's prompts, those of its items from number `start` on."""
-        prompts = self.encoder.prompts(records)
-        request.truncated += prompts.truncated
-        # A cut prompt has lost more of its history the longer its item is; those that lost equally much share the rest.
-        kinds, histories = {}, []
-        for place, (ids, lost) in enumerate(zip(prompts.input_ids, prompts.lost), start):
-            kinds.setdefault(lost, []).append((place, ids))
-        for rows in kinds.values():
-            places, rows = zip(*rows)
-            shared = shared_prefix(rows, min(map(len, rows)) - 1)
-            histories.append(_History(request, rows[0][:shared], [ids[shared:] for ids in rows], places))
-        request.own_tokens += sum(history.own_tokens for history in histories)
-        return histories
-
-    def finished(self, group):
-        """CandidateScores of the requests that are complete with this group."""
-        for history in group:
-            history.request.missing -= len(history.suffixes)
-        while self.waiting and not self.waiting[0].missing:
-            done = self.waiting.pop(0)
-            yield CandidateScores(*done.log_p.T, done.truncated, done.own_tokens, self.way)
 
     # ------------------------------------------------------------------------------------------------- forward passes
 

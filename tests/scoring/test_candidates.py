@@ -23,14 +23,15 @@ from transformers import AutoModelForCausalLM
 from tests.support.models import FAMILIES, GROUPED, SIZES, make_family
 from tlrec.data.preferences import Item, Preference, build_record, parse_input, with_targets
 from tlrec.errors import InputError
-from tlrec.model import engine, ranking
-from tlrec.model.adapters import attach_adapter, query_and_value_modules
+from tlrec.model.adapters import attach_adapter
 from tlrec.model.base_models import load_base_model, load_tokenizer
-from tlrec.model.engine import shared_prefix
+from tlrec.model.lora_targets import query_and_value_modules
 from tlrec.model.prompts import load_frame
-from tlrec.model.ranking import PACKED, ROWS, WHOLE, score_candidates
-from tlrec.model.scoring import score_records
 from tlrec.model.tokenization import RecordTokenizer
+from tlrec.scoring import candidates, engine, histories
+from tlrec.scoring.candidates import PACKED, ROWS, WHOLE, score_candidates
+from tlrec.scoring.engine import shared_prefix
+from tlrec.scoring.records import score_records
 
 FRAME = load_frame("alpaca")
 CPU = torch.device("cpu")
@@ -129,7 +130,7 @@ def test_equals_the_models_own_scores(name, tmp_path, capsys):
             assert_scores(results, expected)
             way = ROWS if name in SHORTER_THAN_PROMPTS | ALIBI | RECURRENT else PACKED
             assert {scores.way for scores in results if len(scores.p_yes)} == {way}
-            assert capsys.readouterr().out == ranking.LOG[way] + "\n"
+            assert capsys.readouterr().out == candidates.LOG[way] + "\n"
             assert (sum(scores.truncated for scores in results) > 0) == (cutoff_len == 150)
 
 
@@ -202,7 +203,7 @@ def test_what_a_model_does_not_heed_is_found_out(model, tokenizer, expected, mon
     monkeypatch.setattr(engine, "language_model_parts", heedless)
     results = list(score_candidates(model, tokenizer, REQUESTS, FRAME))
     assert_scores(results, expected)
-    assert results[-1].way == ROWS and capsys.readouterr().out == ranking.LOG[ROWS] + "\n"
+    assert results[-1].way == ROWS and capsys.readouterr().out == candidates.LOG[ROWS] + "\n"
 
 
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
@@ -223,13 +224,13 @@ def test_quantised(tiny_llama, tiny_adapter, tokenizer, quantization, merge):
 @pytest.mark.parametrize("token_budget", [1, 100, 400, 10**6])
 @pytest.mark.parametrize("row_width", [1, 40, 10**4])
 def test_packing_changes_nothing(model, tokenizer, expected, monkeypatch, token_budget, row_width):
-    monkeypatch.setattr(ranking, "ROW_WIDTH", row_width)
+    monkeypatch.setattr(candidates, "ROW_WIDTH", row_width)
     assert_scores(list(score_candidates(model, tokenizer, REQUESTS, FRAME, token_budget=token_budget)), expected)
 
 
 @pytest.mark.parametrize("items_at_once", [1, 5])
 def test_a_catalogue_in_pieces(model, tokenizer, expected, monkeypatch, items_at_once):
-    monkeypatch.setattr(ranking, "ITEMS_AT_ONCE", items_at_once)
+    monkeypatch.setattr(histories, "ITEMS_AT_ONCE", items_at_once)
     assert_scores(list(score_candidates(model, tokenizer, REQUESTS, FRAME)), expected)
 
 
@@ -291,7 +292,7 @@ def test_the_history_is_computed_once(model, tokenizer):
     history = sum(map(len, prompts)) - scores.own_tokens
     assert history % len(items) == 0 and history // len(items) > 100
     # the check on the first pass: a whole prompt, the history and one item, the history and a row of items
-    check = 4 * max(map(len, prompts)) + ranking.ROW_WIDTH
+    check = 4 * max(map(len, prompts)) + candidates.ROW_WIDTH
     assert sum(passes.sizes) <= history // len(items) + 1.1 * scores.own_tokens + check
     assert max(passes.sizes) <= 600
 

@@ -22,8 +22,8 @@ from tlrec.errors import InputError
 from tlrec.model import adapters, base_models
 from tlrec.model.processes import is_spread, whole
 from tlrec.model.prompts import load_frame
-from tlrec.model.ranking import score_candidates
-from tlrec.model.scoring import Scorer
+from tlrec.scoring.candidates import score_candidates
+from tlrec.scoring.records import Scorer
 from tlrec.tuning.learning import check_gradients, fingerprints
 from tlrec.tuning.loss import Collator, cross_entropy
 

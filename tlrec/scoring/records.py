@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tlrec.model.engine import Engine, for_inference, padded, shared_prefix, without_gradients
 from tlrec.model.parts import prefix_states
 from tlrec.model.processes import add_up
-from tlrec.model.scores import Scores
 from tlrec.model.tokenization import RecordTokenizer
+from tlrec.scoring.engine import Engine, for_inference, padded, shared_prefix, without_gradients
+from tlrec.scoring.scores import Scores
 
 
 def score_records(model, tokenizer, records, frame, cutoff_len=512, **options):
