@@ -54,7 +54,12 @@ def load(model, dtype, device, share_prefix=False):
             loss=loss,
             scorer=Scorer(tokenizer, [validated], FRAME, 512, with_loss=True),
             validation_labels=None,
-            args=TrainingArguments(output_dir=folder.name, train_sampling_strategy="group_by_length", **arguments),
+            args=TrainingArguments(
+                output_dir=folder.name,
+                train_sampling_strategy="group_by_length",
+                remove_unused_columns=False,  # the collator reads them
+                **arguments,
+            ),
             callbacks=[clock],
         )
         trainer.remove_callback(PrinterCallback)
