@@ -45,13 +45,13 @@ def score(tiny_llama, tiny_adapter, tiny_workspace, tmp_path):
     (tmp_path / "stand_in.py").write_text(STAND_IN.format(folder=str(tmp_path)))
     python = tmp_path / "vllm" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/stand_in.py" "$@"\n')
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{REPOSITORY}" exec "{sys.executable}" "{tmp_path}/stand_in.py" "$@"\n')
     python.chmod(0o755)
 
     def start(how="serves", **environment):
         (tmp_path / "how").write_text(how)
         own = {"PYTHON": sys.executable, "BASE_MODEL": str(tiny_llama), "VLLM": str(tmp_path / "vllm")}
-        own |= {"EXPORT": str(tmp_path / "merged"), "OUTPUT_DIR": str(tmp_path / "out"), "PYTHONPATH": str(REPOSITORY)}
+        own |= {"EXPORT": str(tmp_path / "merged"), "OUTPUT_DIR": str(tmp_path / "out")}
         test = tiny_workspace / "rec_data" / "movie" / "test.json"
         return subprocess.Popen(
             ["bash", REPOSITORY / "shell" / "score_with_vllm.sh", "cpu", tiny_adapter, test],
