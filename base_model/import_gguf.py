@@ -100,34 +100,7 @@ TEXT = (
     "three films that they saw this year was the best. Neither of them can decide, and they talk about it "
     "until dinner.\n"
 )
-README = """# {known.title}
-
-- Origin: {known.origin}
-- Licence of the weights: {known.licence}
-- Made from `{file.name}`, {size:,} bytes, SHA-256 `{known.sha256}`
-- Architecture {architecture}, weights written as {dtype}
-
-## Loss by quantisation
-
-The file uses {bits:.2f} bits on a weight, vocabulary included:
-
-| type in the file | tensors | weights |
-|---|---:|---:|
-{types}
-
-The original weights are unknown, so the loss is an estimate: the weights are rounded once more, as coarsely as in the \
-file (an error of {known.error:.2%} of the weights, root mean square), and the cross-entropy of {known.tokens} tokens \
-of English is compared:
-
-| weights | nats per token |
-|---|---:|
-| as in the file, float32 | {loss:.4f} |
-| as in this folder, {dtype} | {stored:.4f} |
-| rounded once more | {known.rounded:.4f} |
-
-By this estimate quantisation has cost {cost:+.4f} nats per token, and writing {dtype} {rounding:+.4f}. The tokenizer, \
-its special tokens and the chat template are those of the file.
-"""
+README = Path(__file__).with_name("readme_of_gguf.md").read_text(encoding="utf-8")  # of the folder, to be filled in
 
 
 def parse_arguments():
@@ -318,10 +291,8 @@ def main():
             source = {"file": file.name, "sha256": known.sha256}
             runs.write_run(folder, SCRIPT, vars(args), data={}, results=results, gguf=source, dtype=args.dtype)
     shutil.rmtree(work, ignore_errors=True)
-    print(
-        f"{args.output_dir}: {known.title}, {results['parameters']:,} parameters as {args.dtype}; largest difference of "
-        f"a logit to the loaded file: {results['largest_difference']:.2g}"
-    )
+    difference = f"largest difference of a logit to the loaded file: {results['largest_difference']:.2g}"
+    print(f"{args.output_dir}: {known.title}, {results['parameters']:,} parameters as {args.dtype}; {difference}")
 
 
 if __name__ == "__main__":
