@@ -24,7 +24,16 @@ from tlrec.evaluation.results import check_evaluation_dir, read_evaluation, reco
 from tlrec.model.folders import adapter_folder, check_base_model, check_lora_weights
 from tlrec.model.identity import base_identity
 from tlrec.model.prompts import FRAME_NAMES, load_frame, prompt_parts
-from tlrec.runs import SCORING, RunFolder, check_unlocked, identity_of_scores, scoring_of, scoring_said
+from tlrec.runs import (
+    SCORING,
+    RunFolder,
+    check_unlocked,
+    describe_adapter,
+    differences,
+    identity_of_scores,
+    scoring_of,
+    scoring_said,
+)
 
 
 def parse_arguments():
@@ -151,6 +160,10 @@ def job_of(adapter, name, given, test, args):
     check_base_model(args.base_model, scoring["cutoff_len"])
     path = args.output_dir or (adapter if adapter == name else None)  # the hub's cache is no place for results
     job = Job(adapter, path, kept, scoring, prompt_parts(scoring["frame"]))
+    tuned = (describe_adapter(adapter) or {}).get("run") or {}
+    answers = tuned.get("identity", {}).get("answers", job.prompt["answers"])
+    if other := differences({"answers": answers}, {"answers": job.prompt["answers"]}):
+        raise InputError(f"--lora_weights {adapter}: was tuned on other answers ({other[0]}); score it with the same")
     if job.path:
         check_unlocked(job.path)
         check_evaluation_dir(job.path, test, args.overwrite)

@@ -81,7 +81,7 @@ def test_another_loss(edited, run_script, tiny_llama, tiny_adapter, tiny_workspa
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3)
 
 
-def test_a_frame_of_ones_own(run_script, tiny_llama, tiny_workspace, tmp_path):
+def test_a_frame_of_ones_own(run_script, evaluate, tiny_llama, tiny_workspace, tmp_path, monkeypatch):
     data, frame = tiny_workspace / "rec_data" / "movie", tmp_path / "mine.json"
     frame.write_text(block("json"))
     words = ["--base_model", tiny_llama, "--output_dir", tmp_path / "run", "--prompt_frame", frame]
@@ -98,14 +98,20 @@ def test_a_frame_of_ones_own(run_script, tiny_llama, tiny_workspace, tmp_path):
     assert (status, out) == (2, "")
     changed = f"prompt frame {first['prompt frame'][:12]}, not {second['prompt frame'][:12]}"
     assert err.startswith(f"error: --output_dir {tmp_path / 'run'}: holds another run's result: {changed}; give ")
+    frame.write_text(block("json"))
+    with monkeypatch.context() as patch:  # in an edited prompts.py
+        patch.setattr("tlrec.model.prompts.ANSWERS", ("Ja.", "Nein."))
+        changed = f"answers {first['answers'][:12]}, not {prompt_parts(frame)['answers'][:12]}"
+        assert f"holds another run's result: {changed}; give " in run_script("rec_tuning.py", *words)[2]
+        refused = evaluate(tmp_path / "run")
+    assert refused[0] == 2 and f"run: was tuned on other answers ({changed}); score it with the same\n" in refused[2]
     frame.unlink()
     folder = shutil.move(tmp_path / "run", tmp_path / "moved")
-    flags = ["--base_model", tiny_llama, "--test_data_path", data / "test.json", "--device", "cpu"]
-    status, out, err = run_script("evaluate.py", *flags, "--lora_weights", folder)
+    status, out, err = evaluate(folder)
     assert status == 0 and "frame: mine\n" in out, err
     metrics = json.loads((tmp_path / "moved" / "metrics.json").read_text())
     assert first.items() <= metrics["run"]["identity"].items()
-    status, out, err = run_script("evaluate.py", *flags, "--lora_weights", folder, "--resume")
+    status, out, err = evaluate(folder, "--resume")
     assert out.startswith(f"complete already: {folder}\n")
 
 

@@ -20,6 +20,7 @@ from tlrec.data.records import write_records
 from tlrec.demo.world import DOMAINS, THEME_NAMES, make_catalogue, make_examples
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import read_json, sha256, whole_file, write_json
+from tlrec.runs import differences
 
 # folder of each domain, and the default rows of each of its files
 FILES = {
@@ -113,6 +114,18 @@ def _shown(value):
     return "-" if value is None else f"{value:.4f}"
 
 
+def _differences(root, demo, wanted):
+    """How the demo in `root` differs from the wanted one, and its files from those that were written, in words."""
+
+    def settings(of):
+        rows = {f"rows of {domain} {split}": n for domain, splits in of["sizes"].items() for split, n in splits.items()}
+        return {"--seed": of["seed"], **rows}
+
+    written = {path: facts["sha256"] for path, facts in demo["files"].items()}
+    there = {path: sha256(root / path) if (root / path).exists() else None for path in written}
+    return differences(settings(demo) | there, settings(wanted) | written)
+
+
 def _made_already(root, wanted):
     """The content of demo.json if the folder holds this demo unchanged, None if it holds nothing; InputError if it holds
     another demo or other data."""
@@ -120,11 +133,10 @@ def _made_already(root, wanted):
         raise InputError(f"{root}: is a file; give a folder")
     demo = read_json(root / "demo.json") if (root / "demo.json").exists() else {}
     if demo.get("fictional"):
-        files = {root / path: facts["sha256"] for path, facts in demo["files"].items()}
-        if demo == demo | wanted and all(path.exists() and sha256(path) == digest for path, digest in files.items()):
+        if not (other := _differences(root, demo, wanted)):
             return demo
         raise InputError(
-            f"{root}: holds a demo of another seed or other sizes, or its files were changed; "
+            f"{root}: holds another demo, or a changed one: {', '.join(other)}; "
             "give --overwrite to replace it, or another folder"
         )
     if found := sorted(path for folder, _ in FILES.values() for path in (root / folder).glob("*.json")):
