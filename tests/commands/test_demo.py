@@ -175,7 +175,7 @@ def test_a_demo_is_left_alone_and_another_one_refused(demo):
     root, facts = demo
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
     assert make_workspace(root, 0, SIZES) == (facts, False)
-    with pytest.raises(InputError, match="another seed"):
+    with pytest.raises(InputError, match="another demo, or a changed one: --seed 0, not 1; give"):
         make_workspace(root, 1, SIZES)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == before
 
