@@ -44,7 +44,7 @@ def compare(a, b):
     """
     import numpy as np
 
-    from tlrec.evaluation.comparison import Comparison, units_of
+    from tlrec.evaluation.comparison import compare_scores, units_of
 
     (*first, users), (*second, other_users) = read_scores(a), read_scores(b)
     tests, labels, users = (first[0], second[0]), first[1], other_users if users is None else users
@@ -55,7 +55,7 @@ def compare(a, b):
         )
     if np.ptp(labels) == 0:
         raise InputError(f"{tests[0]['path']}: all {len(labels)} rows have the same label, so AUC is not defined")
-    comparison = Comparison(labels, {"a": first[2], "b": second[2]}, units_of(users))
+    comparison = compare_scores(labels, {"a": first[2], "b": second[2]}, units_of(users))
     return {
         "test": tests[0],
         "n": len(labels),

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from tlrec.data.published import published_name
-from tlrec.evaluation.comparison import Comparison, units_of
+from tlrec.evaluation.comparison import compare_scores, units_of
 from tlrec.evaluation.metrics import two_probabilities_to_score
 from tlrec.files import whole_file
 from tlrec.report.cells import shots_name, shots_order
@@ -76,7 +76,7 @@ def describe(run, name, lines, root):
     users = None if None in users else np.array(users)
     columns = {"model": scores(lines), "history": np.array([line["floors"]["history"] for line in lines])}
     units = units_of(None) if users is None else {"users": users}
-    comparison, (unit,) = Comparison(labels, columns, units), units
+    comparison, (unit,) = compare_scores(labels, columns, units), units
     numbers, history = comparison.numbers(["model"]), comparison.numbers(["history"])
     last, scoring = chain[-1] if chain else run, run.get("scoring") or {}
     measured = {}

@@ -137,7 +137,7 @@ def test_floors(evaluate, movie, tmp_path, ranking_set):
         assert line["floors"]["item"] == list(standing(rates, target))
     mean = np.mean([10 / line["candidates"] for line in lines])
     assert ranking["floors"]["history"]["hr@10"] == pytest.approx(mean)
-    difference = ranking["floors"]["history"]["difference"]["means"]["mrr"]
+    difference = ranking["floors"]["history"]["difference"]["mrr"]
     assert difference == pytest.approx(ranking["mrr"] - ranking["floors"]["history"]["mrr"])
 
 

@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, top_k_accuracy_score
 
 from tlrec.errors import InputError
-from tlrec.evaluation.hits import CUTOFFS, NAMES, HitRates, row_metrics, standing
+from tlrec.evaluation.hits import CUTOFFS, NAMES, compare_hits, row_metrics, standing
 
 
 def test_by_hand():
@@ -70,8 +70,9 @@ def test_a_tie_is_the_mean_over_its_orders():
 
 
 def test_cut_offs_that_say_nothing():
-    rates = HitRates({"model": row_metrics([0, 7], [0, 0])}, [0, 1], [9, 10])
-    means, bounds = rates.means(["model"]), rates.intervals(["model"])
+    rates = compare_hits({"model": row_metrics([0, 7], [0, 0])}, [0, 1], [9, 10])
+    means = rates.numbers(["model"])
+    bounds = {name: intervals.get("users") for name, intervals in means["intervals"].items()}
     assert [name for name in NAMES if means[name] is None] == ["hr@10", "hr@50", "ndcg@10", "ndcg@50"]
     assert [name for name in NAMES if bounds[name] is None] == ["hr@10", "hr@50", "ndcg@10", "ndcg@50"]
 

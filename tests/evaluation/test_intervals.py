@@ -15,8 +15,8 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from tlrec.evaluation import intervals
-from tlrec.evaluation.comparison import Comparison, units_of
-from tlrec.evaluation.hits import HitRates, row_metrics
+from tlrec.evaluation.comparison import compare_scores, units_of
+from tlrec.evaluation.hits import compare_hits, row_metrics
 from tlrec.evaluation.intervals import jackknife, jackknife_means
 from tlrec.evaluation.metrics import auc, uauc
 
@@ -121,13 +121,14 @@ def test_no_interval_where_users_do_not_tell():
 def test_no_hit_in_eight_rows_is_not_significant(sizes):
     none, some = row_metrics(np.full(8, 70), np.zeros(8)), row_metrics([0, 70, 3, 70, 70, 8, 70, 1], np.zeros(8))
     chance = row_metrics(np.zeros(8), sizes - 1)
-    rates = HitRates({"none": none, "some": some, "chance": chance}, np.arange(8), sizes)
-    assert rates.means(["none"])["hr@10"] == 0 and rates.means(["none"], ["chance"])["hr@10"] < 0
+    rates = compare_hits({"none": none, "some": some, "chance": chance}, np.arange(8), sizes)
+    assert rates.numbers(["none"])["hr@10"] == 0 and rates.numbers(["none"], ["chance"])["hr@10"] < 0
     for minus in ([], ["chance"], ["some"]):
-        assert rates.intervals(["none"], minus)["hr@10"] is None
-    low, high = rates.intervals(["some"], ["chance"])["hr@10"]
-    assert low < rates.means(["some"], ["chance"])["hr@10"] < high
-    assert rates.intervals(["chance"], ["none"])["ndcg@10"] is None
+        assert rates.numbers(["none"], minus)["intervals"]["hr@10"]["users"] is None
+    found = rates.numbers(["some"], ["chance"])
+    low, high = found["intervals"]["hr@10"]["users"]
+    assert low < found["hr@10"] < high
+    assert rates.numbers(["chance"], ["none"])["intervals"]["ndcg@10"]["users"] is None
 
 
 def test_many_users_are_left_out_in_groups():
@@ -145,10 +146,10 @@ def test_many_users_are_left_out_in_groups():
 def test_comparison_of_seeds_and_units():
     rng = np.random.default_rng(7)
     labels, users, scores, _ = draw(rng, [30] * 10)
-    comparison = Comparison(labels, {"x": scores[0], "y": scores[1]}, units_of(users))
+    comparison = compare_scores(labels, {"x": scores[0], "y": scores[1]}, units_of(users))
     found = comparison.numbers(["x"], ["y"])
     assert found["auc"] == pytest.approx(roc_auc_score(labels, scores[0]) - roc_auc_score(labels, scores[1]))
     assert list(found["intervals"]["auc"]) == ["rows", "users"] and list(found["intervals"]["uauc"]) == ["users"]
     back = comparison.numbers(["y"], ["x"])["intervals"]["uauc"]["users"]
     assert back == pytest.approx([-bound for bound in reversed(found["intervals"]["uauc"]["users"])])
-    assert Comparison(labels, {"x": scores[0]}, units_of(None)).numbers(["x"])["uauc"] is None
+    assert compare_scores(labels, {"x": scores[0]}, units_of(None)).numbers(["x"])["uauc"] is None

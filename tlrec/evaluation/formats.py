@@ -101,23 +101,19 @@ class Prediction(TypedDict):
 
 # HR@K and NDCG@K, None where K is not below the number of candidates; the mean reciprocal rank; the mean rank, from 1
 RankMeans = TypedDict("RankMeans", dict.fromkeys(NAMES, Number | None))
-RankBounds = TypedDict("RankBounds", dict.fromkeys(NAMES, Bounds | None))  # over users
+RankUnits = TypedDict("RankUnits", dict.fromkeys(NAMES, ByUnit))
 
 
-class RankIntervals(RankBounds):
+class RankMeasured(RankMeans):
+    intervals: RankUnits
+
+
+class RankFloor(RankMeasured):
+    difference: RankMeasured  # of the model to this floor
+
+
+class RankIntervals(RankUnits):
     level: Share
-
-
-class RankDifference(TypedDict):
-    """Means of the model minus those of a floor, with paired intervals."""
-
-    means: RankMeans
-    intervals: RankBounds
-
-
-class RankFloor(RankMeans):
-    intervals: RankBounds
-    difference: RankDifference
 
 
 class LeftOut(TypedDict):

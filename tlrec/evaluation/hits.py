@@ -16,6 +16,7 @@ Computing Information Retrieval Performance Measures Efficiently in the Presence
 import numpy as np
 
 from tlrec.errors import InputError
+from tlrec.evaluation.comparison import Comparison
 from tlrec.evaluation.intervals import jackknife_means
 
 CUTOFFS = (1, 5, 10, 50)
@@ -45,35 +46,16 @@ def row_metrics(better, tied):
     return found | {"mrr": (reciprocals[last] - reciprocals[better]) / equal, "mean_rank": better + 1 + tied / 2}
 
 
-class HitRates:
-    """Means over rows of several methods on the same rows, with intervals over users.
+def compare_hits(values, users, candidates):
+    """The Comparison of several methods on the same rows, over users.
 
     values: {method: what `row_metrics` returned}. users: (n,) ids. candidates: (n,) numbers of them; a metric whose K is
-    not below the largest would say nothing, and is None.
+    not below the largest would say nothing, and is not defined.
     """
-
-    def __init__(self, values, users, candidates):
-        most, chance = max(candidates), row_metrics(np.zeros(len(candidates)), np.array(candidates) - 1)
-        self.places = {method: place for place, method in enumerate(values)}
-        self.estimates = {
-            name: jackknife_means(np.column_stack([one[name] for one in values.values()]), users, chance[name])
-            for name in NAMES
-            if "@" not in name or int(name.partition("@")[2]) < most
-        }
-
-    def means(self, of, minus=()):
-        """{name: number or None} of the mean over the methods `of` (as seeds of one method), or of its difference to the
-        mean over the methods `minus`."""
-        of, minus = ([self.places[method] for method in methods] for methods in (of, minus))
-        found = {name: one.values[of].mean() for name, one in self.estimates.items()}
-        if minus:
-            found = {name: value - self.estimates[name].values[minus].mean() for name, value in found.items()}
-        return {name: found.get(name) for name in NAMES}
-
-    def intervals(self, of, minus=()):
-        """{name: [low, high] or None} of the same."""
-        of, minus = ([self.places[method] for method in methods] for methods in (of, minus))
-        found = {name: one.interval(of, minus) for name, one in self.estimates.items()}
-        if not minus:  # no metric is below 0
-            found = {name: bounds and [max(0.0, bounds[0]), bounds[1]] for name, bounds in found.items()}
-        return {name: found.get(name) for name in NAMES}
+    most, chance = max(candidates), row_metrics(np.zeros(len(candidates)), np.array(candidates) - 1)
+    estimates = {name: {} for name in NAMES}
+    for name in NAMES:
+        if "@" not in name or int(name.partition("@")[2]) < most:
+            columns = np.column_stack([one[name] for one in values.values()])
+            estimates[name]["users"] = jackknife_means(columns, users, chance[name], least=0)
+    return Comparison(values, estimates)

@@ -20,13 +20,15 @@ class Jackknife:
     """A metric of k scores of the same rows.
 
     values: (k,). without: (groups, k), the same without each group of users. chance: (groups,), the same of a score that
-    is equal for all rows. weights: (groups,), of a user in the metric. NaN where not defined.
+    is equal for all rows. weights: (groups,), of a user in the metric. least: what the metric cannot be below. NaN where
+    not defined.
     """
 
     values: np.ndarray
     without: np.ndarray
     chance: np.ndarray
     weights: np.ndarray
+    least: float = -np.inf  # no value is below it
 
     def interval(self, of, minus=()):
         """[low, high] that holds LEVEL, of the mean over the scores `of` (places), or of its difference to the mean over
@@ -52,7 +54,8 @@ class Jackknife:
         error = np.sqrt((len(left) - 1) / len(left) * ((left - left.mean()) ** 2).sum())
         freedom = (weights**2).sum() ** 2 / (weights**4).sum() - 1
         reach = t.ppf((1 + LEVEL) / 2, max(freedom, 1)) * error
-        return [float(centre - reach), float(centre + reach)]
+        low = centre - reach if len(minus) else max(centre - reach, self.least)
+        return [float(low), float(centre + reach)]
 
 
 def stands_still(values):
@@ -79,8 +82,9 @@ def jackknife(metric, labels, scores, users=None):
     return Jackknife(values[:-1], without[:, :-1], without[:, -1], weights)
 
 
-def jackknife_means(values, users=None, chance=None):
-    """The Jackknife of means over rows of the columns of `values` (n, k). chance: (n,), what each row has by chance."""
+def jackknife_means(values, users=None, chance=None, least=-np.inf):
+    """The Jackknife of means over rows of the columns of `values` (n, k). chance: (n,), what each row has
+    by chance. least: of the values."""
     values = np.asarray(values, np.float64)
     groups = _groups(np.arange(len(values)) if users is None else users)
     columns = np.column_stack([values, np.full(len(values), np.nan) if chance is None else chance])
@@ -88,7 +92,7 @@ def jackknife_means(values, users=None, chance=None):
     sums = np.stack([np.bincount(groups, weights=column) for column in columns.T], axis=1)
     with np.errstate(invalid="ignore"):
         without = (sums.sum(axis=0) - sums) / (len(values) - rows)[:, None]
-    return Jackknife(values.mean(axis=0), without[:, :-1], without[:, -1], rows.astype(float))
+    return Jackknife(values.mean(axis=0), without[:, :-1], without[:, -1], rows.astype(float), least)
 
 
 def _groups(ids):

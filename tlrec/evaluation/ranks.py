@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tlrec.errors import InputError
-from tlrec.evaluation.hits import CUTOFFS, HitRates, row_metrics, standing
+from tlrec.evaluation.hits import CUTOFFS, compare_hits, row_metrics, standing
 from tlrec.evaluation.intervals import LEVEL
 from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate, whole_file, write_json
 from tlrec.runs import describe_adapter, describe_records, describe_run
@@ -142,16 +142,16 @@ def summarise_ranking(ranking, lines):
     """The content of `ranking.json` except "run", as a dict of plain JSON values; the format: `formats.Ranking`."""
     users, sizes = np.array([line["user"] for line in lines]), [line["candidates"] for line in lines]
     values = {"model": hits_of(lines)} | {name: hits_of(lines, name) for name in ranking.floors}
-    rates = HitRates(values, users, sizes)
-    drawn = len(ranking.rows) < ranking.eligible
-    floors = {}
-    for name in ranking.floors:
-        difference = {"means": rates.means(["model"], [name]), "intervals": rates.intervals(["model"], [name])}
-        floors[name] = rates.means([name]) | {"intervals": rates.intervals([name]), "difference": difference}
+    comparison = compare_hits(values, users, sizes)
+    model, drawn = comparison.numbers(["model"]), len(ranking.rows) < ranking.eligible
+    floors = {
+        name: comparison.numbers([name]) | {"difference": comparison.numbers(["model"], [name])}
+        for name in ranking.floors
+    }
     return plain_json(
         {
             "format": FORMAT,
-            **rates.means(["model"]),
+            **model,
             "protocol": ranking.protocol,
             "rank_seed": ranking.seed if drawn or ranking.sampled else None,
             "candidates": np.mean(sizes),
@@ -167,7 +167,7 @@ def summarise_ranking(ranking, lines):
             },
             "tied": np.mean([line["tied"] > 0 for line in lines]),
             "truncated": sum(line["truncated"] > 0 for line in lines),
-            "intervals": {"level": LEVEL, **rates.intervals(["model"])},
+            "intervals": {"level": LEVEL, **model["intervals"]},
             "floors": floors,
             "notes": [NOT_NEXT] + [SAMPLED] * bool(ranking.sampled),
         }
@@ -208,7 +208,7 @@ def ranking_table(ranking):
     level = f"{ranking['intervals']['level']:.0%}"
     for name in [name for name in ("hr@10", "ndcg@10", "mrr") if name in columns]:
         differences = "; ".join(
-            f"- {floor} {values['means'][name]:+.4f} ({_bounds(values['intervals'][name], '+')})"
+            f"- {floor} {values[name]:+.4f} ({_bounds(values['intervals'][name], '+')})"
             for floor, values in ((floor, means["difference"]) for floor, means in ranking["floors"].items())
         )
         lines.append(f"{name.upper()}, {level} over users: {_bounds(ranking['intervals'][name])}; {differences}")
@@ -231,5 +231,6 @@ def metric_text(name, value):
     return f"{value:.1f}" if name == "mean_rank" else f"{value:.4f}"
 
 
-def _bounds(bounds, sign=""):
+def _bounds(intervals, sign=""):
+    bounds = intervals["users"]
     return "no interval" if bounds is None else f"{bounds[0]:{sign}.4f} to {bounds[1]:{sign}.4f}"

@@ -8,7 +8,7 @@ import numpy as np
 
 from tlrec.data.published import published_name
 from tlrec.errors import InputError
-from tlrec.evaluation.comparison import Comparison, units_of
+from tlrec.evaluation.comparison import compare_scores, units_of
 from tlrec.evaluation.intervals import LEVEL
 from tlrec.evaluation.metrics import (
     CALIBRATION,
@@ -54,7 +54,7 @@ def summarise(labels, p_yes, p_no, users=None, source=None, floors=None):
     """
     score, probability = two_probabilities_to_score(p_yes, p_no), probability_of_yes(p_yes, p_no)
     scores = {"model": score, "log-odds": log_odds(p_yes, p_no)} | (floors or {})
-    comparison = Comparison(labels, scores, units_of(users))
+    comparison = compare_scores(labels, scores, units_of(users))
     model, odds = comparison.numbers(["model"]), comparison.numbers(["log-odds"])
     intervals = {"level": LEVEL, **model.pop("intervals"), "auc_logodds": odds["intervals"]["auc"]}
     floors = {

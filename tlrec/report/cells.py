@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from tlrec.evaluation.comparison import Comparison, units_of
+from tlrec.evaluation.comparison import compare_scores, units_of
 from tlrec.evaluation.metrics import METRICS
 from tlrec.report.published import RESULTS
 
@@ -122,7 +122,7 @@ def test_set(evaluations, target):
     units = {"users": known[0]} if known else units_of(None)
     scores = {("floor", name): score for name, score in floor_scores.items()}
     scores |= {evaluation.folder: evaluation.predictions["score"] for evaluation in evaluations}
-    comparison = Comparison(evaluations[0].predictions["label"], scores, units)
+    comparison = compare_scores(evaluations[0].predictions["label"], scores, units)
     floors = {name: comparison.numbers([("floor", name)]) for name in floor_scores}
     best_floor = {}
     for metric in METRICS:

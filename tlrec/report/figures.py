@@ -103,9 +103,11 @@ def auc_against_shots(test_set, looks):
 def hits_against_shots(test_set, ranked, looks):
     """NDCG of each method against its shots, as `auc_against_shots` does for AUC."""
     points, name = {}, ranked.main
-    for cell, chosen, means, intervals in ranked.cells:
+    for cell, chosen, numbers in ranked.cells:
         each = [evaluation.ranking[name] for evaluation in chosen]
-        points.setdefault(cell.method, []).append((cell.shots, means[name], intervals[name], each))
+        points.setdefault(cell.method, []).append(
+            (cell.shots, numbers[name], numbers["intervals"][name]["users"], each)
+        )
     floors = {rankings.FLOORS.get(floor, floor): means[name] for floor, means in ranked.floors.items()}
     title = f"{wrapped(test_set.target)}: {name.upper()} against shots, P(like | rated)\n{ranked.title}"
     drawn = against_shots(points, floors, {}, title, name.upper(), looks)

@@ -31,7 +31,7 @@ td.note { color: var(--fair); font-weight: 600; }
 figure { margin: 1.25rem 0; }
 figure img { max-width: 100%; height: auto; border-radius: 4px; }
 .figures { display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; align-items: start; }
-.figures figure { flex: 1 1 26rem; }
+.figures figure { flex: 1 1 26rem; max-width: 44rem; }
 """
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from tlrec.evaluation.hits import HitRates
+from tlrec.evaluation.hits import compare_hits
 from tlrec.evaluation.ranks import hits_of
 
 FLOORS = {"history": "history (chance)", "item": "item (like-rate)", "likes": "likes (how often liked)"}
@@ -18,8 +18,7 @@ RULES = (
 class Ranked:
     """Every method that ranked the same rows among the same candidates.
 
-    facts: their ranking.json. main: the metric of the picture. cells: [(Cell, its evaluations here, means, intervals)];
-    floors: {name: means}.
+    facts: their ranking.json. main: the metric of the picture. cells: [(Cell, its evaluations here, numbers)]; floors: {name: numbers}.
     """
 
     facts: dict
@@ -52,10 +51,10 @@ def _ranked(test_set, together):
     values = {evaluation.folder: hits_of(evaluation.ranks) for evaluation in together}
     values |= {("floor", name): hits_of(first.ranks, name) for name in first.ranking["floors"]}
     users, sizes = ([line[name] for line in first.ranks] for name in ("user", "candidates"))
-    rates = HitRates(values, users, sizes)
+    comparison = compare_hits(values, users, sizes)
     for cell in test_set.cells:
         if chosen := [evaluation for evaluation in cell.evaluations if evaluation in together]:
             folders = [evaluation.folder for evaluation in chosen]
-            result.cells.append((cell, chosen, rates.means(folders), rates.intervals(folders)))
-    result.floors = {name: rates.means([("floor", name)]) for name in first.ranking["floors"]}
+            result.cells.append((cell, chosen, comparison.numbers(folders)))
+    result.floors = {name: comparison.numbers([("floor", name)]) for name in first.ranking["floors"]}
     return result

@@ -48,7 +48,7 @@ def sections(test_sets, findings, workspace):
     for test_set in test_sets:
         section = Section(test_set.target, [headline(test_set), LEGEND.format(unit=test_set.unit)], {}, test_set.target)
         for metric in [name for name in ("auc", "uauc") if name in test_set.metrics] or ["auc"]:
-            section.tables[f"{metric} by method and shots"] = main_table(test_set, metric)
+            section.tables[f"{metric.replace('auc', 'AUC')} by method and shots"] = main_table(test_set, metric)
         if users := test_set.evaluations[0].metrics["uauc_users"]:
             section.paragraphs.append(WITHIN_USERS.format(users=users))
         for ranked in test_set.rankings:
@@ -175,10 +175,12 @@ def detail_table(test_set):
 def ranking_table(ranked):
     """A row for each cell and floor: HR, NDCG, MRR, mean rank."""
     names, rows = shown_metrics(ranked.facts["most_candidates"]), []
-    for cell, chosen, means, intervals in ranked.cells:
+    for cell, chosen, means in ranked.cells:
         row = {"Method": cell.method, "Shots": shots_name(cell.shots), "Seeds": seeds_text(chosen)}
         row |= {"Selected by": cell.selected} | {metric_title(name): metric_text(name, means[name]) for name in names}
-        rows.append(row | {f"{ranked.main.upper()}, 95 % (users)": between(intervals[ranked.main], digits=4)})
+        rows.append(
+            row | {f"{ranked.main.upper()}, 95 % (users)": between(means["intervals"][ranked.main]["users"], digits=4)}
+        )
     for name, means in ranked.floors.items():
         found = {metric_title(metric): metric_text(metric, means[metric]) for metric in names}
         rows.append({"Method": f"floor: {FLOORS.get(name, name)}"} | found)
