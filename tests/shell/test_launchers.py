@@ -56,7 +56,7 @@ def test_both_end_to_end_and_twice(launch, workspace):
     first = launch(*ZERO, *QUICK, **real)
     assert first.returncode == 0, first.stderr
     adapters = workspace / "instruction_model" / "movie"
-    tuned = {"adapter_config.json", "adapter_model.safetensors", "run.json"}
+    tuned = {"adapter_config.json", "adapter_model.safetensors", "prompt_frame.json", "run.json"}
     scored = tuned | {"metrics.json", "predictions.jsonl"}
     files = {folder.name: {path.name for path in folder.iterdir()} for folder in adapters.iterdir()}
     assert files == {"alpaca_stage123": tuned, "alpaca_stage123_instrument": scored}
