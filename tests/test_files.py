@@ -91,7 +91,7 @@ RUN = {"format": 1, **describe_run("x.py", {"seed": 0}, {"train": {"path": "t", 
         ({"shots": 2**60}, "'shots': should be less than"),
         ({"results": {"history": [{"step": 1}]}}, "the key 'results.history.0.eval_auc' is missing (and 1 more)"),
         (
-            {"start_adapter": {"path": "a", "sha256": "0", "run": {}}},
+            {"start_adapter": {"path": "a", "sha256": "0", "config_sha256": "0", "run": {}}},
             "the key 'start_adapter.run.script' is missing (and 10",
         ),
     ],
@@ -113,7 +113,7 @@ def test_what_a_schema_does_not_name_stays():
 def test_a_long_chain_of_runs():
     run = dict(RUN)
     for _ in range(90):
-        run = {**RUN, "start_adapter": {"path": "a", "sha256": "0", "run": run}}
+        run = {**RUN, "start_adapter": {"path": "a", "sha256": "0", "config_sha256": "0", "run": run}}
     assert validate(parse_json(json.dumps(run), "f"), Run, "f") == run
 
 

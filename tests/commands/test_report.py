@@ -629,7 +629,7 @@ def test_names_have_no_meaning(copy, monkeypatch, capsys):
     (copy / "deep" / NASTY / "metrics.json").write_text("{")
     path = copy / "z" / "metrics.json"
     content = json.loads(path.read_text())
-    content["run"]["adapter"] = {"path": NASTY * 50, "sha256": "0", "run": None}
+    content["run"]["adapter"] = {"path": NASTY * 50, "sha256": "0", "config_sha256": "0", "run": None}
     content["run"]["data"]["train"] = {"path": "x" * 5000 + "\0", "sha256": "0", "rows": 5}
     path.write_text(json.dumps(content))
     report(monkeypatch, copy)
