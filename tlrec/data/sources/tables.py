@@ -5,6 +5,7 @@ index holds line numbers of the file, counted from 1 (rows, for Parquet and JSON
 breaks counts as one line. Users and items are categories, so that tens of millions of rows fit into memory.
 """
 
+import codecs
 import csv
 import gzip
 import io
@@ -151,6 +152,23 @@ def read_delimited(path, columns, separator=",", header=True, encoding="utf-8", 
     return table
 
 
+class _Utf8(io.RawIOBase):
+    """A file opened for reading that raises UnicodeDecodeError where it is no UTF-8; pyarrow finds it later, and then not
+    always as an exception."""
+
+    def __init__(self, file):
+        self.file, self.decoder = file, codecs.getincrementaldecoder("utf-8")()
+
+    def readable(self):
+        return True
+
+    def read(self, size=-1):
+        block = self.file.read(size)
+        if not block.isascii() or self.decoder.getstate()[0]:
+            self.decoder.decode(block, final=not block)
+        return block
+
+
 def _parse(path, width, places, odd, separator, header, quotes, encoding):
     """The columns at `places`; lines of another length than `width` go to `odd`. Raises UnicodeError."""
     names = [f"{place}" for place in range(width)]
@@ -166,6 +184,8 @@ def _parse(path, width, places, odd, separator, header, quotes, encoding):
             file, separator = io.BytesIO(file.read().replace(separator.encode(), b"\x1f")), "\x1f"
         elif file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
             encoding = "utf-16"
+        if encoding == "utf-8":
+            file = _Utf8(file)
         try:
             table = pa.csv.read_csv(
                 file,
@@ -183,8 +203,6 @@ def _parse(path, width, places, odd, separator, header, quotes, encoding):
                 ),
             )
         except (pa.ArrowInvalid, OSError, EOFError) as error:
-            if "UTF8" in str(error):
-                raise UnicodeError from None
             if "Could not skip initial" in str(error):
                 raise InputError(f"{path}: a header, but no rows") from None
             raise InputError(f"{path}: cannot be read as a table: {str(error).splitlines()[0]}") from None
