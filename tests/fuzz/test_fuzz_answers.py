@@ -2,6 +2,7 @@
 
 1. Any text: recommendations and lists name titles that were listed, or nothing; never a stack trace.
 2. Titles that can be told apart, written as the prompt asks for, are read back as they are, and the hit is the target.
+3. Whatever a model thinks in tags before its answer, the answer is what follows; any text has an answer, "" or none.
 """
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tlrec.cot.answers import Titles, is_hit, parse_list, parse_recommendations
+from tlrec.cot.thoughts import answer_in
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +39,10 @@ plain_titles = st.builds(
     st.one_of(st.none(), st.integers(1900, 2030)),
 )
 titles = st.one_of(plain_titles, pieces)
+tags = st.sampled_from(
+    ["<think>", "</think>", "[THINK]", "<|channel|>", "final", "<|message|>", "<answer>", "</x>", "```"]
+)
+marked = st.lists(st.one_of(tags, st.text(max_size=6)), max_size=12).map("".join)
 
 
 @given(st.lists(titles, max_size=5), st.lists(titles, max_size=5), st.data())
@@ -66,3 +72,12 @@ def test_what_was_asked_for_is_read_back(listed, data):
     assert all(is_hit(answer, history, candidates, candidate) == (candidate in named) for candidate in candidates)
     asked_for = "\n".join(f"{number}. {title}" for number, title in enumerate(history, start=1))
     assert parse_list(asked_for, history) == history
+
+
+@given(marked, st.lists(plain_titles, min_size=1, max_size=5))
+def test_what_follows_the_thoughts_is_the_answer(thoughts, listed):
+    assert isinstance(answer_in(thoughts), str | None)
+    answer = "\n".join(f"{number}. {title}" for number, title in enumerate(listed, start=1))
+    assert answer_in(answer) == answer
+    plain = thoughts.replace("<", "").replace("[", "").replace("`", "")
+    assert answer_in(f"<think>{plain}</think>\n{answer}") == answer_in(f"{plain} </think> {answer}") == answer

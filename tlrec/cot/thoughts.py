@@ -12,6 +12,7 @@ Servers without a reasoning parser leave the thoughts in the content, in the mar
 
 import re
 
+LONGEST = 1_000_000  # characters; a longer text is not searched
 _THOUGHT = re.compile(
     r"think|thought|reason|reflect|rationale|analy[sz]|scratch|monolog|deliberat|brainstorm|plan(ning)?$|details$"
     r"|summary$|cot$|inner$",
@@ -24,18 +25,18 @@ _TYPE = re.compile(
 _EDGE = re.compile(r"(begin|start|open|prefix|end|stop|close|suffix|of)$")  # parts of a name: which end it marks
 _CLOSING = re.compile(r"(end|stop|close|suffix)$")
 _TAG = re.compile(
-    r"(?P<angle><|&lt;|＜|◁|⟨)\s*(?P<bar>[|｜])?\s*(?P<slash>/)?\s*(?P<name>[^\W\d_][\w:.▁-]*)(?P<rest>[^<>◁▷]*?)"
+    r"(?P<angle><|&lt;|＜|◁|⟨)\s*(?P<bar>[|｜])?\s*(?P<slash>/)?\s*(?P<name>[^\W\d_][\w:.▁-]*)(?P<rest>[^<>◁▷]{0,60}?)"
     r"(?P<alone>/)?\s*[|｜]?\s*(?:>|&gt;|＞|▷|⟩)"
-    r"|(?P<first>^\W*)?[\[{【《〈«⟦]\s*(?P<slash2>/)?\s*(?P<name2>[^\W\d_][\w:.-]*(?: [\w:.-]+)?)\s*[\]}】》〉»⟧]",
+    r"|(?P<first>^[ \t>*#]{0,9})?[\[{【《〈«⟦]\s*(?P<slash2>/)?\s*(?P<name2>[^\W\d_][\w:.-]*(?: [\w:.-]+)?)\s*[\]}】》〉»⟧]",
     re.MULTILINE,
 )
-_STOP_TOKENS = re.compile(r"(\s*(<[|｜][\w ▁]+[|｜]>|</s>))+\s*$")  # left over at the end of a text
+_STOP_TOKEN = re.compile(r"(<[|｜][\w ▁]{1,40}[|｜]>|</s>)\Z")  # left over at the end of a text
 _CHANNEL = re.compile(  # of gpt-oss: <|channel|>final<|message|>..., up to the next token of its format
     r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
     re.DOTALL,
 )
-_MARKED_OFF = re.compile(  # thoughts in other clothes: a comment, a fenced block, Gemma's channel
-    r"<!--.*?-->|^```\s*\w*(?:think|thought|reason)\w*\s*\n.*?^```\s*$|<\|channel>\s*\w+\n.*?<channel\|>",
+_MARKED_OFF = re.compile(  # thoughts in other clothes, at the beginning: a comment, a fenced block, Gemma's channel
+    r"\s*(?:<!--.*?-->|```\s*\w*(?:think|thought|reason)\w*\s*\n.*?^```\s*$|<\|channel>\s*\w+\n.*?<channel\|>)",
     re.DOTALL | re.MULTILINE | re.IGNORECASE,
 )
 _HEADING = re.compile(  # "Thinking...", "**Thought process:**", "Here is my reasoning:" as first words
@@ -52,7 +53,10 @@ _END_OF_HEADED = re.compile(  # "...done thinking.", "Final answer:", "**My resp
 
 def answer_in(text):
     """The answer in a text, "" if there is none beside thoughts, or None if it cannot be told from them."""
-    text = _MARKED_OFF.sub("<think></think>", text)
+    if len(text) > LONGEST:
+        return None
+    while block := _MARKED_OFF.match(text):
+        text = text[block.end() :]
     if "<|channel|>" in text or "<|message|>" in text:
         finals = [said for name, said in _CHANNEL.findall(text) if name == "final"]
         return finals[0].strip() if len(finals) == 1 else "" if _CHANNEL.search(text) and not finals else None
@@ -62,7 +66,8 @@ def answer_in(text):
     if _HEADING.match(text):
         ends = list(_END_OF_HEADED.finditer(text))
         return text[ends[0].end() :].strip() if len(ends) == 1 else None
-    text = _STOP_TOKENS.sub("", text)
+    while token := _STOP_TOKEN.search(text.rstrip()):
+        text = text[: token.start()].rstrip()
     tags = [(kind, match) for match in _TAG.finditer(text) if (kind := _kind(match)) != "type"]
     return _outside(text, tags) if tags else text
 
