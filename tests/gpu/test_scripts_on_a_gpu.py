@@ -116,6 +116,26 @@ def test_float32_gives_what_the_cpu_gives(tune, evaluate):
     assert scored["auc"] == max(entry["eval_auc"] for entry in gpu["results"]["history"])
 
 
+def test_one_process_uses_one_of_eight_gpus(tune):
+    with FakeCuda():
+        _, one = tune("--dtype", "float32", name="one")
+    with FakeCuda(count=8):
+        _, eight = tune("--dtype", "float32", name="eight")
+    assert one["results"]["history"] == eight["results"]["history"]
+
+
+def test_only_the_rows_that_fit_go_through_a_gpu_at_once(tune, monkeypatch):
+    flags = ["--dtype", "float32", "--lora_dropout", 0, "--batch_size", 16, "--micro_batch_size", 16]
+    with FakeCuda():
+        _, all_at_once = tune(*flags, name="all")
+    with FakeCuda() as gpu:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (12_000_000, gpu.total))
+        _, few = tune(*flags, name="few")
+    assert (all_at_once["results"]["rows_at_once"], few["results"]["rows_at_once"]) == (16, 4)
+    (one,), (other,) = all_at_once["results"]["history"], few["results"]["history"]
+    assert one["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-5)
+
+
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
 def test_an_adapter_on_a_quantised_base_has_one_auc(quantization, tune, evaluate, tmp_path):
     base = make_llama(tmp_path / "base", width=64)

@@ -158,6 +158,11 @@ def memory_at_hand():
     return int(min(OF_THE_MACHINE * total, OF_WHAT_IS_FREE * free))
 
 
+def gpu_memory_at_hand():
+    """Bytes of the GPU that this process may use: a share of what is free."""
+    return int(OF_WHAT_IS_FREE * torch.cuda.mem_get_info()[0])
+
+
 def _group_limits(root=Path("/sys/fs/cgroup"), own=Path("/proc/self/cgroup")):
     """(limit, usage without file cache) in bytes of the control groups that this process is in; version 1 and 2."""
     try:
@@ -183,10 +188,11 @@ def _group_limits(root=Path("/sys/fs/cgroup"), own=Path("/proc/self/cgroup")):
                 yield int(limit), int(usage) - int(statistics.get(names[2], 0))
 
 
-def rows_that_fit(skeleton, lora, longest, most, dtype, quantization, checkpointing, memory):
-    """How many rows of `longest` tokens a forward and backward pass on the CPU may have, at most `most`.
+def rows_that_fit(skeleton, lora, longest, most, dtype, quantization, checkpointing, memory, mask=4):
+    """How many rows of `longest` tokens a forward and backward pass may have, at most `most`.
 
-    skeleton: the model on the meta device; memory: bytes, from `memory_at_hand`. Raises InputError if not one fits.
+    skeleton: the model on the meta device; memory: bytes that may be used; mask: as for `layer`. Raises InputError if
+    not one fits.
     """
     shape, weights = shape_of(skeleton, lora)
     number = torch.finfo(dtype).bits // 8
@@ -194,7 +200,7 @@ def rows_that_fit(skeleton, lora, longest, most, dtype, quantization, checkpoint
     longest = int(longest)  # lengths on disk are int32, in which bytes overflow
 
     def takes(rows):
-        return fixed + activations(shape, rows * longest, quantization, checkpointing, mask=4, number=number)
+        return fixed + activations(shape, rows * longest, quantization, checkpointing, mask, number)
 
     rows = next((rows for rows in range(most, 0, -1) if takes(rows) <= memory), 0)
     if not rows:

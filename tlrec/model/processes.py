@@ -8,6 +8,7 @@ import signal
 import sys
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env, reduce
@@ -35,6 +36,12 @@ def add_up(array):
     if state.num_processes == 1:
         return array
     return reduce(torch.from_numpy(array).to(state.device), reduction="sum").cpu().numpy()
+
+
+def least(number):
+    """The smallest of the numbers that the processes have, on each of them."""
+    state = PartialState()
+    return int(add_up(np.where(np.arange(state.num_processes) == state.process_index, float(number), 0.0)).min())
 
 
 def share_batch(batch_size, micro_batch_size, processes):

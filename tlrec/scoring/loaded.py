@@ -163,5 +163,7 @@ class LoadedModel:
 
     @cached_property
     def memory(self):
-        """Bytes of main memory that this process may use, measured once, at the first call."""
+        """Bytes of main memory, or of its GPU, that this process may use, measured once, at the first call."""
+        if self.device.type == "cuda":
+            return memory.gpu_memory_at_hand()
         return memory.memory_at_hand() // self.processes

@@ -11,7 +11,7 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from tlrec import runs
 from tlrec.errors import InputError
 from tlrec.model import adapters, base_models, lora_targets, memory
-from tlrec.model.processes import models_are_spread, share_batch
+from tlrec.model.processes import least, models_are_spread, share_batch
 from tlrec.model.prompts import load_frame
 from tlrec.scoring.loaded import LoadedModel
 from tlrec.tuning.rows import lengths
@@ -131,22 +131,25 @@ def machine_arguments(args, model, lora, rows):
 
 
 def divide_batch(args, model, lora, longest):
-    """(rows of a forward pass, forward passes of a step) of each process. On the CPU as many rows as fit into main
-    memory, which changes neither the batch nor its gradient; InputError if not even one fits. longest: tokens of the
-    longest row."""
-    size, accumulation = share_batch(args.batch_size, args.micro_batch_size, model.processes)
-    if model.device.type != "cpu":
-        return size, accumulation
-    fit = memory.rows_that_fit(
-        base_models.skeleton_of(args.base_model, args.trust_remote_code),
-        lora,
-        longest,
-        args.micro_batch_size,
+    """(rows of a forward pass, forward passes of a step) of each process: as many rows as fit into memory, which changes
+    neither the batch nor its gradient. longest: tokens of the longest row. InputError if not even one fits on the CPU,
+    where no error would say so; a GPU is tried."""
+    share_batch(args.batch_size, args.micro_batch_size, model.processes)
+    skeleton = base_models.skeleton_of(args.base_model, args.trust_remote_code)
+    how = (
         model.dtype,
         args.quantization,
         args.gradient_checkpointing,
         model.memory,
+        4 if model.device.type == "cpu" else 1,
     )
+    try:
+        fit = memory.rows_that_fit(skeleton, lora, longest, args.micro_batch_size, *how)
+    except InputError:
+        if model.device.type == "cpu":
+            raise
+        fit = 1
+    fit = least(fit)
     size, accumulation = share_batch(args.batch_size, fit, model.processes)
     if fit < args.micro_batch_size:
         print(

@@ -45,7 +45,7 @@ class TuningTrainer(Trainer):
         self.saving = SaveWhenStopped(self)
         for callback in (KeepsTheBest(), self.saving, ChecksFirstStep(self.accelerator)):
             self.add_callback(callback)
-        if torch.cuda.is_available():
+        if self.args.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()  # of the run before, in a sweep
 
     def train(self, resume_from_checkpoint=None):
@@ -191,7 +191,7 @@ class TuningTrainer(Trainer):
         tokens, padded = add_up(
             np.array([self.data_collator.tokens, self.data_collator.padded_tokens], dtype=np.float64)
         )
-        peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
+        peak = torch.cuda.max_memory_allocated() / 1e9 if self.args.device.type == "cuda" else None
         keys = ("step", "eval_auc", "eval_loss")
         return {
             "history": [{key: entry[key] for key in keys} for entry in self.validations()],
