@@ -22,7 +22,8 @@ class Comparison:
         result, intervals = dict.fromkeys(self.estimates), {}
         for metric, units in self.estimates.items():
             for one in units.values():
-                result[metric] = float(one.values[of].mean() - (one.values[minus].mean() if minus else 0))
+                value = one.values[of].mean() - (one.values[minus].mean() if minus else 0)
+                result[metric] = None if np.isnan(value) else float(value)
             intervals[metric] = {unit: one.interval(of, minus) for unit, one in units.items()}
         return result | {"intervals": intervals}
 
@@ -38,5 +39,5 @@ def compare_scores(labels, scores, units):
     for metric, function in METRICS.items():
         found = {unit: jackknife(function, labels, list(scores.values()), ids) for unit, ids in units.items()}
         # without users a metric of them is not defined, and has no interval over rows
-        estimates[metric] = {unit: one for unit, one in found.items() if not np.isnan(one.values).any()}
+        estimates[metric] = {unit: one for unit, one in found.items() if not np.isnan(one.values).all()}
     return Comparison(scores, estimates)
