@@ -416,6 +416,18 @@ def test_folders_of_no_known_form(tmp_path, files, flags, message):
     assert str(error.value).startswith(f"{raw}{message}") and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:300], lambda b: b[:15] + b"\xff" * 15 + b[30:], lambda b: b[:400] + b"\xff" * 60]
+)
+def test_damaged_archives_are_one_line(tmp_path, damage):
+    content = gzip.compress(
+        ("user,item,title,rating,time\n" + "".join(f"{n * n},{n},x{n},3,{n}\n" for n in range(999))).encode()
+    )
+    (tmp_path / "r.csv.gz").write_bytes(damage(content))
+    with pytest.raises(InputError, match="r.csv.gz: cannot be read"):
+        run("--raw", tmp_path / "r.csv.gz", "--output", tmp_path / "out", *FLAGS)
+
+
 def test_tables_that_are_like_a_public_form(tmp_path):
     """A table of one's own with the columns of another source, but not its files."""
     for header, name in (

@@ -9,6 +9,7 @@ import codecs
 import csv
 import gzip
 import io
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def first_line(path):
     with open_bytes(path) as file:
         try:
             start = file.read(1 << 16)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path}: cannot be read: {error}") from None
     encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
     return start.decode(encoding, errors="replace").lstrip("\ufeff").split("\n")[0].rstrip("\r")
@@ -202,7 +203,7 @@ def _parse(path, width, places, odd, separator, header, quotes, encoding):
                     include_columns=list(wanted),
                 ),
             )
-        except (pa.ArrowInvalid, OSError, EOFError) as error:
+        except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
             if "Could not skip initial" in str(error):
                 raise InputError(f"{path}: a header, but no rows") from None
             raise InputError(f"{path}: cannot be read as a table: {str(error).splitlines()[0]}") from None
