@@ -93,7 +93,7 @@ def auc_against_shots(test_set, looks):
         bounds = cell.numbers["intervals"]["auc"][test_set.unit]
         seeds = [evaluation.metrics["auc"] for evaluation in cell.evaluations]
         points.setdefault(cell.method, []).append((cell.shots, cell.numbers["auc"], bounds, seeds))
-    floors = {name: one["auc"] for name, one in test_set.floors.items()}
+    floors = {f"floor: {name}": one["auc"] for name, one in test_set.floors.items()}
     title = f"AUC against shots\nbars: 95 % interval over {test_set.unit}; small dots: seeds"
     drawn = against_shots(points, floors, test_set.published, f"{wrapped(test_set.target)}: {title}", "AUC", looks)
     drawn[0].axes[0].axhline(0.5, color="#bbbbbb", linewidth=1, zorder=1)
@@ -108,7 +108,7 @@ def hits_against_shots(test_set, ranked, looks):
         points.setdefault(cell.method, []).append(
             (cell.shots, numbers[name], numbers["intervals"][name]["users"], each)
         )
-    floors = {rankings.FLOORS.get(floor, floor): means[name] for floor, means in ranked.floors.items()}
+    floors = {f"floor: {rankings.FLOORS.get(floor, floor)}": one[name] for floor, one in ranked.floors.items()}
     title = f"{wrapped(test_set.target)}: {name.upper()} against shots, P(like | rated)\n{ranked.title}"
     drawn = against_shots(points, floors, {}, title, name.upper(), looks)
     axes = drawn[0].axes[0]
@@ -135,7 +135,7 @@ def against_shots(points, floors, published, title, measure, looks):
                 axes.scatter([at] * len(seeds), seeds, s=9, zorder=4, **style)
             words.append(f"{method}, {shots_name(number)}: {value:.3f}")
     for (name, value), dashes in zip(floors.items(), DASHES, strict=False):
-        label = f"floor: {wrapped(name, 40)} ({value:.3f})"
+        label = f"{wrapped(name, 47)} ({value:.3f})"
         axes.axhline(value, color=GREY, linewidth=1.3, dashes=dashes, label=label, zorder=2)
     for index, (name, values) in enumerate(published.items()):
         x = [shots.index(number) - (len(points) / 2 + 0.5) * width - 0.03 for number in values]
@@ -145,8 +145,8 @@ def against_shots(points, floors, published, title, measure, looks):
     axes.set(xlim=(-0.5, len(shots) - 0.5), xlabel="training rows of the target (shots)", ylabel=measure)
     axes.set_title(title, fontsize=10)
     legend_below(figure, axes)
-    known = "; ".join(f"{name} {value:.3f}" for name, value in floors.items())
-    return figure, f"{'; '.join(words)}. Floors: {known or 'none'}."
+    words += [f"{name} {value:.3f}" for name, value in floors.items()]
+    return figure, f"{'; '.join(words)}."
 
 
 def uauc_beside_auc(test_set, looks):
