@@ -136,10 +136,7 @@ def main():
     # 5. What it will cost
     print_cost(samples, templates, args)
     if args.dry_run:
-        for stage, _ in enumerate(templates):
-            answers = [f"<answer {earlier}>" for earlier in range(1, stage + 1)]
-            print(f"\n----- prompt {stage + 1} of sample {samples[0].pid}\n{next_prompt(samples[0].pid, answers)}")
-        return
+        return print_prompts(samples[0].pid, next_prompt)
 
     # 6. Ask what is not in the journal yet
     from tlrec.cot.three_stages import tell, write_three_stages
@@ -219,6 +216,13 @@ def print_cost(samples, templates, args):
             for tokens in (answer_tokens, most_tokens)
         )
         print(f"cost, estimated: {likely:,.2f} USD (with the longest answers {most:,.2f})")
+
+
+def print_prompts(pid, next_prompt):
+    """Print the three prompts of a sample, with words in the place of answers."""
+    for stage in range(len(STAGES)):
+        answers = [f"<answer {earlier}>" for earlier in range(1, stage + 1)]
+        print(f"\n----- prompt {stage + 1} of sample {pid}\n{next_prompt(pid, answers)}")
 
 
 def open_journal(path, input_file, samples, args):

@@ -160,32 +160,41 @@ def main():
 
     # 4. How many exceed the tuner's limit
     exceeding = {name: measure(name, records[name], base_model, args) for name in names}
+    results = {
+        name: {"kept": len(kept[name]), "dropped": dropped[name], "exceeding": exceeding[name]} for name in names
+    }
 
     # 5. Write the records, and last what they were made from
+    for place, its_names in places.items():
+        write_place(place, [name for name in its_names if kept[name]], records, samples, kept, results, args)
+    if folder not in places:
+        print(f"{folder / 'stage123.json'}: not written; give --data_name {' '.join(names)} to join these")
+
+
+def write_place(place, names, records, samples, kept, results, args):
+    """Write the records of some names into a folder, joined, and stage123.run.json beside them."""
     from tlrec import runs
     from tlrec.data.records import write_records
 
-    for place, its_names in places.items():
-        its_names = [name for name in its_names if kept[name]]
-        for stage in stages if its_names else ():
-            rows = [record for name in its_names for record in records[name][stage]]
-            write_records(place / f"{stage}.json", rows)
-            print(f"{place / f'{stage}.json'}: {len(rows)} records")
-        if its_names:
-            data = {
-                name: runs.describe_data(folder / name / "three_stages.json", len(samples[name])) for name in its_names
-            }
-            results = {
-                "kept": {name: len(kept[name]) for name in its_names},
-                "dropped": {name: dropped[name] for name in its_names},
-                "exceeding": {name: exceeding[name] for name in its_names},
-            }
-            models = sorted({model for name in its_names for sample in kept[name] for model in sample["Models"]})
-            outputs = {f"{stage}.json": sha256(place / f"{stage}.json") for stage in stages}
-            run = runs.describe_run("preprocess_data.py", vars(args), data, results, models=models, outputs=outputs)
-            write_json(place / "stage123.run.json", run)
-    if folder not in places:
-        print(f"{folder / 'stage123.json'}: not written; give --data_name {' '.join(names)} to join these")
+    if not names:
+        return
+    outputs = {}
+    for stage in records[names[0]]:
+        path = place / f"{stage}.json"
+        rows = [record for name in names for record in records[name][stage]]
+        write_records(path, rows)
+        outputs[path.name] = sha256(path)
+        print(f"{path}: {len(rows)} records")
+    three_stages = {name: args.root_path / args.input_path.lstrip("/") / name / "three_stages.json" for name in names}
+    run = runs.describe_run(
+        "preprocess_data.py",
+        vars(args),
+        {name: runs.describe_data(three_stages[name], len(samples[name])) for name in names},
+        {key: {name: results[name][key] for name in names} for key in ("kept", "dropped", "exceeding")},
+        models=sorted({model for name in names for sample in kept[name] for model in sample["Models"]}),
+        outputs=outputs,
+    )
+    write_json(place / "stage123.run.json", run)
 
 
 def record_of(sample, stage, instruction):
