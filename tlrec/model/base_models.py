@@ -57,16 +57,16 @@ def _why_no_gpu():
         if made_for and 10 * major + minor < min(made_for):
             return (
                 f"{torch.cuda.get_device_name()} has compute capability {major}.{minor}, older than what this build of "
-                f"torch ({torch.__version__}) is made for; install another build (README.md tells which)"
+                f"torch ({torch.__version__}) is made for; install another build (docs/scaling.md tells which)"
             )
         return None
     if torch.version.cuda is None and torch.version.hip is None:
-        return f"this build of torch ({torch.__version__}) has no CUDA; install another build (README.md tells which)"
+        return f"this build of torch ({torch.__version__}) has no CUDA; install another build (docs/scaling.md tells which)"
     try:
         torch.cuda.init()
     except RuntimeError as error:
         if "driver" in str(error):  # too old for this build, or not there
-            return f"{first_line(error)} Or install a build of torch for an older CUDA (README.md tells which)"
+            return f"{first_line(error)} Or install a build of torch for an older CUDA (docs/scaling.md tells which)"
     return "there is no such GPU here; check CUDA_VISIBLE_DEVICES against nvidia-smi -L"
 
 
