@@ -6,6 +6,7 @@
 """
 
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_the_docs_are_up_to_date(make):
     assert make.make() == []
     if (make.HERE / "runs.csv").exists():
         text = (make.HERE / "runs.csv").read_text()
-        assert not any(path in text for path in ("/home/", "/work/", "/tmp/", "/root/"))
+        assert not re.search("[ =,]/[a-z]", text)  # no path of a machine
         for row in make.read_runs().dropna(subset=["predictions"]).to_dict("records"):
             test, labels, scores, _ = read_scores(make.HERE / row["predictions"])
             assert test["sha256"] == row["test_sha256"]
