@@ -15,8 +15,6 @@ from tlrec.errors import InputError
 
 NO_NAME = ("", "none", "nan", "null", "n/a", "unknown")  # of a creator, in any case
 UNKNOWN = "Unknown"  # creator of an item without one, where others have one
-REPEATED = ("last", "first", "mean", "error")
-SAME_TITLE = ("one", "keep", "published")
 NEAR = 10  # items on either side of an item in the order of popularity, from which its negative is drawn
 
 
