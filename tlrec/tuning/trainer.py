@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft.helpers import disable_input_dtype_casting
 from transformers import Trainer
 
 from tlrec.errors import InputError, Stopped
@@ -136,7 +137,9 @@ class TuningTrainer(Trainer):
 
     def _piece(self, model, inputs, num_items_in_batch):
         during = getattr(self.loss, "during_step", None)
-        with during(self.model, inputs) if during else nullcontext():
+        # Under autocast PEFT's cast of a layer's input to float32 would be undone at once: the same bits, a tenth more time
+        uncast = disable_input_dtype_casting(self.model, active=self.accelerator.native_amp)
+        with uncast, during(self.model, inputs) if during else nullcontext():
             return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
