@@ -28,7 +28,7 @@ def read_scores(path):
         return metrics["run"]["data"]["test"], found["label"], found["score"], found["user"]
     try:
         first, _, rest = gzip.decompress(Path(path).read_bytes()).decode().partition("\n")
-        table = pd.read_csv(io.StringIO(rest), float_precision="round_trip")
+        table = pd.read_csv(io.StringIO(rest))
         labels, scores = table["label"].to_numpy(np.int64), table["score"].to_numpy(float)
         users = None if table["user"].isna().all() else table["user"].to_numpy()
     except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:

@@ -147,6 +147,9 @@ def test_noise_is_the_paired_interval_over_users(workspace):
     row = details.loc[("source netflix", "16 shots")]  # the spread over seeds stands beside the interval over users
     assert row["auc, ± over seeds"] == f"{cell.spread['auc']:.3f}"
     assert row["auc, 95 % over users"] == f"{low:.3f} to {high:.3f}"
+    for metric in ("auc", "uauc"):  # each difference has its own interval
+        (low, high), floor = cell.to_floor[metric]["intervals"][metric]["users"], test_set.best_floor[metric]
+        assert row[f"{metric} - {floor}, 95 % over users"] == f"{low:+.3f} to {high:+.3f}"
 
 
 def test_other_flags_stand_apart_and_repeated_seeds_are_named(copy):

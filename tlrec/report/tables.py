@@ -164,7 +164,7 @@ def detail_table(test_set):
             if floor := test_set.best_floor.get(metric):
                 numbers = cell.to_floor[metric]
                 row[f"{metric} - {floor}"] = number(numbers[metric], "+")
-                row[f"its 95 % over {test_set.unit}"] = between(numbers["intervals"][metric].get(test_set.unit), "+")
+                row[f"{metric} - {floor}, 95 % over {test_set.unit}"] = between(numbers["intervals"][metric].get(test_set.unit), "+")
         metrics = pd.DataFrame([evaluation.metrics for evaluation in cell.evaluations])
         mean = metrics[["auc_logodds", *CALIBRATION]].astype(float).mean()
         rows.append(row | {name: number(value) for name, value in mean.items()})
