@@ -9,13 +9,13 @@ ratings that an earlier row ends with. Likes and dislikes are separate, each in 
     shared: C D E and y, four ratings; they end the likes and dislikes above (target included) and begin those below
 """
 
+from collections import Counter, defaultdict
+from itertools import accumulate
+from math import log
+
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 _MARGIN = 6.0  # nats beyond the number of row pairs; the smallest whole number without a false link on MovieLens-100K
-_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
-_INVERSE = pow(_BASE, -1, 2**64)
 
 
 def infer_users(preferences, liked=None):
@@ -45,138 +45,85 @@ def infer_timeline(preferences, liked=None):
     A time counts a user's ratings from an arbitrary one on, up to the row's target: of two rows of a user, the one with
     the smaller time is earlier. Times of different users do not compare.
     """
-    n_rows = len(preferences)
-    if n_rows == 0:
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    rows, parts, offsets = _links(preferences, liked)
-    size = n_rows + parts.max(initial=-1) + 1
-    graph = coo_array((np.ones(len(rows), dtype=bool), (rows, n_rows + parts)), shape=(size, size)).tocsr()
-    component = connected_components(graph, directed=False)[1][:n_rows]
-    _, first, users = np.unique(component, return_index=True, return_inverse=True)
-
-    times = np.zeros(size, dtype=np.int64)  # of a shared part: when it ends
-    later_by = dict(zip(zip(rows.tolist(), (n_rows + parts).tolist()), offsets.tolist()))
-    for start in first:
-        order, before = breadth_first_order(graph, start, directed=False)
-        for node in order[1:]:
-            other = before[node]
-            times[node] = times[other] + (later_by[node, other] if node < n_rows else -later_by[other, node])
-    return np.argsort(np.argsort(first))[users], times[:n_rows]
-
-
-def _links(preferences, liked):
-    """Edges between rows and the parts that they share with others: three int arrays (edges,), the row, the part, and how
-    many ratings the row's target comes after the end of the part."""
-    n_rows = len(preferences)
-    likes, dislikes, targets, n_items = _item_ids(preferences)
-    n_likes, n_dislikes = (likes >= 0).sum(axis=1), (dislikes >= 0).sum(axis=1)
-    codes = np.random.default_rng(0).integers(1, 2**64, n_items, dtype=np.uint64)
-    counts = np.bincount(np.concatenate([likes[likes >= 0], dislikes[dislikes >= 0], targets]), minlength=n_items)
-    rarity = -np.log(counts / counts.sum())
-
-    # 1. Tables at [row, number of items]: hash and rarity of each beginning of the history, hash of each end.
-    begin_likes, begin_dislikes = _prefixes(likes, codes), _prefixes(dislikes, codes)
-    rarity_likes, rarity_dislikes = _cumulative(likes, rarity), _cumulative(dislikes, rarity)
-    ends = tuple(_ends(likes, dislikes, targets, codes, liked))
-
-    # 2. Identical rows share all of it.
-    whole = _mix(_mix(begin_likes[:, -1], begin_dislikes[:, -1]), codes[targets])
-    telling = rarity_likes[:, -1] + rarity_dislikes[:, -1] + rarity[targets] >= 2 * np.log(n_rows) + _MARGIN
-    same = np.unique(whole[telling], return_inverse=True)[1]
-    links = [(np.flatnonzero(telling), same, np.zeros(len(same), dtype=np.int64))]
-    n_parts = n_rows
-
-    # 3. Others share what one ends with and the other begins with, the longest first.
-    has_next, has_previous = np.zeros(n_rows, dtype=bool), np.zeros(n_rows, dtype=bool)
-    for n_shared in range((n_likes + n_dislikes).max(), 0, -1):
-        needed = np.log(max(1, (~has_next).sum())) + np.log(max(1, (~has_previous).sum())) + _MARGIN
-        found = []
-        for a in range(max(0, n_shared - n_dislikes.max()), min(n_shared, n_likes.max()) + 1):
-            b = n_shared - a  # a likes and b dislikes are shared
-            later = np.flatnonzero(~has_previous & (n_likes >= a) & (n_dislikes >= b))
-            later = later[rarity_likes[later, a] + rarity_dislikes[later, b] >= needed]
-            later_keys = _mix(begin_likes[later, a], begin_dislikes[later, b])
-            earlier, earlier_keys = [], []
-            for answer, possible, end_likes, end_dislikes in ends:
-                if (a if answer else b) == 0:
-                    continue  # the shared part would not contain the target, which is the last rating
-                enough = (n_likes + answer >= a) & (n_dislikes + (1 - answer) >= b)
-                earlier.append(np.flatnonzero(~has_next & possible & enough))
-                earlier_keys.append(_mix(end_likes[earlier[-1], a], end_dislikes[earlier[-1], b]))
-            earlier, earlier_keys = np.concatenate(earlier), np.concatenate(earlier_keys)
-            parts = np.intersect1d(later_keys, earlier_keys)
-            apart = (n_likes + n_dislikes)[later] - n_shared + 1
-            for rows, keys, offsets in ((later, later_keys, apart), (earlier, earlier_keys, np.zeros_like(earlier))):
-                shares = np.isin(keys, parts)
-                links.append((rows[shares], n_parts + np.searchsorted(parts, keys[shares]), offsets[shares]))
-            found.append([rows for rows, _, _ in links[-2:]])
-            n_parts += len(parts)
-        for later, earlier in found:
-            has_previous[later] = True
-            has_next[earlier] = True
-    return tuple(map(np.concatenate, zip(*links)))
+    parts = _shared_parts(preferences, liked)
+    parts_of = defaultdict(list)
+    for number, part in enumerate(parts):
+        for row, after in part:
+            parts_of[row].append((number, after))
+    users, times = np.full(len(preferences), -1), np.zeros(len(preferences), dtype=np.int64)
+    ends, user = {}, 0  # ends: {part: the time of its last rating}
+    for start in range(len(preferences)):
+        if users[start] >= 0:
+            continue
+        users[start], rows = user, [start]
+        for row in rows:  # the list grows until all rows of the user are in it
+            for number, after in parts_of[row]:
+                if number in ends:
+                    continue
+                ends[number] = times[row] - after
+                for other, after_it in parts[number]:
+                    if users[other] < 0:
+                        users[other], times[other] = user, ends[number] + after_it
+                        rows.append(other)
+        user += 1
+    return users, times
 
 
-def _ends(likes, dislikes, targets, codes, liked):
-    """For either answer: (answer, rows that may have it (n,), hashes of the ends of likes and dislikes, target included)."""
-    for answer in (0, 1):
-        target_liked = np.full(len(targets), answer == 1)
-        possible = np.ones(len(targets), dtype=bool) if liked is None else np.asarray(liked) == answer
-        end_likes = _suffixes(_append(likes, targets, target_liked), codes)
-        end_dislikes = _suffixes(_append(dislikes, targets, ~target_liked), codes)
-        yield answer, possible, end_likes, end_dislikes
-
-
-def _item_ids(preferences):
-    """Likes and dislikes as int arrays (rows, longest) padded with -1, targets (rows,), and the number of items."""
+def _shared_parts(preferences, liked):
+    """What rows share: for each part the rows that have it, a list of (row, number of ratings from the end of the part to the
+    row's target)."""
     ids = {}
-    columns = [
-        [[ids.setdefault(item, len(ids)) for item in items] for items in column]
-        for column in zip(*((p.likes, p.dislikes, (p.target,)) for p in preferences), strict=True)
-    ]
-    padded = []
-    for column in columns:
-        array = np.full((len(column), max(map(len, column))), -1)
-        for row, items in enumerate(column):
-            array[row, : len(items)] = items
-        padded.append(array)
-    return padded[0], padded[1], padded[2][:, 0], len(ids)
+    likes, dislikes, targets = (
+        [tuple(ids.setdefault(item, len(ids)) for item in items) for items in column]
+        for column in (
+            [p.likes for p in preferences],
+            [p.dislikes for p in preferences],
+            [(p.target,) for p in preferences],
+        )
+    )
+    counts = Counter(item for items in (*likes, *dislikes, *targets) for item in items)
+    n_ratings = counts.total()
+    rarity = {item: -log(count / n_ratings) for item, count in counts.items()}
+    rarity_likes, rarity_dislikes = (  # of the first k items, at [row][k]
+        [list(accumulate((rarity[item] for item in items), initial=0)) for items in column]
+        for column in (likes, dislikes)
+    )
+
+    # 1. Identical rows share all of it.
+    same = defaultdict(list)
+    for row, content in enumerate(zip(likes, dislikes, targets)):
+        telling = rarity_likes[row][-1] + rarity_dislikes[row][-1] + rarity[targets[row][0]]
+        if telling >= 2 * log(len(likes)) + _MARGIN:
+            same[content].append((row, 0))
+    parts = list(same.values())
+
+    # 2. Others share what one ends with and the other begins with, the longest first.
+    sizes = [len(liked_items) + len(disliked) for liked_items, disliked in zip(likes, dislikes)]
+    without_next, without_previous = dict.fromkeys(range(len(likes))), dict.fromkeys(range(len(likes)))
+    for n_shared in range(max(sizes, default=0), 0, -1):
+        needed = log(max(1, len(without_next))) + log(max(1, len(without_previous))) + _MARGIN
+        begins, ends = defaultdict(list), defaultdict(list)
+        for row in without_previous:
+            for a in _splits(n_shared, likes[row], dislikes[row]):
+                if rarity_likes[row][a] + rarity_dislikes[row][n_shared - a] >= needed:
+                    begins[likes[row][:a], dislikes[row][: n_shared - a]].append((row, sizes[row] - n_shared + 1))
+        for row in without_next:
+            for answer in (0, 1) if liked is None else (int(liked[row]),):
+                its_likes = likes[row] + targets[row] * answer
+                its_dislikes = dislikes[row] + targets[row] * (1 - answer)
+                for a in _splits(n_shared, its_likes, its_dislikes):
+                    part = its_likes[len(its_likes) - a :], its_dislikes[len(its_dislikes) - n_shared + a :]
+                    if part in begins and part[0 if answer else 1]:  # with the target, which is the last rating
+                        ends[part].append((row, 0))
+        for part, rows in ends.items():
+            parts.append(begins[part] + rows)
+            for row, _ in begins[part]:
+                without_previous.pop(row, None)
+            for row, _ in rows:
+                without_next.pop(row, None)
+    return parts
 
 
-def _append(items, targets, which):
-    """`items` with the target after its last item in the rows of `which`."""
-    longer = np.pad(items, ((0, 0), (0, 1)), constant_values=-1)
-    rows = np.flatnonzero(which)
-    longer[rows, (items[rows] >= 0).sum(axis=1)] = targets[rows]
-    return longer
-
-
-def _cumulative(items, values):
-    """Sum of the values of the first k items, at [row, k]."""
-    terms = np.where(items >= 0, values[items], values.dtype.type(0))
-    return np.pad(np.cumsum(terms, axis=1, dtype=values.dtype), ((0, 0), (1, 0)))
-
-
-def _powers(base, n):
-    return np.array([pow(base, k, 2**64) for k in range(n)], dtype=np.uint64)
-
-
-def _prefixes(items, codes):
-    """Hash of the first k items, at [row, k]: the sum of code[item] * base**position modulo 2**64."""
-    terms = np.where(items >= 0, codes[items], np.uint64(0)) * _powers(_BASE, items.shape[1])
-    return np.pad(np.cumsum(terms, axis=1, dtype=np.uint64), ((0, 0), (1, 0)))
-
-
-def _suffixes(items, codes):
-    """Hash of the last k items, at [row, k], equal to the hash of the same items as a prefix."""
-    prefix = _prefixes(items, codes)
-    length = (items >= 0).sum(axis=1, keepdims=True)
-    start = np.maximum(length - np.arange(items.shape[1] + 1), 0)
-    whole = np.take_along_axis(prefix, length, axis=1)
-    return (whole - np.take_along_axis(prefix, start, axis=1)) * _powers(_INVERSE, items.shape[1] + 1)[start]
-
-
-def _mix(likes, dislikes):
-    """One key for a pair of hashes."""
-    mixed = likes * np.uint64(0xD6E8FEB86659FD93) + dislikes
-    return (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0x9E6C63D0676A9A99)
+def _splits(n_shared, likes, dislikes):
+    """How many of `n_shared` ratings can be likes."""
+    return range(max(0, n_shared - len(dislikes)), min(n_shared, len(likes)) + 1)
