@@ -5,9 +5,10 @@
 
 The first adds a row to runs.csv for each metrics.json below WORKSPACE (a row of the same run is replaced), measured anew
 from its predictions.jsonl, and keeps the predictions of those named by --keep in predictions/ (row, user, label and score
-only; `python -m tlrec.compare` takes such a file in place of a folder). The second fills what stands between
-`<!-- results: TEST METRIC -->` and `<!-- end -->` in README.md and docs/*.md, and draws TEST.png, for every test that they
-name. It changes nothing that is up to date.
+only; `python -m tlrec.compare` takes such a file in place of a folder). The second computes differences.csv, of which the
+first four columns are written by hand: two runs whose predictions are kept, and what is asked of them. Then it fills what stands
+between `<!-- results: TEST METRIC -->` or `<!-- differences: TEST -->` and `<!-- end -->` in README.md and docs/*.md, and
+draws TEST.png and differences.png. It changes nothing that is up to date.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tlrec.compare import compare
 from tlrec.data.published import published_name
 from tlrec.evaluation.comparison import compare_scores, units_of
 from tlrec.evaluation.metrics import two_probabilities_to_score
@@ -31,8 +33,9 @@ from tlrec.report.published import RESULTS
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 KEY = ["test_sha256", "run"]
-MARK = re.compile(r"(<!-- results: (\S+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- (results|differences): ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 HISTORY = "history baseline (no training)"
+SHOTS = [0, 16, 64, 256]  # columns of a table; pictures and runs.csv have all rows too
 
 
 # ------------------------------------------------------------------------------------------------- workspace -> CSV
@@ -91,7 +94,7 @@ def describe(run, name, lines, root):
         "test_sha256": test["sha256"],
         "rows": test["rows"],
         "users": None if users is None else len(np.unique(users)),
-        "method": method_of(run, run.get("adapter"), chain),
+        "method": method_of(run, run.get("adapter"), chain) + settings(run, chain),
         "source": " + ".join(stage["source"] for stage in chain if stage.get("source")),
         "stages": " + ".join(stage["stage"] for stage in chain),
         "shots": last.get("shots") or 0,
@@ -104,6 +107,15 @@ def describe(run, name, lines, root):
         "revision": f"{run['git']['revision'][:10]}{' + changes' * run['git']['dirty']}" if run["git"] else None,
         "command": command(last, root),
     }
+
+
+def settings(run, chain):
+    """What tells apart runs of one method: ", 256 + 1024 rows" where stages learnt from a draw, ", mean of 4 orders"."""
+    stages = [stage for stage in chain if not stage.get("shots")]
+    drawn = [stage["arguments"].get("max_train_samples") or -1 for stage in stages]
+    words = f", {' + '.join('all' if n < 0 else str(n) for n in drawn)} rows" if max(drawn, default=-1) > 0 else ""
+    orders = (run.get("scoring") or {}).get("orders") or 1
+    return words + (f", mean of {orders} orders" if orders > 1 else "")
 
 
 def command(run, root):
@@ -156,26 +168,20 @@ def runs_on(runs, test):
 
 
 def table(found, metric):
-    """Markdown: method x shots, mean over seeds with their standard deviation, or the 95 % interval of a single seed."""
-    shots = sorted(found["shots"].unique(), key=shots_order)
-    lines = [f"| | {' | '.join(map(shots_name, shots))} |", "|---|" + "---|" * len(shots)]
+    """Markdown: method x shots, mean over seeds with their standard deviation. The intervals are in runs.csv."""
+    lines = [f"| | {' | '.join(map(shots_name, SHOTS))} |", "|---|" + "---:|" * len(SHOTS)]
 
-    def cell(own):
-        if len(own) == 0:
+    def cell(values):
+        if len(values) == 0:
             return ""
-        values = own[metric]
-        if len(own) > 1:
-            return f"{values.mean():.3f} ± {values.std():.3f} ({len(own)} seeds)"
-        low, high = own[f"{metric}_low"].iloc[0], own[f"{metric}_high"].iloc[0]
-        return f"{values.iloc[0]:.3f}" + ("" if np.isnan(low) else f" ({low:.3f} to {high:.3f})")
+        return f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
 
-    for method, of_method in found.groupby("method"):
-        lines.append(f"| {method} | {' | '.join(cell(of_method[of_method['shots'] == s]) for s in shots)} |")
-    history = found[f"history_{metric}"].iloc[0]
-    lines.append(f"| {HISTORY} | {' | '.join([f'{history:.3f}'] * len(shots))} |")
+    for method, own in found.groupby("method"):
+        lines.append(f"| {method} | {' | '.join(cell(own[own['shots'] == s][metric]) for s in SHOTS)} |")
+    lines.append(f"| {HISTORY} | {' | '.join([format(found[f'history_{metric}'].iloc[0], '.3f')] * len(SHOTS))} |")
     if metric == "auc":
         for name, aucs in published(found).items():
-            lines.append(f"| {name}, LLaMA-7B | {' | '.join(f'{aucs[s]:.3f}' if s in aucs else '' for s in shots)} |")
+            lines.append(f"| {name}, LLaMA-7B | {' | '.join(f'{aucs[s]:.3f}' if s in aucs else '' for s in SHOTS)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -185,10 +191,12 @@ def published(found):
 
 
 def draw(path, found):
-    """AUC against shots as a picture; it knows the rows that it shows, and is only drawn anew if they have changed."""
+    """AUC against shots as a picture, of the language model and the best baseline; it knows the rows that it shows, and is
+    only drawn anew if they have changed."""
+    baselines = found[found["base"].isna()].groupby("method")["auc"].max()
+    found = found[found["base"].notna() | (found["method"] == (baselines.idxmax() if len(baselines) else ""))]
     shown = found[["method", "shots", "seed", "auc", "auc_low", "auc_high", "history_auc", "test"]]
-    digest = hashlib.sha256(shown.to_csv(index=False).encode()).hexdigest()
-    if path.exists() and digest.encode() in path.read_bytes():
+    if (digest := to_be_drawn(path, shown)) is None:
         return
     from matplotlib import rc_context
 
@@ -210,25 +218,99 @@ def draw(path, found):
     with rc_context(figures.STYLE):
         floors = {HISTORY: found["history_auc"].iloc[0]}
         figure, _ = figures.against_shots(points, floors, published(found), title, "AUC", looks)
-        with whole_file(path, "wb") as file:
-            figure.savefig(file, format="png", metadata={"Software": None, "Comment": digest})
+        save(figure, path, digest)
+
+
+def to_be_drawn(path, shown):
+    """The digest of the rows `shown`, or None where the picture is of them already."""
+    digest = hashlib.sha256(shown.to_csv(index=False).encode()).hexdigest()
+    return None if path.exists() and digest.encode() in path.read_bytes() else digest
+
+
+def save(figure, path, digest):
+    with whole_file(path, "wb") as file:
+        figure.savefig(file, format="png", metadata={"Software": None, "Comment": digest})
+
+
+def differences(runs):
+    """differences.csv, computed anew from the kept predictions: mean over users left out one at a time, as tlrec.compare."""
+    path = HERE / "differences.csv"
+    kept = runs.dropna(subset=["predictions"]).set_index("run")["predictions"]
+    rows = []
+    for row in pd.read_csv(path)[["test", "question", "with", "without"]].to_dict("records"):
+        files = [kept[row[name]] for name in ("with", "without")]
+        found = compare(*(HERE / file for file in files))["difference"]
+        for metric in ("auc", "uauc"):
+            low, high = found["intervals"][metric].get("users") or (None, None)
+            row |= {metric: found[metric], f"{metric}_low": low, f"{metric}_high": high}
+        rows.append(row | {"command": f"python -m tlrec.compare {' '.join(f'docs/results/{file}' for file in files)}"})
+    table = pd.DataFrame(rows)
+    if path.read_text() != (text := table.to_csv(index=False, lineterminator="\n")):
+        with whole_file(path) as file:
+            file.write(text)
+    return table
+
+
+def difference_table(found):
+    """Markdown: a line for each difference on one test set, with its interval over users."""
+
+    def cell(row, metric):
+        if np.isnan(row[metric]):
+            return ""
+        return f"{row[metric]:+.3f} ({row[f'{metric}_low']:+.3f} to {row[f'{metric}_high']:+.3f})"
+
+    lines = ["| | AUC | uAUC |", "|---|---:|---:|"]
+    lines += [f"| {row['question']} | {cell(row, 'auc')} | {cell(row, 'uauc')} |" for _, row in found.iterrows()]
+    return "\n".join(lines) + "\n"
+
+
+def draw_differences(path, found):
+    """The differences in AUC with their intervals, one below the other."""
+    shown = found[["test", "question", "auc", "auc_low", "auc_high"]]
+    if (digest := to_be_drawn(path, shown)) is None:
+        return
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from tlrec.report import figures
+
+    with rc_context(figures.STYLE):
+        figure = Figure(figsize=(8, 1.2 + 0.34 * len(found)), layout="constrained")
+        axes = figure.subplots()
+        places = range(len(found), 0, -1)
+        bars = [found["auc"] - found["auc_low"], found["auc_high"] - found["auc"]]
+        axes.errorbar(found["auc"], places, xerr=bars, fmt="o", capsize=3, color=figures.COLOURS[0])
+        axes.axvline(0, color="grey", linestyle="--")
+        axes.set_yticks(places, [f"{test}: {question}" for test, question in zip(found["test"], found["question"])])
+        axes.set_xlabel("difference in AUC, 95 % over users")
+        save(figure, path, digest)
 
 
 def make():
-    """Fill the marked places of README.md and docs/*.md, and draw the pictures; returns what was changed."""
-    runs, changed = read_runs() if (HERE / "runs.csv").exists() else pd.DataFrame({"target": [], "test_sha256": []}), []
-    for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))):
-        before = page.read_text()
-        after = MARK.sub(lambda place: place[1] + table(runs_on(runs, place[2]), place[3]) + place[4], before)
-        if after != before:
-            page.write_text(after)
-            changed.append(page)
-        for test in dict.fromkeys(re.findall(r"\((?:docs/)?results/([\w-]+)\.png\)", after)):
-            picture = HERE / f"{test}.png"
-            old = picture.read_bytes() if picture.exists() else None
-            draw(picture, runs_on(runs, test))
-            changed += [picture] * (picture.read_bytes() != old)
-    return changed
+    """Compute differences.csv, fill the marked places of README.md and docs/*.md, and draw the pictures; returns what was
+    changed."""
+    runs = read_runs() if (HERE / "runs.csv").exists() else pd.DataFrame({"target": [], "test_sha256": []})
+    pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    before = {path: path.read_bytes() for path in (*pages, *HERE.glob("*.csv"), *HERE.glob("*.png"))}
+    pairs = differences(runs) if (HERE / "differences.csv").exists() else None
+
+    def filled(place):
+        if place[2] == "differences":
+            return place[1] + difference_table(pairs[pairs["test"] == place[3]]) + place[4]
+        test, metric = place[3].split()
+        return place[1] + table(runs_on(runs, test), metric) + place[4]
+
+    for page in pages:
+        old = page.read_text()
+        if (new := MARK.sub(filled, old)) != old:
+            page.write_text(new)
+        for picture in dict.fromkeys(re.findall(r"\((?:docs/)?results/([\w-]+)\.png\)", new)):
+            if picture == "differences":
+                draw_differences(HERE / "differences.png", pairs)
+            else:
+                draw(HERE / f"{picture}.png", runs_on(runs, picture))
+    after = (*pages, *HERE.glob("*.csv"), *HERE.glob("*.png"))
+    return [path for path in after if path.read_bytes() != before.get(path)]
 
 
 def main():

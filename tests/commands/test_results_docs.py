@@ -3,6 +3,7 @@
 1. They are up to date; no path of a machine is in the rows; kept predictions have the AUC of their row.
 2. Runs of a workspace become rows with scikit-learn's AUC, and kept predictions compare as their folder does.
 3. A marked place is filled with means and spreads; a picture is drawn anew only if its rows have changed.
+4. Differences are those of tlrec.compare on the kept predictions.
 """
 
 import importlib.util
@@ -100,8 +101,24 @@ def test_marked_places_and_pictures(make, workspace):
     assert {page, picture} <= set(make.make())
     few = make.read_runs().query("shots == 16")["uauc"]
     lines = page.read_text().splitlines()
-    assert lines[2] == "| | zero-shot | 16 shots |"
-    assert lines[4].endswith(f" | {few.mean():.3f} ± {few.std():.3f} (3 seeds) |")
+    assert lines[2] == "| | zero-shot | 16 shots | 64 shots | 256 shots |"
+    assert lines[4].endswith(f" | {few.mean():.3f} ± {few.std():.3f} |  |  |")
     assert lines[5].startswith("| history baseline (no training) | 0.")
     assert lines[-2:] == ["<!-- end -->", "b ![](results/movie.png)"]
     assert page not in make.make() and picture not in make.make()
+
+
+def test_differences(make, workspace):
+    for path in (make.HERE / "runs.csv", make.REPOSITORY / "README.md", *(make.REPOSITORY / "docs").glob("*.md")):
+        path.unlink()
+    (make.REPOSITORY / "README.md").touch()
+    make.add(make.collect(workspace, "small", "pocket", ["1_16", "source"]))
+    table = make.HERE / "differences.csv"
+    table.write_text("test,question,with,without\nmovie,what 16 shots add,1_16,source\n")
+    page = make.REPOSITORY / "docs" / "mine.md"
+    page.write_text("<!-- differences: movie -->\n<!-- end -->\n![](results/differences.png)\n")
+    assert {page, table, make.HERE / "differences.png"} == set(make.make()) and make.make() == []
+    expected = compare(workspace / "1_16", workspace / "source")["difference"]
+    low, high = expected["intervals"]["auc"]["users"]
+    line = f"| what 16 shots add | {expected['auc']:+.3f} ({low:+.3f} to {high:+.3f}) | {expected['uauc']:+.3f} ("
+    assert page.read_text().splitlines()[3].startswith(line)
