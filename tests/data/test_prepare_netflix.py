@@ -1,13 +1,12 @@
 """Netflix Prize, instruction_data/prepare_data.py --domain netflix.
 
-1. A small raw file gives records that are spelled out here, one by one, however it is cut into blocks.
+1. A small raw file gives records that are spelled out here, one by one.
 2. Whatever is wrong with arguments or raw files is one line with file and line number, and no output appears.
 """
 
 import pytest
 
 from tests.support.preparation import expect_error, inputs_and_outputs, prepare, rows, spoil, wording
-from tlrec.data.sources import netflix as netflix_reader
 
 COMBINED = """1:
 10,3,2005-01-02
@@ -36,9 +35,7 @@ def netflix(tmp_path):
     return raw
 
 
-@pytest.mark.parametrize("block", [1 << 26, 24])
-def test_netflix(netflix, tmp_path, monkeypatch, block):
-    monkeypatch.setattr(netflix_reader, "BLOCK", block)  # small blocks begin in the middle of a film
+def test_netflix(netflix, tmp_path):
     prepare("netflix", netflix, tmp_path / "out", "--history", 1, "--ratio", "3:1:1")
     planet, cafe, side = '"Dinosaurs Planets and More (2003)"', '"Café"', '"The "B" Side (1999)"'
     # user 10: 2 1 3; user 11: 1 3; user 12: 3 2 1
@@ -74,7 +71,14 @@ def test_netflix_with_windows_line_ends_and_no_last_one(netflix, tmp_path):
             None,
             "{folder}/combined_data_1.txt: ratings of netflix, but no titles beside them; give --items FILE (movie_titles.csv)",
         ),
-        ("combined_data_1.txt", "2:\n", "2:\n3:\n", "{path}: line 5: film 2 has a header, but no ratings"),
+        ("combined_data_1.txt", "1:\n", "2:\n1:\n", "{path}: line 6: film 2 has a second header"),
+        ("combined_data_1.txt", "1:\n", "4:\n1:\n", "{path}: line 1: film 4 is not in movie_titles.csv"),
+        (
+            "combined_data_1.txt",
+            "10,5,2005-01-01\n12,1,2005-02-01\n",
+            "",
+            "{path}: line 5: film 2 has a header, but no ratings",
+        ),
         ("combined_data_1.txt", "3:\n", "4:\n", "{path}: line 8: film 4 is not in movie_titles.csv"),
         ("combined_data_1.txt", "3:\n", "2:\n", "{path}: line 8: film 2 has a second header"),
         (

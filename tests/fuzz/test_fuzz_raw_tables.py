@@ -191,4 +191,4 @@ def test_odd_netflix_files(folder, ratings, titles, told):
     if told:
         assert told in message
     else:
-        assert source.ratings[["user", "item", "rating"]].values.tolist() == [[7, 1, 3], [8, 1, 4]]
+        assert source.ratings[["user", "item", "rating"]].values.tolist() == [["7", 1, 3], ["8", 1, 4]]

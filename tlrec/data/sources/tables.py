@@ -5,7 +5,6 @@ index holds line numbers of the file, counted from 1 (rows, for Parquet and JSON
 breaks counts as one line. Users and items are categories, so that tens of millions of rows fit into memory.
 """
 
-import codecs
 import csv
 import gzip
 import io
@@ -116,64 +115,46 @@ def read_delimited(path, columns, separator=",", header=True, encoding="utf-8", 
     if the header has none. Other lines of another length are counted in `skipped`, or, without it, are an InputError; so are
     a missing column, another encoding, a quote that is never closed, and a file without rows.
     """
-    begin = first_line(path)
-    found = begin.split(separator) if len(separator) > 1 else _fields_of(begin, separator, quotes)
+    found = _fields_of(first_line(path), separator, quotes)
     if not any(found):
         raise InputError(f"{path}: line 1 is empty")
-    if header:
-        for column in columns.values():
-            if column not in found:
-                shown = ", ".join(map(repr, found))
-                raise InputError(f"{path}: line 1: no column {column!r}; found {shown} when split at {separator!r}")
-        places = {name: found.index(column) for name, column in columns.items()}
-    elif len(found) < len(columns):
+    if missing := [column for column in columns.values() if header and column not in found]:
+        shown = ", ".join(map(repr, found))
+        raise InputError(f"{path}: line 1: no column {missing[0]!r}; found {shown} when split at {separator!r}")
+    if len(found) < len(columns):
         raise InputError(
             f"{path}: line 1: expected {', '.join(columns)} and {separator!r} between them, found {len(found)} field(s)"
         )
-    else:
-        places = dict(zip(columns, range(len(columns))))
-    odd = {}  # {line: its text}
-    form = {"separator": separator, "header": header, "quotes": quotes}
-    try:
-        table = _parse(path, len(found), places, odd, **form, encoding="utf-8")
-    except UnicodeError:
-        if encoding == "utf-8":
-            raise InputError(_not_utf8(path)) from None
-        odd.clear()
-        table = _parse(path, len(found), places, odd, **form, encoding=encoding)
-    table.index = np.setdiff1d(np.arange(len(table) + len(odd)) + 1 + header, list(odd), assume_unique=True)
+    places = {name: found.index(columns[name]) if header else place for place, name in enumerate(columns)}
+    table, odd = read_lines(path, len(found), places, separator, header, encoding, quotes)
     if odd or skipped is not None:
         table = _repaired(table, odd, path, len(found), places, separator, quotes, skipped)
-    filled = np.zeros(len(table), dtype=bool)
-    for name in table:
-        filled |= (table[name] != "").to_numpy()
-    table = table if filled.all() else table[filled]
+    empty = (table == "").all(axis=1)
+    table = table[~empty] if empty.any() else table
     if table.empty:
         raise InputError(f"{path}: a header, but no rows" if header else f"{path}: has no rows")
     return table
 
 
-class _Utf8(io.RawIOBase):
-    """A file opened for reading that raises UnicodeDecodeError where it is no UTF-8; pyarrow finds it later, and then not
-    always as an exception."""
-
-    def __init__(self, file):
-        self.file, self.decoder = file, codecs.getincrementaldecoder("utf-8")()
-
-    def readable(self):
-        return True
-
-    def read(self, size=-1):
-        block = self.file.read(size)
-        if not block.isascii() or self.decoder.getstate()[0]:
-            self.decoder.decode(block, final=not block)
-        return block
+def read_lines(path, width, places, separator=",", header=False, encoding="utf-8", quotes=False):
+    """(DataFrame of the fields at `places`, {name: place}, of the lines with `width` fields; {line: text} of all others).
+    For the other arguments see `read_delimited`."""
+    odd = {}
+    try:
+        table = _parse(path, width, places, odd, separator, header, "utf-8-sig", quotes)
+    except UnicodeError:
+        if encoding == "utf-8":
+            raise InputError(_not_utf8(path)) from None
+        odd.clear()
+        table = _parse(path, width, places, odd, separator, header, encoding, quotes)
+    table.index = np.setdiff1d(np.arange(len(table) + len(odd)) + 1 + header, list(odd), assume_unique=True)
+    return table, odd
 
 
-def _parse(path, width, places, odd, separator, header, quotes, encoding):
-    """The columns at `places`; lines of another length than `width` go to `odd`. Raises UnicodeError."""
-    names = [f"{place}" for place in range(width)]
-    wanted = {names[place]: name for name, place in places.items()}
+def _parse(path, width, places, odd, separator, header, encoding, quotes):
+    """The table of `read_lines`; all other lines go to `odd`. Raises UnicodeError, which pyarrow does for any encoding but
+    "utf-8", whose errors it finds late, and then not always as an exception."""
+    wanted = {str(place): name for name, place in places.items()}
     types = {False: pa.string(), True: pa.dictionary(pa.int32(), pa.string())}
 
     def invalid(row):
@@ -185,12 +166,15 @@ def _parse(path, width, places, odd, separator, header, quotes, encoding):
             file, separator = io.BytesIO(file.read().replace(separator.encode(), b"\x1f")), "\x1f"
         elif file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
             encoding = "utf-16"
-        if encoding == "utf-8":
-            file = _Utf8(file)
         try:
             table = pa.csv.read_csv(
                 file,
-                pa.csv.ReadOptions(column_names=names, skip_rows=int(header), use_threads=False, encoding=encoding),
+                pa.csv.ReadOptions(
+                    column_names=list(map(str, range(width))),
+                    skip_rows=int(header),
+                    use_threads=False,
+                    encoding=encoding,
+                ),
                 pa.csv.ParseOptions(
                     delimiter=separator,
                     quote_char='"' if quotes else False,
@@ -245,6 +229,8 @@ def _not_utf8(path):
 
 
 def _fields_of(text, separator, quotes):
+    if len(separator) > 1:
+        return text.split(separator)
     quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
     try:
         return next(csv.reader([text.rstrip("\r\n")], delimiter=separator, quoting=quoting), [])
