@@ -127,7 +127,7 @@ def test_creators_that_are_missing(tmp_path):
 def test_files_that_do_not_belong_together(tmp_path):
     write(tmp_path, [(user, f"x{item}", rating, time) for user, item, rating, time in world()])
     with pytest.raises(
-        InputError, match="no rating is left without 48 ratings of items without a title; do the two files"
+        InputError, match="no row is left without 48 ratings of items without a title; do the two files"
     ):
         prepare(tmp_path)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tlrec.data.sources import values
-from tlrec.data.sources.tables import where
+from tlrec.data.sources.tables import leave_out, where
 from tlrec.errors import InputError
 
 NO_NAME = ("", "none", "nan", "null", "n/a", "unknown")  # of a creator, in any case
@@ -63,17 +63,6 @@ def clean(found, settings):
     return source
 
 
-def _leave_out(source, flawed, what):
-    """Leave out the ratings of `flawed` (a boolean Series or array), and count them."""
-    if count := int(flawed.sum()):
-        source.counts["left out"][what] = count
-        source.ratings = source.ratings[~flawed]
-    if source.ratings.empty:
-        raise InputError(
-            f"{source.files[0]}: no rating is left without {count} {what}; do the two files belong together?"
-        )
-
-
 def _check_items(source, path, kind):
     """Items once each, with a title of one line, a creator where most have one, and a kind of one word."""
     items = source.items
@@ -96,16 +85,14 @@ def _check_items(source, path, kind):
 def _creators(items, changed):
     """The items with a creator each, or none."""
     nameless = items["creator"].str.strip().str.casefold().isin(NO_NAME)
-    if nameless.any() and not nameless.all():  # in a list, one without could not be told from the title behind it
-        most = nameless.mean() <= 0.5
-        what = (
-            f"items without a creator, written by {UNKNOWN}"
-            if most
-            else "creators dropped, because most items have none"
-        )
-        changed[what] = int((nameless if most else ~nameless).sum())
-        return items.assign(creator=items["creator"].mask(nameless, UNKNOWN) if most else "")
-    return items.assign(creator="") if nameless.any() else items
+    if not nameless.any():
+        return items
+    if nameless.mean() <= 0.5:  # in a list, one without could not be told from the title behind it
+        changed[f"items without a creator, written by {UNKNOWN}"] = int(nameless.sum())
+        return items.assign(creator=items["creator"].mask(nameless, UNKNOWN))
+    if not nameless.all():
+        changed["creators dropped, because most items have none"] = int((~nameless).sum())
+    return items.assign(creator="")
 
 
 def _check_ratings(source, path, settings):
@@ -114,9 +101,9 @@ def _check_ratings(source, path, settings):
     if "timestamp" in ratings and (ratings["timestamp"] == "").all():
         ratings = ratings.drop(columns="timestamp")
     if settings["same_title"] != "published":
-        source.ratings = ratings
-        _leave_out(source, ratings.duplicated(), "lines that repeat an earlier one")
-        ratings = source.ratings
+        again = ratings.duplicated()
+        if again.any():
+            ratings = leave_out(ratings, again, "lines that repeat an earlier one", source.counts["left out"], path)
     values.require_filled(ratings, ratings.columns, path)
     missing = "rating" not in ratings or ratings["rating"].nunique() == 1
     if settings["negatives"] == "sampled":
@@ -135,11 +122,13 @@ def _check_ratings(source, path, settings):
         written, order = values.times(ratings, path)
         if settings.get("times") == "text":  # as the published records of Amazon-Book have it
             order = ratings["timestamp"]
-        source.ratings = ratings.assign(timestamp=written, order=order)
+        ratings = ratings.assign(timestamp=written, order=order)
     else:
-        source.ratings = ratings.assign(timestamp=None, order=np.arange(len(ratings)))
-    unknown = ~source.ratings["item"].isin(source.items.index)
-    _leave_out(source, unknown, "ratings of items without a title")
+        ratings = ratings.assign(timestamp=None, order=np.arange(len(ratings)))
+    if (unknown := ~ratings["item"].isin(source.items.index)).any():
+        what = "ratings of items without a title"
+        ratings = leave_out(ratings, unknown, what, source.counts["left out"], path)
+    source.ratings = ratings
 
 
 def _same_title(source, how):
@@ -163,46 +152,32 @@ def _same_title(source, how):
     kept = items.index[~first]  # in the order of their numbers, which count first appearances
     another = dict(zip(items.index[first], kept[numbers[first]]))
     source.counts["changed"]["ids with title and creator of another, taken for one"] = len(another)
-    ratings = source.ratings
-    ids = ratings["item"].astype("category")
-    merged = pd.Categorical.from_codes(ids.cat.codes, ids.cat.categories)
-    merged = merged.rename_categories(range(len(merged.categories)))
-    targets = [another.get(item, item) for item in ids.cat.categories]
-    codes, found = pd.factorize(pd.Index(targets))
-    source.ratings = ratings.assign(item=pd.Categorical.from_codes(codes[merged.codes], found))
+    ids = source.ratings["item"].astype("category")
+    codes, found = pd.factorize(pd.Index([another.get(item, item) for item in ids.cat.categories]))
+    source.ratings = source.ratings.assign(item=pd.Categorical.from_codes(codes[ids.cat.codes], found))
     source.items = items[~first]
 
 
 def _repeated(source, how, path):
     """One rating of an item by a user: the last or first by time, the mean with the time of the last, or an error."""
-    ratings = source.ratings
-    items = _codes(ratings["item"])
-    pairs = _codes(ratings["user"]) * (items.max() + 1) + items
-    again = pd.Series(pairs).duplicated(keep=False).to_numpy()
+    ratings, pair = source.ratings, ["user", "item"]
+    again = ratings.duplicated(pair)
     if not again.any():
         return
     if how == "error":
-        line = ratings.index[pd.Series(pairs).duplicated().to_numpy().argmax()]
-        user, item = ratings.at[line, "user"], ratings.at[line, "item"]
+        line = again.idxmax()
+        user, item = ratings.loc[line, pair]
         raise InputError(
             f"{where(path, line)}: a second rating of the same item by the same user (user {user}, item {item}), one of "
-            f"{int(pd.Series(pairs).duplicated().sum())}; give --repeated last, first or mean"
+            f"{again.sum()}; give --repeated last, first or mean"
         )
-    several = pd.DataFrame(
-        {"pair": pairs[again], "order": ratings["order"].to_numpy()[again], "place": np.flatnonzero(again)}
-    )
-    several = several.sort_values("order", kind="stable")
+    several = ratings[ratings.duplicated(pair, keep=False)].sort_values("order", kind="stable")
     if how == "mean":
-        mean = ratings["rating"].to_numpy(dtype="float64", copy=True)
-        several["rating"] = mean[several["place"]]
-        mean[several["place"]] = several.groupby("pair")["rating"].transform("mean")
-        ratings = ratings.assign(rating=mean)
-    dropped = several["place"][several["pair"].duplicated(keep="first" if how == "first" else "last")]
-    what = f"ratings of an item that its user rated again, of which the {how} counts"
-    kept = np.ones(len(ratings), dtype=bool)
-    kept[dropped] = False
-    source.counts["left out"][what] = int((~kept).sum())
-    source.ratings = ratings[kept]
+        mean = several.groupby(pair, observed=True)["rating"].transform("mean")
+        ratings = ratings.assign(rating=mean.reindex(ratings.index).fillna(ratings["rating"]))
+    dropped = several.index[several.duplicated(pair, keep="first" if how == "first" else "last")]
+    source.counts["left out"][f"ratings of an item that its user rated again, of which the {how} counts"] = len(dropped)
+    source.ratings = ratings.drop(dropped)
 
 
 def _codes(column):

@@ -73,20 +73,10 @@ def last_windows(ratings, history, last):
     columns = [ratings[name].tolist() for name in ("code", "user", "item", "rating", "timestamp", "order")]
     code, user, item, rating, timestamp, order = columns
     examples = []
-    for target in range(history, len(code)):
-        begin = target - history
-        if code[begin] == code[target]:
-            examples.append(
-                Example(
-                    user[target],
-                    tuple(item[begin:target]),
-                    tuple(rating[begin:target]),
-                    item[target],
-                    rating[target],
-                    timestamp[target],
-                    order[target],
-                )
-            )
+    for k in range(history, len(code)):
+        if code[k - history] == code[k]:
+            before = tuple(item[k - history : k]), tuple(rating[k - history : k])
+            examples.append(Example(user[k], *before, item[k], rating[k], timestamp[k], order[k]))
     return examples if last == -1 else examples[-last:]
 
 

@@ -4,8 +4,7 @@ The two are joined by title. As in the published records, only a user's first re
 empty field are left out; the publication year is one of the fields.
 """
 
-from tlrec.data.sources.tables import read_delimited
-from tlrec.errors import InputError
+from tlrec.data.sources.tables import leave_out, read_delimited
 
 REVIEWS = {"item": "Id", "title": "Title", "user": "User_id", "rating": "review/score", "timestamp": "review/time"}
 BOOKS = {"title": "Title", "creator": "authors", "year": "publishedDate"}
@@ -20,22 +19,19 @@ def read(ratings, items, options, counts):
     reviews = read_delimited(ratings, REVIEWS, skipped=skipped).astype("str")
     books, reviews = books.replace(EMPTY, ""), reviews.replace(EMPTY, "")
 
-    def leave_out(table, flawed, what):
-        skipped[what] = int(flawed.sum())
-        return table[~flawed]
-
-    books = leave_out(books, books.duplicated("title"), f"books of {items.name} with the title of another")
+    flawed = books.duplicated("title")
+    books = leave_out(books, flawed, f"books of {items.name} with the title of another", skipped, items)
     again = reviews.duplicated(["title", "user"])
-    reviews = leave_out(reviews, again, "further reviews of the same title by the same user")
-    reviews = leave_out(reviews, (reviews == "").any(axis=1), "reviews with an empty field (most: no user)")
+    reviews = leave_out(reviews, again, "further reviews of the same title by the same user", skipped, ratings)
+    empty = (reviews == "").any(axis=1)
+    reviews = leave_out(reviews, empty, "reviews with an empty field (most: no user)", skipped, ratings)
     unknown = ~reviews["title"].isin(books["title"])
-    reviews = leave_out(reviews, unknown, f"reviews of titles that are not in {items.name}")
+    reviews = leave_out(reviews, unknown, f"reviews of titles that are not in {items.name}", skipped, ratings)
     # "['A. Author', 'B. Writer']" becomes "A. Author', 'B. Writer", as published
     books["creator"] = books["creator"].str.replace(r"""^\[['"]?|['"]?\]$""", "", regex=True)
     incomplete = books["title"][(books["creator"] == "") | ~books["year"].str.contains(r"\d{4}")]
-    reviews = leave_out(reviews, reviews["title"].isin(incomplete), "reviews of books without author or year")
-    if reviews.empty:
-        raise InputError(f"{ratings}: no review is left that has all its fields and a book in {items.name}")
+    unclear = reviews["title"].isin(incomplete)
+    reviews = leave_out(reviews, unclear, "reviews of books without author or year", skipped, ratings)
     found = reviews[["item", "title"]].drop_duplicates("item")
     found = found.assign(creator=found["title"].map(books.set_index("title")["creator"]))
     return reviews.drop(columns="title"), found

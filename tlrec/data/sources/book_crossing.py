@@ -8,7 +8,7 @@ import io
 
 import pandas as pd
 
-from tlrec.data.sources.tables import first_line, open_bytes
+from tlrec.data.sources.tables import first_line, leave_out, open_bytes
 from tlrec.errors import InputError
 
 RATINGS = {"User-ID": "user", "ISBN": "item", "Book-Rating": "rating"}
@@ -32,19 +32,13 @@ def read(ratings, items, options, counts):
     unnamed = books["item"][(books["title"] == "") | (books["creator"] == "")]
 
     rated = _read(ratings, RATINGS, skipped)
-
-    def leave_out(table, flawed, what):
-        skipped[what] = int(flawed.sum())
-        return table[~flawed]
-
     if options["implicit"] == "drop":
-        rated = leave_out(rated, rated["rating"].str.fullmatch(r"0+(\.0*)?"), "implicit ratings (0)")
+        implicit = rated["rating"].str.fullmatch(r"0+(\.0*)?")
+        rated = leave_out(rated, implicit, "implicit ratings (0)", skipped, ratings)
     unknown = ~rated["item"].isin(books["item"])
-    rated = leave_out(rated, unknown, "ratings of books that are not in the table")
-    rated = leave_out(rated, rated["item"].isin(unnamed), "ratings of books without title or author")
-    if rated.empty:
-        left_out = ", ".join(what for what, count in skipped.items() if count)
-        raise InputError(f"{ratings}: nothing is left without {left_out}")
+    rated = leave_out(rated, unknown, "ratings of books that are not in the table", skipped, ratings)
+    nameless = rated["item"].isin(unnamed)
+    rated = leave_out(rated, nameless, "ratings of books without title or author", skipped, ratings)
     return rated, books[~books["item"].isin(unnamed)].drop(columns="year")
 
 

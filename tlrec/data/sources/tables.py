@@ -228,6 +228,15 @@ def _not_utf8(path):
     return f"{path}: not utf-8; save it as UTF-8"
 
 
+def leave_out(table, flawed, what, counts, path):
+    """The rows of a table that are not `flawed` (boolean); the others are counted as `what`. Raises InputError if none is
+    left."""
+    counts[what] = int(flawed.sum())
+    if counts[what] == len(table):
+        raise InputError(f"{path}: no row is left without {counts[what]} {what}; do the two files belong together?")
+    return table[~flawed]
+
+
 def _fields_of(text, separator, quotes):
     if len(separator) > 1:
         return text.split(separator)

@@ -23,16 +23,13 @@ def require_filled(table, columns, path):
 
 def numbers(table, column, path):
     """A text column as finite numbers: int64 if all are whole, else float64. Raises InputError at the first other."""
-    texts = table[column]
-    kinds = texts.cat.categories if isinstance(texts.dtype, pd.CategoricalDtype) else texts
-    values = pd.to_numeric(kinds, errors="coerce").astype("float64").to_numpy()
-    values = values[texts.cat.codes] if isinstance(texts.dtype, pd.CategoricalDtype) else values
+    codes, kinds = table[column].factorize()
+    values = pd.to_numeric(kinds.astype("str"), errors="coerce").to_numpy("float64")[codes]
     bad = ~np.isfinite(values)
     if bad.any():
-        place = int(bad.argmax())
-        raise InputError(
-            f"{where(path, table.index[place])}: {column} {texts.iloc[place]!r} is not a number ({bad.sum()} of {len(table)} rows){MEND}"
-        )
+        line = table.index[bad.argmax()]
+        said = f"{column} {kinds[codes[bad.argmax()]]!r} is not a number ({bad.sum()} of {len(table)} rows)"
+        raise InputError(f"{where(path, line)}: {said}{MEND}")
     whole = (values % 1 == 0).all()
     return pd.Series(values.astype("int64") if whole else values, index=table.index)
 
@@ -55,17 +52,13 @@ def times(table, path):
             continue
     known = {text: _exact(text) for text in values.unique()}
     if known[values.iloc[0]] is not None:
-        order = values.map(known).astype(object)
-        if order.isna().any():
-            line = order.isna().idxmax()
-            raise InputError(f"{where(path, line)}: timestamp {values[line]!r} is not a number{MEND}")
-        return values, order
-    order = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
+        order, wanted = values.map(known).astype(object), "not a number"
+    else:
+        order = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
+        wanted = "neither a number nor a date such as 2024-05-31"
     if order.isna().any():
         line = order.isna().idxmax()
-        raise InputError(
-            f"{where(path, line)}: timestamp {values[line]!r} is neither a number nor a date such as 2024-05-31{MEND}"
-        )
+        raise InputError(f"{where(path, line)}: timestamp {values[line]!r} is {wanted}{MEND}")
     return values, order
 
 
