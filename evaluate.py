@@ -24,16 +24,8 @@ from tlrec.evaluation.results import check_evaluation_dir, read_evaluation, reco
 from tlrec.model.folders import adapter_folder, check_base_model, check_lora_weights
 from tlrec.model.identity import base_identity
 from tlrec.model.prompts import FRAME_NAMES, load_frame, prompt_parts
-from tlrec.runs import (
-    SCORING,
-    RunFolder,
-    check_unlocked,
-    describe_adapter,
-    differences,
-    identity_of_scores,
-    scoring_of,
-    scoring_said,
-)
+from tlrec.runs import SCORING, RunFolder, check_unlocked, describe_adapter, differences
+from tlrec.runs.scoring import identity_of_scores, scoring_of, scoring_said
 
 
 def parse_arguments():

@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import os
 import time
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def main():
     # 4. Metrics and floors
     from tlrec.evaluation.results import results_table
 
-    with locked([args.output_dir], active=bool(args.output_dir)):
+    with locked(args.output_dir) if args.output_dir else nullcontext():
         metrics = record_evaluation(
             args.output_dir,
             "score_served.py",

@@ -96,7 +96,8 @@ def in_our_order(rows, batch_size):
     """The rows in the order in which ours takes them in its first epoch. Their first tokens are no labels: nothing
     predicts them, but not every trainer leaves them out of the number that it divides the loss by."""
     order = EpochOrder([len(row["input_ids"]) for row in rows], batch_size, 0, lambda: 0)
-    return [rows[number] | {"labels": [-100, *rows[number]["labels"][1:]]} for number in order]
+    ids = [rows[number]["input_ids"] for number in order]
+    return [{"input_ids": each, "labels": [-100, *each[1:]]} for each in ids]
 
 
 def take_turns(args, work, dtype, device, model, requests, first):

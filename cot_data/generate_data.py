@@ -146,7 +146,7 @@ def main():
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
-    with locked([folder]):
+    with locked(folder):
         journal = open_journal(journal_path, input_file, samples, args)
         if args.teacher == "neighbours":
             budget = end = None

@@ -9,8 +9,6 @@
 import json
 import os
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -26,16 +24,11 @@ from tlrec.runs.schema import Run
     ("content", "message"),
     [
         (b"[" * 100_000, "damaged: recursion limit exceeded"),
-        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "damaged: recursion limit exceeded"),
         (b'{"a": ' + b"1" * 5000 + b"}", "damaged: number out of range"),
         (b'{"a": "\xff"}', "damaged: invalid unicode"),
         (rb'{"a": "\ud800"}', "damaged: "),
-        (b'{"a": "\xed\xa0\x80"}', "damaged: invalid unicode"),  # the same surrogate, as bytes
         (b'{"a": 1', "damaged: EOF"),
-        (b"{} {}", "damaged: trailing characters"),
-        (b"", "damaged: EOF"),
         (b"[1]", "expected a JSON object, found a list"),
-        (b"null", "expected a JSON object, found a NoneType"),
     ],
 )
 def test_one_line(tmp_path, content, message):
@@ -81,14 +74,8 @@ RUN = {"format": 1, **describe_run("x.py", {"seed": 0}, {"train": {"path": "t", 
     ("change", "message"),
     [
         ({"data": {"train": {"path": "t", "sha256": "0"}}}, "the key 'data.train.rows' is missing"),
-        (
-            {"data": {"train": {"path": "t", "sha256": "0", "rows": 0}}},
-            "'data.train.rows': should be greater than or equal",
-        ),
         ({"script": 5}, "'script': should be a valid string"),
-        ({"seconds": "5"}, "'seconds': should be a valid number"),
         ({"seconds": float("nan")}, "'seconds': should be a finite number"),
-        ({"shots": 2**60}, "'shots': should be less than"),
         ({"results": {"history": [{"step": 1}]}}, "the key 'results.history.0.eval_auc' is missing (and 1 more)"),
         (
             {"start_adapter": {"path": "a", "sha256": "0", "config_sha256": "0", "run": {}}},
@@ -110,24 +97,8 @@ def test_what_a_schema_does_not_name_stays():
     assert validate(row, Prediction, "f") is row
 
 
-def test_a_long_chain_of_runs():
-    run = dict(RUN)
-    for _ in range(90):
-        run = {**RUN, "start_adapter": {"path": "a", "sha256": "0", "config_sha256": "0", "run": run}}
-    assert validate(parse_json(json.dumps(run), "f"), Run, "f") == run
-
-
 def test_printable():
     assert printable("Amélie – 千と千尋 a_b") == "Amélie – 千と千尋 a_b"
     assert printable("a\nb\x1b[0m\u2028\u202e\x00") == r"a\nb\x1b[0m\u2028\u202e\x00"
     assert printable(os.fsdecode(b"\xff\xc3\xa9")) == r"\xff" + "é"
     assert printable("\ud800") == r"\ud800"
-
-
-def test_pydantic_waits_until_a_file_is_read():
-    code = (
-        "import sys, tlrec.runs, tlrec.evaluation.results, tlrec.report.__main__, tlrec.baselines.__main__\n"
-        "print('pydantic' in sys.modules, 'pydantic_core' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False False\n"

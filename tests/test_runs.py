@@ -19,7 +19,7 @@ import pytest
 
 from tlrec.errors import InputError
 from tlrec.files import plain_json
-from tlrec.runs import describe_adapter, describe_data, describe_run, frame_of, read_run, record, scoring_of, write_run
+from tlrec.runs import describe_adapter, describe_run, frame_of, read_run, record, scoring_of, write_run
 
 
 @pytest.fixture
@@ -75,11 +75,6 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_may_be_given(train):
-    assert describe_data(train, rows=7)["rows"] == 7
-    assert describe_data(train)["rows"] == 2
-
-
 def test_plain_json():
     value = {1: (Path("a"), np.int64(3), np.array([1.5, np.inf])), "b": {"c": True}}
     assert plain_json(value) == {"1": ["a", 3, [1.5, None]], "b": {"c": True}}
@@ -107,7 +102,6 @@ def test_no_adapter_and_one_of_someone_else(tmp_path):
     ("content", "message"),
     [
         (None, "run.json: no such file"),
-        ('{"script": "x', "run.json: damaged"),
         ("[1]", "run.json: expected a JSON object, found a list"),
         ('{"format": 1, "script": "x", "arguments": {}}', "run.json: the key 'started' is missing"),
         ('{"script": "x", "arguments": {}, "data": {}}', "run.json: is in format None, not 1; make the folder again"),

@@ -163,6 +163,11 @@ def write_json(path, value, indent=2):
         file.write("\n")
 
 
+def digest_of(value):
+    """Hexadecimal SHA-256 of a value of JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sha256(path):
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

@@ -471,7 +471,7 @@ def test_another_run_is_refused_by_name_and_kept(generate, root):
 
 
 def test_a_second_process_is_refused(generate, root):
-    with teaching() as teacher, locked([root / "cot_data" / "netflix"]):
+    with teaching() as teacher, locked(root / "cot_data" / "netflix"):
         status, _, err = generate(teacher, "--max_samples", 2)
         assert status == 2 and f"process {os.getpid()} on " in err and "is writing there" in err
         assert not teacher.fates

@@ -292,9 +292,9 @@ def test_stage123_trains_pocket_llama(run_script, tmp_path, tiny_workspace, monk
     model = base_models.load_base_model(pocket, torch.device("cpu"), torch.float32)
 
     def loss():
-        batches = [{key: torch.tensor([ids]) for key, ids in row.items()} for row in rows]
+        batches = [torch.tensor([row["input_ids"]]) for row in rows]
         with torch.no_grad():
-            return sum(float(model(**batch).loss) for batch in batches) / len(batches)
+            return sum(float(model(ids, labels=ids).loss) for ids in batches) / len(batches)
 
     before = loss()
     model = PeftModel.from_pretrained(model, tmp_path / "adapter")

@@ -7,13 +7,12 @@
 5. Too little GPU memory: fewer rows at once and an adapter that is not merged, the same numbers.
 """
 
-import json
-
 import pytest
 import torch
 
 from tests.support.fake_cuda import FakeCuda
 from tests.support.models import make_llama
+from tests.support.tuned import read
 from tlrec.model import base_models
 from tlrec.model.adapters import attach_adapter
 from tlrec.model.prompts import load_frame
@@ -22,35 +21,30 @@ from tlrec.scoring import records as scoring
 from tlrec.scoring.candidates import PACKED, ROWS
 from tlrec.scoring.engine import Engine
 
-RECIPE = ["--batch_size", 8, "--micro_batch_size", 4, "--num_epochs", 1, "--warmup_steps", 0, "--learning_rate", 1e-2]
-
 
 @pytest.fixture
-def tune(run_script, tiny_llama, tiny_workspace, tmp_path):
+def tune(instruct, tmp_path):
     """ins_tuning.py on 16 rows, two steps; returns (its folder, the content of its run.json)."""
 
-    def run(*flags, name="tuned", base=tiny_llama):
-        paths = ["--train_data_path", tiny_workspace / "instruction_data" / "netflix" / "train.json"]
-        paths += ["--val_data_path", tiny_workspace / "rec_data" / "movie" / "valid.json"]
-        status, _, err = run_script(
-            "ins_tuning.py", *paths, "--base_model", base, "--output_dir", tmp_path / name, *RECIPE, *flags
-        )
+    def run(*flags, name="tuned", **base):
+        once = ["--device", "auto", "--num_epochs", 1, "--eval_steps", 10]
+        status, _, err = instruct(tmp_path / name, *once, *flags, **base)
         assert status == 0, err
-        return tmp_path / name, json.loads((tmp_path / name / "run.json").read_text())
+        return tmp_path / name, read(tmp_path / name)
 
     return run
 
 
 @pytest.fixture
-def evaluate(run_script, tiny_llama, tiny_workspace, tmp_path):
+def score(evaluate, tiny_workspace, tmp_path):
     """evaluate.py on the validation rows; returns its metrics."""
 
-    def run(adapter, *flags, base=tiny_llama):
-        paths = ["--test_data_path", tiny_workspace / "rec_data" / "movie" / "valid.json", "--base_model", base]
-        paths += ["--lora_weights", adapter, "--output_dir", tmp_path / "scored", "--overwrite"]
-        status, _, err = run_script("evaluate.py", *paths, *flags)
+    def run(adapter, *flags, **base):
+        data = ["--test_data_path", tiny_workspace / "rec_data" / "movie" / "valid.json"]
+        to = ["--output_dir", tmp_path / "scored", "--overwrite", "--device", "auto"]
+        status, _, err = evaluate(adapter, *data, *to, *flags, **base)
         assert status == 0, err
-        return json.loads((tmp_path / "scored" / "metrics.json").read_text())
+        return read(tmp_path / "scored", "metrics.json")
 
     return run
 
@@ -87,30 +81,27 @@ def test_the_pretended_memory_runs_out():
     "flags",
     ["", "--dtype float16 --gradient_checkpointing", "--quantization 8bit --share_prefix"],
 )
-def test_every_tensor_is_on_the_gpu(flags, tune, evaluate, run_script, tiny_llama, tiny_workspace):
+def test_every_tensor_is_on_the_gpu(flags, tune, score, evaluate):
     with FakeCuda():
         folder, run = tune(*flags.split())
-        metrics = evaluate(folder)
-        rank = ["--rank", 3, "--lora_weights", folder, "--base_model", tiny_llama]
-        test = tiny_workspace / "rec_data" / "movie" / "test.json"
-        status, _, err = run_script("evaluate.py", "--test_data_path", test, *rank)
+        metrics = score(folder)
+        status, _, err = evaluate(folder, "--rank", 3, "--device", "auto")
     assert status == 0, err
     assert run["hardware"] == metrics["run"]["hardware"] == "Fake GPU"
     assert (folder / "ranking.json").exists() and run["results"]["peak_memory_gb"] is not None
 
 
-def test_a_tensor_that_is_left_on_the_cpu_is_found(run_script, tiny_llama, tiny_workspace, tmp_path, monkeypatch):
+def test_a_tensor_that_is_left_on_the_cpu_is_found(score, tiny_adapter, monkeypatch):
     monkeypatch.setattr(scoring, "padded", lambda rows, device, usual=scoring.padded: usual(rows, None))
-    test = tiny_workspace / "rec_data" / "movie" / "test.json"
     with FakeCuda(), pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
-        run_script("evaluate.py", "--base_model", tiny_llama, "--test_data_path", test, "--output_dir", tmp_path)
+        score(tiny_adapter)
 
 
-def test_float32_gives_what_the_cpu_gives(tune, evaluate):
+def test_float32_gives_what_the_cpu_gives(tune, score):
     _, cpu = tune("--device", "cpu", "--dtype", "float32", name="cpu")
     with FakeCuda():
         folder, gpu = tune("--dtype", "float32", name="gpu")
-        scored = evaluate(folder)
+        scored = score(folder)
     for one, other in zip(cpu["results"]["history"], gpu["results"]["history"], strict=True):
         assert one["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-5)
     assert scored["auc"] == max(entry["eval_auc"] for entry in gpu["results"]["history"])
@@ -137,13 +128,18 @@ def test_only_the_rows_that_fit_go_through_a_gpu_at_once(tune, monkeypatch):
 
 
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
-def test_an_adapter_on_a_quantised_base_has_one_auc(quantization, tune, evaluate, tmp_path):
+def test_an_adapter_on_a_quantised_base_has_one_auc(quantization, tune, score, tmp_path):
     base = make_llama(tmp_path / "base", width=64)
     flags = ["--quantization", quantization, "--device", "cpu", "--dtype", "bfloat16", "--eval_steps", 1]
     folder, run = tune(*flags, base=base)
     best = next(one for one in run["results"]["history"] if one["step"] == run["results"]["best_step"])
-    metrics = evaluate(folder, "--device", "cpu", base=base)
+    metrics = score(folder, "--device", "cpu", base=base)
     assert metrics["auc"] == best["eval_auc"]
+
+
+@pytest.fixture(scope="module")
+def records(tiny_workspace):
+    return read(tiny_workspace / "rec_data" / "movie", "test.json")
 
 
 @pytest.fixture
@@ -157,8 +153,7 @@ def on_the_gpu(tiny_llama, tiny_adapter):
     return load
 
 
-def test_memory_that_runs_out_halves_the_tokens_of_a_pass(on_the_gpu, tiny_workspace, capsys):
-    records = json.loads((tiny_workspace / "rec_data" / "movie" / "test.json").read_text())
+def test_memory_that_runs_out_halves_the_tokens_of_a_pass(on_the_gpu, records, capsys):
     with FakeCuda() as gpu:
         model, tokenizer = on_the_gpu()
         gpu.reset_peak()
@@ -182,8 +177,7 @@ def test_memory_that_runs_out_halves_the_tokens_of_a_pass(on_the_gpu, tiny_works
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
-def test_what_counts_as_memory_that_ran_out(error, on_the_gpu, tiny_workspace, monkeypatch):
-    records = json.loads((tiny_workspace / "rec_data" / "movie" / "test.json").read_text())
+def test_what_counts_as_memory_that_ran_out(error, on_the_gpu, records, monkeypatch):
     frame, passes = load_frame("alpaca"), []
 
     def fail_once(self, hidden, rows, places, usual=Engine.answer_log_p):
@@ -201,20 +195,7 @@ def test_what_counts_as_memory_that_ran_out(error, on_the_gpu, tiny_workspace, m
     assert found.log_p_yes == pytest.approx(expected.log_p_yes, abs=1e-5)
 
 
-def test_other_errors_are_not_taken_for_it(on_the_gpu, tiny_workspace, monkeypatch):
-    records = json.loads((tiny_workspace / "rec_data" / "movie" / "test.json").read_text())
-
-    def fail(self, hidden, rows, places):
-        raise RuntimeError("CUDA error: device-side assert triggered")
-
-    monkeypatch.setattr(Engine, "answer_log_p", fail)
-    with FakeCuda(), pytest.raises(RuntimeError, match="device-side assert"):
-        model, tokenizer = on_the_gpu()
-        scoring.score_records(model, tokenizer, records, load_frame("alpaca"))
-
-
-def test_without_memory_for_its_copies_an_adapter_is_not_merged(on_the_gpu, tiny_workspace, monkeypatch, capsys):
-    records = json.loads((tiny_workspace / "rec_data" / "movie" / "test.json").read_text())[:2]
+def test_without_memory_for_its_copies_an_adapter_is_not_merged(on_the_gpu, records, monkeypatch, capsys):
     with FakeCuda() as gpu:
         model, tokenizer = on_the_gpu()
         merged = scoring.score_records(model, tokenizer, records, load_frame("alpaca"))

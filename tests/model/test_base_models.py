@@ -1,6 +1,6 @@
 """Adapters are loaded and saved tensor by tensor, or refused in words.
 
-1. `.safetensors` and `.bin` give the same tensors; a pickle with code in it is refused and not run.
+1. A `.bin` file gives every tensor; a pickle with code in it is refused and not run.
 2. Whatever does not fit - rank, target modules, depth or width of the base, no tensors - is an InputError.
 3. A loaded adapter computes what loralib computes from the same A, B and x, merged or not.
 4. A save that is interrupted leaves nothing that loads, and no run or evaluation of the adapter before it.
@@ -46,38 +46,15 @@ def as_bin(folder, content=None):
     return tensors
 
 
-def edit_config(folder, **changes):
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 # ------------------------------------------------------------------------------------------------------------ loading
 
 
-@pytest.mark.parametrize("form", ["safetensors", "bin"])
-def test_every_tensor_arrives(tiny_llama, adapter, form):
-    tensors = as_bin(adapter) if form == "bin" else load_file(adapter / "adapter_model.safetensors")
+def test_a_bin_file_gives_every_tensor(tiny_llama, adapter):
+    tensors = as_bin(adapter)
     assert len(tensors) == 2 * 2 * 2  # layers, q and v, A and B
-    model = adapters.attach_adapter(load(tiny_llama), adapter)
-    parameters = dict(model.named_parameters())
+    parameters = dict(adapters.attach_adapter(load(tiny_llama), adapter).named_parameters())
     for name, tensor in tensors.items():
-        assert torch.equal(parameters[name.replace(".weight", ".default.weight")], tensor)
-        assert tensor.std() > 0
-    assert not any(parameter.requires_grad for parameter in parameters.values())
-    assert not model.training
-
-
-def test_adapter_tensors_of_a_tuner(tiny_llama, tiny_adapter):
-    lora = LoraConfig(**PUBLISHED)  # target modules left to the architecture: q_proj and v_proj
-    expected = adapters.expected_adapter(tiny_llama, lora)
-    prefix = "base_model.model.model.layers.{}.self_attn.{}_proj.lora_{}.weight"
-    assert expected == {
-        prefix.format(layer, module, matrix): shape
-        for layer in (0, 1)
-        for module, width in (("q", 32), ("v", 16))
-        for matrix, shape in (("A", (8, 32)), ("B", (width, 8)))
-    }
-    adapters.check_adapter_fits(adapters.read_adapter(tiny_adapter), expected, tiny_adapter)
+        assert torch.equal(parameters[name.replace(".weight", ".default.weight")], tensor) and tensor.std() > 0
 
 
 class Spy:
@@ -122,36 +99,31 @@ def test_an_adapter_without_tensors_is_refused(tiny_llama, adapter):
 
 
 @pytest.mark.parametrize(
-    "made, message",
+    "base, changes, message",
     [
-        ({"width": 64}, r"q_proj.lora_A.weight has shape \(8, 64\), this run needs \(8, 32\); .*--base_model"),
-        ({"layers": 3}, "has 4 tensors that this run has no place for, such as .*layers.2.self_attn.q_proj.lora_A"),
+        ({"width": 64}, {}, r"q_proj.lora_A.weight has shape \(8, 64\), this run needs \(8, 32\); .*--base_model"),
+        ({"layers": 3}, {}, "has 4 tensors that this run has no place for, such as .*layers.2.self_attn.q_proj.lora_A"),
         (
             {"layers": 1},
-            "lacks 4 of 8 tensors, such as .*layers.1.self_attn.q_proj.lora_A.weight; it was made for another base model",
+            {},
+            "lacks 4 of 8 tensors, such as .*layers.1.*q_proj.lora_A.weight; it was made for another base",
+        ),
+        ({}, {"r": 4}, r"has shape \(4, 32\), this run needs \(8, 32\); it was made for another rank"),
+        (
+            {},
+            {"target_modules": ["k_proj", "v_proj"]},
+            "lacks 4 .* the target modules k_proj v_proj, this run has q_proj v",
         ),
     ],
     ids=str,
 )
-def test_an_adapter_of_another_base(tiny_llama, tmp_path, made, message):
-    folder = make_adapter(tmp_path / "adapter", make_llama(tmp_path / "other", **made))
-    tensors = adapters.read_adapter(folder)
+def test_an_adapter_of_another_base_or_another_lora(tiny_llama, adapter, tmp_path, base, changes, message):
+    other = make_adapter(tmp_path / "other", make_llama(tmp_path / "base", **base), **changes)
+    shutil.copy(other / "adapter_model.safetensors", adapter)
     with pytest.raises(InputError, match=message):
-        adapters.check_adapter_fits(tensors, adapters.expected_adapter(tiny_llama, LoraConfig(**PUBLISHED)), folder)
+        adapters.check_adapter_on(tiny_llama, adapter)
     with pytest.raises(InputError, match=message):
-        adapters.attach_adapter(load(tiny_llama), folder)
-
-
-def test_other_target_modules_are_seen_in_the_tensors(tiny_llama, tmp_path):
-    folder = make_adapter(tmp_path / "adapter", tiny_llama, target_modules=["k_proj", "v_proj"])
-    message = (
-        f"^{folder}: the adapter lacks 4 of 8 tensors, such as .*q_proj.lora_A.weight; it was made for the target modules "
-        "k_proj v_proj, this run has q_proj v_proj "
-    )
-    with pytest.raises(InputError, match=message):
-        adapters.check_adapter_fits(
-            adapters.read_adapter(folder), adapters.expected_adapter(tiny_llama, LoraConfig(**PUBLISHED)), folder
-        )
+        adapters.attach_adapter(load(tiny_llama), adapter)
 
 
 def test_target_modules_that_the_base_does_not_have(tiny_llama):
@@ -165,36 +137,21 @@ def test_target_modules_that_the_base_does_not_have(tiny_llama):
     assert len(adapters.expected_adapter(tiny_llama, whole_path)) == 2
 
 
-def test_an_adapter_for_modules_that_the_base_does_not_have(run_script, tiny_llama, tiny_workspace, tmp_path):
+def test_an_adapter_for_modules_that_the_base_does_not_have(evaluate, tiny_adapter, tmp_path):
     gpt2 = make_family(tmp_path / "gpt2", "gpt2")
-    folder = make_adapter(tmp_path / "adapter", tiny_llama)
-    adapters.check_adapter_on(tiny_llama, folder)
-    test = tiny_workspace / "rec_data" / "movie" / "test.json"
-    status, _, err = run_script(
-        "evaluate.py", "--base_model", gpt2, "--lora_weights", folder, "--test_data_path", test, "--device", "cpu"
-    )
-    assert (status, err) == (
-        2,
-        f"error: {folder}: the adapter does not fit on --base_model {gpt2}: GPT2LMHeadModel has no modules named q_proj "
-        "v_proj\n",
-    )
-
-
-def test_configuration_and_weights_that_contradict_each_other(tiny_llama, adapter):
-    edit_config(adapter, r=4)
-    with pytest.raises(InputError, match=r"has shape \(8, 32\), this run needs \(4, 32\); it was made for another"):
-        adapters.attach_adapter(load(tiny_llama), adapter)
+    status, _, err = evaluate(tiny_adapter, base=gpt2)
+    message = f"the adapter does not fit on --base_model {gpt2}: GPT2LMHeadModel has no modules named q_proj v_proj"
+    assert (status, err) == (2, f"error: {tiny_adapter}: {message}\n")
 
 
 # -------------------------------------------------------------------------------------------------------- arithmetic
 
 
-@pytest.mark.parametrize("alpha", [16, 32])
-def test_the_layer_computes_what_loralib_computes(tiny_llama, tmp_path, alpha):
-    folder = make_adapter(tmp_path / "adapter", tiny_llama, lora_alpha=alpha)
+def test_the_layer_computes_what_loralib_computes(tiny_llama, tmp_path):
+    folder = make_adapter(tmp_path / "adapter", tiny_llama, lora_alpha=32)
     model = adapters.attach_adapter(load(tiny_llama), folder)
     layer = model.base_model.model.model.layers[1].self_attn.v_proj
-    oracle = loralib.Linear(32, 16, r=8, lora_alpha=alpha, bias=False)
+    oracle = loralib.Linear(32, 16, r=8, lora_alpha=32, bias=False)
     tensors = load_file(folder / "adapter_model.safetensors")
     with torch.no_grad():
         oracle.weight.copy_(layer.get_base_layer().weight)
@@ -287,7 +244,7 @@ def test_weights_that_cannot_be_read(tiny_llama, tmp_path):
         load(folder)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "llama", "gpt_neox", "falcon", "bloom"])
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama", "falcon"])
 def test_more_tokens_than_positions(tmp_path, capsys, family):
     folder = make_family(tmp_path, family)  # of 1024 positions
     model, ids = load(folder), torch.full((1, 1025), 3)

@@ -7,7 +7,7 @@
 4. It appears whole or not at all; only an earlier export is replaced, and stays until the new one is complete.
 5. Scores that changed are an error and leave nothing.
 6. Quantised bases, adapters tuned on them, and other mistakes: one line, without torch.
-7. evaluate.py scores the folder like base and adapter; the report takes it for no tuner's run.
+7. The report takes it for no tuner's run.
 """
 
 import json
@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tests.conftest import REPOSITORY
 from tests.support.models import write_tokenizer
+from tests.support.plain import log_p
 from tests.test_bad_input import RUNNER, snapshot
 from tlrec.data.records import read_records
 from tlrec.files import write_json
@@ -59,10 +60,6 @@ def exported(export, test_data, tmp_path_factory):
     status, out, err = export(folder, "--check_data_path", test_data)
     assert status == 0, err
     return folder, out
-
-
-def log_p(scores):
-    return np.stack([scores.log_p_yes, scores.log_p_no], axis=1)
 
 
 @pytest.mark.parametrize("special_tokens", ["good", "empty", "absent"])
@@ -134,6 +131,8 @@ def test_files_and_what_is_said(exported, tiny_llama, tiny_adapter, test_data, p
     }
     generation = json.loads((folder / "generation_config.json").read_text())
     assert (generation["bos_token_id"], generation["eos_token_id"], generation["do_sample"]) == (1, [2], False)
+    workspace = collect(folder.parent)
+    assert (workspace.tunings, workspace.problems) == ([], [])
     run = read_run(folder)
     assert run["script"] == "export_model.py" and run["adapter"]["path"] == str(tiny_adapter)
     assert (run["base_model"], run["frame"], run["dtype"]) == (str(tiny_llama), "alpaca", "float32")
@@ -232,29 +231,3 @@ def test_mistakes_are_one_line_without_torch(tiny_llama, tiny_adapter, tmp_path)
         assert (status, out, heavy) == (2, "", [])
         assert err.startswith(message) and err.count("\n") == 1, err
     assert snapshot(tmp_path) == before
-
-
-def test_an_adapter_for_another_model(export, tiny_adapter, tmp_path):
-    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    write_json(adapter / "adapter_config.json", config | {"target_modules": ["k_proj"]})
-    status, out, err = export(tmp_path / "movie", adapter=adapter)
-    assert (status, out) == (2, "")
-    assert err.startswith(f"error: {adapter}: the adapter lacks ") and not (tmp_path / "movie").exists()
-
-
-@pytest.mark.slow
-def test_it_is_a_base_model_like_any_other(exported, run_script, tiny_llama, tiny_adapter, test_data, tmp_path):
-    common = ["--device", "cpu", "--test_data_path", test_data, "--output_dir"]
-    assert run_script("evaluate.py", "--base_model", exported[0], *common, tmp_path / "merged")[0] == 0
-    flags = ["--base_model", tiny_llama, "--lora_weights", tiny_adapter]
-    assert run_script("evaluate.py", *flags, *common, tmp_path / "tuned")[0] == 0
-    merged, tuned = (
-        [json.loads(line) for line in (tmp_path / name / "predictions.jsonl").read_text().splitlines()]
-        for name in ("merged", "tuned")
-    )
-    for one, other in zip(merged, tuned, strict=True):
-        assert one["p_yes"] == pytest.approx(other["p_yes"], rel=1e-4)
-        assert one["p_no"] == pytest.approx(other["p_no"], rel=1e-4)
-    workspace = collect(exported[0].parent)
-    assert (workspace.tunings, workspace.problems) == ([], [])

@@ -20,8 +20,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -41,6 +39,8 @@ from tests.support.models import (
     merging,
     write_tokenizer,
 )
+from tests.support.plain import plain_log_p
+from tests.support.tuned import predictions, read, weights
 from tlrec.data.records import read_records
 from tlrec.errors import InputError
 from tlrec.model import adapters, base_models, lora_targets, parts
@@ -69,14 +69,13 @@ class Tuned:
     out: str
     frame: str
     base_unchanged: bool
-    tensors_before: dict
 
 
 @pytest.fixture(
     scope="module",
     params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
 )
-def tuned(request, run_script, tiny_workspace, tmp_path_factory):
+def tuned(request, instruct, tmp_path_factory):
     """Two steps of ins_tuning.py on a model of the family, from a fresh LoRA."""
     folder = tmp_path_factory.mktemp(request.param)
     base, adapter = make_family(folder / "base", request.param), folder / "adapter"
@@ -90,53 +89,41 @@ def tuned(request, run_script, tiny_workspace, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base_models, "load_base_model", load_and_hold)
-        train = tiny_workspace / "instruction_data" / "netflix" / "train.json"
-        valid = tiny_workspace / "rec_data" / "movie" / "valid.json"
-        flags = ["--base_model", base, "--output_dir", adapter, "--prompt_frame", frame, "--train_data_path", train]
-        flags += ["--val_data_path", valid, "--num_epochs", 1, "--batch_size", 8, "--micro_batch_size", 4]
-        flags += ["--warmup_steps", 0, "--learning_rate", 1e-2, "--eval_steps", 1, "--device", "cpu"]
-        status, out, err = run_script("ins_tuning.py", *flags)
+        status, out, err = instruct(adapter, "--prompt_frame", frame, "--num_epochs", 1, base=base)
     assert status == 0, err
-    unchanged = all(torch.equal(tensor, before) for tensor, before in held.values())
-    return Tuned(request.param, base, adapter, out, frame, unchanged, dict(held))
-
-
-def predictions(folder):
-    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    return np.log([[row["p_yes"], row["p_no"]] for row in rows])
+    unchanged = len(held) > 10 and all(torch.equal(tensor, before) for tensor, before in held.values())
+    return Tuned(request.param, base, adapter, out, frame, unchanged)
 
 
 # -------------------------------------------------------------------------------------- each family through the scripts
 
 
-def test_lora_on_query_and_value(tuned):
+def test_lora_on_query_and_value_changes_and_the_base_does_not(tuned):
     targets = TARGETS.get(tuned.name, ["q_proj", "v_proj"])
     assert f"LoRA targets: {' '.join(targets)}\n" in tuned.out
-    config = json.loads((tuned.adapter / "adapter_config.json").read_text())
+    config = read(tuned.adapter, "adapter_config.json")
     assert sorted(config["target_modules"]) == targets
     assert config["fan_in_fan_out"] == (tuned.name == "gpt2")  # whose layers hold their weights transposed
-    tensors = load_file(tuned.adapter / "adapter_model.safetensors")
+    assert [config[key] for key in ("r", "lora_alpha", "lora_dropout", "bias")] == [8, 16, 0.05, "none"]  # as published
+    assert "start adapter: none, a fresh LoRA\n" in tuned.out
+    assert read(tuned.adapter)["start_adapter"] is None
+    tensors = weights(tuned.adapter)
     layers = 1 if tuned.name == "qwen3_5" else 2  # of two, one is linear attention
     names = {target.split(".")[-1] for target in targets}
     assert len(tensors) == 2 * layers * len(names)  # A and B
     assert {re.fullmatch(r".*\.(\w+)\.lora_[AB]\.weight", name)[1] for name in tensors} == names
-
-
-def test_the_adapter_has_changed_and_the_base_has_not(tuned):
-    assert tuned.base_unchanged and len(tuned.tensors_before) > 10
-    tensors = load_file(tuned.adapter / "adapter_model.safetensors")
+    assert tuned.base_unchanged
     assert all(tensor.abs().max() > 1e-3 for tensor in tensors.values())  # B began at zero
 
 
-def test_scores_are_the_models_own(tuned, run_script, tiny_workspace):
+def test_scores_are_the_models_own(tuned, evaluate, tiny_workspace):
     valid = tiny_workspace / "rec_data" / "movie" / "valid.json"
-    flags = ["--base_model", tuned.base, "--lora_weights", tuned.adapter, "--test_data_path", valid]
-    status, out, err = run_script("evaluate.py", *flags, "--device", "cpu")
+    status, out, err = evaluate(tuned.adapter, "--test_data_path", valid, base=tuned.base)
     assert status == 0, err
-    run = json.loads((tuned.adapter / "run.json").read_text())
+    run = read(tuned.adapter)
     assert run["frame"] == tuned.frame and f"frame: {tuned.frame}\n" in out
     best = next(entry for entry in run["results"]["history"] if entry["step"] == run["results"]["best_step"])
-    auc = json.loads((tuned.adapter / "metrics.json").read_text())["auc"]
+    auc = read(tuned.adapter, "metrics.json")["auc"]
     assert auc == pytest.approx(best["eval_auc"], abs=1e-6)
     assert f"===== auc: {auc} =====\n" in out
 
@@ -144,12 +131,10 @@ def test_scores_are_the_models_own(tuned, run_script, tiny_workspace):
     tokenizer = base_models.load_tokenizer(tuned.base)
     encoder = RecordTokenizer(tokenizer, load_frame(tuned.frame, tokenizer), 512)
     model = adapters.attach_adapter(AutoModelForCausalLM.from_pretrained(tuned.base).eval(), tuned.adapter)
-    with torch.no_grad():
-        prompts = encoder.prompts(records).input_ids
-        logits = [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].double() for ids in prompts]
-    reference = np.stack([row.log_softmax(-1)[list(encoder.answer_ids)].numpy() for row in logits])
+    reference = plain_log_p(model, encoder, records)
     assert reference[:, 0].std() > 0.02  # the rows do differ
-    np.testing.assert_allclose(predictions(tuned.adapter), reference, atol=1e-4)
+    rows = predictions(tuned.adapter)
+    np.testing.assert_allclose(np.log([[row["p_yes"], row["p_no"]] for row in rows]), reference, atol=1e-4)
 
 
 def test_the_shared_prefix(tuned, tiny_workspace):
@@ -169,7 +154,7 @@ def test_training_loss_is_the_models_own(tuned, tiny_workspace, tmp_path):
     tokenizer = base_models.load_tokenizer(tuned.base)
     frame = load_frame(tuned.frame, tokenizer)
     model = adapters.attach_adapter(base_models.load_base_model(tuned.base, CPU, torch.float32), tuned.adapter)
-    rows = [row | {"answer_start": 0} for row in RecordTokenizer(tokenizer, frame, 512).examples(records).rows]
+    rows = RecordTokenizer(tokenizer, frame, 512).examples(records).rows
     losses, counts = [], []
     with torch.no_grad():
         for row in rows:
@@ -233,16 +218,11 @@ def test_the_frame_of_a_chat_template():
     assert frame.with_input == system + "{instruction}\n\n{input}<|eot_id|>" + TURN.format("assistant")
     assert frame.without_input == system + "{instruction}<|eot_id|>" + TURN.format("assistant")
     assert (frame.name, frame.answer_end) == ("chat", "<|eot_id|>")
+    without_marks = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    assert load_frame("chat", with_template(without_marks)).answer_end == "<|eot_id|>"  # EOS
     row = {"instruction": "Say {input}.", "input": "Night {instruction}", "output": "Yes."}
     assert frame.head(row) == system + "Say {input}.\n\n"
     assert frame.prompt(row) == frame.head(row) + "Night {instruction}<|eot_id|>" + TURN.format("assistant")
-
-
-def test_a_template_without_marks_of_its_own_ends_with_eos():
-    template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
-    frame = load_frame("chat", with_template(template))
-    assert frame.with_input == "user: {instruction}\n\n{input}\nassistant: "
-    assert frame.answer_end == "<|eot_id|>"
 
 
 def test_truncated_prompts_keep_the_turns(tiny_workspace):
@@ -270,10 +250,8 @@ SLOTS = "does not give instruction, input and answer once each, in this order"
 @pytest.mark.parametrize(
     "template, reason",
     [
-        (None, "this model's tokenizer has no chat template"),
         ("{{ raise_exception('system message\nneeded') }}", "this model's chat template fails: system message"),
         ("{{ messages.nothing.content }}", "this model's chat template fails: .+"),
-        ("{{ messages[1].content }}", SLOTS),
         ("{{ messages[0].content }}", SLOTS),
         ("{{ messages[0].content | upper + messages[1].content }}", SLOTS),
         ("{{ messages[1].content + messages[0].content }}", SLOTS),
@@ -285,14 +263,9 @@ def test_templates_that_cannot_be_a_frame(template, reason):
         load_frame("chat", with_template(template))
 
 
-def test_a_frame_that_is_asked_for_in_vain(run_script, tiny_llama, tiny_workspace):
-    valid = tiny_workspace / "rec_data" / "movie" / "valid.json"
-    flags = ["--base_model", tiny_llama, "--test_data_path", valid, "--prompt_frame", "chat", "--device", "cpu"]
-    status, out, err = run_script("evaluate.py", *flags)
-    assert (status, out) == (2, "")
-    assert err == (
-        "error: --prompt_frame chat: this model's tokenizer has no chat template; give --prompt_frame alpaca\n"
-    )
+def test_a_frame_that_is_asked_for_in_vain(evaluate, tiny_adapter):
+    message = "--prompt_frame chat: this model's tokenizer has no chat template; give --prompt_frame alpaca"
+    assert evaluate(tiny_adapter, "--prompt_frame", "chat") == (2, "", f"error: {message}\n")
 
 
 # ---------------------------------------------------------------------------------------------------------- answer ids
@@ -417,33 +390,6 @@ def test_models_without_keys_and_values_share_no_prefix():
     for config in ("OpenAIGPTConfig", "RwkvConfig", "MambaConfig"):  # no cache; another's; recurrent states
         model = AutoModelForCausalLM.from_config(getattr(transformers, config)(**SIZES)).eval()
         assert parts.prefix_states(model, parts.language_model_parts(model)[0], ids) == (None, None)
-
-
-# ------------------------------------------------------------------------------------------------------- the scripts
-
-
-@pytest.mark.slow
-def test_stages_on_gpt2(run_script, tiny_workspace, tmp_path):
-    """A second stage goes on with the first one's adapter, on its modules, whatever the architecture's would be."""
-    base, valid = make_family(tmp_path / "base", "gpt2"), tiny_workspace / "rec_data" / "movie" / "valid.json"
-
-    def tune(script, folder, start, *flags):
-        data = ["--train_data_path", valid, "--val_data_path", valid, "--resume_from_checkpoint", start]
-        recipe = ["--batch_size", 12, "--micro_batch_size", 12, "--num_epochs", 1, "--warmup_steps", 0]
-        to = ["--base_model", base, "--output_dir", tmp_path / folder, "--cutoff_len", 200, "--device", "cpu"]
-        return run_script(script, *data, *recipe, *to, *flags)
-
-    assert tune("ins_tuning.py", "first", "")[0] == 0
-    other = LoraConfig(r=8, lora_alpha=16, target_modules=["c_fc"], task_type="CAUSAL_LM")
-    get_peft_model(AutoModelForCausalLM.from_pretrained(base), other).save_pretrained(tmp_path / "other")
-    for start, modules in (("first", ["c_attn"]), ("other", ["c_fc"])):
-        status, out, err = tune("rec_tuning.py", f"after {start}", tmp_path / start, "--sample", 4)
-        assert status == 0 and ", 4 tensors loaded and compared\n" in out, err
-        config = json.loads((tmp_path / f"after {start}" / "adapter_config.json").read_text())
-        assert config["target_modules"] == modules
-    status, _, err = tune("ins_tuning.py", "third", tmp_path / "other", "--lora_target_modules", "all-linear")
-    targets = "has target modules c_fc, this run asks for c_attn c_fc c_proj; leave out --lora_target_modules"
-    assert status == 2 and targets in err
 
 
 def test_code_that_comes_with_a_model_runs_only_when_asked(run_script, tiny_workspace, tmp_path):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from tests.support.tuned import furthest, weights
 from tlrec.errors import InputError
 from tlrec.model import base_models, memory
 from tlrec.model.memory import check_scoring_fits, rows_that_fit, shape_of, tokens_in_a_pass
@@ -54,17 +54,13 @@ def test_rows():
     halved = rows_that_fit(meta(LLAMA), lora, 100, 32, torch.bfloat16, "none", False, 8e6)
     checkpointed = rows_that_fit(meta(LLAMA), lora, 100, 32, torch.float32, "none", True, 8e6)
     assert rows[1] < halved and rows[1] < checkpointed
-    with pytest.raises(InputError, match=r"one row of 100 tokens takes about 0\.0 GB, and 0\.0 GB .* --cutoff_len"):
-        rows_that_fit(*fixed, 1e6)
-
-
-def test_lengths_on_disk_do_not_overflow():
-    lora = LoraConfig(target_modules=["q_proj", "v_proj"])
-    rows = [
+    long = (  # lengths on disk are int32, in which bytes would overflow
         rows_that_fit(meta(LLAMA), lora, longest, 32, torch.float32, "none", False, 8e9)
         for longest in (100_000, np.int32(100_000))
-    ]
-    assert rows[0] == rows[1] < 32
+    )
+    assert next(long) == next(long) < 32
+    with pytest.raises(InputError, match=r"one row of 100 tokens takes about 0\.0 GB, and 0\.0 GB .* --cutoff_len"):
+        rows_that_fit(*fixed, 1e6)
 
 
 def test_tokens(monkeypatch):
@@ -133,47 +129,37 @@ def test_what_may_be_used(monkeypatch):
 
 
 @pytest.fixture
-def tuned(run_script, tiny_llama, tiny_workspace, tmp_path, monkeypatch):
-    """tuned(name, bytes) -> what ins_tuning.py with so much memory returns, and its adapter."""
+def tuned(few_shot, tmp_path, monkeypatch):
+    """tuned(name, bytes) -> what rec_tuning.py with so much memory returns."""
 
     def run(name, size):
         monkeypatch.setattr(memory, "memory_at_hand", lambda: size)
-        data = ["--train_data_path", tiny_workspace / "rec_data" / "movie" / "train.json"]
-        data += ["--val_data_path", tiny_workspace / "rec_data" / "movie" / "valid.json"]
-        flags = ["--batch_size", 16, "--micro_batch_size", 16, "--num_epochs", 2, "--warmup_steps", 0]
-        folder = tmp_path / name
-        result = run_script(
-            "ins_tuning.py", "--base_model", tiny_llama, *data, "--output_dir", folder, *flags, "--lora_dropout", 0
-        )
-        return result, folder / "adapter_model.safetensors"
+        flags = ["--batch_size", 16, "--micro_batch_size", 16, "--lora_dropout", 0, "--learning_rate", 3e-4]
+        return few_shot(tmp_path / name, "--sample", -1, *flags)
 
     return run
 
 
 @pytest.mark.slow
-def test_little_memory_changes_no_result(tuned):
-    (status, out, _), whole = tuned("whole", 10e9)
+def test_little_memory_changes_no_result(tuned, tmp_path):
+    status, out, _ = tuned("whole", 10e9)
     assert status == 0 and "rows go through the model" not in out
-    (status, out, err), divided = tuned("divided", 14e6)
+    status, out, err = tuned("divided", 14e6)
     assert status == 0, err
     assert (
         "memory: 0.0 GB may be used here, so 8 rows go through the model at once instead of 16; the batch stays 16 rows"
-        in (out)
-    ), out
-    one, other = load_file(whole), load_file(divided)
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-5)
+        in out
+    )
+    assert furthest(weights(tmp_path / "whole"), weights(tmp_path / "divided")) < 1e-5
 
 
-def test_too_little_memory_ends_before_loading(tuned, run_script, tiny_llama, tiny_workspace, monkeypatch):
+def test_too_little_memory_ends_before_loading(tuned, evaluate, tiny_adapter, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("the base model was loaded")
 
     monkeypatch.setattr(base_models, "load_base_model", refuse)
-    (status, _, err), _ = tuned("none", 1e5)
+    status, _, err = tuned("none", 1e5)
     line = err.splitlines()[-1]  # after the progress bar of tokenising
     assert status == 2 and line.startswith("error: one row of ") and "GB of memory may be used here" in line, err
-    test = tiny_workspace / "rec_data" / "movie" / "test.json"
-    status, _, err = run_script("evaluate.py", "--base_model", tiny_llama, "--test_data_path", test)
+    status, _, err = evaluate(tiny_adapter)
     assert status == 2 and err.startswith("error: the base model and one row of 512 tokens take about"), err

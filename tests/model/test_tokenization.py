@@ -2,11 +2,10 @@
 
 1. Prompt, answer, BOS and EOS: exact lists, both frames, with good and with empty special tokens in tokenizer files.
 2. The answer position: ids of Yes and No behind the frame; titles that hold "No", "No." or "Yes" move nothing.
-3. Labels cover prompt and answer, or the answer only.
-4. Truncation takes the oldest history, never the answer or the frame's head, and is counted; what is scored is what was
+3. Truncation takes the oldest history, never the answer or the frame's head, and is counted; what is scored is what was
    trained on, also where the two answers differ in length.
-5. An error explains when Yes and No do not differ in their first token, or the limit leaves no room.
-6. One encode gives a row of Yes or No the ids and the boundary that two give, with every kind of tokenizer; what it
+4. An error explains when Yes and No do not differ in their first token, or the limit leaves no room.
+5. One encode gives a row of Yes or No the ids and the boundary that two give, with every kind of tokenizer; what it
    cannot tell takes two. The settings that a tokenizer was left with change nothing.
 """
 
@@ -53,10 +52,9 @@ def test_exact_token_ids(tmp_path, pieces, frame, special_tokens):
     assert pieces.id_to_piece(prompt[0]).startswith("▁B")
     assert encoder.answer_ids == (yes, no)
     assert encoder.prompts([liked, disliked]).input_ids == [[BOS, *prompt]] * 2
-    likes, dislikes = [BOS, *prompt, yes, dot, EOS], [BOS, *prompt, no, dot, EOS]
+    facts = {"answer_start": 1 + len(prompt), "length": len(prompt) + 4, "cut": False}
     assert encoder.examples([liked, disliked]).rows == [
-        {"input_ids": likes, "labels": likes},
-        {"input_ids": dislikes, "labels": dislikes},
+        {"input_ids": [BOS, *prompt, answer, dot, EOS], **facts} for answer in (yes, no)
     ]
 
 
@@ -93,23 +91,13 @@ def test_titles_with_answers_in_them_move_nothing(tokenizer, pieces, title):
     assert encoder.examples([row]).rows[0]["input_ids"] == [*ids, no, dot, EOS]
 
 
-def test_labels_of_the_answer_alone(tokenizer):
-    encoder = RecordTokenizer(tokenizer, load_frame("alpaca"), 512)
-    (row,) = encoder.examples([record()], train_on_inputs=False).rows
-    (prompt,) = encoder.prompts([record()]).input_ids
-    assert row["labels"] == [-100] * len(prompt) + row["input_ids"][len(prompt) :]
-    assert row["labels"][len(prompt)] == encoder.answer_ids[0]
-    assert row["labels"][-1] == EOS
-
-
 def test_free_text_answers(tokenizer, pieces):
     encoder = RecordTokenizer(tokenizer, load_frame("alpaca"), 512)
     cot = {"instruction": "Recommend {ten} items.", "input": "", "output": '1. "Night" - "No {it} was"\n2. Yes'}
-    (row,) = encoder.examples([cot], train_on_inputs=False).rows
+    (row,) = encoder.examples([cot]).rows
     prompt = load_frame("alpaca").prompt(cot)
-    boundary = 1 + len(pieces.encode(prompt))
     assert row["input_ids"] == [BOS, *pieces.encode(prompt + cot["output"]), EOS]
-    assert row["labels"] == [-100] * boundary + row["input_ids"][boundary:]
+    assert row["answer_start"] == 1 + len(pieces.encode(prompt))
 
 
 def test_truncation_takes_the_oldest_history(tokenizer):
@@ -146,28 +134,15 @@ def test_answers_of_different_lengths(tmp_path, cutoff_len):
         assert len(row["input_ids"]) <= cutoff_len
 
 
-def test_an_answer_that_cannot_fit_is_left_out_and_counted(tokenizer):
-    encoder = RecordTokenizer(tokenizer, load_frame("alpaca"), 200)
-    long_answer = {**record(), "output": "a harbor at night " * 100}
-    examples = encoder.examples([record(), long_answer])
-    assert len(examples.rows) == 1 and examples.dropped == [1]
-
-
-def test_a_long_answer_stays_whole_where_its_prompt_is_cut(tokenizer, pieces):
+def test_a_long_answer_stays_whole_or_its_record_is_left_out_and_counted(tokenizer, pieces):
     encoder = RecordTokenizer(tokenizer, load_frame("alpaca"), 250)
     row = {**record(likes=[f"Night {n} (2101)" for n in range(20)]), "output": "a harbor at night " * 10}
-    examples = encoder.examples([row])
+    examples = encoder.examples([row, {**record(), "output": "a harbor at night " * 100}])
     prompt = load_frame("alpaca").prompt(row)
     answer = pieces.encode(prompt + row["output"])[len(pieces.encode(prompt)) :]
-    assert (len(examples.rows), examples.truncated, examples.dropped) == (1, 1, [])
+    assert (len(examples.rows), examples.truncated, examples.dropped) == (1, 1, [1])
     assert len(examples.rows[0]["input_ids"]) == 250
     assert examples.rows[0]["input_ids"][-len(answer) - 1 :] == [*answer, EOS]
-
-
-def test_yes_and_no_must_differ_in_their_first_token(tokenizer, monkeypatch):
-    monkeypatch.setattr("tlrec.model.tokenization.ANSWERS", ("Nope.", "Nope!"))
-    with pytest.raises(InputError, match="begin with the same token"):
-        RecordTokenizer(tokenizer, load_frame("alpaca"), 512)
 
 
 def test_no_room_for_the_prompt(tokenizer):
@@ -176,7 +151,7 @@ def test_no_room_for_the_prompt(tokenizer):
         encoder.prompts([record()])
 
 
-# -------------------------------------------------------------------------------------------- 6. one encode or two
+# -------------------------------------------------------------------------------------------- 5. one encode or two
 
 
 def unigram():
@@ -225,11 +200,10 @@ def by_two_encodes(encoder, record):
 
 
 def check_rows(encoder, records):
-    examples = encoder.examples(records, train_on_inputs=False)
-    for row, record in zip(examples.rows, records, strict=True):
+    for row, record in zip(encoder.examples(records).rows, records, strict=True):
         ids, boundary = by_two_encodes(encoder, record)
         assert row["input_ids"] == encoder.bos + ids + encoder.eos
-        assert row["labels"].count(-100) == len(encoder.bos) + boundary
+        assert row["answer_start"] == len(encoder.bos) + boundary
 
 
 TITLES = ["Harbor (2113)", "No Safe Place", 'Say "Yes."', "Amélie 電影 \x80", "</s> <|im_end|>", "Night:\n", " "]
@@ -238,10 +212,9 @@ OF_ALL_KINDS += [{"instruction": "Yes or No?", "input": "", "output": answer} fo
 FREE = [{**record(), "output": output} for output in ("1. Night\n2. Yes", "Yes", "Yes. ", "\nYes.", "")]
 
 
-@pytest.mark.parametrize("frame", ["alpaca", "tallrec", "chat"])
-def test_one_encode_gives_what_two_give(kind, encoded, frame):
-    if frame == "chat" and not kind.chat_template:
-        frame = "alpaca"
+@pytest.mark.parametrize("chat", [True, False])
+def test_one_encode_gives_what_two_give(kind, encoded, chat):
+    frame = "chat" if chat and kind.chat_template else "alpaca"
     encoder = RecordTokenizer(kind, load_frame(frame, kind), 100_000)
     encoded.clear()
     check_rows(encoder, OF_ALL_KINDS + FREE)
@@ -249,10 +222,9 @@ def test_one_encode_gives_what_two_give(kind, encoded, frame):
     assert encoded == texts + [encoder.frame.prompt(row) for row in FREE]
 
 
-@pytest.mark.parametrize("cutoff_len", [150, 250, 512])
-def test_cut_rows_are_those_of_two_encodes(kind, encoded, cutoff_len):
+def test_cut_rows_are_those_of_two_encodes(kind, encoded):
     long = [record(likes=[f"Night {n} (2101)" for n in range(20, 20 + more)], liked=more % 2) for more in range(40)]
-    encoder = RecordTokenizer(kind, load_frame("alpaca"), cutoff_len)
+    encoder = RecordTokenizer(kind, load_frame("alpaca"), 250)
     encoded.clear()
     one = encoder.examples(OF_ALL_KINDS + FREE + long)
     heads = [text for text in encoded if text in {encoder.frame.head(row) for row in OF_ALL_KINDS}]
@@ -270,7 +242,7 @@ def test_an_ending_of_its_own_takes_two_encodes(encoded):
     for text, boundary, encodes in (("Night", 5, 2), ("Nighti", 6, 1), ("Night:", 5, 2)):
         row = {"instruction": "", "input": text, "output": "Yes."}
         encoded.clear()
-        assert encoder.examples([row], train_on_inputs=False).rows[0]["labels"].count(-100) == boundary
+        assert encoder.examples([row]).rows[0]["answer_start"] == boundary
         check_rows(encoder, [row])
         assert len(encoded) == 2 * encodes
 

@@ -12,6 +12,8 @@
 6. Out of memory halves the budget and goes on.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from tests.support.models import FAMILIES, GROUPED, SIZES, make_family
+from tests.support.plain import Passes, log_p, plain_log_p
 from tlrec.data.preferences import Item, Preference, build_record, parse_input, with_targets
 from tlrec.errors import InputError
 from tlrec.model.adapters import attach_adapter
@@ -31,7 +34,6 @@ from tlrec.model.tokenization import RecordTokenizer
 from tlrec.scoring import candidates, engine, histories
 from tlrec.scoring.candidates import PACKED, ROWS, WHOLE, score_candidates
 from tlrec.scoring.engine import shared_prefix
-from tlrec.scoring.records import score_records
 
 FRAME = load_frame("alpaca")
 CPU = torch.device("cpu")
@@ -67,20 +69,9 @@ REQUESTS = [
 
 
 def own_log_p(model, tokenizer, requests=REQUESTS, cutoff_len=512):
-    """For each request (items, 2), by the model alone, one prompt at a time."""
+    """For each request (items, 2), by the model alone."""
     encoder = RecordTokenizer(tokenizer, FRAME, cutoff_len)
-    results = []
-    for row, items in requests:
-        prompts = encoder.prompts(with_targets(row, items)).input_ids
-        with torch.no_grad():
-            logits = [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].double() for ids in prompts]
-        chosen = [row.log_softmax(-1)[list(encoder.answer_ids)].numpy() for row in logits]
-        results.append(np.stack(chosen) if chosen else np.zeros((0, 2)))
-    return results
-
-
-def log_p(scores):
-    return np.stack([scores.log_p_yes, scores.log_p_no], axis=1)
+    return [plain_log_p(model, encoder, with_targets(row, items)) for row, items in requests]
 
 
 def assert_scores(results, expected, atol=1e-4):
@@ -134,6 +125,9 @@ def test_equals_the_models_own_scores(name, tmp_path, capsys):
             assert (sum(scores.truncated for scores in results) > 0) == (cutoff_len == 150)
 
 
+BIG = SimpleNamespace(token_budget=10**6)  # an engine
+
+
 def test_cut_prompts_that_lost_equally_much_share_their_history(model, tokenizer):
     request = record(ITEMS[:5], ITEMS[7:9]), ITEMS
     encoder = RecordTokenizer(tokenizer, FRAME, 150)
@@ -143,8 +137,9 @@ def test_cut_prompts_that_lost_equally_much_share_their_history(model, tokenizer
     )
     kinds = [[ids for ids, lost in zip(prompts.input_ids, prompts.lost) if lost == one] for one in set(prompts.lost)]
     own = sum(len(ids) - shared_prefix(rows, len(ids) - 1) for rows in kinds for ids in rows)
+    assert sum(history.own_tokens for history in next(histories.Histories(encoder).groups([request], BIG))) == own
     (scores,) = score_candidates(model, tokenizer, [request], FRAME, 150)
-    assert scores.own_tokens == own and scores.truncated == len(ITEMS)
+    assert scores.truncated == len(ITEMS)
     assert_scores([scores], own_log_p(model, tokenizer, [request], 150))
 
 
@@ -207,13 +202,12 @@ def test_what_a_model_does_not_heed_is_found_out(model, tokenizer, expected, mon
 
 
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
-@pytest.mark.parametrize("merge", [True, False])
-def test_quantised(tiny_llama, tiny_adapter, tokenizer, quantization, merge):
+def test_quantised(tiny_llama, tiny_adapter, tokenizer, quantization):
     model = attach_adapter(load_base_model(tiny_llama, CPU, torch.float32, quantization), tiny_adapter)
     for module in model.modules():
         if isinstance(module, Linear8bitLt):
             module.state.threshold = 0.0  # it looks for outliers in all rows together, so that no two batches agree
-    results = list(score_candidates(model, tokenizer, REQUESTS, FRAME, merge=merge))
+    results = list(score_candidates(model, tokenizer, REQUESTS, FRAME))
     assert_scores(results, own_log_p(model, tokenizer))
     assert results[-1].way == PACKED
 
@@ -244,15 +238,6 @@ def test_order_number_and_company_change_nothing(model, tokenizer, expected):
     np.testing.assert_allclose(log_p(thrice), np.tile(expected[0], (3, 1)), atol=1e-4)
 
 
-def test_equals_score_records(model, tokenizer):
-    for scores, (row, items) in zip(score_candidates(model, tokenizer, REQUESTS, FRAME), REQUESTS):
-        if items:
-            same = score_records(model, tokenizer, with_targets(row, items), FRAME)
-            np.testing.assert_allclose(log_p(scores), log_p(same), atol=1e-4)
-            np.testing.assert_array_equal(scores.p_yes, np.exp(scores.log_p_yes))
-            np.testing.assert_array_equal(scores.p_no, np.exp(scores.log_p_no))
-
-
 def test_books_in_doubled_quotes(model, tokenizer):
     books = [Item(title, "Yes No. Author") for title in TITLES]
     row = build_record(Preference(tuple(books[:2]), (books[3],), books[5], "book"), True, quoted_target=True)
@@ -264,36 +249,17 @@ def test_books_in_doubled_quotes(model, tokenizer):
 # ------------------------------------------------------------------------------------------------ what it costs, order
 
 
-class Passes:
-    """Sizes of the forward passes of a model's backbone; out of memory above `limit` tokens."""
-
-    def __init__(self, model, limit=10**9):
-        self.sizes, self.limit = [], limit
-        backbone = model.get_base_model().model
-        self.hook = backbone.register_forward_pre_hook(self.count, with_kwargs=True)
-
-    def count(self, module, arguments, options):
-        self.sizes.append(options["input_ids"].numel())
-        if self.sizes[-1] > self.limit:
-            raise torch.OutOfMemoryError
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.hook.remove()
-
-
 def test_the_history_is_computed_once(model, tokenizer):
     row, items = REQUESTS[0][0], [Item(f"{title} ({n})") for n in range(20) for title in TITLES]
     with Passes(model) as passes:
-        (scores,) = score_candidates(model, tokenizer, [(row, items)], FRAME, token_budget=600)
+        list(score_candidates(model, tokenizer, [(row, items)], FRAME, token_budget=600))
     prompts = RecordTokenizer(tokenizer, FRAME, 512).prompts(with_targets(row, items)).input_ids
-    history = sum(map(len, prompts)) - scores.own_tokens
-    assert history % len(items) == 0 and history // len(items) > 100
+    history = shared_prefix(prompts, 512)
+    own_tokens = sum(map(len, prompts)) - history * len(items)
+    assert history > 100
     # the check on the first pass: a whole prompt, the history and one item, the history and a row of items
     check = 4 * max(map(len, prompts)) + candidates.ROW_WIDTH
-    assert sum(passes.sizes) <= history // len(items) + 1.1 * scores.own_tokens + check
+    assert sum(passes.sizes) <= history + 1.1 * own_tokens + check
     assert max(passes.sizes) <= 600
 
 
@@ -328,7 +294,7 @@ def test_results_come_as_they_are_ready(model, tokenizer, expected):
 def test_nothing_to_score(model, tokenizer):
     assert list(score_candidates(model, tokenizer, [], FRAME)) == []
     (nothing,) = score_candidates(model, tokenizer, [(REQUESTS[0][0], [])], FRAME)
-    assert nothing.p_yes.shape == (0,) and nothing.own_tokens == 0
+    assert nothing.p_yes.shape == (0,)
 
 
 def test_a_record_of_another_form(model, tokenizer):

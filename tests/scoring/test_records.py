@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests.support.plain import Passes, log_p, plain_log_p
 from tlrec.data.preferences import Item, Preference, build_record
 from tlrec.data.records import labels_of, read_records
 from tlrec.errors import InputError
@@ -55,15 +56,7 @@ def records(tiny_workspace):
 @pytest.fixture(scope="module")
 def reference(model, tokenizer, records):
     """Log-probabilities of Yes and No, (n, 2), by the model alone, one row at a time."""
-    prompts = RecordTokenizer(tokenizer, FRAME, 512).prompts(records).input_ids
-    yes_no = [tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No")]
-    with torch.no_grad():
-        logits = [model(input_ids=torch.tensor([ids])).logits[0, -1].double() for ids in prompts]
-    return np.stack([row.log_softmax(-1)[yes_no].numpy() for row in logits])
-
-
-def log_p(scores):
-    return np.stack([scores.log_p_yes, scores.log_p_no], axis=1)
+    return plain_log_p(model, RecordTokenizer(tokenizer, FRAME, 512), records)
 
 
 def test_equals_one_forward_pass_a_row(model, tokenizer, records, reference):
@@ -73,7 +66,6 @@ def test_equals_one_forward_pass_a_row(model, tokenizer, records, reference):
     labels = labels_of(records)
     published = [auc(labels, two_probabilities_to_score(*np.exp(each.T))) for each in (log_p(scores), reference)]
     assert published[0] == pytest.approx(published[1], abs=1e-6)
-    np.testing.assert_array_equal(scores.p_yes, np.exp(scores.log_p_yes))
     assert scores.loss is None and scores.truncated == 0 and scores.seconds > 0
 
 
@@ -131,11 +123,8 @@ def test_labels_are_not_looked_at(model, tokenizer, records):
 def test_truncated_rows(model, tokenizer, records):
     scorer = Scorer(tokenizer, records, FRAME, 200, with_loss=True)
     assert scorer.truncated == scorer.score(model).truncated == 16
-    prompts = RecordTokenizer(tokenizer, FRAME, 200).prompts(records).input_ids
-    with torch.no_grad():
-        reference = [model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in prompts]
-    yes = tokenizer.convert_tokens_to_ids("Yes")
-    np.testing.assert_allclose(scorer.score(model).log_p_yes, [row[yes].item() for row in reference], atol=1e-4)
+    plain = plain_log_p(model, RecordTokenizer(tokenizer, FRAME, 200), records)
+    np.testing.assert_allclose(log_p(scorer.score(model)), plain, atol=1e-4)
 
 
 @pytest.mark.parametrize("at_once", [1 << 25, 640 * 7])
@@ -144,12 +133,12 @@ def test_loss_is_the_models_own(model, tokenizer, records, monkeypatch, at_once,
     monkeypatch.setattr(engine, "LOGITS_AT_ONCE", at_once)
     total, count = 0.0, 0
     with torch.no_grad():
-        for row in RecordTokenizer(tokenizer, FRAME, 512).examples(records, train_on_inputs=False).rows:
-            ids, answer = torch.tensor(row["input_ids"]), torch.tensor(row["labels"]) != -100
+        for row in RecordTokenizer(tokenizer, FRAME, 512).examples(records).rows:
+            ids = torch.tensor(row["input_ids"])
             losses = torch.nn.functional.cross_entropy(
                 model(input_ids=ids[None]).logits[0, :-1], ids[1:], reduction="none"
             )
-            weights = torch.where(answer[1:], 1.0, weight)
+            weights = torch.where(torch.arange(1, len(ids)) >= row["answer_start"], 1.0, weight)
             total += (losses * weights).sum().item()
             count += weights.sum().item()
     scorer = Scorer(tokenizer, records, FRAME, 512, with_loss=True, prompt_loss_weight=weight)
@@ -159,8 +148,9 @@ def test_loss_is_the_models_own(model, tokenizer, records, monkeypatch, at_once,
 
 def test_base_weights_stay_bit_identical(tiny_llama, tiny_adapter, tokenizer, records):
     model = attach_adapter(load_base_model(tiny_llama, CPU, torch.float32), tiny_adapter)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.train().state_dict().items()}
     score_records(model, tokenizer, records, FRAME)
+    assert all(module.training for module in model.modules())
     with pytest.raises(ZeroDivisionError), merged(model):
         name = next(name for name in before if name.endswith("q_proj.base_layer.weight"))
         assert not torch.equal(model.state_dict()[name], before[name])
@@ -173,53 +163,23 @@ def test_base_weights_stay_bit_identical(tiny_llama, tiny_adapter, tokenizer, re
     assert list(unloaded) == list(plain) and all(torch.equal(unloaded[name], plain[name]) for name in plain)
 
 
-def test_merged_and_unmerged_forward_passes_leave_training_mode_alone(model, tokenizer, records):
-    model.train()
-    score_records(model, tokenizer, records[:2], FRAME)
-    assert model.training and all(module.training for module in model.modules())
-    model.eval()
-
-
-class OutOfMemoryAbove:
-    """A backbone that runs out of memory above so many tokens in a forward pass."""
-
-    def __init__(self, model, tokens):
-        self.passes = []
-        self.hook = model.get_base_model().model.register_forward_pre_hook(self.check, with_kwargs=True)
-        self.tokens = tokens
-
-    def check(self, module, arguments, options):
-        size = options["input_ids"].numel()
-        self.passes.append(size)
-        if size > self.tokens:
-            raise torch.OutOfMemoryError
-
-
 @pytest.mark.parametrize("share_prefix", [True, False])
 def test_out_of_memory_halves_the_budget(model, tokenizer, records, reference, capsys, share_prefix):
-    memory = OutOfMemoryAbove(model, 800)
-    try:
-        scorer = Scorer(tokenizer, records, FRAME, 512, with_loss=True)
+    scorer = Scorer(tokenizer, records, FRAME, 512, with_loss=True)
+    with Passes(model, limit=800) as passes:
         scores = scorer.score(model, token_budget=10**6, share_prefix=share_prefix)
-    finally:
-        memory.hook.remove()
     np.testing.assert_allclose(log_p(scores), reference, atol=1e-4)
     assert scores.loss == pytest.approx(scorer.score(model).loss, abs=1e-5)
-    failed = [size for size in memory.passes if size > 800]
+    failed = [size for size in passes.sizes if size > 800]
     assert 2 <= len(failed) <= 5  # 24 rows: halved a few times, then for good
     assert all(later <= earlier // 2 + 1 for earlier, later in zip(failed, failed[1:]))
     assert capsys.readouterr().out.count("out of memory: continuing with") == len(failed)
 
 
 def test_a_row_that_does_not_fit_alone_is_an_error(model, tokenizer, records):
-    memory = OutOfMemoryAbove(model, 60)
-    try:
-        with pytest.raises(
-            InputError, match="out of memory while scoring 1 rows of [0-9]+ tokens at once; give evaluate.py"
-        ):
-            score_records(model, tokenizer, records, FRAME, share_prefix=False)
-    finally:
-        memory.hook.remove()
+    message = "out of memory while scoring 1 rows of [0-9]+ tokens at once; give evaluate.py"
+    with Passes(model, limit=60), pytest.raises(InputError, match=message):
+        score_records(model, tokenizer, records, FRAME, share_prefix=False)
     assert not any(getattr(module, "merged", False) for module in model.modules())
 
 
@@ -237,9 +197,5 @@ def test_titles_with_answers_in_them(model, tokenizer, pieces, with_loss):
         prompt = pieces.encode(FRAME.prompt(row))
         assert position == len(prompt)  # BOS stands before it, so this is the prompt's last token, the newline
         assert ids[position] == pieces.piece_to_id("<0x0A>")
-    with torch.no_grad():
-        expected = []
-        for row in rows:
-            logits = model(input_ids=torch.tensor([[1, *pieces.encode(FRAME.prompt(row))]])).logits[0, -1]
-            expected.append(logits.log_softmax(-1)[[pieces.piece_to_id("Yes"), pieces.piece_to_id("No")]].numpy())
-    np.testing.assert_allclose(log_p(scorer.score(model)), np.array(expected), atol=1e-4)
+    expected = plain_log_p(model, RecordTokenizer(tokenizer, FRAME, 512), rows)
+    np.testing.assert_allclose(log_p(scorer.score(model)), expected, atol=1e-4)

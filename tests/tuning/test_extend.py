@@ -21,8 +21,7 @@ from tlrec.model.tokenization import RecordTokenizer
 from tlrec.tuning.rows import tokenised
 
 TEXT = (REPOSITORY / "docs" / "extend.md").read_text()
-QUICK = ["--device", "cpu", "--batch_size", 8, "--micro_batch_size", 4, "--warmup_steps", 0, "--sample", 12]
-QUICK += ["--learning_rate", 1e-2, "--num_epochs", 4, "--lora_dropout", 0, "--metric_for_best_model", "last"]
+LAST = ["--sample", 12, "--num_epochs", 4, "--lora_dropout", 0, "--metric_for_best_model", "last"]
 
 
 def block(language):
@@ -43,12 +42,11 @@ def edited(tmp_path, monkeypatch):
     sys.modules.pop("preference", None)
 
 
-def test_another_loss(edited, run_script, tiny_llama, tiny_adapter, tiny_workspace, tmp_path):
+def test_another_loss(edited, run_script, sweep_words, tiny_llama, tiny_adapter, tiny_workspace, tmp_path):
     import preference
 
     data = tiny_workspace / "rec_data" / "movie"
-    words = ["--base_model", tiny_llama, "--resume_from_checkpoint", tiny_adapter, "--output_dir", tmp_path / "run"]
-    words += ["--train_data_path", data / "train.json", "--val_data_path", data / "valid.json", *QUICK]
+    _, *words = sweep_words(tmp_path / "run", "--resume_from_checkpoint", tiny_adapter, *LAST)
     status, _, err = run_script(edited, *words)
     assert status == 0, err
 
@@ -81,19 +79,17 @@ def test_another_loss(edited, run_script, tiny_llama, tiny_adapter, tiny_workspa
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3)
 
 
-def test_a_frame_of_ones_own(run_script, evaluate, tiny_llama, tiny_workspace, tmp_path, monkeypatch):
-    data, frame = tiny_workspace / "rec_data" / "movie", tmp_path / "mine.json"
+def test_a_frame_of_ones_own(few_shot, evaluate, tmp_path, monkeypatch):
+    frame, flags = tmp_path / "mine.json", [tmp_path / "run", "--prompt_frame", tmp_path / "mine.json", *LAST]
     frame.write_text(block("json"))
-    words = ["--base_model", tiny_llama, "--output_dir", tmp_path / "run", "--prompt_frame", frame]
-    words += ["--train_data_path", data / "train.json", "--val_data_path", data / "valid.json", *QUICK]
-    status, _, err = run_script("rec_tuning.py", *words)
+    status, _, err = few_shot(*flags)
     assert status == 0, err
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     first = prompt_parts(frame)
     assert run["frame"] == "mine" and first.items() <= run["identity"].items()
 
     frame.write_text(block("json").replace("Answer", "Reply"))
-    status, out, err = run_script("rec_tuning.py", *words)
+    status, out, err = few_shot(*flags)
     second = prompt_parts(frame)
     assert (status, out) == (2, "")
     changed = f"prompt frame {first['prompt frame'][:12]}, not {second['prompt frame'][:12]}"
@@ -102,7 +98,7 @@ def test_a_frame_of_ones_own(run_script, evaluate, tiny_llama, tiny_workspace, t
     with monkeypatch.context() as patch:  # in an edited prompts.py
         patch.setattr("tlrec.model.prompts.ANSWERS", ("Ja.", "Nein."))
         changed = f"answers {first['answers'][:12]}, not {prompt_parts(frame)['answers'][:12]}"
-        assert f"holds another run's result: {changed}; give " in run_script("rec_tuning.py", *words)[2]
+        assert f"holds another run's result: {changed}; give " in few_shot(*flags)[2]
         refused = evaluate(tmp_path / "run")
     assert refused[0] == 2 and f"run: was tuned on other answers ({changed}); score it with the same\n" in refused[2]
     frame.unlink()
@@ -119,7 +115,6 @@ def test_a_frame_of_ones_own(run_script, evaluate, tiny_llama, tiny_workspace, t
     ("content", "message"),
     [
         (None, "no such file"),
-        ("{", "damaged: "),
         ('{"with_input": "{instruction} {input}"}', "the key 'without_input' is missing"),
         (
             '{"with_input": "{instruction}", "without_input": "{instruction}"}',
@@ -131,15 +126,13 @@ def test_a_frame_of_ones_own(run_script, evaluate, tiny_llama, tiny_workspace, t
         ),
     ],
 )
-def test_a_file_that_is_no_frame(run_script, tiny_llama, tiny_workspace, tmp_path, content, message):
-    data, frame = tiny_workspace / "rec_data" / "movie", tmp_path / "mine.json"
+def test_a_file_that_is_no_frame(instruct, tmp_path, content, message):
+    frame = tmp_path / "mine.json"
     if content:
         frame.write_text(content)
-    words = ["--base_model", tiny_llama, "--train_data_path", data / "train.json", "--val_data_path"]
-    words += [data / "valid.json", "--output_dir", tmp_path / "run", "--prompt_frame"]
-    status, out, err = run_script("ins_tuning.py", *words, frame)
+    status, out, err = instruct(tmp_path / "run", "--prompt_frame", frame)
     assert (status, out) == (2, "") and err.startswith(f"error: {frame}: {message}")
-    status, _, err = run_script("ins_tuning.py", *words, "alpacca")
+    status, _, err = instruct(tmp_path / "run", "--prompt_frame", "alpacca")
     assert (status, err) == (
         2,
         "error: --prompt_frame alpacca: give alpaca, chat, tallrec, or the path of a JSON file\n",

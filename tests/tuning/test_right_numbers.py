@@ -1,6 +1,6 @@
 """No wrong number and no lost work, through the scripts' own command lines.
 
-1. One run at a time works in a folder: another is refused in one line with the first one's process, while it tunes too.
+1. One run at a time works in a folder: another is refused in one line with the first one's process.
 2. The weights of the best validation are saved, or nothing is: a best checkpoint that is gone or changed is an error.
 3. What shaped the scores at tuning is kept with the adapter, and shapes every evaluation unless a flag says otherwise.
 4. Another base model at the same path is noticed: when a run is complete, when it goes on, and when it is scored.
@@ -13,16 +13,15 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
 from tests.support.models import make_llama
 from tests.support.tuned import die_behind_checkpoint, digest, predictions, read, signal_in_batch, snapshot
 from tests.test_locks import holder  # noqa: F401  # a process that holds tmp_path / "run"
+from tlrec.errors import InputError
 from tlrec.model import base_models
+from tlrec.runs import check_unlocked
 from tlrec.tuning.loss import Collator
 from tlrec.tuning.trainer import TuningTrainer
 
@@ -36,6 +35,15 @@ CALM = ["--learning_rate", 1e-2, "--eval_steps", 3]
 def stage(instruct):
     """ins_tuning.py for eight steps; returns (status, out, err)."""
     return lambda folder, *flags, **base: instruct(folder, "--num_epochs", 4, *flags, **base)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(instruct, tmp_path_factory):
+    """Digests of the adapters of two runs that nothing disturbs, {"calm", "wild"}."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for name, flags in (("calm", CALM), ("wild", WILD)):
+        assert instruct(folder / name, "--num_epochs", 4, *flags)[0] == 0
+    return {name: digest(folder / name) for name in ("calm", "wild")}
 
 
 @pytest.fixture
@@ -70,113 +78,71 @@ def test_a_folder_where_another_process_works(holder, stage, sweep, evaluate, ti
     assert snapshot(tmp_path) == before
 
 
-def test_one_folder_of_a_sweep_is_taken(holder, sweep, tmp_path):  # noqa: F811
-    (tmp_path / "sweep").mkdir()
-    (tmp_path / "sweep" / "1_4").symlink_to(tmp_path / "run")
-    status, _, err = sweep(tmp_path / "sweep", "--sample", 4, "--seed", 0, 1)
-    assert status == 2 and f"1_4: process {holder.pid} on " in err
-
-
-def test_a_second_process_while_a_run_tunes(run_script, stage_words, tmp_path, monkeypatch):
-    words, seen = list(map(str, stage_words(tmp_path / "a run"))), []
+def test_the_folder_of_a_run_that_tunes_is_locked(stage, tmp_path, monkeypatch):
+    seen = []
 
     def fetch(collator, rows, original=Collator.__call__):
-        if not seen:
-            second = [sys.executable, *words, "--check_only"]
-            seen.append(subprocess.run(second, capture_output=True, text=True, cwd=REPOSITORY))
+        with pytest.raises(InputError, match=rf"^{tmp_path / 'run'}: process {os.getpid()} on "):
+            check_unlocked(tmp_path / "run")
+        seen.append(len(rows))
         return original(collator, rows)
 
     monkeypatch.setattr(Collator, "__call__", fetch)
-    status, _, err = run_script(*words)
-    assert status == 0, err
-    assert (seen[0].returncode, seen[0].stdout) == (2, "")
-    assert seen[0].stderr.startswith(f"error: {tmp_path / 'a run'}: process {os.getpid()} on ")
-    assert not (tmp_path / "a run" / ".lock").exists()
+    monkeypatch.setattr("tlrec.runs.locks.PATIENCE", 0.01)
+    status, _, err = stage(tmp_path / "run", *CALM, "--num_epochs", 1)
+    assert status == 0 and seen, err
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 # -------------------------------------------------------------------------------------------------- the best validation
 
 
-def test_a_best_checkpoint_that_is_gone(stage, tmp_path, monkeypatch):
+def test_a_best_checkpoint_that_is_gone_or_was_changed(stage, tmp_path, monkeypatch):
+    gone, changed, name = tmp_path / "gone", tmp_path / "changed", "adapter_model.safetensors"
     with monkeypatch.context() as patch:
         signal_in_batch(patch, 14)
-        assert stage(tmp_path, *WILD)[0] == 143
-    state = read(tmp_path / "checkpoints" / "checkpoint-7", "trainer_state.json")
-    best = tmp_path / "checkpoints" / f"checkpoint-{state['best_global_step']}"
-    assert state["best_global_step"] < 7
-    shutil.rmtree(best)
-    before = snapshot(tmp_path)
-    status, out, err = stage(tmp_path, *WILD, "--resume")
-    assert (status, out) == (2, "")
-    assert err == (
-        f"error: {tmp_path / 'checkpoints'}: {best.name}, the checkpoint of the best validation, is gone, so the run "
-        "that was stopped there cannot continue; remove that folder to start again\n"
+        assert stage(gone, *WILD)[0] == 143
+    step = read(gone / "checkpoints" / "checkpoint-7", "trainer_state.json")["best_global_step"]
+    assert step < 7
+    shutil.copytree(gone, changed)
+    shutil.rmtree(gone / "checkpoints" / f"checkpoint-{step}")
+    before = snapshot(gone)
+    assert stage(gone, *WILD, "--resume") == (
+        2,
+        "",
+        f"error: {gone / 'checkpoints'}: checkpoint-{step}, the checkpoint of the best validation, is gone, so the run "
+        "that was stopped there cannot continue; remove that folder to start again\n",
     )
-    assert snapshot(tmp_path) == before
-
-
-def test_a_best_checkpoint_that_goes_while_the_run_tunes(stage, tmp_path, monkeypatch):
-    def lose(trainer, *arguments, original=TuningTrainer._load_best_model):
-        shutil.rmtree(trainer.state.best_model_checkpoint)
-        return original(trainer, *arguments)
-
-    monkeypatch.setattr(TuningTrainer, "_load_best_model", lose)
-    status, out, err = stage(tmp_path, *WILD)
-    assert status == 2 and "best step" not in out
-    assert re.search(rf"error: {tmp_path}/checkpoints/checkpoint-\d: an adapter without weights", err)
-    assert not (tmp_path / "adapter_config.json").exists()
-
-
-def test_a_best_checkpoint_that_was_changed(stage, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        signal_in_batch(patch, 14)
-        assert stage(tmp_path, *WILD)[0] == 143
-    checkpoints = tmp_path / "checkpoints"
-    best = read(checkpoints / "checkpoint-7", "trainer_state.json")["best_global_step"]
-    name = "adapter_model.safetensors"
-    shutil.copy(checkpoints / "checkpoint-7" / name, checkpoints / f"checkpoint-{best}" / name)
-    status, _, err = stage(tmp_path, *WILD, "--resume")
+    assert snapshot(gone) == before
+    checkpoints = changed / "checkpoints"
+    shutil.copy(checkpoints / "checkpoint-7" / name, checkpoints / f"checkpoint-{step}" / name)
+    status, _, err = stage(changed, *WILD, "--resume")
     assert status == 2
-    assert f"the weights of step {best}, the best validation, are not what they were then; nothing is saved" in err
-    assert not (tmp_path / "adapter_config.json").exists()
+    assert f"the weights of step {step}, the best validation, are not what they were then; nothing is saved" in err
+    assert not (changed / "adapter_config.json").exists()
 
 
 # ------------------------------------------------------------------------------------------------ what shapes a score
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [["--cutoff_len", 200], ["--dtype", "bfloat16"], ["--quantization", "8bit"], ["--attention", "eager"]],
-    ids=str,
-)
-def test_an_evaluation_scores_as_the_tuning_did(flags, sweep, evaluate, tmp_path):
-    assert sweep(tmp_path / "a", "--sample", 4, *flags)[0] == 0
-    scoring = {"frame": "alpaca", "cutoff_len": 512, "dtype": "float32", "quantization": "none", "attention": "sdpa"}
-    plain = scoring | {"merge": True, flags[0][2:]: flags[1]}
-    assert read(tmp_path / "a")["scoring"] == plain == read(tmp_path / "a", "metrics.json")["run"]["scoring"]
-    status, out, err = evaluate(tmp_path / "a", "--output_dir", tmp_path / "scored")
+@pytest.mark.parametrize("other", [{"cutoff_len": 200, "attention": "eager"}, {"quantization": "8bit"}], ids=str)
+def test_an_evaluation_scores_as_the_tuning_did_unless_a_flag_says_otherwise(other, sweep, evaluate, tmp_path):
+    assert sweep(tmp_path / "a", "--sample", 4, *(f"--{key}={value}" for key, value in other.items()))[0] == 0
+    tuned = {"frame": "alpaca", "cutoff_len": 512, "dtype": "float32", "quantization": "none", "attention": "sdpa"}
+    tuned |= {"merge": True} | other
+    assert read(tmp_path / "a")["scoring"] == tuned == read(tmp_path / "a", "metrics.json")["run"]["scoring"]
+    status, out, err = evaluate(tmp_path / "a", "--output_dir", tmp_path / "b")
+    assert status == 0 and "; tuned with" not in out, err
+    assert read(tmp_path / "b", "metrics.json")["run"]["scoring"] == tuned | {"orders": 1}
+    exact = 2e-3 if "quantization" in other else 1e-7  # other kernels for a merged adapter than for one in training
+    for one, again in zip(predictions(tmp_path / "a"), predictions(tmp_path / "b"), strict=True):
+        assert one["p_yes"] == pytest.approx(again["p_yes"], abs=exact)
+    status, out, err = evaluate(tmp_path / "a", "--output_dir", tmp_path / "c", "--cutoff_len=180", "--dtype=bfloat16")
     assert status == 0, err
-    words = ", ".join(f"{name} {plain[name]}" for name in scoring if name != "frame")
-    assert out.splitlines()[1] == f"scored with {words}"
-    assert read(tmp_path / "scored", "metrics.json")["run"]["scoring"] == plain | {"orders": 1}
-    exact = 1e-7 if flags[1] in (200, "eager") else 2e-3  # other kernels for a merged adapter than for one in training
-    for one, other in zip(predictions(tmp_path / "a"), predictions(tmp_path / "scored"), strict=True):
-        assert one["p_yes"] == pytest.approx(other["p_yes"], abs=exact)
-
-
-def test_a_flag_says_otherwise(sweep, evaluate, tmp_path):
-    assert sweep(tmp_path / "a", "--sample", 4, "--cutoff_len", 200)[0] == 0
-    status, out, err = evaluate(
-        tmp_path / "a", "--output_dir", tmp_path / "b", "--cutoff_len", 512, "--dtype", "bfloat16"
-    )
-    assert status == 0, err
-    assert out.splitlines()[1] == (
-        "scored with cutoff_len 512, dtype bfloat16, quantization none, attention sdpa; "
-        "tuned with cutoff_len 200, dtype float32"
-    )
-    scoring = read(tmp_path / "b", "metrics.json")["run"]["scoring"]
-    assert (scoring["cutoff_len"], scoring["dtype"]) == (512, "bfloat16")
-    assert predictions(tmp_path / "a") != predictions(tmp_path / "b")
+    said = f"quantization {tuned['quantization']}, attention {tuned['attention']}; tuned with cutoff_len"
+    said = f"scored with cutoff_len 180, dtype bfloat16, {said} {tuned['cutoff_len']}, dtype float32"
+    assert out.splitlines()[1] == said
+    assert predictions(tmp_path / "a") != predictions(tmp_path / "c")
 
 
 def test_adapters_that_want_other_numbers_of_the_base(
@@ -284,8 +250,7 @@ def test_the_same_base_under_another_path(stage, evaluate, own_base, tmp_path, m
 
 
 @pytest.mark.parametrize("last", [7, 8])
-def test_a_stopped_run_in_a_workspace_that_has_moved(last, stage, own_base, tmp_path, monkeypatch):
-    assert stage(tmp_path / "undisturbed", *WILD, base=own_base)[0] == 0
+def test_a_stopped_run_in_a_workspace_that_has_moved(last, stage, undisturbed, own_base, tmp_path, monkeypatch):
     there, here = tmp_path / "there", tmp_path / "here"
     there.mkdir()
 
@@ -296,16 +261,15 @@ def test_a_stopped_run_in_a_workspace_that_has_moved(last, stage, own_base, tmp_
     status, out, err = stage(here / "run", *WILD, "--resume", base=here / "model")
     assert status == 0, err
     assert f"resuming: {here}/run/checkpoints/checkpoint-{last}\n" in out
-    assert digest(here / "run") == digest(tmp_path / "undisturbed")
+    assert digest(here / "run") == undisturbed["wild"]
     assert not there.exists()
 
 
 # ------------------------------------------------------------------------------------------------------ --overwrite once
 
 
-def test_a_stopped_run_with_overwrite_goes_on(stage, tmp_path, monkeypatch):
+def test_a_stopped_run_with_overwrite_goes_on(stage, undisturbed, tmp_path, monkeypatch):
     flags = [*CALM, "--overwrite", "--resume"]
-    assert stage(tmp_path / "undisturbed", *CALM)[0] == 0
     assert stage(tmp_path / "run", *CALM, "--seed", 1)[0] == 0  # what is overwritten
     with monkeypatch.context() as patch:
         signal_in_batch(patch, 8)
@@ -315,29 +279,10 @@ def test_a_stopped_run_with_overwrite_goes_on(stage, tmp_path, monkeypatch):
     status, out, err = stage(tmp_path / "run", *flags)
     assert status == 0, err
     assert f"resuming: {tmp_path}/run/checkpoints/checkpoint-4\n" in out
-    assert digest(tmp_path / "run") == digest(tmp_path / "undisturbed")
+    assert digest(tmp_path / "run") == undisturbed["calm"]
     before = snapshot(tmp_path)
     assert stage(tmp_path / "run", *flags) == (0, f"complete already: {tmp_path / 'run'}\n", "")
     assert snapshot(tmp_path) == before
-
-
-def test_a_sweep_with_overwrite_does_the_rest_only(sweep, tmp_path, monkeypatch):
-    flags = ["--sample", 4, "--seed", 0, 1, "--overwrite", "--resume"]
-    assert sweep(tmp_path, *flags[:-2])[0] == 0  # what is overwritten
-    old = {seed: read(tmp_path / f"{seed}_4")["started"] for seed in (0, 1)}
-    assert not any(read(tmp_path / f"{seed}_4")["arguments"]["overwrite"] for seed in (0, 1))
-    with monkeypatch.context() as patch:
-        signal_in_batch(patch, 6)  # in the second run: four rows are one batch of each of four epochs
-        status, out, err = sweep(tmp_path, *flags)
-        assert status == 143, err
-    assert read(tmp_path / "0_4")["arguments"]["overwrite"] and read(tmp_path / "1_4")["started"] == old[1]
-    first = snapshot(tmp_path / "0_4")
-    status, out, err = sweep(tmp_path, *flags)
-    assert status == 0, err
-    assert f"complete already: {tmp_path / '0_4'}\n" in out and "resuming: " in out
-    assert snapshot(tmp_path / "0_4") == first
-    status, out, err = sweep(tmp_path, *flags)
-    assert (status, out) == (0, "".join(f"complete already: {tmp_path / name}\n" for name in ("0_4", "1_4")))
 
 
 # ------------------------------------------------------------------------------------------------------------ a full disk
@@ -353,9 +298,7 @@ def test_a_sweep_with_overwrite_does_the_rest_only(sweep, tmp_path, monkeypatch)
     ],
     ids=["the system", "torch.save"],
 )
-def test_a_full_disk_is_one_line(error, stage, tmp_path, monkeypatch):
-    assert stage(tmp_path / "undisturbed", *CALM)[0] == 0
-
+def test_a_full_disk_is_one_line(error, stage, undisturbed, tmp_path, monkeypatch):
     def full(trainer, folder):
         if folder.endswith("-6"):
             raise error
@@ -368,4 +311,4 @@ def test_a_full_disk_is_one_line(error, stage, tmp_path, monkeypatch):
     assert err.splitlines()[-1].endswith(line)  # behind what the progress bar has left
     assert not (tmp_path / "run" / "adapter_config.json").exists()
     assert stage(tmp_path / "run", *CALM)[0] == 0
-    assert digest(tmp_path / "run") == digest(tmp_path / "undisturbed")
+    assert digest(tmp_path / "run") == undisturbed["calm"]

@@ -7,7 +7,6 @@
 5. Memory does not grow with the rows.
 """
 
-import json
 import re
 import subprocess
 import sys
@@ -17,11 +16,11 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.support.models import write_tokenizer
+from tests.support.tuned import digest, history
 from tlrec.data import records as records_module
 from tlrec.data.preferences import Item, Preference, build_record
 from tlrec.data.records import RecordSet, draw_shots, write_records
 from tlrec.errors import InputError
-from tlrec.files import sha256
 from tlrec.model.base_models import load_tokenizer
 from tlrec.model.prompts import load_frame
 from tlrec.model.tokenization import RecordTokenizer
@@ -71,22 +70,13 @@ def test_rows_are_those_of_the_tokenizer(encoder, records, monkeypatch, tmp_path
         monkeypatch.setattr(records_module, "IN_MEMORY", 1 << 20)
         records = RecordSet(tmp_path / "train.json", labelled=False).rows
     drawn = draw_shots(records, shots, seed=1)
-    rows, expected = tokenised(encoder, drawn), encoder.examples(list(drawn), train_on_inputs=False)
+    rows, expected = tokenised(encoder, drawn), encoder.examples(list(drawn))
     assert list(rows["input_ids"]) == [row["input_ids"] for row in expected.rows]
-    assert list(rows["answer_start"]) == [row["labels"].count(-100) for row in expected.rows]
+    assert list(rows["answer_start"]) == [row["answer_start"] for row in expected.rows]
     assert lengths(rows).tolist() == [len(row["input_ids"]) for row in expected.rows]
     assert cut(rows) == expected.truncated and len(drawn) - len(rows) == len(expected.dropped)
     assert shots == 6 or expected.truncated > 2 and len(expected.dropped) == 2
     assert capsys.readouterr().out.startswith(f"train: {len(rows)} rows, {expected.truncated} with a cut prompt")
-
-
-def test_no_record_fits(encoder, tmp_path):
-    write_records(
-        tmp_path / "long.json",
-        [{**record, "instruction": "Write.", "output": "word " * 999} for record in make_records(7)],
-    )
-    with pytest.raises(InputError, match=f"--train_data_path: no record fits into --cutoff_len {CUTOFF}"):
-        tokenised(encoder, RecordSet(tmp_path / "long.json", labelled=False).rows)
 
 
 def test_a_second_run_tokenises_nothing(encoder, records, tmp_path, monkeypatch, tiny_llama):
@@ -149,20 +139,16 @@ def test_a_cache_that_cannot_be_written(encoder, records, cache, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_same_adapter_from_the_cache_as_from_memory(run_script, tiny_llama, tiny_workspace, tmp_path, monkeypatch):
-    train, valid = tmp_path / "train.json", tiny_workspace / "rec_data" / "movie" / "valid.json"
-    write_records(train, [record for record in make_records() if len(record["output"]) < 5])
-    words = ["--base_model", tiny_llama, "--train_data_path", train, "--val_data_path", valid, "--num_epochs", 2]
-    words += ["--batch_size", 4, "--micro_batch_size", 2, "--warmup_steps", 0, "--device", "cpu", "--group_by_length"]
+def test_the_same_adapter_from_the_cache_as_from_memory(instruct, tmp_path, monkeypatch):
+    write_records(tmp_path / "train.json", [record for record in make_records() if len(record["output"]) < 5])
+    flags = ["--train_data_path", tmp_path / "train.json", "--group_by_length", "--no-train_on_inputs"]
     for name, size in (("memory", 1 << 20), ("cache", 0)):
         monkeypatch.setattr(records_module, "IN_MEMORY", size)
-        status, out, err = run_script("ins_tuning.py", *words, "--output_dir", tmp_path / name, "--no-train_on_inputs")
+        status, out, err = instruct(tmp_path / name, *flags)
         assert status == 0, err
         assert re.search(r"^train: 21 rows, 0 with a cut prompt", out, re.MULTILINE)
-    found = [tmp_path / name / "adapter_model.safetensors" for name in ("memory", "cache")]
-    assert sha256(found[0]) == sha256(found[1])
-    runs = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("memory", "cache")]
-    assert runs[0]["results"]["history"] == runs[1]["results"]["history"]
+    assert digest(tmp_path / "memory") == digest(tmp_path / "cache")
+    assert history(tmp_path / "memory") == history(tmp_path / "cache")
 
 
 # Prints the memory, in bytes, that the process holds of its own at the end of each file, without what is mapped.
@@ -178,10 +164,9 @@ class Encoder:  # token ids without a tokenizer, which would take minutes
     tokenizer = SimpleNamespace()
     frame = SimpleNamespace(prompt=str, head=str)
 
-    def examples(self, records, train_on_inputs):
-        ids = [[1, *(500 + (place * len(record["input"])) % 9973 for place in range(300))] for record in records]
-        rows = [{"input_ids": row, "labels": [-100] * 299 + row[299:]} for row in ids]
-        return Examples(rows, [False] * len(rows))
+    def examples(self, records):
+        ids = [[1, *range(500 + len(record["input"]), 800 + len(record["input"]))] for record in records]
+        return Examples([{"input_ids": row, "answer_start": 299, "length": 301, "cut": False} for row in ids])
 
 records.IN_MEMORY = 0
 datasets.config.HF_DATASETS_CACHE = sys.argv[1]

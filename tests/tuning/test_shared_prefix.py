@@ -56,8 +56,8 @@ def with_lora(base, targets):
 
 def step(model, records, tokenizer, frame, loss, weight=1.0):
     """(loss, {name: gradient}, tokens that the model embedded) of one micro-batch."""
-    rows = RecordTokenizer(tokenizer, frame, 512).examples(records, train_on_inputs=False).rows
-    batch = Collator(weight)([row | {"answer_start": row["labels"].count(-100)} for row in rows])
+    rows = RecordTokenizer(tokenizer, frame, 512).examples(records).rows
+    batch = Collator(weight)(rows)
     seen = []
     handle = model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel()))
     model.zero_grad()

@@ -5,7 +5,6 @@ lines = rank_rows(ranking, folder, run, done, score)        a line of ranks.json
 record_ranking(folder, ranking, lines, ...)                 ranking.json
 """
 
-import hashlib
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from tlrec.errors import InputError
 from tlrec.evaluation.hits import CUTOFFS, compare_hits, row_metrics, standing
 from tlrec.evaluation.intervals import LEVEL
-from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate, whole_file, write_json
+from tlrec.files import digest_of, parse_json, plain_json, read_bytes, read_json, validate, whole_file, write_json
 from tlrec.runs import describe_adapter, describe_records, describe_run
 from tlrec.runs.record import FORMAT, check_format
 
@@ -35,8 +34,7 @@ SAMPLED = (
 def run_digest(ranking, *facts):
     """Hexadecimal digest of all that a row's rank depends on, so that only ranks of the same run are continued. facts:
     JSON values about the model and how it scores."""
-    text = json.dumps([ranking.source_digest, *facts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest_of([ranking.source_digest, *facts])[:16]
 
 
 def read_ranks(folder, ranking, run, overwrite):

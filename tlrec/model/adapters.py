@@ -9,12 +9,7 @@ from types import NoneType
 
 import torch
 from accelerate import PartialState
-from peft import (
-    LoraConfig,
-    get_peft_model,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from tlrec.errors import InputError, first_line

@@ -8,17 +8,8 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from peft import (
-    PeftModel,
-    prepare_model_for_kbit_training,
-)
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    LlamaTokenizer,
-)
+from peft import PeftModel, prepare_model_for_kbit_training
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaTokenizer
 from transformers.utils import is_flash_attn_2_available
 
 from tlrec.errors import InputError, first_line
@@ -146,10 +137,7 @@ def load_base_model(base_model, device, dtype, quantization="none", attention=No
         quantization_config = BitsAndBytesConfig(load_in_8bit=True)
     elif quantization == "4bit":
         quantization_config = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(

@@ -8,11 +8,11 @@ weights     size, header and a sample of bytes of every weight file: 64 blocks o
 import hashlib
 import json
 import os
-import re
 from functools import cache
 from pathlib import Path
 
-from tlrec.files import sha256
+from tlrec.files import digest_of, sha256
+from tlrec.model.folders import is_hub_name
 
 WEIGHTS = ("*.safetensors", "*.bin")  # as transformers looks for them
 TOKENIZER = (
@@ -41,7 +41,7 @@ def base_identity(base_model):
 
 def _fetched(name):
     """Folder of a model in the cache of huggingface_hub, or None."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not is_hub_name(name):
         return None
     from huggingface_hub import try_to_load_from_cache
 
@@ -57,14 +57,10 @@ def _identity(folder, times):
     weights = next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
     tokenizer = [folder / name for name in TOKENIZER if (folder / name).exists()]
     return {
-        "config": _digest(config),
-        "tokenizer": _digest({path.name: sha256(path) for path in tokenizer}),
-        "weights": _digest({path.name: _sample(path) for path in weights}),
+        "config": digest_of(config),
+        "tokenizer": digest_of({path.name: sha256(path) for path in tokenizer}),
+        "weights": digest_of({path.name: _sample(path) for path in weights}),
     }
-
-
-def _digest(value):
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _sample(path):

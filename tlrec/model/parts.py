@@ -1,18 +1,9 @@
 """A causal language model in two parts, hidden states and output head, so that only the needed logits are computed."""
 
 import torch
-from peft import (
-    PeftModel,
-)
-from transformers import (
-    DynamicCache,
-)
-from transformers.cache_utils import (
-    DummyLayer,
-    DynamicIndexedLayer,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-)
+from peft import PeftModel
+from transformers import DynamicCache
+from transformers.cache_utils import DummyLayer, DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from tlrec.errors import InputError
 from tlrec.model.processes import is_spread, whole

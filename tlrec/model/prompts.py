@@ -5,14 +5,12 @@ Alpaca adapters fit. `tallrec` is what TALLRec and TLRec adapters were really tr
 linter comment at the end of the first line of its with-input form. `chat` is the base model's own chat template.
 """
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlrec.errors import InputError
-from tlrec.files import read_json
+from tlrec.errors import InputError, first_line
+from tlrec.files import digest_of, read_json
 
 ANSWERS = ("Yes.", "No.")  # as written in `output`; the first one is the positive class
 _FOLDER = Path(__file__).parent / "frames"
@@ -82,8 +80,7 @@ def prompt_parts(name):
     answers. "chat" is known by the base model's tokenizer, and here by what is added to its template."""
     frame = None if name == "chat" else load_frame(name)
     text = ["chat", _CLOCK] if frame is None else [frame.with_input, frame.without_input, frame.answer_end]
-    digests = [hashlib.sha256(json.dumps(part).encode()).hexdigest() for part in (text, ANSWERS)]
-    return dict(zip(("prompt frame", "answers"), digests, strict=True))
+    return {"prompt frame": digest_of(text), "answers": digest_of(ANSWERS)}
 
 
 def _chat_frame(tokenizer):
@@ -111,7 +108,7 @@ def _split_at_answer(tokenizer, user):
             conversation, chat_template=template, tokenize=False, enable_thinking=False
         )
     except Exception as error:  # whatever a template raises
-        reason = f"fails: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
+        reason = f"fails: {first_line(error)}"
     else:
         slots = r"\{(?:instruction|input|answer)\}"
         if re.findall(slots, text) == re.findall(slots, user) + ["{answer}"]:

@@ -49,19 +49,19 @@ class Prompts:
 
 @dataclass
 class Examples:
-    """Training rows `{"input_ids", "labels"}`, whether each had its prompt cut, and which were left out.
+    """Training rows, and the indices of records that were left out because their answer alone does not fit.
 
-    `dropped` holds the indices of records whose answer alone does not fit.
+    A row has "input_ids", "answer_start" (index of the first answer token), "length" (tokens) and "cut" (whether its
+    prompt was cut).
     """
 
     rows: list[dict] = field(default_factory=list)
-    cut: list[bool] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
 
     @property
     def truncated(self):
         """How many prompts were cut."""
-        return sum(self.cut)
+        return sum(row["cut"] for row in self.rows)
 
 
 class RecordTokenizer:
@@ -105,8 +105,8 @@ class RecordTokenizer:
             prompts.input_ids.append(prompt + tail + self.eos if with_answers else prompt)
         return prompts
 
-    def examples(self, records, train_on_inputs=True):
-        """Training rows: prompt, answer and EOS. Labels cover all of it, or only answer and EOS."""
+    def examples(self, records):
+        """Training rows: prompt, answer and EOS."""
         encoded = self._encode([self.frame.prompt(record) + record["output"] for record in records])
         examples = Examples()
         for index, (record, ids, boundary) in enumerate(zip(records, encoded, self._boundaries(records, encoded))):
@@ -116,9 +116,9 @@ class RecordTokenizer:
                 examples.dropped.append(index)
                 continue
             kept = self._cut(prompt_ids, record, room)
-            examples.cut.append(len(kept) < len(prompt_ids))
-            hidden = kept if train_on_inputs else [-100] * len(kept)
-            examples.rows.append({"input_ids": kept + answer_ids, "labels": hidden + answer_ids})
+            whole = kept + answer_ids
+            cut = len(kept) < len(prompt_ids)
+            examples.rows.append({"input_ids": whole, "answer_start": len(kept), "length": len(whole), "cut": cut})
         return examples
 
     def _encode(self, texts):

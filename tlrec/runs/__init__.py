@@ -24,33 +24,5 @@ from tlrec.runs.record import (
     read_run,
     write_run,
 )
-from tlrec.runs.same import adapter_parts, base_parts, differences, digest_of, flags_of
+from tlrec.runs.same import adapter_parts, base_parts, differences, flags_of
 from tlrec.runs.scoring import SCORING, frame_of, identity_of_scores, scoring_of, scoring_said
-
-__all__ = [
-    "ADAPTER_CONFIG",
-    "ADAPTER_WEIGHTS",
-    "FRAME_FILE",
-    "RUN",
-    "SCORING",
-    "RunFolder",
-    "adapter_parts",
-    "adapter_weights",
-    "base_parts",
-    "base_said",
-    "check_unlocked",
-    "describe_adapter",
-    "describe_data",
-    "describe_records",
-    "describe_run",
-    "differences",
-    "digest_of",
-    "flags_of",
-    "frame_of",
-    "identity_of_scores",
-    "locked",
-    "read_run",
-    "scoring_of",
-    "scoring_said",
-    "write_run",
-]

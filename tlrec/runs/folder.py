@@ -83,8 +83,11 @@ class RunFolder:
         """Inside the block the folder belongs to this process. first: whether it is the first of the processes that make
         the run together; the others lock nothing. Raises InputError if another process works there, or has worked there
         since it was looked at."""
-        with locked([self.path], first):
-            if first and self.found() != self._before:
+        if not first:
+            yield
+            return
+        with locked(self.path):
+            if self.found() != self._before:
                 raise InputError(f"{self.path}: another process has just worked there; run the same command again")
             yield
 

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from tlrec.errors import InputError
@@ -12,28 +12,12 @@ PATIENCE = 1.0  # seconds to wait: a process that only looks at the lock also ho
 
 
 @contextmanager
-def locked(folders, active=True):
-    """Inside the block these folders belong to this process; InputError if one belongs to another.
+def locked(folder):
+    """Inside the block the folder, which is made if need be, belongs to this process; InputError if it belongs to another.
 
-    The lock ends with the process, even if it is killed. active: False locks nothing, as in all but the first of
-    several processes that make one run together.
+    The lock ends with the process, even if it is killed.
     """
-    with ExitStack() as stack:
-        if active:
-            for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
-                stack.enter_context(_locked(folder))
-        yield
-
-
-def check_unlocked(folder):
-    """Raise InputError if another process works in `folder`, which may not exist yet."""
-    if (Path(folder) / LOCK).exists():
-        with _held(Path(folder)):
-            pass
-
-
-@contextmanager
-def _locked(folder):
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _held(folder):
         (folder / LOCK).write_text(f"{os.getpid()} on {platform.node()}", encoding="utf-8")
@@ -41,6 +25,13 @@ def _locked(folder):
             yield
         finally:
             (folder / LOCK).unlink(missing_ok=True)
+
+
+def check_unlocked(folder):
+    """Raise InputError if another process works in `folder`, which may not exist yet."""
+    if (Path(folder) / LOCK).exists():
+        with _held(Path(folder)):
+            pass
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 evaluation under "run"; its format is in tlrec/evaluation/formats.py.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -13,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tlrec.errors import InputError
-from tlrec.files import plain_json, read_json, sha256, validate, write_json
+from tlrec.files import digest_of, plain_json, read_json, sha256, validate, write_json
 
 RUN = "run.json"
 FORMAT = 1  # of run.json and metrics.json
@@ -116,8 +115,8 @@ def describe_adapter(folder):
     if (Path(folder) / ADAPTER_CONFIG).exists():
         config = read_json(Path(folder) / ADAPTER_CONFIG)
         config.pop("base_model_name_or_path", None)  # bases move, and are known by content
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-    return {"path": str(folder), "sha256": sha256(adapter_weights(folder)), "config_sha256": digest, "run": run}
+    digests = {"sha256": sha256(adapter_weights(folder)), "config_sha256": digest_of(config)}
+    return {"path": str(folder), **digests, "run": run}
 
 
 def base_said(folder, base_model):

@@ -4,8 +4,6 @@ A result keeps its identity: a flat dict {name as the user knows it: JSON value}
 files by the digest of their content and never by their path. Two results are the same if their identities are.
 """
 
-import hashlib
-import json
 import re
 
 # Flags that change no result, and those whose contents are in the identity under another name
@@ -46,11 +44,6 @@ def differences(found, wanted):
     not. found: of what is there; wanted: of what would be made now."""
     names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
     return [f"{name} {_shown(found.get(name))}, not {_shown(wanted.get(name))}" for name in names]
-
-
-def digest_of(identity):
-    """Hexadecimal digest that two equal identities share."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _shown(value):

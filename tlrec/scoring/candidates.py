@@ -51,13 +51,11 @@ ROW_WIDTH = 128  # tokens of a packed row; wider: more attention to masked items
 @dataclass
 class CandidateScores:
     """log_p_yes, log_p_no: (items,) float64, logarithms of the probabilities in `tlrec.scoring.scores.Scores`. truncated:
-    prompts that were cut. own_tokens: tokens after the part that the prompts of these items share. way: PACKED, ROWS or
-    WHOLE, how the last of them were computed."""
+    prompts that were cut. way: PACKED, ROWS or WHOLE, how the last of them were computed."""
 
     log_p_yes: np.ndarray
     log_p_no: np.ndarray
     truncated: int
-    own_tokens: int
     way: str
 
     @property
@@ -97,7 +95,7 @@ def score_candidates(
                 ranker.score(group)
             bar.update(sum(len(history.suffixes) for history in group))
             for done in histories.finished(group):
-                yield CandidateScores(*done.log_p.T, done.truncated, done.own_tokens, ranker.way)
+                yield CandidateScores(*done.log_p.T, done.truncated, ranker.way)
 
 
 class _Ranker:

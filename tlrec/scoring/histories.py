@@ -19,7 +19,6 @@ class Request:
     log_p: np.ndarray
     missing: int
     truncated: int = 0
-    own_tokens: int = 0
 
 
 @dataclass(eq=False)
@@ -76,7 +75,6 @@ class Histories:
             places, rows = zip(*rows)
             shared = shared_prefix(rows, min(map(len, rows)) - 1)
             histories.append(History(request, rows[0][:shared], [ids[shared:] for ids in rows], places))
-        request.own_tokens += sum(history.own_tokens for history in histories)
         return histories
 
     def finished(self, group):

@@ -33,9 +33,9 @@ from tlrec.scoring.engine import Engine, for_inference, padded, shared_prefix, w
 from tlrec.scoring.scores import Scores
 
 
-def score_records(model, tokenizer, records, frame, cutoff_len=512, **options):
+def score_records(model, tokenizer, records, frame, **options):
     """Scores of labelled or unlabelled records, in their order; see `Scorer.score` for the options."""
-    return Scorer(tokenizer, records, frame, cutoff_len).score(model, **options)
+    return Scorer(tokenizer, records, frame, 512).score(model, **options)
 
 
 class Scorer:

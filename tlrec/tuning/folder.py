@@ -25,8 +25,9 @@ class TuningFolder(runs.RunFolder):
     """The RunFolder of one run.
 
     script: its name. args: its flags, with `output_dir`, `seed` and shots of this one run. train: the records that it
-    learns from. valid: the EvaluationSet that it is selected on; test: one that it is scored on, or None. Raises InputError if the folder holds another run's
-    work (unless `args.overwrite`), if another process works there, or if it cannot be written to.
+    learns from. valid: the EvaluationSet that it is selected on; test: one that it is scored on, or None. Raises
+    InputError if the folder holds another run's work (unless `args.overwrite`), if another process works there, or if it
+    cannot be written to.
     """
 
     def __init__(self, script, args, train, valid, test=None):

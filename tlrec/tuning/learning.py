@@ -5,7 +5,6 @@ first step and the result are checked.
 """
 
 import hashlib
-import json
 
 import numpy as np
 import torch
@@ -94,22 +93,16 @@ def _largest(tensor):
     return torch.zeros(()) if tensor is None or not tensor.numel() else tensor.detach().abs().max()
 
 
-def fingerprints(model):
-    """{name: SHA-256} of the adapter's tensors. With several processes all of them have to call this."""
-    tensors = {name: whole(tensor).detach().cpu() for name, tensor in get_peft_model_state_dict(model).items()}
-    return {
-        name: hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest()
-        for name, tensor in tensors.items()
-    }
-
-
 def fingerprint(model):
-    """One SHA-256 of all the adapter's tensors. With several processes all of them have to call this."""
-    return hashlib.sha256(json.dumps(fingerprints(model), sort_keys=True).encode()).hexdigest()
+    """SHA-256 of the adapter's tensors. With several processes all of them have to call this."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(get_peft_model_state_dict(model).items()):
+        digest.update(whole(tensor).detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def check_changed(model, start, state, args):
-    """Raise InputError if the adapter is still the one whose `fingerprints` were `start`, or has values that are not
+    """Raise InputError if the adapter is still the one whose `fingerprint` was `start`, or has values that are not
     finite. With --validate_start the start may be the best; that is said, and is no error.
 
     state, args: of the Trainer; the model has the weights of its best checkpoint. With several processes all of them
@@ -126,7 +119,7 @@ def check_changed(model, start, state, args):
         print(
             "no validation was better than that before the first step: the result is the adapter that tuning began with"
         )
-    elif fingerprints(model) == start:
+    elif fingerprint(model) == start:
         if step == 1 and args.get_warmup_steps(state.max_steps):
             why = "the first of the --warmup_steps has a learning rate of 0, and none after it was better"
             remedy = "--warmup_steps 0, or another --learning_rate"

@@ -134,17 +134,11 @@ def divide_batch(args, model, lora, longest):
     """(rows of a forward pass, forward passes of a step) of each process: as many rows as fit into memory, which changes
     neither the batch nor its gradient. longest: tokens of the longest row. InputError if not even one fits on the CPU,
     where no error would say so; a GPU is tried."""
-    share_batch(args.batch_size, args.micro_batch_size, model.processes)
     skeleton = base_models.skeleton_of(args.base_model, args.trust_remote_code)
-    how = (
-        model.dtype,
-        args.quantization,
-        args.gradient_checkpointing,
-        model.memory,
-        4 if model.device.type == "cpu" else 1,
-    )
+    how = model.dtype, args.quantization, args.gradient_checkpointing, model.memory
+    mask = 4 if model.device.type == "cpu" else 1
     try:
-        fit = memory.rows_that_fit(skeleton, lora, longest, args.micro_batch_size, *how)
+        fit = memory.rows_that_fit(skeleton, lora, longest, args.micro_batch_size, *how, mask)
     except InputError:
         if model.device.type == "cpu":
             raise

@@ -1,8 +1,6 @@
-"""Token ids of the rows to learn from and to validate on. The former are a `datasets.Dataset`: in memory for a few rows, else memory-mapped from the
-cache of `datasets` (HF_DATASETS_CACHE names another folder), where a run that is started again finds them."""
-
-import hashlib
-import json
+"""Token ids of the rows to learn from and to validate on. The former are a `datasets.Dataset`: in memory for a few rows,
+else memory-mapped from the cache of `datasets` (HF_DATASETS_CACHE names another folder), where a run that is started
+again finds them."""
 
 import datasets
 import numpy as np
@@ -12,7 +10,7 @@ from accelerate import PartialState
 
 from tlrec.data.preferences import in_another_order
 from tlrec.errors import InputError
-from tlrec.files import sha256
+from tlrec.files import digest_of, sha256
 from tlrec.model import prompts, tokenization
 from tlrec.scoring.records import Scorer
 
@@ -28,15 +26,19 @@ FEATURES = datasets.Features(
 
 
 def tokenised(encoder, records):
-    """A Dataset with a row for each record whose answer fits: "input_ids", "answer_start" (index of the first answer
-    token), "length" (tokens) and "cut" (whether its prompt was cut).
+    """A Dataset with a row for each record whose answer fits, as in tlrec.model.tokenization.Examples.
 
     encoder: tlrec.model.tokenization.RecordTokenizer. records: a Dataset of records. Raises InputError if none fits.
     """
+
+    def tokenise(batch):
+        rows = encoder.examples([dict(zip(batch, row)) for row in zip(*batch.values())]).rows
+        return {name: [row[name] for row in rows] for name in FEATURES}
+
     try:
         with PartialState().main_process_first():  # the others find what it has kept
             rows = records.map(
-                lambda batch: _tokenise(encoder, [dict(zip(batch, row)) for row in zip(*batch.values())]),
+                tokenise,
                 batched=True,
                 batch_size=BATCH,
                 remove_columns=records.column_names,
@@ -82,8 +84,7 @@ class ShuffledHistories:
 
     def __getitems__(self, places):
         """The rows at `places`, as torch's DataLoader asks for those of a batch."""
-        columns = _tokenise(self.encoder, [self._shuffled(place) for place in places])
-        return [dict(zip(columns, row)) for row in zip(*columns.values())]
+        return self.encoder.examples([self._shuffled(place) for place in places]).rows
 
     def _shuffled(self, place):
         try:
@@ -114,17 +115,6 @@ def validation_scorer(encoder, valid, prompt_loss_weight):
     return scorer
 
 
-def _tokenise(encoder, records):
-    examples = encoder.examples(records, train_on_inputs=False)
-    ids = [row["input_ids"] for row in examples.rows]
-    return {
-        "input_ids": ids,
-        "answer_start": [row["labels"].count(-100) for row in examples.rows],
-        "length": [len(row) for row in ids],
-        "cut": examples.cut,
-    }
-
-
 def _digest(encoder, records):
     """Digest of all that determines the rows: records in order, tokenizer, frame, limit, and code."""
     backend = getattr(encoder.tokenizer, "backend_tokenizer", None)
@@ -138,4 +128,4 @@ def _digest(encoder, records):
         "code": [sha256(module) for module in (__file__, tokenization.__file__, prompts.__file__)],
         "versions": [tokenizers.__version__, transformers.__version__],
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    return digest_of(facts)[:32]

@@ -6,23 +6,17 @@ from pathlib import Path
 import numpy as np
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from tlrec.errors import InputError
 from tlrec.model.processes import add_up
 
 
 class KeepsTheBest(TrainerCallback):
-    """Finds the best checkpoint of a run that is resumed. If it is gone, or if the workspace has been moved, the
-    Trainer would ignore it and end with the last weights. If the last weights are to be kept, validates after the last
-    step, too, which need not be a multiple of --eval_steps."""
+    """Finds the best checkpoint of a run that is resumed in a workspace that has been moved; the Trainer would ignore it
+    and end with the last weights. If the last weights are to be kept, validates after the last step, too, which need not
+    be a multiple of --eval_steps."""
 
     def on_train_begin(self, args, state, control, **_):
         if state.best_global_step is not None:
-            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
-            if not best.is_dir():
-                raise InputError(
-                    f"{best}: the checkpoint of the best validation is gone; remove {best.parent} to start again"
-                )
-            state.best_model_checkpoint = str(best)
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.best_global_step}")
 
     def on_step_end(self, args, state, control, **_):
         if state.global_step == state.max_steps and args.metric_for_best_model == "eval_last":

@@ -16,7 +16,7 @@ from tlrec.errors import InputError, Stopped
 from tlrec.evaluation.metrics import auc, two_probabilities_to_score
 from tlrec.model import adapters
 from tlrec.model.processes import add_up, catch_signals, is_spread, out_of_memory
-from tlrec.tuning.learning import ChecksFirstStep, check_changed, fingerprint, fingerprints
+from tlrec.tuning.learning import ChecksFirstStep, check_changed, fingerprint
 from tlrec.tuning.order import EpochOrder
 from tlrec.tuning.rows import lengths
 from tlrec.tuning.stopping import KeepsTheBest, SaveWhenStopped
@@ -52,7 +52,7 @@ class TuningTrainer(Trainer):
     def train(self, resume_from_checkpoint=None):
         """Tune. resume_from_checkpoint: folder of the Trainer's checkpoint to continue from. With or without it, the
         model must have the adapter that the run began with."""
-        start, clock = fingerprints(self.model), time.perf_counter()
+        start, clock = fingerprint(self.model), time.perf_counter()
         print(f"resuming: {resume_from_checkpoint}" if resume_from_checkpoint else "starting at step 0")
         with catch_signals() as self.received:
             try:
@@ -75,10 +75,10 @@ class TuningTrainer(Trainer):
 
     def _check_best(self):
         """Raise InputError unless the model has the weights of the best validation."""
-        best = [entry for entry in self.validations() if entry["step"] == self.best_step()]
+        best = [entry for entry in self.validations() if entry["step"] == self.state.best_global_step]
         if best and best[-1]["adapter"] != fingerprint(self.model):
             raise InputError(
-                f"{self.args.output_dir}: the weights of step {self.best_step()}, the best validation, are not what "
+                f"{self.args.output_dir}: the weights of step {self.state.best_global_step}, the best validation, are not what "
                 "they were then; nothing is saved; remove that folder to start again"
             )
 
@@ -91,11 +91,8 @@ class TuningTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one step, and what its loss is divided by. With several processes accelerate fills the
         last ones of an epoch with rows from its beginning; those do not count."""
-        processes, size, accumulation = (
-            self.args.world_size,
-            self.args.train_batch_size,
-            self.args.gradient_accumulation_steps,
-        )
+        processes, size = self.args.world_size, self.args.train_batch_size
+        accumulation = self.args.gradient_accumulation_steps
         micro_batches = -(-len(self.train_dataset) // (size * processes))  # of each process in one epoch
         steps = -(-micro_batches // accumulation)
         first = self.state.global_step % steps * accumulation
@@ -184,10 +181,6 @@ class TuningTrainer(Trainer):
         """[{"step", "eval_auc", "eval_loss", "adapter": fingerprint}] of all validations so far."""
         return [entry for entry in self.state.log_history if "eval_auc" in entry]
 
-    def best_step(self):
-        """The step of the best validation, whose weights the model has once `train` has ended."""
-        return self.state.best_global_step
-
     def results(self):
         """The numbers of run.json: validations, the best step, and what the tuning cost (seconds, tokens per second
         outside validation, share of padding, peak memory in GB of 1e9 bytes, GPU only)."""
@@ -198,7 +191,7 @@ class TuningTrainer(Trainer):
         keys = ("step", "eval_auc", "eval_loss")
         return {
             "history": [{key: entry[key] for key in keys} for entry in self.validations()],
-            "best_step": self.best_step(),
+            "best_step": self.state.best_global_step,
             "seconds": round(self.seconds, 1),
             "seconds_validation": round(self.validation_seconds, 1),
             "tokens_per_second": round(tokens / (self.seconds - self.validation_seconds)),
