@@ -9,7 +9,6 @@ over users; `--json FILE` also writes them. Different test data is refused.
 
 import argparse
 import gzip
-import io
 import zlib
 from pathlib import Path
 
@@ -27,13 +26,14 @@ def read_scores(path):
         metrics, found = read_evaluation(path)
         return metrics["run"]["data"]["test"], found["label"], found["score"], found["user"]
     try:
-        first, _, rest = gzip.decompress(Path(path).read_bytes()).decode().partition("\n")
-        table = pd.read_csv(io.StringIO(rest))
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            digest = file.readline().strip().removeprefix("# sha256 ")
+            table = pd.read_csv(file)
         labels, scores = table["label"].to_numpy(np.int64), table["score"].to_numpy(float)
         users = None if table["user"].isna().all() else table["user"].to_numpy()
     except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: damaged, or not a file of docs/results/predictions: {error}") from None
-    return {"path": str(path), "sha256": first.removeprefix("# sha256 "), "rows": len(labels)}, labels, scores, users
+    return {"path": str(path), "sha256": digest, "rows": len(labels)}, labels, scores, users
 
 
 def compare(a, b):

@@ -23,12 +23,13 @@ import pandas as pd
 
 from tlrec.compare import compare
 from tlrec.data.published import published_name
-from tlrec.evaluation.comparison import compare_scores, units_of
+from tlrec.evaluation.comparison import compare_scores
 from tlrec.evaluation.metrics import two_probabilities_to_score
 from tlrec.files import whole_file
 from tlrec.report.cells import shots_name, shots_order
-from tlrec.report.collect import chain_of, method_of
+from tlrec.report.collect import chain_of, facts_of
 from tlrec.report.published import RESULTS
+from tlrec.report.tables import bounds
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -46,66 +47,55 @@ def collect(root, recipe, base, keep):
     rows = []
     for path in sorted(root.rglob("metrics.json")):
         run, name = json.loads(path.read_text())["run"], str(path.parent.relative_to(root))
-        lines = [json.loads(line) for line in (path.parent / "predictions.jsonl").read_text().splitlines()]
-        row = describe(run, name, lines, root) | {"recipe": recipe, "base": base if run.get("base_model") else ""}
+        lines = map(json.loads, (path.parent / "predictions.jsonl").read_text().splitlines())
+        rows_of = pd.DataFrame(lines).assign(score=lambda of: two_probabilities_to_score(of["p_yes"], of["p_no"]))
+        row = describe(run, name, rows_of, root) | {"recipe": recipe, "base": base if run.get("base_model") else ""}
         if name in keep:
             row["predictions"] = f"predictions/{re.sub('[^a-z0-9]+', '_', name.lower())}.csv.gz"
-            labels, score = np.array([line["label"] for line in lines]), scores(lines)
-            users = None if row["users"] is None else [line["user"] for line in lines]
-            write_scores(HERE / row["predictions"], run["data"]["test"], labels, score, users)
+            write_scores(HERE / row["predictions"], row["test_sha256"], rows_of)
         rows.append(row)
     return rows
 
 
-def write_scores(path, test, labels, scores, users):
-    """Write what a comparison needs, compressed: labels, scores and user ids (or None), (n,) each; test: {"path",
-    "sha256", "rows"}. The same bytes again."""
-    lines = [f"# sha256 {test['sha256']}", "row,user,label,score"]
-    for row, (label, score) in enumerate(zip(labels, scores, strict=True)):
-        lines.append(f"{row + 1},{'' if users is None else users[row]},{label},{float(score)!r}")
-    with whole_file(path, "wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as compressed:
-        compressed.write("\n".join([*lines, ""]).encode())
+def write_scores(path, test_sha256, rows):
+    """Write what a comparison needs, compressed: row, user, label and score. The same bytes again."""
+    text = rows[["row", "user", "label", "score"]].to_csv(index=False, lineterminator="\n")
+    with whole_file(path, "wb") as file:
+        file.write(gzip.compress(f"# sha256 {test_sha256}\n{text}".encode(), mtime=0))
 
 
-def scores(lines):
-    """The published scores of lines of a predictions.jsonl."""
-    return two_probabilities_to_score(*(np.array([line[name] for line in lines]) for name in ("p_yes", "p_no")))
-
-
-def describe(run, name, lines, root):
-    """A row of runs.csv but for recipe and base, which the run does not know."""
-    test, chain = run["data"]["test"], chain_of(run.get("adapter"))
-    labels, users = np.array([line["label"] for line in lines]), [line["user"] for line in lines]
-    users = None if None in users else np.array(users)
-    columns = {"model": scores(lines), "history": np.array([line["floors"]["history"] for line in lines])}
-    units = units_of(None) if users is None else {"users": users}
-    comparison, (unit,) = compare_scores(labels, columns, units), units
+def describe(run, name, rows, root):
+    """A row of runs.csv but for recipe and base, which the run does not know. rows: of predictions.jsonl, with scores."""
+    facts, chain, scoring = facts_of(run), chain_of(run.get("adapter")), run.get("scoring") or {}
+    users = None if rows["user"].isna().any() else rows["user"].to_numpy()
+    unit = "rows" if users is None else "users"
+    scores = {"model": rows["score"].to_numpy(), "history": np.array([floors["history"] for floors in rows["floors"]])}
+    comparison = compare_scores(rows["label"].to_numpy(), scores, {unit: users})
     numbers, history = comparison.numbers(["model"]), comparison.numbers(["history"])
-    last, scoring = chain[-1] if chain else run, run.get("scoring") or {}
     measured = {}
     for metric in ("auc", "uauc"):
-        low, high = numbers["intervals"][metric].get(unit) or (None, None)
-        measured |= {metric: numbers[metric], f"{metric}_low": low, f"{metric}_high": high}
-        measured[f"history_{metric}"] = history[metric]
+        interval = bounds(metric, numbers["intervals"][metric].get(unit))
+        measured |= {metric: numbers[metric]} | interval | {f"history_{metric}": history[metric]}
+    test = run["data"]["test"]
     return {
         "run": name,
         "target": run.get("target"),
         "test": published_name(test["path"]) if Path(test["path"]).exists() else None,
-        "test_sha256": test["sha256"],
+        "test_sha256": facts["test_sha256"],
         "rows": test["rows"],
         "users": None if users is None else len(np.unique(users)),
-        "method": method_of(run, run.get("adapter"), chain) + settings(run, chain),
+        "method": facts["method"] + settings(run, chain),
         "source": " + ".join(stage["source"] for stage in chain if stage.get("source")),
         "stages": " + ".join(stage["stage"] for stage in chain),
-        "shots": last.get("shots") or 0,
-        "seed": last.get("seed"),
+        "shots": facts["shots"],
+        "seed": facts["seed"],
         **measured,
         "minutes": round(sum(stage["seconds"] for stage in (*chain, run)) / 60, 1),
-        "hardware": run.get("hardware"),
+        "hardware": facts["hardware"],
         "quantization": scoring.get("quantization"),
         "dtype": scoring.get("dtype"),
-        "revision": f"{run['git']['revision'][:10]}{' + changes' * run['git']['dirty']}" if run["git"] else None,
-        "command": command(last, root),
+        "revision": facts["revision"],
+        "command": command(chain[-1] if chain else run, root),
     }
 
 
@@ -149,9 +139,8 @@ def add(rows):
 
 
 def read_runs():
-    return pd.read_csv(
-        HERE / "runs.csv", dtype={"seed": "Int64", "users": "Int64"}, keep_default_na=False, na_values=[""]
-    )
+    numbers = {"seed": "Int64", "users": "Int64"}
+    return pd.read_csv(HERE / "runs.csv", dtype=numbers, keep_default_na=False, na_values=[""])
 
 
 # ---------------------------------------------------------------------------------------------------- CSV -> docs
@@ -202,23 +191,18 @@ def draw(path, found):
 
     from tlrec.report import figures
 
-    points, looks = {}, {}
-    for index, (method, of_method) in enumerate(found.groupby("method")):
-        colour, marker = figures.COLOURS[index % len(figures.COLOURS)], figures.MARKERS[index % len(figures.MARKERS)]
-        looks[method] = {"color": colour, "marker": marker, "linestyle": figures.LINES[index // 7 % 3]}
-        points[method] = []
-        for number in sorted(of_method["shots"].unique(), key=shots_order):
-            own = of_method[of_method["shots"] == number]
-            low, high = own["auc_low"].mean(), own["auc_high"].mean()
-            bounds = None if np.isnan(low) else [low, high]
-            points[method].append((number, own["auc"].mean(), bounds, own["auc"].tolist()))
-    title = (
-        f"{found['target'].iloc[0]}: AUC against shots\nbars: 95 % over users, of a seed on average; small dots: seeds"
-    )
+    points = {}
+    for (method, shots), own in found.groupby(["method", "shots"]):
+        low, high = own["auc_low"].mean(), own["auc_high"].mean()
+        interval = None if np.isnan(low) else [low, high]
+        points.setdefault(method, []).append((shots, own["auc"].mean(), interval, own["auc"].tolist()))
+    for cells in points.values():
+        cells.sort(key=lambda cell: shots_order(cell[0]))
+    said = "bars: 95 % over users, of a seed on average; small dots: seeds"
+    title = f"{found['target'].iloc[0]}: AUC against shots\n{said}"
     with rc_context(figures.STYLE):
-        floors = {HISTORY: found["history_auc"].iloc[0]}
-        figure, _ = figures.against_shots(points, floors, published(found), title, "AUC", looks)
-        save(figure, path, digest)
+        floors, looks = {HISTORY: found["history_auc"].iloc[0]}, figures.looks_of(points)
+        save(figures.against_shots(points, floors, published(found), title, "AUC", looks), path, digest)
 
 
 def to_be_drawn(path, shown):
@@ -241,8 +225,7 @@ def differences(runs):
         files = [kept[row[name]] for name in ("with", "without")]
         found = compare(*(HERE / file for file in files))["difference"]
         for metric in ("auc", "uauc"):
-            low, high = found["intervals"][metric].get("users") or (None, None)
-            row |= {metric: found[metric], f"{metric}_low": low, f"{metric}_high": high}
+            row |= {metric: found[metric]} | bounds(metric, found["intervals"][metric].get("users"))
         rows.append(row | {"command": f"python -m tlrec.compare {' '.join(f'docs/results/{file}' for file in files)}"})
     table = pd.DataFrame(rows)
     if path.read_text() != (text := table.to_csv(index=False, lineterminator="\n")):
@@ -289,7 +272,7 @@ def draw_differences(path, found):
 def make():
     """Compute differences.csv, fill the marked places of README.md and docs/*.md, and draw the pictures; returns what was
     changed."""
-    runs = read_runs() if (HERE / "runs.csv").exists() else pd.DataFrame({"target": [], "test_sha256": []})
+    runs = read_runs()
     pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
     before = {path: path.read_bytes() for path in (*pages, *HERE.glob("*.csv"), *HERE.glob("*.png"))}
     pairs = differences(runs) if (HERE / "differences.csv").exists() else None

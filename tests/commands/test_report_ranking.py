@@ -21,7 +21,7 @@ from tlrec.evaluation.hits import row_metrics
 from tlrec.evaluation.intervals import jackknife_means
 from tlrec.evaluation.ranks import NOT_NEXT, SAMPLED, read_ranking
 from tlrec.report.__main__ import main as report_main
-from tlrec.report.tables import markdown_text
+from tlrec.report.page import markdown_text
 
 
 def call(main, *words):
@@ -99,7 +99,7 @@ def test_pictures_and_csv(workspace):
     names = {path.name for path in (workspace / "report").glob("*.png")}
     assert {"ranking_movie.png", "ranking2_movie.png", "uauc_movie.png"} <= names
     page = (workspace / "report" / "index.html").read_text()
-    assert 'alt="NDCG@10 against shots on movie, 40 liked rows' in page and 'alt="AUC and uAUC on movie. ' in page
+    assert 'alt="NDCG@10 against shots on movie, 40 liked rows' in page and 'alt="AUC and uAUC on movie; ' in page
     with open(workspace / "report" / "results.csv", newline="") as file:
         rows = {row["folder"]: row for row in csv.DictReader(file)}
     ranking, _ = read_ranking(workspace / "full" / "popularity" / "1_16")

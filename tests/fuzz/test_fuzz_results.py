@@ -71,8 +71,10 @@ def check(root, contents, name, content):
         except InputError as error:
             assert len(str(error).splitlines()) == 1 and str(error).startswith(str(folder))
     workspace = collect.collect(root)
-    test_sets = cells.test_sets(workspace.evaluations, workspace.problems)
-    tables.sections(test_sets, checks.check(test_sets, datafiles.DataFiles(root)), workspace)
+    files = datafiles.DataFiles(root)
+    test_sets = cells.test_sets(workspace.evaluations, files, workspace.problems)
+    pictures = {one.target: [] for one in test_sets} | {None: []}
+    tables.sections(test_sets, checks.check(test_sets, files), workspace, pictures)
     found = {evaluation.folder for evaluation in workspace.evaluations}
     assert "other" in found
     assert "run" in found | {folder for folder, _ in workspace.problems}

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import printable
+from tlrec.files import printable, whole_file
 
 
 def main():
@@ -46,29 +46,26 @@ def main():
         raise InputError(f"--output_dir {output}: cannot be made: {error.strerror}") from None
 
     # 2. Group them, judge what is noise, look for leaks
-    from tlrec.report import cells, checks, datafiles, figures, page, rankings, tables
+    from tlrec.report import cells, checks, datafiles, figures, page, tables
 
-    test_sets = cells.test_sets(workspace.evaluations, workspace.problems)
     files = datafiles.DataFiles(arguments.root)
-    for test_set in test_sets:
-        test_set.rankings = rankings.rankings(test_set)
-        for cell in test_set.cells:
-            cell.selected = files.selected(cell.evaluations)
+    test_sets = cells.test_sets(workspace.evaluations, files, workspace.problems)
     findings = checks.check(test_sets, files)
 
     # 3. Write
-    tables.write_csv(output / "results.csv", tables.runs(test_sets))
+    with whole_file(output / "results.csv") as file:
+        tables.runs(test_sets).to_csv(file, index=False, lineterminator="\n")
     pictures = figures.draw(output, test_sets, workspace.tunings)
-    sections = tables.sections(test_sets, findings, workspace)
-    tables.write_markdown(output / "results.md", sections, pictures)
-    page.write_page(output / "index.html", sections, pictures)
+    sections = tables.sections(test_sets, findings, workspace, pictures)
+    page.write_markdown(output / "results.md", sections)
+    page.write_page(output / "index.html", sections)
 
     evaluated = sum(len(test_set.evaluations) for test_set in test_sets)
     damaged = len(workspace.problems)
     print(f"{evaluated} evaluations on {len(test_sets)} test sets, {damaged} damaged or unfinished runs")
-    for finding in findings:
-        if finding.level == "warning":
-            print(printable(f"warning: {finding.subject}: {finding.text}"))
+    for level, subject, text in findings.values.tolist():
+        if level == "warning":
+            print(printable(f"warning: {subject}: {text}"))
     print(printable(f"report: {output / 'index.html'}"))
 
 

@@ -1,47 +1,46 @@
 """Groups evaluations into cells (one method at one number of shots on one test set) and says what is within noise."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from tlrec.evaluation.comparison import compare_scores, units_of
+from tlrec.evaluation.comparison import compare_scores
 from tlrec.evaluation.metrics import METRICS
+from tlrec.report.collect import settings_of
 from tlrec.report.published import RESULTS
+from tlrec.report.rankings import rankings
 
 
 @dataclass
 class Cell:
     """The seeds of one method at one number of shots.
 
+    selected: what selected the checkpoints, in words; other_scoring: settings in which it was not scored as most others.
     numbers: of the mean over seeds, see tlrec.evaluation.comparison; spread: {metric: standard deviation over seeds};
     to_floor: {metric: numbers of the difference to the floor that is best in it}; to_best: of that to the best cell.
-    selected: what selected the checkpoints, in words.
     """
 
     method: str
     shots: int
     evaluations: list
-    selected: str = ""
+    selected: str
+    other_scoring: list
     numbers: dict = field(default_factory=dict)
     spread: dict = field(default_factory=dict)
     to_floor: dict = field(default_factory=dict)
     to_best: dict = field(default_factory=dict)
     missing_seeds: list = field(default_factory=list)
-    repeated_seeds: list = field(default_factory=list)
 
     @property
     def seeds(self):
-        return [evaluation.seed for evaluation in self.evaluations]
-
-    @property
-    def folders(self):
-        return [evaluation.folder for evaluation in self.evaluations]
+        return [evaluation.facts["seed"] for evaluation in self.evaluations]
 
     def sign(self, metric, unit):
         """▲ above the best floor, ▼ below it, ≈ within noise of it; "" where no floor or no interval is."""
-        bounds = self.to_floor.get(metric, {"intervals": {metric: {}}})["intervals"][metric].get(unit)
-        return "" if bounds is None else "▲" if bounds[0] > 0 else "▼" if bounds[1] < 0 else "≈"
+        bounds = metric in self.to_floor and self.to_floor[metric]["intervals"][metric].get(unit)
+        return ("▲" if bounds[0] > 0 else "▼" if bounds[1] < 0 else "≈") if bounds else ""
 
 
 @dataclass
@@ -49,7 +48,7 @@ class TestSet:
     """Everything evaluated on the same rows.
 
     floors: {name: numbers}; best_floor: {metric: name}; best: the cell of the best AUC, None if AUC is not defined;
-    unit: what intervals leave out; published: {method: {shots: AUC}}.
+    unit: what intervals leave out; published: {method: {shots: AUC}}; rankings: of tlrec.report.rankings.
     """
 
     target: str
@@ -61,7 +60,7 @@ class TestSet:
     best: Cell | None
     unit: str
     published: dict
-    rankings: list = field(default_factory=list)  # of tlrec.report.rankings
+    rankings: list
 
     @property
     def labels(self):
@@ -76,11 +75,6 @@ class TestSet:
     def methods(self):
         return list(dict.fromkeys(cell.method for cell in self.cells))
 
-    def shots(self):
-        """Of cells and published numbers, zero-shot first, all rows (-1) last."""
-        found = {cell.shots for cell in self.cells} | {s for aucs in self.published.values() for s in aucs}
-        return sorted(found, key=shots_order)
-
 
 def shots_order(shots):
     """Sort key: zero-shot first, all rows (-1) last."""
@@ -92,79 +86,86 @@ def shots_name(shots):
     return {0: "zero-shot", -1: "all rows"}.get(shots, f"{shots} shots")
 
 
-def test_sets(evaluations, problems):
-    """One TestSet for each test file, identified by digest. Evaluations whose labels differ from those of the others on
-    the same file go to `problems` instead."""
+def test_sets(evaluations, files, problems):
+    """One TestSet for each test file, identified by digest. files: the DataFiles. Evaluations whose labels differ from
+    those of the others on the same file go to `problems` instead."""
     by_digest = {}
     for evaluation in evaluations:
-        together = by_digest.setdefault(evaluation.test["sha256"], [])
+        together = by_digest.setdefault(evaluation.facts["test_sha256"], [])
         if together and not np.array_equal(together[0].predictions["label"], evaluation.predictions["label"]):
             other = together[0].folder
             problems.append((evaluation.folder, f"its labels are not those of {other} on the same test file"))
         else:
             together.append(evaluation)
-    names = [together[0].target for together in by_digest.values()]
-    found = []
-    for together in by_digest.values():
-        test, name = together[0].test, together[0].target
-        full = name if names.count(name) == 1 else f"{name} ({test['path']}, {test['sha256'][:8]})"
-        found.append(test_set(together, full))
-    return found
+    names = Counter(together[0].facts["target"] for together in by_digest.values())
+    return [test_set(together, files, names) for together in by_digest.values()]
 
 
-def test_set(evaluations, target):
-    """The TestSet of evaluations on the same rows, compared in one Comparison, so that every difference is paired."""
-    test, cells = evaluations[0].test, group(evaluations)
+def test_set(evaluations, files, names):
+    """The TestSet of evaluations on the same rows, compared in one Comparison, so that every difference is paired.
+    names: how many test sets have each name."""
+    test, target = evaluations[0].metrics["run"]["data"]["test"], evaluations[0].facts["target"]
+    if names[target] > 1:
+        target = f"{target} ({test['path']}, {test['sha256'][:8]})"
     floor_scores = {}
     for evaluation in evaluations:
         floor_scores = evaluation.predictions["floors"] | floor_scores
-    known = [e.predictions["user"] for e in evaluations if e.predictions["user"] is not None]
-    units = {"users": known[0]} if known else units_of(None)
+    users = next((e.predictions["user"] for e in evaluations if e.predictions["user"] is not None), None)
+    unit = "rows" if users is None else "users"
     scores = {("floor", name): score for name, score in floor_scores.items()}
     scores |= {evaluation.folder: evaluation.predictions["score"] for evaluation in evaluations}
-    comparison = compare_scores(evaluations[0].predictions["label"], scores, units)
+    comparison = compare_scores(evaluations[0].predictions["label"], scores, {unit: users})
+
     floors = {name: comparison.numbers([("floor", name)]) for name in floor_scores}
     best_floor = {}
     for metric in METRICS:
         if defined := [name for name in floors if floors[name][metric] is not None]:
             best_floor[metric] = max(defined, key=lambda name: floors[name][metric])
+    cells = group(evaluations, files)
     for cell in cells:
-        cell.numbers = comparison.numbers(cell.folders)
-        of_seeds = [comparison.numbers([folder]) for folder in cell.folders]
+        folders = [evaluation.folder for evaluation in cell.evaluations]
+        cell.numbers = comparison.numbers(folders)
+        values = pd.DataFrame([evaluation.metrics for evaluation in cell.evaluations])[list(METRICS)]
+        cell.spread = values.astype(float).std().dropna().to_dict()
         for metric, name in best_floor.items():
-            cell.to_floor[metric] = comparison.numbers(cell.folders, [("floor", name)])
-        if len(of_seeds) > 1 and cell.numbers["auc"] is not None:
-            values = {
-                metric: [one[metric] for one in of_seeds] for metric in METRICS if of_seeds[0][metric] is not None
-            }
-            cell.spread = {metric: float(np.std(of_metric, ddof=1)) for metric, of_metric in values.items()}
+            cell.to_floor[metric] = comparison.numbers(folders, [("floor", name)])
     defined = [cell for cell in cells if cell.numbers["auc"] is not None]
     best = max(defined, key=lambda cell: cell.numbers["auc"], default=None)
     for cell in defined:
-        cell.to_best = comparison.numbers(cell.folders, best.folders)
-    published, (unit,) = RESULTS.get(test["published"], {}), units
-    return TestSet(target, test, evaluations, cells, floors, best_floor, best, unit, published)
+        cell.to_best = comparison.numbers(*([e.folder for e in one.evaluations] for one in (cell, best)))
+    published = RESULTS.get(test["published"], {})
+    return TestSet(target, test, evaluations, cells, floors, best_floor, best, unit, published, rankings(cells))
 
 
-def group(evaluations):
+def group(evaluations, files):
     """Cells in order of base model, method and shots; a method's label names the settings in which its runs differ."""
-    bases = {evaluation.base_model for evaluation in evaluations} - {"none"}
-    runs = pd.DataFrame([{"run": e, "base": e.base_model, "method": e.method, "shots": e.shots} for e in evaluations])
-    cells = {}
-    for (base, method, shots), together in runs.groupby(["base", "method", "shots"]):
-        settings = pd.DataFrame([evaluation.settings for evaluation in together["run"]]).astype(str)
+    runs = pd.DataFrame([evaluation.facts for evaluation in evaluations]).assign(run=evaluations)
+    bases = set(runs["base_model"]) - {"none"}
+    for (base, method, _), together in runs.groupby(["base_model", "method", "shots"]):
+        settings = pd.DataFrame(map(settings_of, together["run"]), index=together.index).astype(str)
         differing = [name for name in sorted(settings) if settings[name].nunique() > 1]
-        for evaluation, of_run in zip(together["run"], settings.to_dict("records"), strict=True):
-            notes = [base] if len(bases) > 1 and base != "none" else []
-            notes += [f"{name} {of_run[name]}" for name in differing]
-            label = f"{method} ({', '.join(notes)})" if notes else method
-            cells.setdefault((base, label, shots), []).append(evaluation)
-    result = []
-    for key in sorted(cells, key=lambda key: (*key[:2], shots_order(key[2]))):
-        together = sorted(cells[key], key=lambda evaluation: (evaluation.seed is None, evaluation.seed or 0))
-        result.append(Cell(method=key[1], shots=key[2], evaluations=together))
-    for cell in result:
-        of_method = {seed for other in result if other.method == cell.method and other.shots for seed in other.seeds}
-        cell.missing_seeds = sorted(of_method - set(cell.seeds) - {None}) if cell.shots else []
-        cell.repeated_seeds = sorted({seed for seed in cell.seeds if seed is not None and cell.seeds.count(seed) > 1})
-    return result
+        for place, of_run in settings[differing].iterrows():
+            notes = [base] if len(bases) > 1 and base in bases else []
+            notes += [f"{name} {value}" for name, value in of_run.items()]
+            runs.loc[place, "label"] = f"{method} ({', '.join(notes)})" if notes else method
+    runs = runs.assign(order=runs["shots"].map(shots_order)).sort_values("seed", kind="stable")
+    cells = []
+    for (_, label, _), together in runs.groupby(["base_model", "label", "order"]):
+        own, shots = list(together["run"]), int(together["shots"].iloc[0])
+        cells.append(Cell(label, shots, own, files.selected(own), other_scoring(own, evaluations)))
+        if shots:
+            seeds = runs.loc[(runs["label"] == label) & (runs["shots"] != 0), "seed"].dropna()
+            cells[-1].missing_seeds = sorted(set(seeds.astype(int)) - set(cells[-1].seeds))
+    return cells
+
+
+def other_scoring(own, evaluations):
+    """Settings that affect the scores of some evaluations, `own`, and differ from most of all `evaluations`: a list of
+    words. Their differences to others do not come from the method alone."""
+    known, here = ([e.metrics["run"].get("scoring") or {} for e in some] for some in (evaluations, own))
+    usual = {
+        name: Counter(str(one[name]) for one in known if name in one).most_common(1)[0][0]
+        for name in dict.fromkeys(name for one in known for name in one)
+    }
+    settings = dict.fromkeys(item for one in here for item in one.items())
+    return [f"{name} {value} (most: {usual[name]})" for name, value in settings if str(value) != usual[name]]

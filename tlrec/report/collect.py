@@ -1,7 +1,7 @@
 """Finds the runs of a workspace by their files, never by the names of folders."""
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tlrec.errors import InputError
@@ -15,28 +15,22 @@ from tlrec.runs import flags_of, read_run
 SHOWN = {"--lora_weights", "--sample", "--seed", "--source", "--stage", "--target"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evaluation:
-    """One metrics.json with its predictions, and what it says about the method."""
+    """An evaluation as its files have it, and what they say about the method."""
 
     folder: str  # below ROOT
     metrics: dict
     predictions: dict  # of tlrec.evaluation.results.read_evaluation
     chain: list  # run.json of every stage, first to last; [] for the base model alone
-    foreign: bool  # the first of its adapters is not of these scripts
-    target: str
-    test: dict  # path, sha256, rows
-    base_model: str
-    method: str
-    shots: int  # 0: zero-shot, -1: all rows
-    seed: int | None
-    settings: dict  # flags that could tell two runs of the same method apart
+    facts: dict  # of `facts_of`
     ranking: dict | None = None  # of ranking.json
     ranks: list = field(default_factory=list)  # of ranks.jsonl
 
     @property
-    def run(self):
-        return self.metrics["run"]
+    def runs(self):
+        """Every stage, then the evaluation."""
+        return [*self.chain, self.metrics["run"]]
 
 
 @dataclass
@@ -82,13 +76,13 @@ def collect(root):
             elif "adapter_config.json" in files:
                 problem(folder, "an adapter without run.json: unfinished, or not made by TLRec")
             if "metrics.json" in files:
-                workspace.evaluations.append(read_result(Path(folder), name_of(folder), run))
+                evaluation = read_result(Path(folder), name_of(folder), run)
+                workspace.evaluations.append(evaluation)  # with or without the ranking beside it
                 if RANKING in files:
-                    workspace.evaluations[-1] = with_ranking(workspace.evaluations[-1], folder)
+                    evaluation.ranking, evaluation.ranks = read_its_ranking(evaluation, folder)
                 elif RANKS in files:
-                    problem(
-                        folder, f"{RANKS} without {RANKING}: a ranking that was stopped; give the same command again"
-                    )
+                    stopped = "a ranking that was stopped; give the same command again"
+                    problem(folder, f"{RANKS} without {RANKING}: {stopped}")
             if knowledge.FILE in files:
                 workspace.probes.append((name_of(folder), knowledge.read_probe(folder)))
         except InputError as error:
@@ -101,46 +95,32 @@ def read_result(folder, name, run):
 
     Raises InputError for damaged files and for a metrics.json made for an older adapter of the same folder.
     """
-    metrics, predictions = read_evaluation(folder)
-    evaluation = metrics["run"]
-    where = folder / "metrics.json"
-    test, adapter = evaluation["data"]["test"], evaluation.get("adapter")
-    chain = chain_of(adapter)
-    if len(predictions["label"]) != test["rows"]:
-        raise InputError(f"{where}: {len(predictions['label'])} predictions for {test['rows']} test rows")
+    (metrics, predictions), where = read_evaluation(folder), folder / "metrics.json"
+    chain, rows, test = (
+        chain_of(metrics["run"].get("adapter")),
+        len(predictions["label"]),
+        metrics["run"]["data"]["test"],
+    )
+    if rows != test["rows"]:
+        raise InputError(f"{where}: {rows} predictions for {test['rows']} test rows")
     if not all(stage.get("stage") for stage in chain):
         raise InputError(f"{where}: the run.json of its adapter, or of an earlier one, does not name its stage")
     if run and chain and any(run.get(key) != chain[-1].get(key) for key in ("started", "ended")):
         raise InputError(f"{where}: was made for an earlier adapter of this folder; evaluate again")
-    last = chain[-1] if chain else evaluation
-    start = chain[0].get("start_adapter") if chain else adapter
-    return Evaluation(
-        folder=name,
-        metrics=metrics,
-        predictions=predictions,
-        chain=chain,
-        foreign=bool(start),
-        target=evaluation.get("target") or test["path"],
-        test=test,
-        base_model=(evaluation.get("base_model") or "none").rstrip("/"),
-        method=method_of(evaluation, adapter, chain),
-        shots=last.get("shots") or 0,
-        seed=last.get("seed"),
-        settings=settings_of(evaluation, chain),
-    )
+    return Evaluation(name, metrics, predictions, chain, facts_of(metrics["run"]))
 
 
-def with_ranking(evaluation, folder):
-    """The Evaluation with the ranking that lies beside it. Raises InputError for damaged files and for a ranking of
+def read_its_ranking(evaluation, folder):
+    """(ranking.json, lines of ranks.jsonl) beside an Evaluation. Raises InputError for damaged files and for a ranking of
     another adapter or other test data."""
     ranking, ranks = read_ranking(folder)
 
     def made_of(run):
         return run["data"]["test"]["sha256"], (run.get("adapter") or {}).get("sha256")
 
-    if made_of(ranking["run"]) != made_of(evaluation.run):
+    if made_of(ranking["run"]) != made_of(evaluation.metrics["run"]):
         raise InputError(f"{Path(folder) / RANKING}: was made for another adapter or other test data; rank again")
-    return replace(evaluation, ranking=ranking, ranks=ranks)
+    return ranking, ranks
 
 
 def chain_of(adapter):
@@ -152,13 +132,16 @@ def chain_of(adapter):
     return chain
 
 
-def method_of(evaluation, adapter, chain):
-    """What the report calls the method: the stages before few-shot tuning, such as "cot + source netflix"."""
-    if evaluation.get("stage") == "baseline":
-        return evaluation.get("method") or "baseline"
+def method_of(run):
+    """What the report calls the method: the stages before few-shot tuning, such as "cot + source netflix". run: of
+    metrics.json; {"adapter": {"run": run.json}} asks for a tuner's."""
+    if run.get("stage") == "baseline":
+        return run.get("method") or "baseline"
+    adapter = run.get("adapter")
+    chain = chain_of(adapter)
     if adapter and not chain:
         return f"adapter {adapter['path']}"
-    stages = [f"{run['stage']} {run['source']}" if run.get("source") else run["stage"] for run in chain]
+    stages = [f"{stage['stage']} {stage['source']}" if stage.get("source") else stage["stage"] for stage in chain]
     if chain and chain[0].get("start_adapter"):  # the first of our stages started from someone else's adapter
         stages.insert(0, "general adapter")
     if chain and chain[-1].get("shots"):
@@ -166,16 +149,38 @@ def method_of(evaluation, adapter, chain):
     return " + ".join(stages) or "base model"
 
 
-def settings_of(evaluation, chain):
+def settings_of(evaluation):
     """{name: value} of what may differ between runs of the same method, shots and seed: flags, frame, data."""
-    scoring = evaluation.get("scoring") or {}
-    settings = {"frame": evaluation.get("frame")}
+    run, chain = evaluation.metrics["run"], evaluation.chain
+    scoring = run.get("scoring") or {}
+    settings = {"frame": run.get("frame")}
     settings |= {f"{name} in evaluation": scoring.get(name) for name in ("quantization", "cutoff_len")}
-    runs = {f"stage {position} ": run for position, run in enumerate(chain[:-1], start=1)}
-    runs[""] = chain[-1] if chain else evaluation
-    for prefix, run in runs.items():
-        flags = {name: value for name, value in flags_of(run["arguments"]).items() if name not in SHOWN}
+    stages = {f"stage {position} ": stage for position, stage in enumerate(chain[:-1], start=1)}
+    for prefix, stage in (stages | {"": chain[-1] if chain else run}).items():
+        flags = {name: value for name, value in flags_of(stage["arguments"]).items() if name not in SHOWN}
         settings |= {prefix + name.removeprefix("--"): value for name, value in flags.items()}
-        if (chain or run.get("stage") == "baseline") and (train := run["data"].get("train")):
+        if (chain or run.get("stage") == "baseline") and (train := stage["data"].get("train")):
             settings[f"{prefix}training data"] = f"sha256 {train['sha256'][:8]}"
     return settings
+
+
+def facts_of(run):
+    """{column: value} of what made an evaluation, in results.csv and in docs/results/runs.csv. run: of metrics.json."""
+    test, chain = run["data"]["test"], chain_of(run.get("adapter"))
+    last = chain[-1] if chain else run
+    return {
+        "target": run.get("target") or test["path"],
+        "test_sha256": test["sha256"],
+        "method": method_of(run),
+        "shots": last.get("shots") or 0,  # 0: zero-shot, -1: all rows
+        "seed": last.get("seed"),
+        "base_model": (run.get("base_model") or "none").rstrip("/"),
+        "hardware": run.get("hardware"),
+        "revision": revision_of(run),
+    }
+
+
+def revision_of(run):
+    """The code that made a run, such as "0123456789 + changes"; None outside a git checkout."""
+    git = run["git"]
+    return git and f"{git['revision'][:10]}{' + changes' * git['dirty']}"

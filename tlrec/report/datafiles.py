@@ -15,21 +15,13 @@ class DataFiles:
 
     def __init__(self, root):
         self.root = Path(root).resolve()
-        self.files, self.digests = {}, {}  # by digest, and by path
-        self.overlaps = {}
-
-    def find(self, data):
-        """The path of a file described by {"path", "sha256"}; None if it is gone or has changed."""
-        for path in (Path(data["path"]), self.root / data["path"]):
-            with suppress(OSError):  # of a file that may not be read, or a name that cannot be one
-                if path.is_file() and self._digest(path) == data["sha256"]:
-                    return path
-        return None
+        self.files, self.digests, self.overlaps = {}, {}, {}  # by digest, by path, and by two digests
 
     def read(self, data):
-        """(records, Preferences or None) of a described file; InputError if it is not there or holds no records."""
+        """(records, Preferences or None) of a file described by {"path", "sha256"}; InputError if it is not there or
+        holds no records."""
         if data["sha256"] not in self.files:
-            if (path := self.find(data)) is None:
+            if (path := self._find(data)) is None:
                 raise InputError(f"{self.shown(data)} is gone or has changed")
             self.files[data["sha256"]] = read_checked(path)
         return self.files[data["sha256"]]
@@ -53,54 +45,54 @@ class DataFiles:
         path = Path(os.path.abspath(data["path"]))
         return str(path.relative_to(self.root) if path.is_relative_to(self.root) else data["path"])
 
-    # ----------------------------------------------------------------------------------------------- what selected it
-
     def selected(self, evaluations):
         """What selected the checkpoints of these evaluations' stages, in words: "1000 target rows", "200 source rows",
         "nothing". Which rows they are is told by their content, wherever they lie."""
         found = {}
         for evaluation in evaluations:
-            if evaluation.foreign:
+            adapter, chain = evaluation.metrics["run"].get("adapter"), evaluation.chain
+            if chain[0].get("start_adapter") if chain else adapter:  # not of these scripts
                 found["not known"] = None
-            for run in (*evaluation.chain, evaluation.run):
+            for run in evaluation.runs:
                 if (valid := run["data"].get("valid")) and run.get("metric_for_best_model") != "last":
                     found[f"{valid['rows']} {self._whose(valid, evaluation)} rows"] = None
         return ", ".join(found) or "nothing"
 
     def _whose(self, valid, evaluation):
         """ "test", "target" or "source"; "unknown" where the file is gone."""
-        if valid["sha256"] == evaluation.test["sha256"]:
-            return "test"
         targets = self._target_files(evaluation)
         if valid["sha256"] in targets:
-            return "target"
+            return "test" if valid["sha256"] == evaluation.facts["test_sha256"] else "target"
         try:
             inputs = {record["input"] for record in self.read(valid)[0]}
         except InputError:
             return "unknown"
-        shared = any(record["input"] in inputs for data in targets.values() for record in self._records(data))
-        return "target" if shared else "source"
+        for data in targets.values():
+            with suppress(InputError):  # of a file that is gone, or holds no records, such as prepared.json
+                if any(record["input"] in inputs for record in self.read(data)[0]):
+                    return "target"
+        return "source"
 
     def _target_files(self, evaluation):
         """{sha256: described file} of the target's files: beside the test file, or a copy of it in `rec_data`, and what
         few-shot stages learnt from."""
-        test, found = evaluation.test, {evaluation.test["sha256"]: evaluation.test}
+        test = evaluation.metrics["run"]["data"]["test"]
         copies = [path for path in self.root.glob("rec_data/*/*.json") if self._digest(path) == test["sha256"]]
-        for folder in {path.parent for path in (self.find(test), *copies) if path}:
-            for path in sorted(folder.glob("*.json")):
-                found[self._digest(path)] = {"path": str(path), "sha256": self._digest(path)}
-        for run in (*evaluation.chain, evaluation.run):
-            if run.get("shots") and (train := run["data"].get("train")):
-                found[train["sha256"]] = train
-        return found
+        folders = {path.parent for path in (self._find(test), *copies) if path}
+        beside = [path for folder in folders for path in sorted(folder.glob("*.json"))]
+        found = {self._digest(path): {"path": str(path), "sha256": self._digest(path)} for path in beside}
+        learnt_from = [run["data"]["train"] for run in evaluation.runs if run.get("shots") and "train" in run["data"]]
+        return found | {data["sha256"]: data for data in (test, *learnt_from)}
+
+    def _find(self, data):
+        """The path of a described file; None if it is gone or has changed."""
+        for path in (Path(data["path"]), self.root / data["path"]):
+            with suppress(OSError):  # of a file that may not be read, or a name that cannot be one
+                if path.is_file() and self._digest(path) == data["sha256"]:
+                    return path
+        return None
 
     def _digest(self, path):
         if path not in self.digests:
             self.digests[path] = sha256(path)
         return self.digests[path]
-
-    def _records(self, data):
-        try:
-            return self.read(data)[0]
-        except InputError:
-            return []  # such as prepared.json

@@ -10,14 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tlrec.files import printable, whole_file
-from tlrec.report import rankings
 from tlrec.report.cells import shots_name, shots_order
-from tlrec.report.collect import chain_of, method_of
+from tlrec.report.collect import method_of
+from tlrec.report.rankings import FLOORS
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without the pale yellow; markers differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^v"
 LINES = ("-", "--", ":")  # a new one when the colours begin again
+IN_TABLES = "; the tables have the numbers"
 GREY, DASHES = "#777777", ((5, 2), (1, 1.5), (5, 2, 1, 2))
 STYLE = {
     "font.size": 10,
@@ -35,40 +36,58 @@ STYLE = {
 
 @dataclass
 class Picture:
-    """A PNG file, what it shows in words, and the Section.pictures it belongs to."""
+    """A PNG file and what it shows, in words."""
 
     path: Path
     text: str
-    section: str
 
 
 def draw(folder, test_sets, tunings):
-    """Draw everything into `folder`; returns the Pictures in order. A method has the same look in all."""
-    pictures, taken = [], set()
+    """Draw everything into `folder`; returns {target of a test set, or None for tuning: its Pictures}. A method has the
+    same look in all."""
+    pictures, taken = {None: []}, set()
     methods = [method for test_set in test_sets for method in test_set.methods]
-    methods += [method_of({}, {"run": run}, chain_of({"run": run})) for _, run in tunings]
-    looks = {}
-    for index, method in enumerate(dict.fromkeys(methods)):
-        line = {"color": COLOURS[index % len(COLOURS)], "linestyle": LINES[index // len(COLOURS) % len(LINES)]}
-        looks[method] = line | {"marker": MARKERS[index % len(MARKERS)]}
+    methods += [method_of({"adapter": {"run": run}}) for _, run in tunings]
+    looks = looks_of(dict.fromkeys(methods))
 
-    def save(drawn, name, section):
+    def save(figure, name, text, section):
         with whole_file(folder / name, "wb") as file:
-            drawn[0].savefig(file, format="png", metadata={"Software": None})
-        pictures.append(Picture(folder / name, drawn[1], section))
+            figure.savefig(file, format="png", metadata={"Software": None})
+        pictures[section].append(Picture(folder / name, text))
 
     with rc_context(STYLE):
-        for test_set in (one for one in test_sets if one.best):
-            name = slug(test_set.target, taken)
-            save(auc_against_shots(test_set, looks), f"shots_{name}.png", test_set.target)
+        for test_set in test_sets:
+            target, pictures[test_set.target] = test_set.target, []
+            if not test_set.best:
+                continue
+            name = slug(target, taken)
+            save(
+                auc_against_shots(test_set, looks),
+                f"shots_{name}.png",
+                f"AUC against shots on {target}{IN_TABLES}",
+                target,
+            )
             if "uauc" in test_set.metrics:
-                save(uauc_beside_auc(test_set, looks), f"uauc_{name}.png", test_set.target)
+                save(
+                    uauc_beside_auc(test_set, looks), f"uauc_{name}.png", f"AUC and uAUC on {target}{IN_TABLES}", target
+                )
             for number, ranked in enumerate(test_set.rankings, start=1):
-                drawn = hits_against_shots(test_set, ranked, looks)
-                save(drawn, f"ranking{number if number > 1 else ''}_{name}.png", test_set.target)
-        if drawn := validation(tunings, looks):
-            save(drawn, "validation.png", "")
+                file = f"ranking{number if number > 1 else ''}_{name}.png"
+                text = f"{ranked.main.upper()} against shots on {target}, {ranked.title}{IN_TABLES}"
+                save(hits_against_shots(test_set, ranked, looks), file, text, target)
+        if panels := validation_panels(tunings):
+            text = f"Validation AUC during training: {', '.join(key[-1] for key in panels)}"
+            save(validation(panels, looks), "validation.png", text, None)
     return pictures
+
+
+def looks_of(methods):
+    """{method: how its line is drawn}."""
+    looks = {}
+    for index, method in enumerate(methods):
+        line = {"color": COLOURS[index % len(COLOURS)], "linestyle": LINES[index // len(COLOURS) % len(LINES)]}
+        looks[method] = line | {"marker": MARKERS[index % len(MARKERS)]}
+    return looks
 
 
 def slug(words, taken):
@@ -95,45 +114,41 @@ def auc_against_shots(test_set, looks):
         points.setdefault(cell.method, []).append((cell.shots, cell.numbers["auc"], bounds, seeds))
     floors = {f"floor: {name}": one["auc"] for name, one in test_set.floors.items()}
     title = f"AUC against shots\nbars: 95 % interval over {test_set.unit}; small dots: seeds"
-    drawn = against_shots(points, floors, test_set.published, f"{wrapped(test_set.target)}: {title}", "AUC", looks)
-    drawn[0].axes[0].axhline(0.5, color="#bbbbbb", linewidth=1, zorder=1)
-    return drawn[0], f"AUC against shots on {test_set.target}. {drawn[1]}"
+    figure = against_shots(points, floors, test_set.published, f"{wrapped(test_set.target)}: {title}", "AUC", looks)
+    figure.axes[0].axhline(0.5, color="#bbbbbb", linewidth=1, zorder=1)
+    return figure
 
 
 def hits_against_shots(test_set, ranked, looks):
     """NDCG of each method against its shots, as `auc_against_shots` does for AUC."""
     points, name = {}, ranked.main
     for cell, chosen, numbers in ranked.cells:
-        each = [evaluation.ranking[name] for evaluation in chosen]
-        points.setdefault(cell.method, []).append(
-            (cell.shots, numbers[name], numbers["intervals"][name]["users"], each)
-        )
-    floors = {f"floor: {rankings.FLOORS.get(floor, floor)}": one[name] for floor, one in ranked.floors.items()}
+        bounds, seeds = numbers["intervals"][name]["users"], [evaluation.ranking[name] for evaluation in chosen]
+        points.setdefault(cell.method, []).append((cell.shots, numbers[name], bounds, seeds))
+    floors = {f"floor: {FLOORS.get(floor, floor)}": one[name] for floor, one in ranked.floors.items()}
     title = f"{wrapped(test_set.target)}: {name.upper()} against shots, P(like | rated)\n{ranked.title}"
-    drawn = against_shots(points, floors, {}, title, name.upper(), looks)
-    axes = drawn[0].axes[0]
-    axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])  # a mark at 0 is fully visible
-    return drawn[0], f"{name.upper()} against shots on {test_set.target}, {ranked.title}. {drawn[1]}"
+    figure = against_shots(points, floors, {}, title, name.upper(), looks)
+    figure.axes[0].set_ylim(bottom=-0.03 * figure.axes[0].get_ylim()[1])  # a mark at 0 is fully visible
+    return figure
 
 
 def against_shots(points, floors, published, title, measure, looks):
-    """(figure, its content in words). points: {method: [(shots, mean, interval or None, values of the seeds)]}; floors:
-    {name: value}; published: {method: {shots: value}}."""
+    """The figure. points: {method: [(shots, mean, interval or None, values of the seeds)]}; floors: {name: value};
+    published: {method: {shots: value}}."""
     lists = [*published.values(), *([cell[0] for cell in cells] for cells in points.values())]
     shots = sorted({number for one in lists for number in one}, key=shots_order)
     figure = Figure(figsize=(7.5 + 0.3 * max(0, len(points) - 6), 4.6))
-    axes, width, words = figure.add_subplot(), min(0.09, 0.7 / len(points)), []
+    axes, width = figure.add_subplot(), min(0.09, 0.7 / len(points))
     for index, (method, cells) in enumerate(points.items()):
         shift = (index - (len(points) - 1) / 2) * width
         x, mean = [shots.index(cell[0]) + shift for cell in cells], [cell[1] for cell in cells]
         bars = np.array([cell[2] or [cell[1]] * 2 for cell in cells]).T
         style = {"markersize": 5.5, "capsize": 2.5, "elinewidth": 0.9, "linewidth": 1.6, "zorder": 3}
         axes.errorbar(x, mean, yerr=np.abs(bars - mean), label=wrapped(method), **style, **looks[method])
-        for at, (number, value, _, seeds) in zip(x, cells, strict=True):
+        for at, (*_, seeds) in zip(x, cells, strict=True):
             if len(seeds) > 1:
                 style = {"color": looks[method]["color"], "alpha": 0.45, "linewidths": 0}
                 axes.scatter([at] * len(seeds), seeds, s=9, zorder=4, **style)
-            words.append(f"{method}, {shots_name(number)}: {value:.3f}")
     for (name, value), dashes in zip(floors.items(), DASHES, strict=False):
         label = f"{wrapped(name, 47)} ({value:.3f})"
         axes.axhline(value, color=GREY, linewidth=1.3, dashes=dashes, label=label, zorder=2)
@@ -144,15 +159,13 @@ def against_shots(points, floors, published, title, measure, looks):
     axes.set_xticks(range(len(shots)), [shots_name(number).removesuffix(" shots") for number in shots])
     axes.set(xlim=(-0.5, len(shots) - 0.5), xlabel="training rows of the target (shots)", ylabel=measure)
     axes.set_title(title, fontsize=10)
-    legend_below(figure, axes)
-    words += [f"{name} {value:.3f}" for name, value in floors.items()]
-    return figure, f"{'; '.join(words)}."
+    legend_below(axes)
+    return figure
 
 
 def uauc_beside_auc(test_set, looks):
     """A mark for each cell and floor: its AUC to the right, its uAUC upwards."""
-    figure = Figure(figsize=(5.6, 5.2))
-    axes, words = figure.add_subplot(), []
+    axes = Figure(figsize=(5.6, 5.2)).add_subplot()
     for method in test_set.methods:
         cells = [cell for cell in test_set.cells if cell.method == method]
         places = [(cell.numbers["auc"], cell.numbers["uauc"]) for cell in cells]
@@ -161,57 +174,54 @@ def uauc_beside_auc(test_set, looks):
         for cell, place in zip(cells, places, strict=True):
             text = {0: "0", -1: "all"}.get(cell.shots, str(cell.shots))
             axes.annotate(text, place, xytext=(5, 3), textcoords="offset points", fontsize=7.5)
-            words.append(f"{method}, {shots_name(cell.shots)}: {place[0]:.3f} and {place[1]:.3f}")
     for index, (name, one) in enumerate(test_set.floors.items()):
         style = {"marker": "*x+"[index % 3], "color": GREY, "linestyle": "none", "markersize": 9, "zorder": 2}
         axes.plot(one["auc"], one["uauc"], label=f"floor: {wrapped(name, 40)}", **style)
-        words.append(f"floor {name}: {one['auc']:.3f} and {one['uauc']:.3f}")
     axes.axvline(0.5, color="#bbbbbb", linewidth=1, zorder=1)
     axes.axhline(0.5, color="#bbbbbb", linewidth=1, zorder=1)
     axes.margins(0.12)
     axes.set(xlabel="AUC: all users together", ylabel="uAUC: mean over users")
     note = "right: knows who is generous; up: knows what each likes; numbers: shots"
     axes.set_title(f"{wrapped(test_set.target)}: uAUC beside AUC\n{note}", fontsize=10)
-    legend_below(figure, axes)
-    return figure, f"AUC and uAUC on {test_set.target}. {'; '.join(words)}."
+    legend_below(axes)
+    return axes.figure
 
 
-def legend_below(figure, axes):
+def legend_below(axes):
     """A legend under the axes, where no curve crosses it."""
-    gap = 0.72 / figure.get_size_inches()[1]
+    gap = 0.72 / axes.figure.get_size_inches()[1]
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -gap), ncols=2, fontsize=8.5)
 
 
-def validation(tunings, looks):
-    """Validation AUC during training, a panel for each target, stage and number of shots; None without any history."""
+def validation_panels(tunings):
+    """{(target, shots, title): [(method, history, best step)]} of the tuners' runs that have a history, in order."""
     panels = {}
     for _, run in tunings:
         if history := run["results"].get("history"):
             stage, shots = f"{run.get('stage')} {run.get('source') or ''}".strip(), run.get("shots") or 0
             title = f"{run['target']}: {stage}" if run.get("target") else stage
             key = (run.get("target") or "", shots_order(shots), title + (f", {shots_name(shots)}" if shots else ""))
-            method = method_of({}, {"run": run}, chain_of({"run": run}))
+            method = method_of({"adapter": {"run": run}})
             panels.setdefault(key, []).append((method, history, run["results"].get("best_step")))
-    if not panels:
-        return None
+    return dict(sorted(panels.items()))
+
+
+def validation(panels, looks):
+    """Validation AUC during training, a panel for each target, stage and number of shots."""
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     methods = dict.fromkeys(method for runs in panels.values() for method, *_ in runs)
     figure = Figure(figsize=(max(3.6 * columns, 5), 2.9 * lines + 0.4 + 0.2 * len(methods)), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.1)
-    grid, words = figure.subplots(lines, columns, squeeze=False), []
-    for axes, key in zip(grid.flat, sorted(panels), strict=False):
-        kept = []
-        for method, history, best in panels[key]:
-            steps = [entry["step"] for entry in history]
-            aucs = [np.nan if entry["eval_auc"] is None else entry["eval_auc"] for entry in history]
-            axes.plot(steps, aucs, linewidth=1.1, markersize=3, **looks[method])
-            if best in steps:
-                kept.append(aucs[steps.index(best)])
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes, ((*_, title), runs) in zip(grid.flat, panels.items(), strict=False):
+        for method, history, best in runs:
+            aucs = {one["step"]: np.nan if one["eval_auc"] is None else one["eval_auc"] for one in history}
+            axes.plot(list(aucs), list(aucs.values()), linewidth=1.1, markersize=3, **looks[method])
+            if best in aucs:
                 style = {"color": looks[method]["color"], "markerfacecolor": "none", "markersize": 9}
-                axes.plot(best, kept[-1], "o", **style)
-        words.append(f"{key[-1]}, runs: {len(panels[key])}" + f", kept {min(kept):.3f} to {max(kept):.3f}" * bool(kept))
-        axes.set_title(wrapped(key[-1], 45), fontsize=9)
+                axes.plot(best, aucs[best], "o", **style)
+        axes.set_title(wrapped(title, 45), fontsize=9)
         axes.margins(x=0.08, y=0.15)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # steps are whole numbers
     for axes in grid.flat[len(panels) :]:
@@ -221,4 +231,4 @@ def validation(tunings, looks):
     figure.supxlabel("optimizer step (a line for each run; the ring is the checkpoint kept)", fontsize=9)
     figure.supylabel("validation AUC", fontsize=9)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8.5)
-    return figure, f"Validation AUC during training. {'; '.join(words)}."
+    return figure

@@ -1,6 +1,6 @@
 """The rankings of a test set: those on the same candidates side by side, mean over seeds."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tlrec.evaluation.hits import compare_hits
 from tlrec.evaluation.ranks import hits_of
@@ -18,13 +18,14 @@ RULES = (
 class Ranked:
     """Every method that ranked the same rows among the same candidates.
 
-    facts: their ranking.json. main: the metric of the picture. cells: [(Cell, its evaluations here, numbers)]; floors: {name: numbers}.
+    facts: their ranking.json. main: the metric of the picture. cells: [(Cell, its evaluations here, numbers)]; floors:
+    {name: numbers}.
     """
 
     facts: dict
     main: str
-    cells: list = field(default_factory=list)
-    floors: dict = field(default_factory=dict)
+    cells: list
+    floors: dict
 
     @property
     def title(self):
@@ -35,26 +36,24 @@ class Ranked:
         return f"{facts['rows']} liked rows of {facts['users']} users, each among {sizes} candidates ({kind})"
 
 
-def rankings(test_set):
+def rankings(cells):
     """A Ranked for each set of rows and candidates, full catalogues first."""
     groups = {}
-    for evaluation in test_set.evaluations:
-        if evaluation.ranking:
-            groups.setdefault(evaluation.ranking["candidates_sha256"], []).append(evaluation)
-    found = [_ranked(test_set, together) for together in groups.values()]
+    for evaluation in (evaluation for cell in cells for evaluation in cell.evaluations if evaluation.ranking):
+        groups.setdefault(evaluation.ranking["candidates_sha256"], []).append(evaluation)
+    found = [ranked(cells, together) for together in groups.values()]
     return sorted(found, key=lambda one: (one.facts["protocol"] != "full", one.facts["protocol"], -one.facts["rows"]))
 
 
-def _ranked(test_set, together):
+def ranked(cells, together):
+    """The Ranked of evaluations that ranked the same candidates."""
     first = max(together, key=lambda evaluation: len(evaluation.ranking["floors"]))
-    result = Ranked(first.ranking, "ndcg@10" if first.ranking["most_candidates"] > 10 else "mrr")
     values = {evaluation.folder: hits_of(evaluation.ranks) for evaluation in together}
     values |= {("floor", name): hits_of(first.ranks, name) for name in first.ranking["floors"]}
     users, sizes = ([line[name] for line in first.ranks] for name in ("user", "candidates"))
-    comparison = compare_hits(values, users, sizes)
-    for cell in test_set.cells:
-        if chosen := [evaluation for evaluation in cell.evaluations if evaluation in together]:
-            folders = [evaluation.folder for evaluation in chosen]
-            result.cells.append((cell, chosen, comparison.numbers(folders)))
-    result.floors = {name: comparison.numbers([("floor", name)]) for name in first.ranking["floors"]}
-    return result
+    comparison, found = compare_hits(values, users, sizes), []
+    for cell in cells:
+        if chosen := [evaluation for evaluation in cell.evaluations if evaluation.folder in values]:
+            found.append((cell, chosen, comparison.numbers([evaluation.folder for evaluation in chosen])))
+    floors = {name: comparison.numbers([("floor", name)]) for name in first.ranking["floors"]}
+    return Ranked(first.ranking, "ndcg@10" if first.ranking["most_candidates"] > 10 else "mrr", found, floors)

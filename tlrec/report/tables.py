@@ -1,18 +1,14 @@
-"""The report as pandas tables: `runs`, a row for each evaluation, and `sections`, what results.md and the page show."""
+"""The report as pandas tables: `runs`, a row for each evaluation, and `sections`, what results.md and index.html show."""
 
-import re
 from dataclasses import dataclass, field
-from html import escape
 
 import pandas as pd
 
 from tlrec.evaluation.hits import NAMES as RANK_METRICS
 from tlrec.evaluation.metrics import CALIBRATION, METRICS
 from tlrec.evaluation.ranks import NOT_NEXT, SAMPLED, metric_text, metric_title, shown_metrics
-from tlrec.files import printable, whole_file
 from tlrec.probe import knowledge
-from tlrec.report.cells import shots_name
-from tlrec.report.checks import other_scoring
+from tlrec.report.cells import shots_name, shots_order
 from tlrec.report.published import SAID
 from tlrec.report.rankings import FLOORS, RULES
 
@@ -33,42 +29,25 @@ WITHIN_USERS = (
 
 @dataclass
 class Section:
-    """A heading, paragraphs, {caption: DataFrame of strings}; `pictures`: the test set whose figures belong here ("" for
-    tuning)."""
+    """A heading, paragraphs, {caption: DataFrame of strings}, Pictures."""
 
     heading: str
     paragraphs: list = field(default_factory=list)
     tables: dict = field(default_factory=dict)
-    pictures: str | None = None
+    pictures: list = field(default_factory=list)
 
 
-def sections(test_sets, findings, workspace):
-    """The report as a list of Sections."""
-    result = []
-    for test_set in test_sets:
-        section = Section(test_set.target, [headline(test_set), LEGEND.format(unit=test_set.unit)], {}, test_set.target)
-        for metric in [name for name in ("auc", "uauc") if name in test_set.metrics] or ["auc"]:
-            section.tables[f"{metric.replace('auc', 'AUC')} by method and shots"] = main_table(test_set, metric)
-        if users := test_set.evaluations[0].metrics["uauc_users"]:
-            section.paragraphs.append(WITHIN_USERS.format(users=users))
-        for ranked in test_set.rankings:
-            section.tables[f"Ranking: {ranked.title}"] = ranking_table(ranked)
-        if test_set.rankings:
-            sampled = any(ranked.facts["protocol"] != "full" for ranked in test_set.rankings)
-            section.paragraphs.append(RULES + NOT_NEXT + f" {SAMPLED}" * sampled)
-        if test_set.published:
-            section.paragraphs.append(SAID)
-        section.tables["Every cell, mean over its seeds (log-odds: AUC in that order)"] = detail_table(test_set)
-        result.append(section)
+def sections(test_sets, findings, workspace, pictures):
+    """The report as a list of Sections. findings: of tlrec.report.checks; pictures: of tlrec.report.figures."""
+    result = [test_section(test_set, pictures[test_set.target]) for test_set in test_sets]
     if not test_sets:
         result.append(Section("No results", ["No evaluation that can be read; evaluate.py makes them."]))
-    if any(run["results"].get("history") for _, run in workspace.tunings):
-        result.append(Section("Tuning", pictures=""))
+    if pictures[None]:
+        result.append(Section("Tuning", pictures=pictures[None]))
     if workspace.probes:
         result.append(knowledge_section(workspace.probes))
-    found = pd.DataFrame([(one.level, one.subject, one.text) for one in findings], columns=["", "What", "Found"])
     caption = "Leaks between data files, what selected the checkpoints, labels, cut prompts, seeds"
-    result.append(Section("Checks", [] if len(found) else ["Nothing to check."], {caption: found}))
+    result.append(Section("Checks", [] if len(findings) else ["Nothing to check."], {caption: findings}))
     problems = pd.DataFrame(workspace.problems, columns=["Folder", "Problem"])
     paragraphs = [] if len(problems) else ["None."]
     result.append(Section("Damaged or unfinished runs", paragraphs, {"Left out of all tables above": problems}))
@@ -80,6 +59,24 @@ def sections(test_sets, findings, workspace):
     for section in result:
         section.tables = {caption: table for caption, table in section.tables.items() if len(table)}
     return result
+
+
+def test_section(test_set, pictures):
+    """What is known of a test set: a few sentences, the tables by method and shots, rankings, every cell."""
+    section = Section(test_set.target, [headline(test_set), LEGEND.format(unit=test_set.unit)], {}, pictures)
+    for metric in [name for name in ("auc", "uauc") if name in test_set.metrics] or ["auc"]:
+        section.tables[f"{metric.replace('auc', 'AUC')} by method and shots"] = main_table(test_set, metric)
+    if users := test_set.evaluations[0].metrics["uauc_users"]:
+        section.paragraphs.append(WITHIN_USERS.format(users=users))
+    for ranked in test_set.rankings:
+        section.tables[f"Ranking: {ranked.title}"] = ranking_table(ranked)
+    if test_set.rankings:
+        sampled = any(ranked.facts["protocol"] != "full" for ranked in test_set.rankings)
+        section.paragraphs.append(RULES + NOT_NEXT + f" {SAMPLED}" * sampled)
+    if test_set.published:
+        section.paragraphs.append(SAID)
+    section.tables["Every cell, mean over its seeds (log-odds: AUC in that order)"] = detail_table(test_set)
+    return section
 
 
 def knowledge_section(probes):
@@ -104,31 +101,27 @@ def headline(test_set):
     words = [f"{name}{n} test rows{known}, {liked} of them liked."]
     if best is None:
         return f"{words[0]} Only one label occurs, so AUC is not defined."
-    words.append(f"Best: {best.method}, {shots_name(best.shots)}, AUC {number(best.numbers['auc'])}.")
-    if floor := test_set.best_floor.get("auc"):
-        floor_said = f"the best floor ({floor}, {number(test_set.floors[floor]['auc'])})"
-        difference = best.to_floor["auc"]
-        bounds, sign = difference["intervals"]["auc"][test_set.unit], best.sign("auc", test_set.unit)
-        if bounds is None:
-            words.append(f"How certain its difference to {floor_said} is, these {test_set.unit} do not tell.")
-        else:
-            verdict = {"≈": "within noise of", "▲": "above", "▼": "below"}[sign]
-            interval = f"{number(difference['auc'], '+')}, 95 % interval {between(bounds, '+')}"
-            words.append(f"It is {verdict} {floor_said}: {interval}.")
-    if "uauc" in test_set.metrics:
-        floor = test_set.best_floor.get("uauc")
-        said = f", the best floor ({floor}) {number(test_set.floors[floor]['uauc'])}" if floor else ""
-        words.append(f"Within users it has uAUC {number(best.numbers['uauc'])}{said}.")
+    words.append(f"Best: {best.method}, {shots_name(best.shots)}.")
+    for metric, name in (("auc", "AUC"), ("uauc", "uAUC")):
+        if floor := test_set.best_floor.get(metric):
+            to_floor = best.to_floor[metric]
+            interval = between(to_floor["intervals"][metric].get(test_set.unit), "+")
+            words.append(
+                f"Its {name}, {number(best.numbers[metric])}, differs from that of the best floor ({floor}, "
+                f"{number(test_set.floors[floor][metric])}) by {number(to_floor[metric], '+')}, 95 % interval {interval}."
+            )
     return " ".join(words)
 
 
 def main_table(test_set, metric):
     """Method x shots, then floors and published numbers."""
-    shots, cells = test_set.shots(), {(cell.method, cell.shots): cell for cell in test_set.cells}
+    cells = {(cell.method, cell.shots): cell for cell in test_set.cells}
+    published = test_set.published.items()
+    shots = {shots for _, shots in cells} | {shots for _, aucs in published for shots in aucs}
+    shots = sorted(shots, key=shots_order)
     rows = [[m, *(cell_text(cells.get((m, s)), test_set, metric) for s in shots)] for m in test_set.methods]
     rows += [[f"floor: {name}"] + [number(one[metric])] * len(shots) for name, one in test_set.floors.items()]
     if metric == "auc":
-        published = test_set.published.items()
         rows += [[f"published: {name}", *(number(aucs.get(s), missing="") for s in shots)] for name, aucs in published]
     return pd.DataFrame(rows, columns=["Method", *map(shots_name, shots)])
 
@@ -140,15 +133,13 @@ def cell_text(cell, test_set, metric="auc"):
     if cell.numbers[metric] is None:
         return f"not defined [{cell.selected}]"
     words = [number(cell.numbers[metric])]
-    if metric in cell.spread:
-        words.append(f"± {number(cell.spread[metric])}")
-    words.append(f"({len(cell.evaluations)})")
-    words.append(cell.sign(metric, test_set.unit))
+    words += [f"± {number(cell.spread[metric])}"] if metric in cell.spread else []
+    words += [f"({len(cell.evaluations)})", cell.sign(metric, test_set.unit)]
     if metric == "auc":
         bounds = cell.to_best["intervals"]["auc"][test_set.unit]
         near = cell is not test_set.best and bounds and bounds[0] <= 0 <= bounds[1]
         words.append("★" if cell is test_set.best else "☆" if near else "")
-        words.append("‡" if other_scoring(cell, test_set) else "")
+        words.append("‡" if cell.other_scoring else "")
     return " ".join(word for word in (*words, f"[{cell.selected}]") if word)
 
 
@@ -164,7 +155,9 @@ def detail_table(test_set):
             if floor := test_set.best_floor.get(metric):
                 numbers = cell.to_floor[metric]
                 row[f"{metric} - {floor}"] = number(numbers[metric], "+")
-                row[f"{metric} - {floor}, 95 % over {test_set.unit}"] = between(numbers["intervals"][metric].get(test_set.unit), "+")
+                row[f"{metric} - {floor}, 95 % over {test_set.unit}"] = between(
+                    numbers["intervals"][metric].get(test_set.unit), "+"
+                )
         metrics = pd.DataFrame([evaluation.metrics for evaluation in cell.evaluations])
         mean = metrics[["auc_logodds", *CALIBRATION]].astype(float).mean()
         rows.append(row | {name: number(value) for name, value in mean.items()})
@@ -195,84 +188,43 @@ def runs(test_sets):
 
 def run_row(test_set, cell, evaluation):
     """{column: value} of one evaluation."""
-    metrics, run, unit = evaluation.metrics, evaluation.run, test_set.unit
+    metrics, run, facts, unit = evaluation.metrics, evaluation.metrics["run"], evaluation.facts, test_set.unit
     row = {"folder": evaluation.folder, "target": test_set.target, "test": test_set.test["published"]}
-    row |= {"method": cell.method, "shots": evaluation.shots, "seed": evaluation.seed, "selected_by": cell.selected}
+    row |= {"method": cell.method, "shots": cell.shots, "seed": facts["seed"], "selected_by": cell.selected}
     for metric in METRICS:
-        row[metric] = metrics[metric]
-        row |= spread(f"{metric}_{unit}", metrics["intervals"][metric].get(unit))
+        row |= {metric: metrics[metric]} | bounds(f"{metric}_{unit}", metrics["intervals"][metric].get(unit))
     row |= {name: metrics[name] for name in ("auc_logodds", *CALIBRATION, "answer_mass", "n", "n_positive")}
     row |= {"users": metrics["users"]["n"], "users_source": metrics["users"]["source"]}
     for name, floor in metrics["floors"].items():
         row |= {f"floor_{name.replace(' + ', '_')}_{metric}": floor[metric] for metric in METRICS}
     if best := metrics["difference_to_best_floor"]:
         row |= {"best_floor": best["floor"], "over_best_floor": best["auc"]}
-        row |= spread(f"over_best_floor_{unit}", best["intervals"]["auc"].get(unit))
-    ranking = evaluation.ranking or {}
+        row |= bounds(f"over_best_floor_{unit}", best["intervals"]["auc"].get(unit))
+    ranking, seconds = evaluation.ranking or {}, [stage["seconds"] for stage in evaluation.chain]
     row |= {f"rank_{name}": ranking.get(name) for name in ("protocol", "rows", "candidates", *RANK_METRICS)}
-    seconds = [stage.get("seconds") for stage in evaluation.chain]
     row |= {
-        "base_model": evaluation.base_model,
+        "base_model": facts["base_model"],
         "frame": run.get("frame"),
         "truncated_test": (run["results"].get("truncated") or {}).get("test"),
-        "test_path": evaluation.test["path"],
-        "test_sha256": evaluation.test["sha256"],
-        "tuning_seconds": None if None in seconds or not seconds else sum(seconds),
-        "evaluation_seconds": run.get("seconds"),
-        "ended": run.get("ended"),
-        "hardware": run.get("hardware") or f"{run['platform'].get('cpus')} CPU cores",
-        "revision": f"{run['git']['revision'][:10]}{' + changes' * run['git']['dirty']}" if run["git"] else "-",
+        "test_path": test_set.test["path"],
+        "test_sha256": facts["test_sha256"],
+        "tuning_seconds": sum(seconds) if seconds else None,
+        "evaluation_seconds": run["seconds"],
+        "ended": run["ended"],
+        "hardware": facts["hardware"] or f"{run['platform'].get('cpus')} CPU cores",
+        "revision": facts["revision"] or "-",
     }
     return row | {name: run["versions"].get(name) for name in ("python", "torch", "transformers", "peft")}
 
 
-def spread(name, interval):
+def bounds(name, interval):
     """{name_low, name_high} of an interval that may be None."""
     low, high = interval or (None, None)
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def write_csv(path, table):
-    with whole_file(path) as file:
-        table.to_csv(file, index=False, lineterminator="\n")
-
-
-def write_markdown(path, sections, pictures):
-    """The sections as Markdown, with links to the figures."""
-    lines = ["# TLRec report", ""]
-    for section in sections:
-        lines += [f"## {markdown_text(section.heading)}", ""]
-        for paragraph in section.paragraphs:
-            lines += [markdown_text(paragraph), ""]
-        for caption, table in section.tables.items():
-            lines += [f"**{markdown_text(caption)}**", "", *markdown_table(table), ""]
-        for picture in pictures:
-            if picture.section == section.pictures:
-                lines += [f"![{markdown_text(picture.text)}]({picture.path.name})", ""]
-    with whole_file(path) as file:
-        file.write("\n".join(lines).rstrip() + "\n")
-
-
-def markdown_table(table):
-    """Lines of a Markdown table."""
-    rows = [[markdown_text(str(cell)) for cell in row] for row in (table.columns, *table.itertuples(index=False))]
-    rules = ["---:" if is_number(table, place) else "---" for place in range(table.shape[1])]
-    return [f"| {' | '.join(row)} |" for row in (rows[0], rules, *rows[1:])]
-
-
-def is_number(table, place):
-    """Whether a column of strings holds numbers, perhaps with an interval or signs behind them."""
-    cells = [cell for cell in table.iloc[:, place].astype(str) if cell not in ("", "-", "none")]
-    return bool(cells) and all(re.match(r"[+-]?\d+\.\d", cell) or cell.startswith("not defined") for cell in cells)
-
-
-def markdown_text(text):
-    """`text` escaped for Markdown and HTML: names come from folders and files, so they may contain anything."""
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", escape(printable(text), quote=False))
-
-
 def seeds_text(evaluations):
-    return ", ".join("-" if one.seed is None else str(one.seed) for one in evaluations)
+    return ", ".join("-" if one.facts["seed"] is None else str(one.facts["seed"]) for one in evaluations)
 
 
 def number(value, sign="", missing="-"):
