@@ -100,10 +100,13 @@ def describe(run, name, rows, root):
 
 
 def settings(run, chain):
-    """What tells apart runs of one method: ", 256 + 1024 rows" where stages learnt from a draw, ", mean of 4 orders"."""
+    """What tells apart runs of one method: ", 256 + 1024 rows" where stages learnt from a draw, ", selected by loss" of few
+    shots, ", mean of 4 orders"."""
     stages = [stage for stage in chain if not stage.get("shots")]
     drawn = [stage["arguments"].get("max_train_samples") or -1 for stage in stages]
     words = f", {' + '.join('all' if n < 0 else str(n) for n in drawn)} rows" if max(drawn, default=-1) > 0 else ""
+    if chain and chain[-1].get("shots") and chain[-1]["metric_for_best_model"] == "loss":
+        words += ", selected by loss"
     orders = (run.get("scoring") or {}).get("orders") or 1
     return words + (f", mean of {orders} orders" if orders > 1 else "")
 
