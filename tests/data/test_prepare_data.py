@@ -194,7 +194,7 @@ def test_an_interruption_leaves_nothing_behind(movie, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preparation, "_write_items", interrupt)
+    monkeypatch.setattr(preparation, "_write_examples", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare("movie", movie, tmp_path / "out", "--history", 2, "--ratio", "2:1:1")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ml-100k"]

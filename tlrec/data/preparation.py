@@ -8,15 +8,15 @@
 The scripts `prepare_data.py` in `rec_data/` and `instruction_data/` say which definitions make which data set.
 """
 
-import csv
 import json
 import os
 import random
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import pandas as pd
 
 from tlrec.data.preferences import Item, Preference, build_record, parse_input
 from tlrec.data.records import write_records
@@ -177,81 +177,65 @@ def build_records(examples, items, liked_above, quoted_target=False):
             target=known[example.item],
             kind=kinds[example.item],
         )
-        record = build_record(preference, example.rating > liked_above, quoted_target)
-        records.append(record)
-        ambiguous += not _parses_back(record, preference)
+        records.append(build_record(preference, example.rating > liked_above, quoted_target))
+        try:
+            ambiguous += parse_input(records[-1]["input"]) != preference
+        except ValueError:
+            ambiguous += 1
     return records, ambiguous
 
 
-def _parses_back(record, preference):
-    try:
-        return parse_input(record["input"]) == preference
-    except ValueError:
-        return False
-
-
-def write_data_set(output, splits, source, settings, quoted_target=False):
+def write_data_set(output, splits, source, settings):
     """Write all FILES into `output`, replacing existing ones, but only once all are complete.
 
     splits: as from `split_examples`; settings: what made them, with "liked_above". Returns lines of a summary.
     """
-    output = Path(output)
+    output, above = Path(output), settings["liked_above"]
     lines, ambiguous = [], 0
     train_users = {example.user for example in splits["train"]}
+    liked = {name: share_liked(examples, above) for name, examples in splits.items()}
     output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.parent / f".{output.name}.{os.getpid()}.part"
-    unfinished.mkdir()
-    try:
+    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.", suffix=".part") as unfinished:
+        unfinished = Path(unfinished)
         for name, examples in splits.items():
-            records, unclear = build_records(examples, source.items, settings["liked_above"], quoted_target)
+            quoted = settings.get("target_quotes") == "double"
+            records, unclear = build_records(examples, source.items, above, quoted)
             ambiguous += unclear
             write_records(unfinished / f"{name}.json", records)
-            _write_examples(unfinished / f"{name}.csv", examples, settings["liked_above"])
+            _write_examples(unfinished / f"{name}.csv", examples, above)
             users = {example.user for example in examples}
-            liked = share_liked(examples, settings["liked_above"])
             shared = "" if name == "train" else f", {len(users & train_users)} of them also in train"
-            lines.append(f"{name:5} {len(examples):6} records, {liked:5.1%} Yes, {len(users)} users{shared}")
-        _write_items(unfinished / "item_mapping.csv", source.items)
-        write_json(
-            unfinished / "prepared.json",
-            {
-                "settings": settings,
-                "raw": {path.name: sha256(path) for path in source.files},
-                "skipped": source.counts["left out"],
-                "changed": source.counts["changed"],
-                "records": {name: len(examples) for name, examples in splits.items()},
-                "liked": {name: share_liked(examples, settings["liked_above"]) for name, examples in splits.items()},
-            },
-        )
+            lines.append(f"{name:5} {len(examples):6} records, {liked[name]:5.1%} Yes, {len(users)} users{shared}")
+        items = source.items[["title", "creator", "kind"]]
+        items.to_csv(unfinished / "item_mapping.csv", index_label="item_id", lineterminator="\n")
+        prepared = {
+            "settings": settings,
+            "raw": {path.name: sha256(path) for path in source.files},
+            "skipped": source.counts["left out"],
+            "changed": source.counts["changed"],
+            "records": {name: len(examples) for name, examples in splits.items()},
+            "liked": liked,
+        }
+        write_json(unfinished / "prepared.json", prepared)
         output.mkdir(exist_ok=True)
         for name in FILES:
             os.replace(unfinished / name, output / name)
-    finally:
-        shutil.rmtree(unfinished)
     if ambiguous:
         lines.append(f"{ambiguous} records hold a title that does not parse back (quotes or commas); see tlrec.check")
     return lines
 
 
 def _write_examples(path, examples, liked_above):
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow("user_id history_item_id history_rating history_label item_id rating label timestamp".split())
-        for e in examples:
-            writer.writerow(
-                [
-                    e.user,
-                    json.dumps(e.history),
-                    json.dumps(e.history_ratings),
-                    json.dumps([int(rating > liked_above) for rating in e.history_ratings]),
-                    e.item,
-                    e.rating,
-                    int(e.rating > liked_above),
-                    "" if e.timestamp is None else e.timestamp,
-                ]
-            )
-
-
-def _write_items(path, items):
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        items.to_csv(file, index_label="item_id", columns=["title", "creator", "kind"], lineterminator="\n")
+    table = pd.DataFrame(
+        {
+            "user_id": [e.user for e in examples],
+            "history_item_id": [json.dumps(e.history) for e in examples],
+            "history_rating": [json.dumps(e.history_ratings) for e in examples],
+            "history_label": [json.dumps([int(r > liked_above) for r in e.history_ratings]) for e in examples],
+            "item_id": [e.item for e in examples],
+            "rating": [e.rating for e in examples],
+            "label": [int(e.rating > liked_above) for e in examples],
+            "timestamp": [e.timestamp for e in examples],
+        }
+    )
+    table.to_csv(path, index=False, lineterminator="\n")

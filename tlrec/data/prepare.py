@@ -9,7 +9,6 @@ The definitions of the published data stand in DOMAINS; each of them is a flag.
 import argparse
 import re
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from tlrec.data.sources import NAMES
@@ -46,25 +45,17 @@ BY_HAND = {
 }
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A zip file at a public address, its digest as "md5:HEX" or "sha256:HEX", and the files wanted from it."""
-
-    url: str
-    digest: str
-    members: tuple[str, ...]
-
-
+# {domain: (address of a zip file, its digest, name of the ratings in it)}
 ARCHIVES = {
-    "movie": Archive(
-        url="https://files.grouplens.org/datasets/movielens/ml-100k.zip",
-        digest="md5:0e33842e24a9c977be4e0107933c0723",  # from ml-100k.zip.md5, at the same address
-        members=("u.data", "u.item"),
+    "movie": (
+        "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+        "md5:0e33842e24a9c977be4e0107933c0723",  # from ml-100k.zip.md5, at the same address
+        "u.data",
     ),
-    "book": Archive(
-        url="http://www2.informatik.uni-freiburg.de/~cziegler/BX/BX-CSV-Dump.zip",
-        digest="md5:37d647ee9e18ba134ea6d78ee4fe5292",
-        members=("BX-Book-Ratings.csv", "BX-Books.csv"),
+    "book": (
+        "http://www2.informatik.uni-freiburg.de/~cziegler/BX/BX-CSV-Dump.zip",
+        "md5:37d647ee9e18ba134ea6d78ee4fe5292",
+        "BX-Book-Ratings.csv",
     ),
 }
 
@@ -134,9 +125,8 @@ def choose_settings(domain, flags):
     """The settings of a domain, replaced by the flags that were given. flags: {name: value, or None where not given}, others
     too. Raises InputError for a setting that the domain does not have and for values out of range."""
     settings = dict(DOMAINS[domain])
-    for name in dict.fromkeys(name for known in DOMAINS.values() for name in known):
-        if flags[name] is None:
-            continue
+    known = dict.fromkeys(name for known in DOMAINS.values() for name in known)
+    for name in [name for name in known if flags[name] is not None]:
         if name not in settings:
             knowing = " and ".join(other for other, known in DOMAINS.items() if name in known and other != "own")
             raise InputError(f"--{name} belongs to --domain {knowing}; {domain} has no such setting")
@@ -167,8 +157,8 @@ def download(domain, cache, url, digest):
     import pooch
     import requests
 
-    archive = ARCHIVES[domain]
-    url, digest = url or archive.url, digest or archive.digest
+    its_url, its_digest, ratings = ARCHIVES[domain]
+    url, digest = url or its_url, digest or its_digest
     pooch.get_logger().setLevel("WARNING")
     if digest.partition(":")[0] not in ("md5", "sha256"):
         raise InputError(f"--digest {digest}: write it as sha256:HEX or md5:HEX")
@@ -184,9 +174,9 @@ def download(domain, cache, url, digest):
     except (ValueError, OSError) as error:  # another digest; all errors of requests are OSErrors
         raise InputError(f"{url}: {first_line(error)}; try again, or give --url or --digest") from None
     for path in map(Path, files):
-        if path.name == archive.members[0]:
+        if path.name == ratings:
             return path.parent
-    raise InputError(f"{url}: {archive.members[0]} is not in it")
+    raise InputError(f"{url}: {ratings} is not in it")
 
 
 def main(folder, description, argv=None):
@@ -231,8 +221,7 @@ def prepare(raw, items, settings, output, checked=True):
     if not source.has_times and "min_ratings" not in settings:
         yield "warning: there are no times, so a user's ratings are taken in the order of the file"
     yield from source.summary()
-    scale = policies.scale_of(source.ratings["rating"])
-    yield f"ratings from {scale}: more than {settings['liked_above']:g} is a like (--liked_above)"
+    yield f"ratings from {policies.scale_of(source.ratings['rating'])}: more than {settings['liked_above']:g} is a like (--liked_above)"
 
     # 3. Records: what a user rated before, and the item that follows
     if "min_ratings" in settings:
@@ -253,6 +242,5 @@ def prepare(raw, items, settings, output, checked=True):
         steps.check_labels(splits, settings["liked_above"])
 
     # 5. Files
-    settings = settings | {"format": found.form.name}
-    yield from steps.write_data_set(output, splits, source, settings, settings.get("target_quotes") == "double")
+    yield from steps.write_data_set(output, splits, source, settings | {"format": found.form.name})
     yield f"written to {output}"
