@@ -2,22 +2,18 @@
 
 1. The real copy gives as many records as the published ones.
 2. A small dump, and a cleaned copy of it, give records that are spelled out here, one by one.
-3. Whatever is wrong with arguments or raw files is one line with file and line number, and no output appears.
-4. What was prepared passes the checker and tunes a model.
+3. Settings that do not fit are one line, and no output appears.
 """
 
-import hashlib
 import json
 import random
 
 import pandas as pd
 import pytest
 
-from tests.support.preparation import expect_error, inputs_and_outputs, prepare, rows, run, spoil, wording
-from tlrec import check
+from tests.support.preparation import expect_error, inputs_and_outputs, prepare, rows, run, wording
 from tlrec.data.preferences import Item, parse_input
 from tlrec.data.records import read_records
-from tlrec.data.sources import book_crossing
 
 
 @pytest.mark.slow
@@ -125,17 +121,6 @@ def test_book_original_dump(book, tmp_path, capsys):
     ]
 
 
-def test_book_lines_are_taken_apart_as_by_pandas(book):
-    expected = pd.read_csv(
-        book / "BX-Books.csv", sep=";", encoding="latin-1", on_bad_lines="skip", dtype=str, keep_default_na=False
-    )
-    skipped = {}
-    books = book_crossing._read(book / "BX-Books.csv", book_crossing.BOOKS, skipped)
-    assert books["title"].tolist() == expected["Book-Title"].tolist()
-    assert books["creator"].tolist() == expected["Book-Author"].tolist()
-    assert skipped == {"malformed lines of BX-Books.csv": 1}
-
-
 def test_book_flags(book, tmp_path):
     flags = ["--ratio", "1:1:1", "--implicit", "keep", "--target_quotes", "single", "--split", "order", "--history", 2]
     prepare("book", book, tmp_path / "out", *flags)
@@ -194,36 +179,6 @@ def test_kaggles_copy_with_shifted_rows(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new", "message"),
-    [
-        (
-            "BX-Books.csv",
-            None,
-            None,
-            "{folder}/BX-Book-Ratings.csv: ratings of book-crossing, but no titles beside them; give --items FILE (BX-Books.csv)",
-        ),
-        (
-            "BX-Book-Ratings.csv",
-            "Book-Rating",
-            "Stars",
-            "{path}: line 1: no column 'Book-Rating'; found 'User-ID', 'ISBN', 'Stars' when split at ';'",
-        ),
-        ("BX-Book-Ratings.csv", BX_RATINGS.partition("\n")[2], "", "{path}: a header, but no rows"),
-        (
-            "BX-Book-Ratings.csv",
-            '"8";"06";"10"',
-            '"8";"06";"ten"',
-            "{path}: line 7: rating 'ten' is not a number (1 of 12 rows)",
-        ),
-    ],
-)
-def test_bad_raw_files(name, old, new, message, book, tmp_path):
-    spoil(book / name, old, new, encoding="latin-1")
-    message = message.format(path=book / name, folder=book)
-    expect_error(lambda: prepare("book", book, tmp_path / "out", "--ratio", "1:1:1"), message, tmp_path / "out")
-
-
-@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (
@@ -232,23 +187,7 @@ def test_bad_raw_files(name, old, new, message, book, tmp_path):
         ),
         (["--min_ratings", "1"], "--min_ratings 1: a history and a target take at least 2"),
         (["--min_ratings", "6"], "no user has 6 ratings or more, so there is no record; give a smaller --min_ratings"),
-        (["--split", "time"], "--split time: these ratings have no times; use --split user or order"),
     ],
 )
 def test_settings_that_do_not_fit(flags, message, book, tmp_path):
     expect_error(lambda: prepare("book", book, tmp_path / "out", *flags), message, tmp_path / "out")
-
-
-@pytest.mark.slow
-def test_a_model_is_tuned_on_what_was_prepared(shared_data, run_script, tiny_llama, tmp_path):
-    data = tmp_path / "book"
-    prepare("book", shared_data / "raw" / "book-crossing", data, "--min_ratings", 150)  # few users, few records
-    check.main([str(data)])
-    flags = ["--base_model", tiny_llama, "--device", "cpu", "--output_dir", tmp_path / "adapter"]
-    flags += ["--train_data_path", data / "train.json", "--val_data_path", data / "valid.json", "--sample", 8]
-    flags += ["--batch_size", 8, "--micro_batch_size", 8, "--num_epochs", 1, "--warmup_steps", 0]
-    status, _, err = run_script("rec_tuning.py", *flags)
-    assert status == 0, err
-    run = json.loads((tmp_path / "adapter" / "run.json").read_text())
-    assert run["data"]["train"]["sha256"] == hashlib.sha256((data / "train.json").read_bytes()).hexdigest()
-    assert run["shots"] == 8 and run["results"]["best_step"] == 1

@@ -62,67 +62,31 @@ def test_netflix_with_windows_line_ends_and_no_last_one(netflix, tmp_path):
     assert inputs_and_outputs(tmp_path / "windows") == inputs_and_outputs(tmp_path / "unix")
 
 
+EXPECTED = "expected user,rating,date or 'film:', found"
+
+
 @pytest.mark.parametrize(
-    ("name", "old", "new", "message"),
+    ("old", "new", "message"),
     [
-        (
-            "movie_titles.csv",
-            None,
-            None,
-            "{folder}/combined_data_1.txt: ratings of netflix, but no titles beside them; give --items FILE (movie_titles.csv)",
-        ),
-        ("combined_data_1.txt", "1:\n", "2:\n1:\n", "{path}: line 6: film 2 has a second header"),
-        ("combined_data_1.txt", "1:\n", "4:\n1:\n", "{path}: line 1: film 4 is not in movie_titles.csv"),
-        (
-            "combined_data_1.txt",
-            "10,5,2005-01-01\n12,1,2005-02-01\n",
-            "",
-            "{path}: line 5: film 2 has a header, but no ratings",
-        ),
-        ("combined_data_1.txt", "3:\n", "4:\n", "{path}: line 8: film 4 is not in movie_titles.csv"),
-        ("combined_data_1.txt", "3:\n", "2:\n", "{path}: line 8: film 2 has a second header"),
-        (
-            "combined_data_1.txt",
-            "12,1,2005",
-            "12,x,2005",
-            "{path}: line 7: expected user,rating,date or 'film:', found '12,x,2005-02-01'",
-        ),
-        (
-            "combined_data_1.txt",
-            "12,1,2005-02-01",
-            "12,1,1.2.2005",
-            "{path}: line 7: expected user,rating,date or 'film:', found '12,1,1.2.2005'",
-        ),
-        (
-            "combined_data_1.txt",
-            ",",
-            ";",
-            "{path}: line 2: expected user,rating,date or 'film:', found '10;3;2005-01-02'",
-        ),
-        (
-            "combined_data_1.txt",
-            "12,1,2005",
-            "12,1,1,2005",
-            "{path}: line 7: expected user,rating,date or 'film:', found '12,1,1,2005-02-01'",
-        ),
-        (
-            "movie_titles.csv",
-            "3,1999,",
-            "3;1999;",
-            "{path}: line 3: expected id,year,title, found '3;1999;The \"B\" Side'",
-        ),
+        ("1:\n", "2:\n1:\n", "line 6: film 2 has a second header"),
+        ("3:\n", "4:\n", "line 8: film 4 is not in movie_titles.csv"),
+        ("10,5,2005-01-01\n12,1,2005-02-01\n", "", "line 5: film 2 has a header, but no ratings"),
+        ("12,1,2005", "12,x,2005", f"line 7: {EXPECTED} '12,x,2005-02-01'"),
+        ("12,1,2005", "12,300,2005", f"line 7: {EXPECTED} '12,300,2005-02-01'"),
+        ("12,1,2005-02-01", "12,1,1.2.2005", f"line 7: {EXPECTED} '12,1,1.2.2005'"),
+        (",", ";", f"line 2: {EXPECTED} '10;3;2005-01-02'"),
+        ("12,1,2005", "12,1,1,2005", f"line 7: {EXPECTED} '12,1,1,2005-02-01'"),
+        (COMBINED.partition("\n")[2], "", "line 1: film 1 has a header, but no ratings"),
     ],
 )
-def test_bad_raw_files(name, old, new, message, netflix, tmp_path):
-    spoil(netflix / name, old, new, encoding="latin-1")
-    message = message.format(path=netflix / name, folder=netflix)
-    expect_error(
-        lambda: prepare("netflix", netflix, tmp_path / "out", "--ratio", "1:1:1", "--history", 1),
-        message,
-        tmp_path / "out",
-    )
+def test_bad_ratings(old, new, message, netflix, tmp_path):
+    path = netflix / "combined_data_1.txt"
+    spoil(path, old, new, encoding="utf-8")
+    expect_error(lambda: prepare("netflix", netflix, tmp_path / "out"), f"{path}: {message}", tmp_path / "out")
 
 
-def test_flags_of_another_domain(netflix, tmp_path):
-    message = "--implicit belongs to --domain book; netflix has no such setting"
-    expect_error(lambda: prepare("netflix", netflix, tmp_path / "out", "--implicit", "keep"), message, tmp_path / "out")
+def test_bad_titles(netflix, tmp_path):
+    path = netflix / "movie_titles.csv"
+    spoil(path, "3,1999,", "3;1999;", encoding="latin-1")
+    message = f"{path}: line 3: expected id,year,title, found '3;1999;The \"B\" Side'"
+    expect_error(lambda: prepare("netflix", netflix, tmp_path / "out"), message, tmp_path / "out")

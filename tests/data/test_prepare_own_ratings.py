@@ -45,8 +45,7 @@ def test_the_command_line_of_before(own, ending):
             table.to_parquet(own / f"{name}.parquet")
     prepare_own(own, ratings=f"ratings.{ending}", items=f"items.{ending}")
     assert inputs_and_outputs(own / "out") == RECORDS
-    time = {"csv": "9", "parquet": "9"}[ending]
-    assert rows(own / "out" / "train.csv")[1] == ["ann", '["007"]', "[4.5]", "[1]", "g3", "4.0", "1", time]
+    assert rows(own / "out" / "train.csv")[1] == ["ann", '["007"]', "[4.5]", "[1]", "g3", "4.0", "1", "9"]
 
 
 @pytest.mark.parametrize(

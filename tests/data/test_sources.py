@@ -14,20 +14,15 @@ import json
 import pandas as pd
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.support.preparation import TITLES, expected, rows, run, world, written
 from tlrec.data.sources import FORMS, find
 from tlrec.errors import InputError
 
 FLAGS = ["--history", 3, "--ratio", "2:1:1"]
 WORLD = world()
-
-
-def film(number):
-    return f'"{TITLES[int(number) - 1]}"'
-
-
-def plain(rows):
-    return {item: film(item) for _, item, _, _ in rows}
+MOVIES = [(str(n), title, "Drama|Comedy") for n, title in enumerate(TITLES, start=1)]
+PLAIN = {n: f'"{title}"' for n, title, _ in MOVIES}
 
 
 def delimited(rows, separator=",", end="\n"):
@@ -39,27 +34,32 @@ def delimited(rows, separator=",", end="\n"):
     return "".join(separator.join(map(cell, row)) + end for row in rows)
 
 
-MOVIES = [(str(n), title, "Drama|Comedy") for n, title in enumerate(TITLES, start=1)]
+def write_json_lines(path, lines, notation=json.dumps):
+    with (gzip.open if path.suffix == ".gz" else open)(path, "wt", encoding="utf-8") as file:
+        file.writelines(notation(line) + "\n" for line in lines)
+
+
+# Each writes the world into a folder, and returns how its items are written in a record
 
 
 def movielens_100k(folder):
     items = "".join(f"{n}|{title}|01-Jan-1995||http://x|0|1\n" for n, title, _ in MOVIES).replace("日本", "")
     (folder / "u.item").write_text(items, encoding="latin-1")
     (folder / "u.data").write_text(delimited(WORLD, "\t"))
-    return {str(n): f'"{title}"'.replace("日本", "") for n, title, _ in MOVIES}
+    return {n: name.replace("日本", "") for n, name in PLAIN.items()}
 
 
 def movielens_1m(folder):
-    (folder / "movies.dat").write_bytes(delimited(MOVIES, "::").replace('"""', "").encode("latin-1", errors="ignore"))
+    lines = "".join("::".join(row) + "\n" for row in MOVIES).replace("日本", "")
+    (folder / "movies.dat").write_text(lines, encoding="latin-1")
     (folder / "ratings.dat").write_text("".join("::".join(row) + "\r\n" for row in WORLD), newline="")
-    lines = (folder / "movies.dat").read_bytes().decode("latin-1").split("\n")
-    return {line.split("::")[0]: f'"{line.split("::")[1]}"' for line in lines if line}
+    return {n: name.replace("日本", "") for n, name in PLAIN.items()}
 
 
 def movielens_10m(folder):
     (folder / "movies.dat").write_text("".join("::".join(row) + "\n" for row in MOVIES), encoding="utf-8")
     (folder / "ratings.dat").write_text("".join("::".join(row) + "\n" for row in WORLD))
-    return plain(WORLD)
+    return PLAIN
 
 
 def movielens_csv(folder):
@@ -67,150 +67,16 @@ def movielens_csv(folder):
     lines = delimited([(u, i, f"{r}.0", t) for u, i, r, t in WORLD], end="\r\n")
     (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\r\n" + lines, newline="")
     (folder / "tags.csv").write_text("userId,movieId,tag,timestamp\n1,1,fun,1\n")
-    return plain(WORLD)
+    return PLAIN
 
 
 def recbole(folder):
-    inter = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
-    (folder / "ml.inter").write_text(
-        inter + delimited([(u, i, f"{r}.0", f"{t}.0") for u, i, r, t in WORLD], "\t").replace('"', "")
-    )
+    lines = "".join(f"{u}\t{i}\t{r}.0\t{t}.0\n" for u, i, r, t in WORLD)
+    (folder / "ml.inter").write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + lines)
+    header = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
     items = "".join(f"{n}\t{title}\t1995\t{genre}\t\n" for n, title, genre in MOVIES)  # a separator too many
-    (folder / "ml.item").write_text(
-        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n" + items
-    )
-    return plain(WORLD)
-
-
-@pytest.mark.parametrize(
-    ("form", "make"),
-    [
-        ("movielens", movielens_100k),
-        ("movielens", movielens_1m),
-        ("movielens", movielens_10m),
-        ("movielens", movielens_csv),
-        ("recbole", recbole),
-    ],
-)
-def test_films(tmp_path, capsys, form, make):
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    names = make(raw)
-    kind = "movie" if form == "movielens" else "item"
-    for number, flags in enumerate(([], ["--format", form], ["--kind", "film", "--liked_above", 3])):
-        run("--raw", raw, "--output", tmp_path / str(number), *FLAGS, *flags)
-        assert f"format: {form} (" in capsys.readouterr().out
-        assert written(tmp_path / str(number)) == expected(WORLD, names, "film" if number == 2 else kind)
-    assert rows(tmp_path / "0" / "train.csv")[1][-1] in {time for _, _, _, time in WORLD}  # whole, whatever the source
-
-
-# ------------------------------------------------------------------------------------------------------ 2. products
-
-ASINS = {str(n): f"B0000000{n:02}" for n in range(1, len(TITLES) + 1)}
-BRANDS = {"1": "Acme, Inc.", "2": None, "3": "None", "4": "Ann's"}  # the others are by Brand
-
-
-def brand(item):
-    name = BRANDS.get(item, "Brand")
-    return "Unknown" if name in (None, "None") else name
-
-
-def amazon_rows(times=1):
-    return [(f"A{user:0>13}", ASINS[item], rating, str(int(time) * times)) for user, item, rating, time in WORLD]
-
-
-def product(item):
-    return f"{film(item)} written by {brand(item)}"
-
-
-def meta(folder, name, extra=(), notation=json.dumps, opener=open):
-    lines = [
-        {"asin": asin, "title": TITLES[int(item) - 1], "brand": BRANDS.get(item, "Brand")}
-        for item, asin in ASINS.items()
-    ]
-    lines = [*lines, {"asin": "B000000099", "title": "", "brand": "x"}, {"asin": "B000000098"}, *extra]
-    with opener(folder / name, "wt", encoding="utf-8") as file:
-        file.writelines(notation(line) + "\n" for line in lines)
-
-
-def amazon_2014(folder):
-    meta(folder, "meta_Music.json.gz", notation=repr, opener=gzip.open)
-    reviews = [
-        {
-            "reviewerID": u,
-            "asin": i,
-            "reviewText": "so ☃",
-            "overall": float(r),
-            "summary": "x",
-            "unixReviewTime": int(t),
-        }
-        for u, i, r, t in amazon_rows()
-    ]
-    with gzip.open(folder / "reviews_Music_5.json.gz", "wt") as file:
-        file.writelines(json.dumps(review) + "\n" for review in reviews)
-
-
-def amazon_2014_csv(folder):
-    meta(folder, "meta_Music.json", notation=repr)
-    (folder / "ratings_Music.csv").write_text("".join(f"{u},{i},{r}.0,{t}\n" for u, i, r, t in amazon_rows()))
-
-
-def amazon_2018(folder):
-    meta(folder, "meta_Music.json")
-    reviews = [
-        {
-            "overall": float(r),
-            "verified": True,
-            "reviewerID": u,
-            "asin": i,
-            "style": {"Format:": " CD"},
-            "unixReviewTime": int(t),
-        }
-        for u, i, r, t in amazon_rows()
-    ]
-    (folder / "Music.json").write_text("".join(json.dumps(review) + "\n" for review in reviews))
-
-
-def amazon_2018_csv(folder):
-    meta(folder, "meta_Music.json.gz", opener=gzip.open)
-    (folder / "Music.csv").write_text("".join(f"{i},{u},{r}.0,{t}\n" for u, i, r, t in amazon_rows()))
-
-
-def meta_2023(folder):
-    lines = []
-    for place, (item, asin) in enumerate(ASINS.items()):
-        line = {
-            "main_category": "Music",
-            "title": TITLES[int(item) - 1],
-            "parent_asin": asin,
-            "store": None,
-            "details": {},
-        }
-        maker = BRANDS.get(item, "Brand")
-        lines.append(line | [{"store": maker}, {"author": {"name": maker}}, {"details": {"Brand": maker}}][place % 3])
-    (folder / "meta_Music.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def amazon_2023(folder):
-    meta_2023(folder)
-    reviews = [
-        {
-            "rating": float(r),
-            "title": "Such a lovely thing",
-            "asin": "B0VARIANT9",
-            "parent_asin": i,
-            "user_id": u,
-            "timestamp": int(t),
-        }
-        for u, i, r, t in amazon_rows(times=1000)
-    ]
-    (folder / "Music.jsonl").write_text("".join(json.dumps(review) + "\n" for review in reviews))
-
-
-def amazon_2023_csv(folder):
-    meta_2023(folder)
-    lines = "".join(f"{u},{i},{r}.0,{t}\n" for u, i, r, t in amazon_rows(times=1000))
-    (folder / "Music.csv").write_text("user_id,parent_asin,rating,timestamp\n" + lines)
+    (folder / "ml.item").write_text(header + items)
+    return PLAIN
 
 
 def goodbooks(folder):
@@ -218,55 +84,125 @@ def goodbooks(folder):
     books = delimited([(n, "77", f"A{n}, B", title, "2008.0") for n, title, _ in MOVIES])
     header = "book_id,goodreads_book_id,authors,title,original_publication_year\n"
     (folder / "books.csv").write_text(header + books)
+    return {n: f"{name} written by A{n}, B" for n, name in PLAIN.items()}
 
 
 def goodbooks_kaggle(folder):
     (folder / "ratings.csv").write_text("book_id,user_id,rating\n" + delimited([(i, u, r) for u, i, r, _ in WORLD]))
     books = delimited([(n, "77", f"A{n}, B", title) for n, title, _ in MOVIES])
     (folder / "books.csv").write_text("id,book_id,authors,title\n" + books)
+    return {n: f"{name} written by A{n}, B" for n, name in PLAIN.items()}
 
 
 @pytest.mark.parametrize(
-    ("form", "make"),
+    ("form", "make", "kind"),
     [
-        ("amazon-2014", amazon_2014),
-        ("amazon-2014", amazon_2014_csv),
-        ("amazon-2018", amazon_2018),
-        ("amazon-2018", amazon_2018_csv),
-        ("amazon-2023", amazon_2023),
-        ("amazon-2023", amazon_2023_csv),
+        ("movielens", movielens_100k, "movie"),
+        ("movielens", movielens_1m, "movie"),
+        ("movielens", movielens_10m, "movie"),
+        ("movielens", movielens_csv, "movie"),
+        ("recbole", recbole, "item"),
+        ("goodbooks", goodbooks, "book"),
+        ("goodbooks", goodbooks_kaggle, "book"),
     ],
 )
-def test_products(tmp_path, capsys, form, make):
+def test_films_and_books(tmp_path, capsys, form, make, kind):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    names, timed = make(raw), form != "goodbooks"
+    for number, flags in enumerate(([], ["--format", form, "--kind", "film", "--liked_above", 3])):
+        run("--raw", raw, "--output", tmp_path / str(number), *FLAGS, *flags)
+        said = capsys.readouterr().out
+        assert f"format: {form} (" in said
+        assert timed != ("warning: there are no times, so a user's ratings are taken in the order of" in said)
+        wanted = expected(WORLD, names, "film" if flags else kind, by_time=timed)
+        assert written(tmp_path / str(number)) == wanted
+    times = {time for _, _, _, time in WORLD} if timed else {""}
+    assert rows(tmp_path / "0" / "train.csv")[1][-1] in times  # whole, whatever the source
+    if not timed:
+        with pytest.raises(InputError, match="--split time: these ratings have no times"):
+            run("--raw", raw, "--output", tmp_path / "time", "--split", "time", *FLAGS)
+
+
+# ------------------------------------------------------------------------------------------------------ 2. products
+
+ASINS = {n: f"B0000000{n:>02}" for n in PLAIN}
+BRANDS = {"1": "Acme, Inc.", "2": None, "3": "None", "4": "Ann's"}  # the others are by Brand
+PRODUCTS = {n: f"{name} written by {'Unknown' if n in '23' else BRANDS.get(n, 'Brand')}" for n, name in PLAIN.items()}
+REVIEWS = [(f"A{user:0>13}", ASINS[item], rating, int(time)) for user, item, rating, time in WORLD]
+
+
+def write_meta(path, notation=json.dumps):
+    lines = [{"asin": asin, "title": TITLES[int(n) - 1], "brand": BRANDS.get(n, "Brand")} for n, asin in ASINS.items()]
+    write_json_lines(
+        path, [*lines, {"asin": "B000000099", "title": "", "brand": "x"}, {"asin": "B000000098"}], notation
+    )
+
+
+def amazon_2014(folder):
+    write_meta(folder / "meta_Music.json.gz", notation=repr)
+    names = "reviewerID", "asin", "overall", "unixReviewTime", "reviewText"
+    reviews = [dict(zip(names, (u, i, float(r), t, "so ☃"))) for u, i, r, t in REVIEWS]
+    write_json_lines(folder / "reviews_Music_5.json.gz", reviews)
+
+
+def amazon_2014_csv(folder):
+    write_meta(folder / "meta_Music.json", notation=repr)
+    (folder / "ratings_Music.csv").write_text("".join(f"{u},{i},{r}.0,{t}\n" for u, i, r, t in REVIEWS))
+
+
+def amazon_2018(folder):
+    write_meta(folder / "meta_Music.json")
+    names = "overall", "verified", "reviewerID", "asin", "style", "unixReviewTime"
+    reviews = [dict(zip(names, (float(r), True, u, i, {"Format:": " CD"}, t))) for u, i, r, t in REVIEWS]
+    write_json_lines(folder / "Music.json", reviews)
+
+
+def amazon_2018_csv(folder):
+    write_meta(folder / "meta_Music.json.gz")
+    (folder / "Music.csv").write_text("".join(f"{i},{u},{r}.0,{t}\n" for u, i, r, t in REVIEWS))
+
+
+def write_meta_2023(folder):
+    lines = []
+    for place, (n, asin) in enumerate(ASINS.items()):
+        maker = BRANDS.get(n, "Brand")
+        named = [{"store": maker}, {"author": {"name": maker}}, {"details": {"Brand": maker}}][place % 3]
+        lines.append({"title": TITLES[int(n) - 1], "parent_asin": asin, "store": None, "details": {}} | named)
+    write_json_lines(folder / "meta_Music.jsonl", lines)
+
+
+def amazon_2023(folder):
+    write_meta_2023(folder)
+    names = "rating", "title", "asin", "parent_asin", "user_id", "timestamp"
+    reviews = [
+        dict(zip(names, (float(r), "Such a lovely thing", "B0VARIANT9", i, u, t * 1000))) for u, i, r, t in REVIEWS
+    ]
+    write_json_lines(folder / "Music.jsonl", reviews)
+
+
+def amazon_2023_csv(folder):
+    write_meta_2023(folder)
+    lines = "".join(f"{u},{i},{r}.0,{t}000\n" for u, i, r, t in REVIEWS)
+    (folder / "Music.csv").write_text("user_id,parent_asin,rating,timestamp\n" + lines)
+
+
+@pytest.mark.parametrize(
+    "make", [amazon_2014, amazon_2014_csv, amazon_2018, amazon_2018_csv, amazon_2023, amazon_2023_csv]
+)
+def test_products(tmp_path, capsys, make):
+    form = make.__name__.removesuffix("_csv").replace("_", "-")
     make(tmp_path)
-    ratings = next(path for path in tmp_path.iterdir() if not path.name.startswith("meta"))
-    titles = next(path for path in tmp_path.iterdir() if path.name.startswith("meta"))
-    for number, files in enumerate(
-        (["--raw", tmp_path], ["--raw", ratings], ["--ratings", ratings, "--items", titles])
-    ):
+    titles, ratings = sorted(tmp_path.iterdir(), key=lambda path: not path.name.startswith("meta"))
+    for number, files in enumerate((["--raw", tmp_path], ["--ratings", ratings, "--items", titles])):
         run(*files, "--output", tmp_path / str(number), "--kind", "song", *FLAGS)
         assert f"format: {form} ({ratings.name}, {titles.name})\n" in capsys.readouterr().out
-        assert written(tmp_path / str(number)) == expected(WORLD, {item: product(item) for item in ASINS}, "song")
+        assert written(tmp_path / str(number)) == expected(WORLD, PRODUCTS, "song")
     prepared = json.loads((tmp_path / "0" / "prepared.json").read_text())
     assert prepared["changed"] == {"items without a creator, written by Unknown": 2}
     titles.unlink()
     with pytest.raises(InputError, match=f"ratings of {form}, but no titles beside them; give --items FILE .meta_"):
         run("--raw", ratings, "--output", tmp_path / "none", *FLAGS)
-
-
-@pytest.mark.parametrize("make", [goodbooks, goodbooks_kaggle])
-def test_goodbooks_without_times(tmp_path, capsys, make):
-    make(tmp_path)
-    run("--raw", tmp_path, "--output", tmp_path / "out", *FLAGS)
-    said = capsys.readouterr().out
-    assert (
-        "format: goodbooks (" in said
-        and "warning: there are no times, so a user's ratings are taken in the order of" in said
-    )
-    names = {n: f"{film(n)} written by A{n}, B" for n, _, _ in MOVIES}
-    assert written(tmp_path / "out") == expected(WORLD, names, "book", by_time=False)
-    with pytest.raises(InputError, match="--split time: these ratings have no times"):
-        run("--raw", tmp_path, "--output", tmp_path / "time", "--split", "time", *FLAGS)
 
 
 def test_netflix(tmp_path):
@@ -287,16 +223,14 @@ def test_netflix(tmp_path):
 
 def test_amazon_books(tmp_path, capsys):
     """Books called None are without a title in this source."""
-    header = (
-        "Id,Title,Price,User_id,profileName,review/helpfulness,review/score,review/time,review/summary,review/text\n"
-    )
-    lines = [(i, TITLES[int(i) - 1], "", u, "x", "1/1", f"{r}.0", t, "", 'a "text", long') for u, i, r, t in WORLD]
+    header = "Id,Title,Price,User_id,profileName,review/score,review/time,review/text\n"
+    lines = [(i, TITLES[int(i) - 1], "", u, "x", f"{r}.0", t, 'a "text", long') for u, i, r, t in WORLD]
     (tmp_path / "Books_rating.csv").write_text(header + delimited(lines))
     books = delimited([(title, "", f"['A{n}', 'B']", "1999") for n, title, _ in MOVIES])
     (tmp_path / "books_data.csv").write_text("Title,description,authors,publishedDate\n" + books)
     run("--raw", tmp_path, "--output", tmp_path / "out", *FLAGS)
     kept = [row for row in WORLD if TITLES[int(row[1]) - 1] != "None"]
-    names = {n: f"{film(n)} written by A{n}', 'B" for n, _, _ in MOVIES}
+    names = {n: f"{name} written by A{n}', 'B" for n, name in PLAIN.items()}
     assert written(tmp_path / "out") == expected(kept, names, "book")
     assert f"left out: {len(WORLD) - len(kept)} reviews with an empty field" in capsys.readouterr().out
 
@@ -307,10 +241,13 @@ def test_amazon_books(tmp_path, capsys):
 @pytest.mark.parametrize("form", ["csv", "tsv", "semicolons.csv", "jsonl", "json", "jsonl.gz", "parquet", "bom.csv"])
 def test_tables_with_columns_of_other_names(tmp_path, capsys, form):
     ratings = pd.DataFrame(WORLD, columns=["Reviewer-ID", "ASIN", "stars", "when"])
-    items = pd.DataFrame({"asin": list(plain(WORLD)), "Product Title": [TITLES[int(n) - 1] for n in plain(WORLD)]})
-    columns = []
+    items = pd.DataFrame({"asin": list(PLAIN), "Product Title": TITLES})
+    columns, named = [], "user = Reviewer-ID, item = ASIN, rating = stars"
     if form == "parquet":
-        columns = ["--columns", "user=who", "item=what", "time=at"]
+        columns, named = (
+            ["--columns", "user=who", "item=what", "time=at"],
+            "user = who, item = what, rating = stars, timestamp = at",
+        )
         ratings = ratings.set_axis(["who", "what", "stars", "at"], axis=1).astype({"stars": float, "at": int})
         items = items.rename(columns={"asin": "what"})
     for name, table in (("r", ratings), ("i", items)):
@@ -324,21 +261,55 @@ def test_tables_with_columns_of_other_names(tmp_path, capsys, form):
             table.to_csv(path, sep=separator, index=False, encoding="utf-8-sig" if "bom" in form else "utf-8")
     files = ["--ratings", tmp_path / f"r.{form}", "--items", tmp_path / f"i.{form}"]
     run(*files, *columns, "--output", tmp_path / "out", "--kind", "game", *FLAGS)
-    assert written(tmp_path / "out") == expected(WORLD, plain(WORLD), "game")
-    said = capsys.readouterr().out
-    named = (
-        "user = who, item = what, rating = stars, timestamp = at"
-        if columns
-        else "user = Reviewer-ID, item = ASIN, rating = stars"
-    )
-    assert f"columns of r.{form}: {named}" in said
+    assert written(tmp_path / "out") == expected(WORLD, PLAIN, "game")
+    assert f"columns of r.{form}: {named}" in capsys.readouterr().out
 
 
-def test_titles_beside_the_ratings(tmp_path):
-    lines = [(u, i, TITLES[int(i) - 1], r, t) for u, i, r, t in WORLD]
-    (tmp_path / "all.csv").write_text("user,item,title,rating,date\n" + delimited(lines))
-    run("--raw", tmp_path / "all.csv", "--output", tmp_path / "out", *FLAGS)
-    assert written(tmp_path / "out") == expected(WORLD, plain(WORLD), "item")
+TITLED = [(u, i, TITLES[int(i) - 1], r, t) for u, i, r, t in WORLD]
+
+
+@pytest.mark.parametrize(
+    ("files", "ratings"),
+    [
+        ({"all.csv": "user,item,title,rating,date\n" + delimited(TITLED)}, "all.csv"),
+        (
+            {
+                "own.jsonl": "\n".join(
+                    json.dumps(dict(zip(("user_id", "item_id", "title", "rating", "time"), row))) for row in TITLED
+                )
+            },
+            "own.jsonl",
+        ),
+        (
+            {
+                "my_ratings.tsv": "user\titem\trating\ttime\n" + delimited(WORLD, "\t"),
+                "my_items.csv": "id,title\n" + delimited([row[:2] for row in MOVIES]),
+            },
+            "",
+        ),
+        *(  # with the columns of another source, but not its files
+            (
+                {
+                    name: f"{user},{item},rating,timestamp\n" + delimited(WORLD),
+                    "titles.csv": f"{item},name\n" + delimited([row[:2] for row in MOVIES]),
+                },
+                "",
+            )
+            for user, item, name in (
+                ("user_id", "book_id", "ratings.csv"),
+                ("userId", "movieId", "ratings_of_mine.csv"),
+            )
+        ),
+    ],
+    ids=["titles beside", "JSON lines", "a folder", "like goodbooks", "like movielens"],
+)
+def test_tables_of_your_own(tmp_path, files, ratings):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name, content in files.items():
+        (raw / name).write_text(content)
+    run("--raw", raw / ratings, "--output", tmp_path / "out", *FLAGS)
+    assert written(tmp_path / "out") == expected(WORLD, PLAIN, "item")
 
 
 @pytest.mark.parametrize(
@@ -352,22 +323,15 @@ def test_titles_beside_the_ratings(tmp_path):
     ],
 )
 def test_times_are_exact_and_ids_text(tmp_path, times, order, kept):
-    """The last of three ratings is the target of the only row of a user."""
+    """The last of three ratings is the target of the only row of a user; every other user likes it."""
     ids = dict(zip("ABC", ("007", "7", "1e3")))
-    lines = [
-        (f"{user:03}", ids[name], "5" if user % 2 else "1", time)
-        for user in range(4)
-        for name, time in zip("ABC", times)
+    users = [
+        [(f"{user:03}", ids[name], "15"[user in (0, 2, 5, 7)], time) for name, time in zip("ABC", times)]
+        for user in range(8)
     ]
-    (tmp_path / "r.csv").write_text("user,item,rating,timestamp\n" + delimited(lines))
+    (tmp_path / "r.csv").write_text("user,item,rating,timestamp\n" + delimited(sum(users, [])))
     (tmp_path / "i.csv").write_text("item,title\n007,A\n7,B\n1e3,C\n")
-    flags = ["--history", 2, "--ratio", "2:1:1", "--split", "order", "--domain", "custom"]
-    with pytest.raises(InputError, match="valid: 0.0% of 1 rows are Yes"):
-        run("--ratings", tmp_path / "r.csv", "--items", tmp_path / "i.csv", "--output", tmp_path / "out", *flags)
-    lines += [(f"{int(user) + 4:03}", *rest) for user, *rest in lines] * 1
-    lines = sorted(lines, key=lambda line: (int(line[0]) % 2, line[0]))  # users 0 2 4 6 1 3 5 7
-    lines = [line for pair in zip(lines[:12], lines[12:]) for line in pair]
-    (tmp_path / "r.csv").write_text("user,item,rating,timestamp\n" + delimited(lines))
+    flags = ["--history", 2, "--ratio", "2:1:1", "--domain", "custom"]
     run("--ratings", tmp_path / "r.csv", "--items", tmp_path / "i.csv", "--output", tmp_path / "out", *flags)
     for row in rows(tmp_path / "out" / "train.csv")[1:]:
         assert json.loads(row[1]) == [ids[name] for name in order[:2]] and row[4] == ids[order[2]]
@@ -378,8 +342,6 @@ def test_times_are_exact_and_ids_text(tmp_path, times, order, kept):
 
 
 def test_every_form_is_in_the_readme():
-    from tests.conftest import REPOSITORY
-
     readme = (REPOSITORY / "rec_data" / "README.md").read_text()
     for form in FORMS:
         assert f"`{form.name}`" in readme
@@ -426,34 +388,6 @@ def test_damaged_archives_are_one_line(tmp_path, damage):
     (tmp_path / "r.csv.gz").write_bytes(damage(content))
     with pytest.raises(InputError, match="r.csv.gz: cannot be read"):
         run("--raw", tmp_path / "r.csv.gz", "--output", tmp_path / "out", *FLAGS)
-
-
-def test_tables_that_are_like_a_public_form(tmp_path):
-    """A table of one's own with the columns of another source, but not its files."""
-    for header, name in (
-        ("user_id,book_id,rating,timestamp", "ratings.csv"),
-        ("userId,movieId,rating,timestamp", "mine.csv"),
-    ):
-        (tmp_path / name).write_text(header + "\n" + delimited(WORLD))
-        (tmp_path / "titles.csv").write_text(f"{header.split(',')[1]},name\n" + delimited([row[:2] for row in MOVIES]))
-        run("--raw", tmp_path / name, "--items", tmp_path / "titles.csv", "--output", tmp_path / header[:5], *FLAGS)
-        assert written(tmp_path / header[:5]) == expected(WORLD, plain(WORLD), "item")
-    lines = [
-        json.dumps(dict(zip(("user_id", "item_id", "rating", "time", "title"), (*row, TITLES[int(row[1]) - 1]))))
-        for row in WORLD
-    ]
-    (tmp_path / "own.jsonl").write_text("\n".join(lines))
-    run("--raw", tmp_path / "own.jsonl", "--output", tmp_path / "jsonl", *FLAGS)
-    assert written(tmp_path / "jsonl") == expected(WORLD, plain(WORLD), "item")
-
-
-def test_a_folder_with_a_table_of_ratings_and_one_of_items(tmp_path):
-    raw = tmp_path / "mine"
-    raw.mkdir()
-    (raw / "my_ratings.tsv").write_text("user\titem\trating\ttime\n" + delimited(WORLD, "\t"))
-    (raw / "my_items.csv").write_text("id,title\n" + delimited([row[:2] for row in MOVIES]))
-    run("--raw", raw, "--output", tmp_path / "out", *FLAGS)
-    assert written(tmp_path / "out") == expected(WORLD, plain(WORLD), "item")
 
 
 def test_a_form_is_not_taken_for_another(tmp_path):

@@ -69,12 +69,8 @@ def _read_ratings(path, known, titles_name):
             line = table.index[~sound[table[name].cat.codes]][0]
             raise _unexpected(path, line, ",".join(table.loc[line]))
     places = np.searchsorted(list(films.values()), table.index) - 1  # of the film of each rating
-    if (places < 0).any():
-        raise InputError(f"{where(path, table.index[0])}: expected 'film:', found {','.join(table.iloc[0])!r}")
     for film in np.array(list(films))[np.bincount(places, minlength=len(films)) == 0]:
         raise InputError(f"{where(path, films[film])}: film {film} has a header, but no ratings")
-    if table.empty:
-        raise InputError(f"{path}: is empty")
     return table.assign(item=np.array(list(films))[places])
 
 
