@@ -261,7 +261,6 @@ def answer_by_neighbours(samples, journal, preferences, liked, users):
 def ask(service, samples, next_prompt, journal, args):
     """(budget, what ended the run early or None); all answers received are in the journal, which is closed."""
     from tlrec.cot import dialogues
-    from tlrec.cot.client import ServiceError
     from tlrec.cot.progress import Progress
 
     request = {"model": args.model, "temperature": args.temperature, "top_p": args.top_p, "max_tokens": args.max_tokens}
@@ -278,18 +277,17 @@ def ask(service, samples, next_prompt, journal, args):
             run_batches(work, journal.path.with_name("batches.json"), args.poll_seconds)
         else:
             dialogues.run_dialogues(work, args.concurrency)
-    except (ServiceError, dialogues.Stopped) as error:
+    except dialogues.Stopped as error:
         return budget, error
     finally:
-        progress.close()
+        progress.bar.close()
         journal.close()
     return budget, None
 
 
 def finish(end, missing, flaws, complete, args):
     """Say what to do now. Ends with a status other than 0 unless every sample has been answered and some can be used."""
-    from tlrec.cot.client import ServiceError
-    from tlrec.cot.dialogues import MENDS
+    from tlrec.cot.dialogues import MENDS, ServiceError
 
     if isinstance(end, ServiceError):
         raise InputError(f"stopped by the service: {end}")

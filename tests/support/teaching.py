@@ -1,136 +1,154 @@
-"""An offline teacher inside the test's process, and a source domain small enough to ask all of it."""
+"""An offline teacher inside the test's process, with faults on demand, and a source domain small enough to ask all of it."""
 
+import hashlib
+import random
 import threading
+import time
+from collections import Counter
 from contextlib import contextmanager
 
 import numpy as np
 
 from tlrec.data.preferences import build_record
 from tlrec.data.records import write_records
-from tlrec.demo.teacher import MODEL, Handler, Teacher, parse_arguments
+from tlrec.demo.teacher import MODEL, Handler, Teacher, error
 from tlrec.demo.world import DOMAINS, make_catalogue, make_examples
+
+CALL_FAULTS = ("rate_limited", "server_error", "dropped", "garbled")  # another draw for each attempt
+ANSWER_FAULTS = ("empty", "cut_off", "malformed", "refused")  # the same whenever a prompt is asked
 
 
 class CountingHandler(Handler):
-    """Tells its teacher when a chat request is in hand and when its answer leaves."""
-
-    def _chat(self, body):
-        self.server.begin()
-        try:
-            if self.server.may_answer():
-                super()._chat(body)
-            else:
-                self.close_connection = True  # its client was killed while it waited
-        finally:
-            self.server.end()
-
-    def _send(self, *answer, **fields):
-        self.server.leave()
-        super()._send(*answer, **fields)
+    def chat(self, body):
+        teacher = self.server
+        answering = teacher.begin()
+        status, answer = teacher.complete(body) if answering else (None, None)
+        time.sleep(teacher.delay)
+        with teacher.changed:  # from here on its client may ask the next
+            teacher.in_flight -= 1
+            teacher.changed.notify_all()
+        if status is None:
+            self.close_connection = True
+        else:
+            self.send(status, answer, **({"Retry_After": 0.02} if status == 429 else {}))
 
 
 class CountingTeacher(Teacher):
-    """A teacher that also knows how many chat requests were in its hands at once, and which prompts it answered.
+    """A teacher that knows how many chat requests are in its hands, and in `fates` (digest of the prompt, what became of
+    it) of each; with faults.
 
-    together: it answers nothing before so many requests have been in its hands at once, or waits a minute for them.
+    together:    it answers nothing before so many requests have been in its hands at once, or waits a minute for them.
+    delay:       seconds before each answer.
+    quota:       answers until the quota is exhausted.
+    enqueued:    larger batches fail.
+    expired:     share of a batch's calls that expire.
+    shares:      share of calls that meet each of CALL_FAULTS, and of prompts that get each of ANSWER_FAULTS.
     `allow` bounds the answers from then on (None: no bound).
     """
 
-    def __init__(self, settings, together=1):
-        super().__init__(settings)
+    def __init__(self, together=1, delay=0.0, quota=None, enqueued=None, expired=0.0, **shares):
+        super().__init__()
         self.RequestHandlerClass = CountingHandler
-        self.together = together
+        self.together, self.delay, self.quota, self.enqueued, self.expired = together, delay, quota, enqueued, expired
+        self.shares = shares
         self.in_flight = self.most_in_flight = 0
-        self._changed = threading.Condition(self.lock)
-        self._mine = threading.local()  # of a request's thread: whether it is in flight, and has no fate yet
-        self._unsettled = 0  # requests of which `fates` does not tell yet
-        self._fates = []
+        self.fates, self.asked = [], Counter()
+        self.changed = threading.Condition(self.lock)
         self._left, self._round = None, 0
 
     def begin(self):
-        with self._changed:
-            self._mine.counted = self._mine.unsettled = True
-            self._unsettled += 1
+        """Take a request in hand, and wait until its answer is allowed; False if all that waited were dropped."""
+        with self.changed:
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self.most_in_flight >= self.together, timeout=60)
-
-    def may_answer(self):
-        """Wait until an answer is allowed; False if all that waited were dropped."""
-        with self._changed:
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.most_in_flight >= self.together, timeout=60)
             now = self._round
-            self._changed.wait_for(lambda: self._round != now or self._left is None or self._left > 0)
+            self.changed.wait_for(lambda: self._round != now or self._left is None or self._left > 0)
             if self._round == now and self._left is not None:
                 self._left -= 1
             return self._round == now
 
     def allow(self, answers):
-        with self._changed:
+        with self.changed:
             self._left = answers
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def drop_waiting(self):
         """Leave the requests that wait to be allowed without an answer: their client is dead."""
-        with self._changed:
+        with self.changed:
             self._round += 1
-            self._changed.notify_all()
-
-    def leave(self):
-        """The answer of this thread's request is about to be sent: from here on its client may ask the next."""
-        with self._changed:
-            if getattr(self._mine, "counted", False):
-                self._mine.counted = False
-                self.in_flight -= 1
-
-    def note(self, digest, fate):
-        super().note(digest, fate)
-        with self._changed:
-            self._fates.append((digest, fate))
-            self._settle()
-
-    def end(self):
-        self.leave()
-        with self._changed:
-            self._settle()
-
-    def _settle(self):
-        if getattr(self._mine, "unsettled", False):
-            self._mine.unsettled = False
-            self._unsettled -= 1
-        self._changed.notify_all()
+            self.changed.notify_all()
 
     def wait_for(self, answers, in_flight):
-        """Return once so many answers have been sent, and so many further requests are in hand."""
-
-        def reached():
-            return len(self._answered()) >= answers and self.in_flight >= in_flight
-
-        with self._changed:
-            if not self._changed.wait_for(reached, timeout=60):
-                raise TimeoutError(f"after a minute: {len(self._answered())} answers, {self.in_flight} in flight")
-
-    @property
-    def fates(self):
-        """(digest of the prompt, what became of it) of all requests so far, once each of them has its fate: an answer
-        reaches its client a moment before it is noted here."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: not self._unsettled, timeout=60):
-                raise TimeoutError(f"{self._unsettled} requests are still in hand after a minute")
-            return list(self._fates)
+        """Return once so many answers have been given, and so many further requests are in hand."""
+        with self.changed:
+            if not self.changed.wait_for(
+                lambda: len(self.answered_prompts()) >= answers and self.in_flight >= in_flight, timeout=60
+            ):
+                raise TimeoutError(f"{len(self.answered_prompts())} answers, {self.in_flight} in flight")
 
     def answered_prompts(self):
-        """Digests of the prompts of all answers that were sent."""
+        """Digests of the prompts of all answers that were given."""
         return [digest for digest, fate in self.fates if fate == "answered"]
 
-    def _answered(self):
-        return [digest for digest, fate in self._fates if fate == "answered"]
+    def complete(self, body):
+        """(status, answer) for a chat request, direct or in a batch; no status: the connection is to be closed."""
+        digest = hashlib.sha256(body["messages"][-1]["content"].encode()).hexdigest()
+        with self.changed:
+            self.asked[digest] += 1
+            fault = self._draw(f"{digest} {self.asked[digest]}", CALL_FAULTS)
+            if not fault and self.quota is not None and len(self.answered_prompts()) >= self.quota:
+                fault = "quota"
+            self.fates.append((digest, fault or "answered"))
+            self.changed.notify_all()
+        replies = {
+            "rate_limited": (429, error("Rate limit reached.", "rate_limit_exceeded")),
+            "server_error": (500, error("The server had an error.", "server_error")),
+            "dropped": (None, None),
+            "garbled": (200, b'{"id": "chatcmpl-broken", "choices": ['),
+            "quota": (429, error("You exceeded your current quota, please check it.", "insufficient_quota")),
+        }
+        if fault:
+            return replies[fault]
+        status, answer = super().complete(body)
+        if status == 200 and (flaw := self._draw(digest, ANSWER_FAULTS)):
+            choice = answer["choices"][0]
+            text = choice["message"]["content"]
+            weather = "I would rather talk about the weather: it is fine, and there is nothing to list."
+            choice["message"]["content"] = {"cut_off": text[: len(text) // 2], "malformed": weather}.get(flaw, "")
+            choice["finish_reason"] = "length" if flaw == "cut_off" else "stop"
+            choice["message"]["refusal"] = "I cannot help with that." if flaw == "refused" else None
+        return status, answer
+
+    def finish(self, batch, lines):
+        if self.enqueued and len(lines) > self.enqueued:
+            errors = [{"code": "token_limit_exceeded", "message": f"Enqueued token limit reached: {len(lines)}"}]
+            batch |= {"status": "failed", "errors": {"object": "list", "data": errors}}
+            return
+        super().finish(batch, lines)
+        batch["status"] = "expired" if self.expired else "completed"
+
+    def entry(self, line):
+        if random.Random(f"{len(self.batches)} {line['custom_id']}").random() < self.expired:
+            lost = {"code": "batch_expired", "message": "This request could not be executed in time."}
+            return {"custom_id": line["custom_id"], "response": None, "error": lost}
+        return super().entry(line)
+
+    def _draw(self, name, faults):
+        """The fault that a name meets, or None."""
+        chance = random.Random(name).random()
+        for fault in faults:
+            chance -= self.shares.get(fault, 0)
+            if chance < 0:
+                return fault
+        return None
 
 
 @contextmanager
-def teaching(*flags, together=1):
-    """Run a teacher with command line flags; yields it."""
-    teacher = CountingTeacher(parse_arguments([str(flag) for flag in flags]), together)
+def teaching(**faults):
+    """Run a CountingTeacher; yields it."""
+    teacher = CountingTeacher(**faults)
     thread = threading.Thread(target=teacher.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

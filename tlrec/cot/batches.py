@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
-from tlrec.cot.client import Failure, ServiceError
-from tlrec.cot.dialogues import Stopped
+from tlrec.cot.client import Failure
+from tlrec.cot.dialogues import IN_A_ROW, ServiceError, Stopped
 from tlrec.cot.reply import Answer, read_completion
 from tlrec.files import read_json, write_json
 
@@ -28,8 +28,7 @@ MOST_PAGES = 1000  # of the service's list of batches
 def run_batches(work, state_path, poll_seconds):
     """Ask every missing question of a `Work`, batch by batch.
 
-    state_path: the file described above. Raises ServiceError or Stopped; answers received until then are in the
-    journal.
+    state_path: the file described above. Raises Stopped; answers received until then are in the journal.
     """
     import openai
 
@@ -37,8 +36,9 @@ def run_batches(work, state_path, poll_seconds):
         asyncio.run(_Batches(work, Path(state_path), poll_seconds).run())
     except (openai.OpenAIError, ValueError) as error:
         failure = work.service.failure(error)
-        end = ServiceError(failure.message) if failure.reach == "every call" else None
-        raise end or Stopped(f"{failure.kind}: {failure.message}") from None
+        if failure.reach == "every call":
+            raise ServiceError(failure.message) from None
+        raise Stopped(f"{failure.kind}: {failure.message}") from None
     except KeyboardInterrupt:
         raise Stopped("interrupted; the service continues with its batches", interrupted=True) from None
 
@@ -54,9 +54,10 @@ class _Batches:
         try:
             await self._find_lost()
             while True:
-                if await self._wait() == 0:
+                out = [part for part in self.state["parts"] if not part["status"]]
+                if out and not any([await self._settle(part) for part in out]):
                     raise Stopped("a round of batches brought no answer; start again to try once more")
-                if end := self.work.hopeless():
+                if end := self.work.hopeless(IN_A_ROW):
                     raise end
                 parts = list(self._split(self._missing()))
                 for part in parts[:1] if self.one_at_a_time else parts:
@@ -96,38 +97,30 @@ class _Batches:
         if part:
             yield part
 
-    async def _submit(self, part):
-        entry = {"calls": [call for call, _ in part], "batch": None, "status": None}
-        self.state["parts"].append(entry)
+    async def _submit(self, calls):
+        part = {"calls": [call for call, _ in calls], "batch": None, "status": None}
+        self.state["parts"].append(part)
         self._save()
-        file = await self.service.upload("calls.jsonl", b"".join(line for _, line in part))
-        batch, _ = await self.service.post(
-            "/batches",
-            {
-                "input_file_id": _text(file, "id"),
-                "endpoint": ENDPOINT,
-                "completion_window": "24h",
-                "metadata": self._label(len(self.state["parts"]) - 1),
-            },
-        )
-        entry["batch"] = _text(batch, "id")
+        file = await self.service.upload("calls.jsonl", b"".join(line for _, line in calls))
+        body = {"input_file_id": _text(file, "id"), "endpoint": ENDPOINT, "completion_window": "24h"}
+        batch, _ = await self.service.post("/batches", {**body, "metadata": self._label(part)})
+        part["batch"] = _text(batch, "id")
         self._save()
 
-    def _label(self, number):
-        return {"tlrec_journal": self.work.journal.id, "part": str(number)}
+    def _label(self, part):
+        return {"tlrec_journal": self.work.journal.id, "part": str(self.state["parts"].index(part))}
 
     async def _find_lost(self):
         """Find batches that were made just before a run was killed; forget those that were not made."""
-        parts = self.state["parts"]
-        lost = [number for number, part in enumerate(parts) if not part["batch"] and not part["status"]]
+        lost = [part for part in self.state["parts"] if not part["batch"] and not part["status"]]
         if not lost:
             return
         async for batch in self._all_batches():
-            for number in lost:
-                if batch.get("metadata") == self._label(number):
-                    parts[number]["batch"] = _text(batch, "id")
-        for number in lost:
-            parts[number]["status"] = None if parts[number]["batch"] else "never made"
+            for part in lost:
+                if batch.get("metadata") == self._label(part):
+                    part["batch"] = _text(batch, "id")
+        for part in lost:
+            part["status"] = None if part["batch"] else "never made"
         self._save()
 
     async def _all_batches(self):
@@ -144,69 +137,57 @@ class _Batches:
                 return
             after = {"after": _text(batches[-1], "id")}
 
-    async def _wait(self):
-        """Wait for the batches that are out and journal their answers.
+    async def _settle(self, part):
+        """Wait for a batch and journal its answers; False if it was of no use."""
+        while True:
+            batch = await self.service.get(f"/batches/{quote(part['batch'], safe='')}")
+            status = self.service.hide(_text(batch, "status"))
+            self.work.report([], self.service.hide(f"batch {part['batch']} {status}{_done(batch)}"))
+            if status not in RUNNING:
+                break
+            await asyncio.sleep(self.poll_seconds)
+        outcomes = {} if status == "failed" else await self._collect(part, batch)
+        part["status"] = status
+        self._save()
+        if status == "failed":
+            return self._send_smaller(part, batch)
+        nothing = Failure(f"batch {status}", "the batch holds no answer")
+        failures = [(*_pid_and_stage(call), outcomes.get(call, nothing)) for call in part["calls"]]
+        failures = [each for each in failures if isinstance(each[2], Failure)]
+        self.work.failed(failures)
+        useful = len(part["calls"]) - len(failures)
+        if useful or (len(part["calls"]) < IN_A_ROW and self.work.journal.n_answers):
+            useful += len(self.work.refused)
+            self.work.settle(self.work.refused)
+        self.work.refused.clear()
+        self.work.report([_pid_and_stage(call)[0] for call in part["calls"]])
+        return useful > 0
 
-        Returns how many calls they settled, or None if none was due: nothing was out, or batches have to be smaller.
-        """
-        out = [part for part in self.state["parts"] if not part["status"]]
-        settled = None
-        while out:
-            for part in list(out):
-                batch = await self.service.get(f"/batches/{quote(part['batch'], safe='')}")
-                status = self.service.hide(_text(batch, "status"))
-                pids = []
-                if status == "failed":
-                    self._shrink_or_stop(part, batch)
-                elif status not in RUNNING:
-                    settled = (settled or 0) + await self._collect(part, batch, status)
-                    pids = [_pid_and_stage(call)[0] for call in part["calls"]]
-                if status not in RUNNING:
-                    self._end(part, status)
-                    out.remove(part)
-                self.work.report(pids, self.service.hide(f"batch {part['batch']} {status}{_done(batch)}"))
-            if out:
-                await asyncio.sleep(self.poll_seconds)
-        return settled
-
-    def _shrink_or_stop(self, part, batch):
+    def _send_smaller(self, part, batch):
         """After a batch was refused as a whole: send smaller ones, one at a time, if it was only too large for now."""
         errors = _object(batch, "errors").get("data")
         errors = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
         if len(part["calls"]) > 1 and any(error.get("code") == TOO_MUCH_ENQUEUED for error in errors):
             self.most_requests, self.one_at_a_time = len(part["calls"]) // 2, True
-            return
-        self._end(part, "failed")
+            return True
         told = "; ".join(f"{error.get('code')}: {error.get('message')}" for error in errors[:3]) or "no reason given"
         raise ServiceError(self.service.hide(f"the service refused batch {part['batch']}: {told}"))
 
-    async def _collect(self, part, batch, status):
-        """Journal what became of a batch's calls; returns how many are answered, or refused for good."""
-        outcomes, n_lines = {}, 0  # call -> its Answer or Failure
-        files = [batch.get("output_file_id"), batch.get("error_file_id")]
+    async def _collect(self, part, batch):
+        """{call: its Answer or Failure} from a batch's files; the answers are in the journal."""
+        outcomes, n_lines, calls = {}, 0, set(part["calls"])
         try:
-            for file_id in filter(None, files):
+            for file_id in filter(None, [batch.get("output_file_id"), batch.get("error_file_id")]):
                 async for line in self.service.lines(file_id):
                     n_lines += 1
-                    if n_lines > 2 * len(part["calls"]):
+                    if n_lines > 2 * len(calls):
                         raise ValueError("the files of a batch hold more lines than it has calls")
-                    call, outcome = self._read_entry(line, part["calls"])
+                    call, outcome = self._read_entry(line, calls)
                     if call and not isinstance(outcomes.get(call), Answer):
                         outcomes[call] = outcome
         finally:  # they are paid for, even if the rest cannot be read
-            answers = [outcomes[call] for call in part["calls"] if isinstance(outcomes.get(call), Answer)]
-            await self.work.answered(answers, begun=0)
-        nothing = Failure(f"batch {status}", "the batch holds no answer")
-        failures = [(*_pid_and_stage(call), outcomes.get(call, nothing)) for call in part["calls"]]
-        try:
-            await self.work.failed([each for each in failures if isinstance(each[2], Failure)], counts=False)
-        except ServiceError:
-            self._end(part, status)
-            raise
-        before = len(self.work.journal.verdicts)
-        few = len(part["calls"]) < self.work.in_a_row and self.work.journal.n_answers > 0
-        await self.work.finish(answers_others=bool(answers) or few)
-        return len(answers) + len(self.work.journal.verdicts) - before
+            self.work.answered([outcome for outcome in outcomes.values() if isinstance(outcome, Answer)])
+        return outcomes
 
     def _read_entry(self, line, calls):
         """(call id, its Answer or Failure) of a line; (None, None) if it belongs to no call."""
@@ -215,7 +196,7 @@ class _Batches:
         except ValueError:
             return None, None
         call = entry.get("custom_id") if isinstance(entry, dict) else None
-        if call not in calls:
+        if not isinstance(call, str) or call not in calls:
             return None, None
         response = _object(entry, "response")
         status, body = response.get("status_code"), response.get("body")
@@ -229,10 +210,6 @@ class _Batches:
         error = _object(entry, "error")
         kind = self.service.hide(error.get("code") or "no answer")
         return call, Failure(kind, self.service.hide(error.get("message") or kind))
-
-    def _end(self, part, status):
-        part["status"] = status
-        self._save()
 
     def _save(self):
         write_json(self.state_path, self.state)

@@ -4,8 +4,6 @@ Source: Wang and Lim, Zero-Shot Next-Item Recommendation using Large Pretrained 
 are the rows of a record file here.
 """
 
-from itertools import pairwise
-
 import numpy as np
 from scipy.sparse import csr_array
 
@@ -17,31 +15,25 @@ def nearest_rows(histories, user_num, users=None):
 
     histories: list of n lists of hashable items. user_num: how many rows, the row itself included.
     users:     int array (n,); with it, rows of the same user (and so the row itself) are left out.
-    Returns (rows, shared), two int arrays of shape (n, user_num), most similar first; also rows that share nothing, as
-    in a stable sort of the whole similarity matrix. If there are too few rows, `rows` ends with -1 and `shared` with 0.
+    Returns (rows, shared), two int arrays of shape (n, user_num), most similar first, also rows that share nothing. If
+    there are too few rows, `rows` ends with -1 and `shared` with 0.
     """
     n, numbers = len(histories), {}
     sets = [{numbers.setdefault(item, len(numbers)) for item in history} for history in histories]
     items = np.array([item for row in sets for item in row], dtype=np.int64)
     ends = np.cumsum([0, *map(len, sets)])
-    has_item = csr_array((np.ones(len(items), dtype=np.int32), items, ends), shape=(n, max(1, len(numbers))))
+    has_item = csr_array((np.ones(len(items), dtype=np.int16), items, ends), shape=(n, max(1, len(numbers))))
     by_item = has_item.T.tocsr()
     rows, shared = np.full((n, user_num), -1), np.zeros((n, user_num), dtype=np.int64)
     step = max(1, PAIRS_AT_ONCE // max(1, n))
     for start in range(0, n, step):
-        together = has_item[start : start + step] @ by_item
-        for row, (first, last) in enumerate(pairwise(together.indptr.tolist()), start=start):
-            others, counts = together.indices[first:last], together.data[first:last]
-            if users is not None:
-                apart = users[others] != users[row]
-                others, counts = others[apart], counts[apart]
-            most_first = np.bincount(counts)[::-1].cumsum()  # how many share at least the most, one less, ...
-            least = len(most_first) - 1 - np.searchsorted(most_first, user_num)
-            others, counts = others[counts >= least], counts[counts >= least]
-            best = np.lexsort((others, -counts))[:user_num]
-            rows[row, : len(best)], shared[row, : len(best)] = others[best], counts[best]
-            if len(best) < user_num:
-                _append_earliest(rows[row], row, n, users)
+        together = (has_item[start : start + step] @ by_item).toarray()
+        if users is not None:
+            together[users[start : start + step, None] == users] = -1
+        best = np.argsort(-together, axis=1, kind="stable")[:, :user_num]
+        counts = np.take_along_axis(together, best, axis=1)
+        part = slice(start, start + step), slice(best.shape[1])
+        rows[part], shared[part] = np.where(counts < 0, -1, best), np.maximum(counts, 0)
     return rows, shared
 
 
@@ -64,15 +56,3 @@ def rank_candidates(histories, rows, shared, candidate_num):
                         scores[item] = scores.get(item, 0) + weight
         candidates.append(sorted(scores, key=scores.get, reverse=True)[:candidate_num])
     return candidates
-
-
-def _append_earliest(found, row, n, users):
-    """Fill the -1 at the end of `found` with the earliest rows that are not in it (nor of the row's own user)."""
-    known = set(found[found >= 0].tolist())
-    place = len(known)
-    other = 0
-    while place < len(found) and other < n:
-        if other not in known and (users is None or users[other] != users[row]):
-            found[place] = other
-            place += 1
-        other += 1

@@ -8,15 +8,13 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from urllib.parse import quote, unquote, urlsplit
-from urllib.request import getproxies
+from urllib.parse import quote
 
 from tlrec.errors import InputError, first_line
 
 MESSAGE_LENGTH = 500  # characters of a service's message that are shown and written
 SHORTEST_SECRET = 8  # shorter keys ("none", "EMPTY") are no secret, and may be words of an answer
-EVERY_CALL = (401, 402, 403, 404)  # statuses that every further call would get too, and codes
-EVERY_CALL_CODES = (
+EVERY_CALL_CODES = (  # of errors that every further call would meet too
     "insufficient_quota",
     "billing_hard_limit_reached",
     "billing_not_active",
@@ -34,12 +32,10 @@ FILTERED = re.compile(  # how services say that they do not like a prompt or an 
     re.IGNORECASE,
 )
 TOO_LONG = re.compile(
-    r"context[ _-]?(length|size|window)|too (long|many (input )?tokens)|(request|prompt|input|entity).{0,30}too large"
-    r"|string_above_max_length"
-    r"|maximum (input )?(length|tokens)|max_new_tokens",
+    r"context[ _-]?(length|size|window)|(?<!took )too long|too many (input )?tokens|(request|prompt|input|entity).{0,30}too large"
+    r"|string_above_max_length|maximum (input )?(length|tokens)|max_new_tokens",
     re.IGNORECASE,
 )
-SETTINGS = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")  # what httpx reads
 MENDS = {  # parameters that a service may name, and the flag that changes them
     "max_completion_tokens": "give another --max_tokens",
     "max_tokens": "give another --max_tokens, or --reasoning_model, which sends max_completion_tokens",
@@ -48,24 +44,16 @@ MENDS = {  # parameters that a service may name, and the flag that changes them
 }
 
 
-class ServiceError(Exception):
-    """The service refuses every call: wrong key, unknown model, exhausted quota. The message is one line."""
-
-
 class Unanswered(ValueError):
-    """An error that came with status 200."""
-
-    def __init__(self, body):
-        super().__init__(f"an error with status 200: {body['error']}")
-        self.body = body
+    """An error that came with status 200; its argument is the body."""
 
 
 @dataclass(frozen=True)
 class Failure:
     """Why a call was not answered. kind: in a few words, to be counted; message: one line, without the key.
 
-    reach: "every call"; "this prompt", which the service will not answer however often it is asked; "perhaps this
-    prompt", which is that if the service answers others; or "passing".
+    reach: "every call"; "this prompt", which the service will not answer however often it is asked, if it answers
+    others; or "passing".
     """
 
     kind: str
@@ -88,8 +76,9 @@ def api_key(default=None):
 class Service:
     """The service at an address. All coroutines of one service run in one event loop.
 
-    base_url: None takes OPENAI_BASE_URL, else OpenAI's own. timeout: seconds for one attempt. attempts: at most this
-    many for one call. key: used instead of OPENAI_API_KEY. `url` is the address in a form that may be shown.
+    base_url: None takes OPENAI_BASE_URL, else OpenAI's own; it may hold a name and a password. timeout: seconds for one
+    attempt. attempts: at most this many for one call. key: used instead of OPENAI_API_KEY. `url` is the address in a form
+    that may be shown.
     """
 
     def __init__(self, base_url, timeout, attempts, key=None):
@@ -98,24 +87,22 @@ class Service:
         from tlrec.cot.transport import BoundedClient
 
         key = key or api_key()
-        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
-        address, login = _without_login(base_url) if base_url else (None, None)
-        secrets = [key, login and (login[1] or login[0]), *_passwords(getproxies().values())]
-        self._secret = _pattern(secret for secret in secrets if secret and len(secret) >= SHORTEST_SECRET)
+        address = _address(base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1")
+        self.url = str(address.copy_with(userinfo=b"", query=None))
+        self._secret = _pattern(key, address.password or address.username)
         self.timeout = timeout
         try:
             self._client = openai.AsyncOpenAI(
                 api_key=key,
-                base_url=address,
+                base_url=str(address),
                 timeout=timeout,
                 max_retries=attempts - 1,
-                http_client=BoundedClient(timeout, _stop_retries, auth=login),
+                http_client=BoundedClient(timeout, _stop_retries),
             )
         except Exception as error:  # proxies, certificates and more are read from the environment here
-            told = "a SOCKS proxy needs pip install socksio" if "socksio" in str(error) else first_line(error)
-            named = ", ".join(name for name in os.environ if name.upper() in SETTINGS)
-            raise InputError(self.hide(f"the connection cannot be set up ({named or 'no settings'}): {told}")) from None
-        self.url = str(self._client.base_url).partition("?")[0]
+            named = ", ".join(name for name in os.environ if re.search("_PROXY|SSL_CERT", name.upper()))
+            told = f"the connection cannot be set up ({named or 'no settings'}): {first_line(error)}"
+            raise InputError(self.hide(told)) from None
 
     async def get(self, path, **query):
         """The JSON at a path."""
@@ -155,15 +142,17 @@ class Service:
             raise openai.APIConnectionError(request=error.request) from error
 
     def read_json(self, content):
-        """The value of JSON bytes, without the key; ValueError for other bytes."""
+        """The value of JSON bytes, without the key; ValueError for other bytes, and for half a character in a text."""
+        from pydantic_core import from_json
+
         try:
-            return json.loads(self._drop(content.decode()))
-        except (ValueError, RecursionError) as error:
+            return from_json(self._secret.sub("***", content.decode()))
+        except ValueError as error:
             raise ValueError(f"the answer is not JSON: {error}") from None
 
     def hide(self, message):
         """A message on one line, without the key, cut after MESSAGE_LENGTH characters."""
-        message = " ".join(self._drop(str(message)).split())
+        message = " ".join(self._secret.sub("***", str(message)).split())
         return message if len(message) <= MESSAGE_LENGTH else f"{message[:MESSAGE_LENGTH]}..."
 
     def failure(self, error):
@@ -177,8 +166,8 @@ class Service:
         if isinstance(error, openai.APIConnectionError):
             return Failure("connection", self.hide(f"{self.url}: {error.__cause__ or error}"))
         if isinstance(error, Unanswered):
-            code = _error_of(error.body).get("code")
-            return self.refusal(code if type(code) is int else 200, error.body)
+            code = _error_of(error.args[0]).get("code")
+            return self.refusal(code if type(code) is int else 200, error.args[0])
         return Failure("malformed response", self.hide(error))
 
     def refusal(self, status, body, text=""):
@@ -186,18 +175,14 @@ class Service:
         error = _error_of(body)
         told = error.get("message") or text or error or "no reason given"
         told = told if isinstance(told, str) else json.dumps(told)
-        code, everything = error.get("code"), (json.dumps(error) if error else text)[:5000]
         message = self.hide(f"{status}: {told}") + _mend(told, error.get("param"))
-        if status not in (401, 402, 404, 429) and code not in EVERY_CALL_CODES and FILTERED.search(everything):
-            return Failure("refused", message, "this prompt")
-        if status in EVERY_CALL or code in EVERY_CALL_CODES:
+        status = status if type(status) is int else 500
+        kind = _about_the_prompt(status, error, told)
+        if error.get("code") in EVERY_CALL_CODES or status in (401, 402, 404) or (status == 403 and kind != "refused"):
             return Failure("refused by the service", message, "every call")
-        too_long = TOO_LONG.search(everything) if status != 429 else re.search("request too large", told, re.IGNORECASE)
-        if type(status) is not int or status in PASSING or not 400 <= status < 500:
-            if too_long and error:  # some services give these other statuses
-                return Failure("too long", message, "perhaps this prompt")
-            return Failure({429: "rate limit"}.get(status, "server error"), message)
-        return Failure("too long" if too_long else "bad request", message, "perhaps this prompt")
+        if kind or (400 <= status < 500 and status not in PASSING):
+            return Failure(kind or "bad request", message, "this prompt")
+        return Failure("rate limit" if status == 429 else "server error", message)
 
     async def close(self):
         await self._client.close()
@@ -209,38 +194,38 @@ class Service:
         request_id = response.headers.get("x-request-id")
         return self.read_json(response.content), request_id and self.hide(request_id)
 
-    def _drop(self, text):
-        return self._secret.sub("***", text)
+
+def _address(base_url):
+    """A httpx2.URL with scheme and host; InputError, which does not repeat it, for anything else."""
+    import httpx2
+
+    try:
+        address = httpx2.URL(base_url.strip())
+        if address.scheme not in ("http", "https") or not address.host or address.port == 0:
+            raise ValueError
+    except (httpx2.InvalidURL, ValueError):
+        raise InputError(
+            "--base_url, --served or OPENAI_BASE_URL is not an address; expected one like http://localhost:8000/v1"
+        ) from None
+    return address
 
 
-def _pattern(secrets):
-    """Finds each secret as it is, as JSON writes it and as a URL does."""
+def _pattern(*secrets):
+    """Finds each secret as it is (in JSON, too) and as a URL writes it."""
+    secrets = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
     forms = {form for secret in secrets for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""))}
     words = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
     return re.compile(words or "(?!)", re.IGNORECASE)
 
 
-def _passwords(urls):
-    for url in urls:
-        try:
-            yield unquote(urlsplit(url).password or "")
-        except ValueError:
-            continue
-
-
-def _without_login(base_url):
-    """(the address without name and password, these two or None). The client must not know them, because it prints."""
-    try:
-        parts = urlsplit(base_url.strip())
-        if parts.scheme not in ("http", "https") or not parts.hostname or (parts.port or 1) < 1:
-            raise ValueError
-    except ValueError:
-        raise InputError(
-            "--base_url, --served or OPENAI_BASE_URL is not an address; expected one like http://localhost:8000/v1"
-        ) from None
-    userinfo, _, host = parts.netloc.rpartition("@")
-    name, _, password = userinfo.partition(":")
-    return parts._replace(netloc=host).geturl(), (unquote(name), unquote(password)) if userinfo else None
+def _about_the_prompt(status, error, told):
+    """Whether an error speaks of the prompt: "refused", "too long" or None."""
+    if status == 429:  # the others speak of all tokens of a minute
+        return "too long" if re.search("request too large", told, re.IGNORECASE) else None
+    if status >= 500 and not error:  # the page of a gateway
+        return None
+    words = json.dumps(error)[:5000] if error else told[:5000]
+    return "refused" if FILTERED.search(words) else "too long" if TOO_LONG.search(words) else None
 
 
 def _mend(told, param):
@@ -262,9 +247,11 @@ async def _stop_retries(response):
 
 
 def _json_of(response):
+    from pydantic_core import from_json
+
     try:
-        return response.json()
-    except (ValueError, RecursionError):
+        return from_json(response.content)
+    except ValueError:
         return None
 
 

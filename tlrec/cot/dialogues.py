@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from tlrec.cot.client import Service, ServiceError
+from tlrec.cot.client import Service
 from tlrec.cot.journal import Journal
 from tlrec.cot.reply import read_completion
 
@@ -22,6 +22,18 @@ DRAIN_SECONDS = 30  # how long a stopping run waits for calls in flight, which a
 IN_A_ROW = 20  # samples without a usable answer; then the run ends
 MORE_TOKENS = "give a larger --max_tokens than {}, which the thoughts of a reasoning model count towards"
 MENDS = {"cut off": MORE_TOKENS, "empty": MORE_TOKENS, "thoughts without an answer": MORE_TOKENS}  # by flaw
+
+
+class Stopped(Exception):
+    """The run ended early, for a `reason` in words. mend: what to do now; interrupted: somebody asked for it."""
+
+    def __init__(self, reason, mend="the same command continues", interrupted=False):
+        super().__init__(reason)
+        self.mend, self.interrupted = mend, interrupted
+
+
+class ServiceError(Stopped):
+    """The service refuses every call: wrong key, unknown model, exhausted quota. The message is one line."""
 
 
 class Budget:
@@ -37,17 +49,15 @@ class Budget:
         self.price_in, self.price_out, self.max_cost, self.max_tokens = price_in, price_out, max_cost, max_tokens
         self.reserved = 0.0
 
-    @property
-    def priced(self):
-        return self.price_in is not None
-
     def cost(self, prompt_tokens, completion_tokens, batch=False):
         """USD for these numbers of tokens."""
         usd = (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
         return usd / 2 if batch else usd
 
     def spent(self):
-        """USD of all answers in the journal."""
+        """USD of all answers in the journal; None without prices."""
+        if self.price_in is None:
+            return None
         tokens = self.journal.tokens
         live = self.cost(tokens["prompt"], tokens["completion"])
         return live + self.cost(tokens["batch_prompt"], tokens["batch_completion"], batch=True)
@@ -65,14 +75,6 @@ class Budget:
         return Stopped(f"--max_cost {self.max_cost:g} would be exceeded by the next call")
 
 
-class Stopped(Exception):
-    """The run ended early, for a `reason` in words. mend: what to do now; interrupted: somebody asked for it."""
-
-    def __init__(self, reason, mend="the same command continues", interrupted=False):
-        super().__init__(reason)
-        self.mend, self.interrupted = mend, interrupted
-
-
 @dataclass
 class Work:
     """What is asked, and what has come of it: for one call after the other here, and in batches.
@@ -82,7 +84,7 @@ class Work:
     pids:        the samples.
     next_prompt: function of (pid, texts of the answers so far) to the next prompt, or None when the dialogue is over.
     report:      called with a list of pids whenever the journal has grown for them, and perhaps a text on a batch.
-    in_a_row:    so many samples in a row without a usable answer end the run.
+    refused:     {pid: (stage, Failure)} of prompts that the service perhaps refuses for good: `settle`.
     """
 
     service: Service
@@ -92,12 +94,10 @@ class Work:
     journal: Journal
     budget: Budget
     report: Callable
-    in_a_row: int = IN_A_ROW
+    refused: dict = field(default_factory=dict)
     _told: set = field(default_factory=set)  # kinds of failure whose first reason was printed
-    _unanswered: int = 0  # samples in a row
+    _unusable: int = 0  # samples in a row without a usable answer
     _last: str = ""  # what became of the last of them
-    _undecided: list = field(default_factory=list)  # (pid, stage, Failure, calls begun before it)
-    begun: int = 0  # calls
 
     def prompt(self, pid):
         """The next prompt of a sample; None if it is over, or if its answers cannot be used."""
@@ -106,48 +106,39 @@ class Work:
     def body(self, prompt):
         return {**self.request, "messages": [{"role": "user", "content": prompt}]}
 
-    async def failed(self, failures, counts=True):
-        """Note calls that failed, (pid, stage, Failure) each. A request that the service refuses may be refused for its
-        prompt alone, which shows when it answers a later one, or at the end. counts: whether they are samples in a row
-        without an answer.
-        """
-        # in another thread, here and below, because the disk must not hold up the other calls
-        await asyncio.to_thread(self.journal.add_failures, failures)
+    def answered(self, answers):
+        """Write answers to the journal, and return once they are on the disk."""
+        self.journal.add(answers)
+        for answer in answers:
+            self.count(answer.flaw)
+
+    def failed(self, failures):
+        """Write down calls that failed, (pid, stage, Failure) each."""
+        self.journal.add_failures(failures)
         for pid, stage, failure in failures:
             if failure.reach == "every call":
                 raise ServiceError(failure.message)
             if failure.kind not in self._told:
                 self._told.add(failure.kind)
                 tqdm.write(f"first {failure.kind}: {failure.message}", file=sys.stderr)
-            if failure.reach != "passing":
-                self._undecided.append((pid, stage, failure, self.begun))
-            if counts:
-                self._unanswered, self._last = self._unanswered + 1, failure.kind
+            if failure.reach == "this prompt":
+                self.refused[pid] = stage, failure
 
-    async def answered(self, answers, begun):
-        """Write answers to the `begun`th call or later ones, and return once they are on the disk."""
-        await asyncio.to_thread(self.journal.add, answers)
-        for answer in answers:
-            self._unanswered, self._last = (self._unanswered + 1 if answer.flaw else 0), answer.flaw
-        await self._settle([each for each in self._undecided if each[3] < begun])
+    def settle(self, pids):
+        """Write down that the prompts of these samples were refused for good: the service has answered others since."""
+        refused = [(pid, *self.refused.pop(pid)) for pid in list(pids) if pid in self.refused]
+        self.journal.add_verdicts(refused)
+        self.report([pid for pid, *_ in refused])
 
-    async def finish(self, answers_others):
-        """When nothing is left to ask: a request was refused for its prompt if it says so, or if others are answered."""
-        await self._settle([each for each in self._undecided if each[2].reach == "this prompt" or answers_others])
-        self._undecided = []
+    def count(self, flaw):
+        """Count samples in a row without a usable answer; flaw: what became of the next one, None if it is usable."""
+        self._unusable, self._last = (self._unusable + 1, flaw) if flaw else (0, "")
 
-    async def _settle(self, refused):
-        if refused:
-            self._undecided = [each for each in self._undecided if each not in refused]
-            verdicts = [(pid, stage, failure.kind) for pid, stage, failure, _ in refused]
-            await asyncio.to_thread(self.journal.add_verdicts, verdicts)
-            self.report([pid for pid, *_ in refused])
-
-    def hopeless(self):
-        """What ends the run because too many samples in a row have no usable answer, or None."""
-        if self._unanswered < self.in_a_row:
+    def hopeless(self, in_a_row):
+        """What ends the run because so many samples in a row have no usable answer, or None."""
+        if self._unusable < in_a_row:
             return None
-        reason = f"{self._unanswered} samples in a row without a usable answer, the last one for: {self._last}"
+        reason = f"{self._unusable} samples in a row without a usable answer, the last one for: {self._last}"
         mend = MENDS.get(self._last, "the same command continues")
         return Stopped(reason, mend.format(self.budget.max_tokens))
 
@@ -155,9 +146,8 @@ class Work:
 def run_dialogues(work, concurrency):
     """Ask every missing question of a `Work`, for at most `concurrency` samples at a time.
 
-    Raises ServiceError or Stopped, once the calls in flight have ended and their answers are in the journal.
+    Raises Stopped, once the calls in flight have ended and their answers are in the journal.
     """
-    work.in_a_row = max(work.in_a_row, concurrency)
     asyncio.run(_Run(work, concurrency).run())
 
 
@@ -169,28 +159,27 @@ class _Run:
         self.end = None  # the exception that ends the run
 
     async def run(self):
-        self.stopping, self.hurry, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Condition()
+        self.stopping, self.settled = asyncio.Event(), asyncio.Condition()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
-        workers = {asyncio.create_task(self._ask_samples()) for _ in range(self.concurrency)}
+        self.workers = asyncio.gather(*(self._ask_samples() for _ in range(self.concurrency)))
         stopping = asyncio.create_task(self.stopping.wait())
         try:
-            while workers and not self.stopping.is_set():
-                done, _ = await asyncio.wait(workers | {stopping}, return_when=asyncio.FIRST_COMPLETED)
-                workers -= done
-                for task in done - {stopping}:
-                    task.result()
-            if workers:
-                await self._drain(workers)
+            await asyncio.wait([self.workers, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not self.workers.done():
+                await self._drain()
+            if self.workers.done() and not self.workers.cancelled():
+                self.workers.result()  # a full disk is an InputError
         finally:
-            for task in workers | {stopping}:
-                task.cancel()
-            await asyncio.gather(*workers, stopping, return_exceptions=True)
+            stopping.cancel()
+            self.workers.cancel()
+            await asyncio.gather(self.workers, return_exceptions=True)
             await self.work.service.close()
         if self.end:
             raise self.end
-        await self.work.finish(self.work.journal.n_answers > 0)
+        if self.work.journal.n_answers:
+            self.work.settle(self.work.refused)
 
     async def _ask_samples(self):
         """Take one sample after the other through its stages."""
@@ -202,9 +191,9 @@ class _Run:
                 return
 
     async def _ask(self, pid, prompt):
-        """Ask one question and journal the answer; False if there is none."""
-        work, budget = self.work, self.work.budget
-        worst, stage = budget.worst_case(prompt), len(work.journal.texts(pid)) + 1
+        """Ask one question when the budget allows it, and journal the answer; False if there is none."""
+        budget = self.work.budget
+        worst = budget.worst_case(prompt)
         async with self.settled:
             await self.settled.wait_for(lambda: self.stopping.is_set() or budget.allows(worst) or self.in_flight == 0)
             if not self.stopping.is_set() and not budget.allows(worst):
@@ -214,54 +203,52 @@ class _Run:
             self.in_flight += 1
             budget.reserved += worst
         try:
-            return await self._call(pid, stage, prompt)
+            return await self._call(pid, prompt)
         except ServiceError as error:
             self._stop(error)
             return False
         finally:
             self.in_flight -= 1
             budget.reserved = budget.reserved - worst if self.in_flight else 0.0  # drops rounding errors
-            if end := work.hopeless():
+            if end := self.work.hopeless(max(IN_A_ROW, self.concurrency)):
                 self._stop(end)
-            work.report([pid])
+            self.work.report([pid])
             async with self.settled:
                 self.settled.notify_all()
 
-    async def _call(self, pid, stage, prompt):
+    async def _call(self, pid, prompt):
         """Ask, and write down what comes of it; whether it is an answer."""
         import openai
 
-        work = self.work
-        begun = work.begun = work.begun + 1
+        work, stage = self.work, len(self.work.journal.texts(pid)) + 1
+        refused_before = list(work.refused)
         try:
             completion, request_id = await work.service.post("/chat/completions", work.body(prompt))
             answer = read_completion(pid, stage, completion, request_id)
         except (openai.OpenAIError, ValueError) as error:
-            await work.failed([(pid, stage, work.service.failure(error))])
+            failure = work.service.failure(error)
+            work.failed([(pid, stage, failure)])
+            work.count(failure.kind)
             return False
-        await work.answered([answer], begun)
+        work.answered([answer])
+        work.settle(refused_before)
         return True
 
     def _stop(self, end):
-        if self.end is None:
-            self.end = end
+        self.end = self.end or end
         self.stopping.set()
 
     def _interrupt(self):
         if self.stopping.is_set():
-            self.hurry.set()
+            self.workers.cancel()  # the second signal: wait no longer
         self._stop(Stopped("interrupted", interrupted=True))
 
-    async def _drain(self, workers):
-        """Wait for the calls in flight: they are paid for. A second signal ends the waiting."""
+    async def _drain(self):
+        """Wait for the calls in flight: they are paid for."""
         async with self.settled:
             self.settled.notify_all()  # wakes the calls that wait for budget
         if self.in_flight:
-            reason = f": {self.end}" if getattr(self.end, "interrupted", False) else ""
+            reason = ": interrupted" if self.end.interrupted else ""
             wait = f"waiting up to {DRAIN_SECONDS} s for the calls in flight (Ctrl-C: stop at once)"
             print(f"\nstopping{reason}; {wait}", file=sys.stderr, flush=True)
-        hurry = asyncio.create_task(self.hurry.wait())
-        ready = asyncio.create_task(asyncio.wait(workers))
-        await asyncio.wait({hurry, ready}, timeout=DRAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        ready.cancel()
+        await asyncio.wait([self.workers], timeout=DRAIN_SECONDS)

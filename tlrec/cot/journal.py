@@ -9,14 +9,16 @@ JSON lines. The first line says what the answers belong to; then one line for ea
 A further first line says that other parameters hold from there on. What was unusable before it is asked again.
 """
 
+import errno
 import json
 import os
-import threading
 import uuid
 from collections import Counter
 from dataclasses import asdict
 from itertools import count, takewhile
 from pathlib import Path
+
+from pydantic_core import from_json
 
 from tlrec.cot.reply import Answer
 from tlrec.errors import InputError
@@ -31,34 +33,29 @@ class Journal:
 
     path: the file, created if it does not exist. parameters: a flat dict of everything that affects the answers. A
     journal with usable answers to other values is refused with an InputError that names them; LIMITS may change.
-    `repairs` lists, in words, what had to be repaired while reading. `verdicts`: {pid: why it is not asked about}.
+    `repairs` lists, in words, what had to be repaired while reading. `verdicts`: {pid: why it is not asked about};
+    `failed`: {pid: kind of the failure that stopped it in this run}.
     """
 
     def __init__(self, path, parameters):
         self.path = Path(path)
         self.repairs = []
-        self.failures = Counter()  # of this run, by kind
         self.tokens = Counter()  # prompt, completion, and each of them in batches
         self.n_answers = 0  # paid for, including those that a damaged line has made useless
+        self.verdicts, self.failed = {}, {}
         self._answers = {}  # pid -> {stage: Answer}
-        self.verdicts = {}
-        self._failed = {}  # pid -> kind, of this run
+        self._head = None  # (version, id, parameters) that hold at the end
+        self._end = 0  # bytes of whole lines
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "ab", buffering=0)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written: {error.strerror}") from None
-        self._lock = threading.Lock()
-        self._end = 0  # bytes of whole lines
         try:
             self.id = self._read(parameters)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
-
-    def texts(self, pid):
-        """Answers of a sample without thoughts, in order of stages, from the first one on."""
-        return [answer.answer or "" for answer in self.answers(pid)]
 
     def answers(self, pid):
         """Answers of a sample, in order of stages, up to the first that is missing because its line was damaged: the
@@ -66,43 +63,34 @@ class Journal:
         stages = self._answers.get(pid, {})
         return [stages[stage] for stage in takewhile(stages.__contains__, count(1))]
 
+    def texts(self, pid):
+        """The same without thoughts."""
+        return [answer.answer or "" for answer in self.answers(pid)]
+
     def flaw(self, pid):
         """Why a sample cannot go on (see Answer.flaw), or None. Only the last answer of a sample can be flawed."""
         return self.verdicts.get(pid) or next((answer.flaw for answer in self.answers(pid) if answer.flaw), None)
 
-    def failure(self, pid):
-        """Kind of the failure that stopped a sample in this run, or None."""
-        return self._failed.get(pid)
-
     def add(self, answers):
         """Write answers, and return once they are on disk. Answers that are already known are skipped."""
-        with self._lock:
-            new = [answer for answer in answers if answer.stage not in self._answers.get(answer.pid, {})]
-            self._append(map(asdict, new))
-            for answer in new:
-                self._keep(answer)
+        new = [answer for answer in answers if answer.stage not in self._answers.get(answer.pid, {})]
+        self._append(map(asdict, new))
+        for answer in new:
+            self._keep(answer)
 
     def add_failures(self, failures):
         """Record why calls were given up: (pid, stage, tlrec.cot.client.Failure) each."""
-        with self._lock:
-            for pid, _, failure in failures:
-                self.failures[failure.kind] += 1
-                self._failed[pid] = failure.kind
-            self._append(
-                {"pid": pid, "stage": stage, "failure": failure.kind, "message": failure.message}
-                for pid, stage, failure in failures
-            )
+        self._append({"pid": p, "stage": s, "failure": why.kind, "message": why.message} for p, s, why in failures)
+        self.failed |= {pid: failure.kind for pid, _, failure in failures}
 
-    def add_verdicts(self, verdicts):
-        """Record that samples cannot be answered: (pid, stage, kind) each."""
-        with self._lock:
-            self._append({"pid": pid, "stage": stage, "verdict": kind} for pid, stage, kind in verdicts)
-            for pid, _, kind in verdicts:
-                self.verdicts[pid] = kind
-                self._failed.pop(pid, None)
+    def add_verdicts(self, refused):
+        """Record that samples cannot be answered; the same triples."""
+        self._append({"pid": pid, "stage": stage, "verdict": why.kind} for pid, stage, why in refused)
+        for pid, _, failure in refused:
+            self.verdicts[pid] = failure.kind
+            self.failed.pop(pid, None)
 
     def close(self):
-        """Release the journal for other processes."""
         self._file.close()
 
     def _keep(self, answer):
@@ -114,15 +102,15 @@ class Journal:
         price = "batch_" if answer.batch else ""
         self.tokens[f"{price}prompt"] += answer.prompt_tokens
         self.tokens[f"{price}completion"] += answer.completion_tokens
-        self._failed.pop(answer.pid, None)
+        self.failed.pop(answer.pid, None)
 
     def _append(self, entries):
         data = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
+        if not data:
+            return
         try:
-            for start in range(0, len(data), 1 << 20):
-                written = self._file.write(data[start : start + (1 << 20)])
-                if written < len(data[start : start + (1 << 20)]):
-                    raise OSError(28, "No space left on device")
+            if self._file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as error:
             self._file.truncate(self._end)
@@ -131,7 +119,7 @@ class Journal:
 
     def _read(self, parameters):
         """Read the file into memory and return the journal's name."""
-        head, torn = None, 0
+        torn = 0
         with open(self.path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):
@@ -139,43 +127,42 @@ class Journal:
                     break
                 self._end += len(line)
                 try:
-                    head = self._read_entry(json.loads(line), head)
-                except (ValueError, TypeError, KeyError, RecursionError):
+                    self._read_entry(from_json(line))
+                except (ValueError, TypeError, KeyError):
                     if number == 1:
                         raise InputError(
                             f"{self.path}: row 1: not a journal; move it away, or give another folder"
                         ) from None
                     self.repairs.append(f"{self.path}: row {number} is damaged; an answer in it is asked for again")
-        if head is not None:
-            self._check_head(head, parameters)
+        if self._head:
+            self._check_head(parameters)
         if torn:
             self.repairs.append(f"{self.path}: the last line was incomplete; its {torn} bytes are removed")
             self._file.truncate(self._end)
-        name = head[1] if head else uuid.uuid4().hex
-        if head is None or head[2] != parameters:
+        name = self._head[1] if self._head else uuid.uuid4().hex
+        if not self._head or self._head[2] != parameters:
             self._drop_unusable()
             self._append([{"journal": JOURNAL_VERSION, "id": name, "parameters": parameters}])
         return name
 
-    def _read_entry(self, entry, head):
-        """Take in a line; returns the head that holds from there on, (version, id, parameters)."""
-        if head is None or "journal" in entry:
+    def _read_entry(self, entry):
+        if not self._head or "journal" in entry:
+            self._head = entry["journal"], entry["id"], dict(entry["parameters"])
             self._drop_unusable()
-            return entry["journal"], entry["id"], dict(entry["parameters"])
-        if "verdict" in entry:
+        elif "verdict" in entry:
             pid, kind = entry["pid"], entry["verdict"]
             if type(pid) is not int or not isinstance(kind, str):
                 raise ValueError("not a verdict")
             self.verdicts[pid] = kind
         elif "failure" not in entry:
             self._keep(Answer(**entry))
-        return head
 
-    def _check_head(self, head, parameters):
+    def _check_head(self, parameters):
         """Raise InputError unless the usable answers of the journal were made with these parameters."""
-        if head[0] != JOURNAL_VERSION:
-            raise InputError(f"{self.path}: journal version {head[0]!r}, this program reads {JOURNAL_VERSION}")
-        made, now = ({k: v for k, v in of.items() if k not in LIMITS} for of in (head[2], parameters))
+        version, _, made = self._head
+        if version != JOURNAL_VERSION:
+            raise InputError(f"{self.path}: journal version {version!r}, this program reads {JOURNAL_VERSION}")
+        made, now = ({k: v for k, v in of.items() if k not in LIMITS} for of in (made, parameters))
         usable = any(not answer.flaw for stages in self._answers.values() for answer in stages.values())
         if usable and (differing := differences(made, now)):
             told = " ".join("; ".join(differing).split())  # a damaged key may hold line breaks

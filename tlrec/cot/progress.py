@@ -1,6 +1,7 @@
 """The progress line shown while calls are made, and its wording."""
 
 import sys
+from collections import Counter
 
 from tqdm import tqdm
 
@@ -25,33 +26,30 @@ class Progress:
             bar_format="{n_fmt}/{total_fmt} samples [{elapsed}<{remaining}]{postfix}",
         )
 
-    def show(self, pids=(), batch=None):
+    def show(self, pids, batch=None):
         """Update the line from the journal for some samples; `batch` says how far a batch is."""
         before = len(self.open)
         self._count(pids)
-        facts = [f"{self.journal.n_answers} answers", spent_tokens(self.journal)]
-        if self.budget.priced:
-            facts.append(f"{self.budget.spent():.2f} USD")
-        if self.complete:
-            facts.append(f"Hit@10 {self.hits / self.complete:.3f}")
-        if self.journal.failures:
-            facts.append(f"failures{told(self.journal.failures)}")
-        if batch:
-            facts.append(batch)
-        self.bar.set_postfix_str(", ".join(facts), refresh=False)
+        spent, failures = self.budget.spent(), Counter(self.journal.failed.values())
+        facts = [
+            f"{self.journal.n_answers} answers",
+            spent_tokens(self.journal),
+            f"{spent:.2f} USD" if spent is not None else "",
+            f"Hit@10 {self.hits / self.complete:.3f}" if self.complete else "",
+            f"failures{told(failures)}" if failures else "",
+            batch,
+        ]
+        self.bar.set_postfix_str(", ".join(filter(None, facts)), refresh=False)
         self.bar.update(before - len(self.open))
 
     def _count(self, pids):
         for pid in pids:
-            texts, sample = self.journal.texts(pid), self.open.get(pid)
-            if sample and (len(texts) == len(STAGES) or self.journal.flaw(pid)):
-                del self.open[pid]
-                if not self.journal.flaw(pid):
+            texts, flaw = self.journal.texts(pid), self.journal.flaw(pid)
+            if pid in self.open and (len(texts) == len(STAGES) or flaw):
+                sample = self.open.pop(pid)
+                if not flaw:
                     self.complete += 1
                     self.hits += is_hit(texts[-1], sample.history, sample.candidates, sample.target)
-
-    def close(self):
-        self.bar.close()
 
 
 def spent_tokens(journal):

@@ -3,20 +3,12 @@
 from functools import cached_property
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from tlrec.cot.client import FILTERED
 from tlrec.cot.thoughts import answer_in
 
-
-def _whole(text):
-    if not text.isascii() and text.encode(errors="replace").decode() != text:
-        raise ValueError("half a character (a lone surrogate)")
-    return text
-
-
-Text = Annotated[str, AfterValidator(_whole)]
 Count = Annotated[int, Field(ge=0, lt=10**12)]  # a larger number is an error
 CUT_OFF = ("length", "max_tokens", "max_length", "model_length")  # finish reasons, in small letters
 REFUSED = ("refusal", "sensitive", "recitation", "blocklist", "spii")  # and whatever is FILTERED
@@ -27,17 +19,17 @@ THOUGHTS = ("thinking", "reasoning", "redacted_thinking")  # parts of a content 
 class Answer:
     """One answered call. `text` is all that the model wrote, "" if the service sent none, and `answer` what of it is no
     thought of a reasoning model; `batch` says that it cost half the price. ValueError for values of another type or
-    size, and for half a character, whether they come from a service or from the journal."""
+    size, whether they come from a service or from the journal."""
 
     pid: Count
     stage: Count
-    text: Text
-    finish_reason: Text
-    refusal: Text | None
-    model: Text
+    text: str
+    finish_reason: str
+    refusal: str | None
+    model: str
     prompt_tokens: Count
     completion_tokens: Count
-    request_id: Text | None
+    request_id: str | None
     batch: bool
 
     @cached_property

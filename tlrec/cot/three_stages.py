@@ -57,7 +57,7 @@ def tell(path, complete, samples, journal, budget):
     """
     flaws = Counter(flaw for sample in samples if (flaw := journal.flaw(sample.pid)))
     missing = len(samples) - complete["samples"] - flaws.total()
-    failures = Counter(kind for sample in samples if (kind := journal.failure(sample.pid)))
+    failures = Counter(kind for sample in samples if (kind := journal.failed.get(sample.pid)))
     print(
         f"{path}: {complete['samples']} samples complete, {flaws.total()} unusable{told(flaws)}, "
         f"{missing} missing{told(failures)}"
@@ -69,5 +69,5 @@ def tell(path, complete, samples, journal, budget):
         )
         print(f"answered by: {', '.join(sorted(complete['models']))}")
     if budget:
-        print(f"tokens: {spent_tokens(journal)}{f'; cost: {budget.spent():.2f} USD' if budget.priced else ''}")
+        print(f"tokens: {spent_tokens(journal)}{'' if budget.spent() is None else f'; cost: {budget.spent():.2f} USD'}")
     return missing, flaws

@@ -21,10 +21,10 @@ class Unreadable(openai.OpenAIError):
 class BoundedClient(openai.DefaultAsyncHttpxClient):
     """seconds: for one attempt, from the connection to the last byte; uploads and streams get more."""
 
-    def __init__(self, seconds, on_response, auth=None):
+    def __init__(self, seconds, on_response):
         hooks = {"response": [self._bound, on_response]}
         headers = {"Accept-Encoding": "identity"}  # a few compressed bytes may unpack to any number
-        super().__init__(timeout=seconds, auth=auth, headers=headers, event_hooks=hooks)
+        super().__init__(timeout=seconds, headers=headers, event_hooks=hooks)
         self._seconds = seconds
 
     async def send(self, request, *, stream=False, **options):
@@ -39,8 +39,7 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
     async def _bound(self, response):
         streamed = response.request.extensions["streamed"] and response.is_success
         response.stream = _Bounded(response.stream, FILE_BYTES if streamed else ANSWER_BYTES, self._seconds)
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding.lower() != "identity":
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise Unreadable("the answer is compressed, although compression was not accepted")
 
 
