@@ -6,8 +6,7 @@
 """
 
 import random
-import subprocess
-import sys
+import runpy
 
 import numpy as np
 import pandas as pd
@@ -50,14 +49,6 @@ def test_windows_are_those_of_the_definition(last):
     assert last_windows(ratings, history=4, last=last) == expected
 
 
-def test_time_split_trains_on_the_past():
-    examples = last_windows(random_ratings(seed=0), history=3, last=-1)
-    splits = split_examples(examples, "time", [8, 1, 1], seed=0)
-    times = {name: [example.timestamp for example in part] for name, part in splits.items()}
-    assert max(times["train"]) <= min(times["valid"]) and max(times["valid"]) <= min(times["test"])
-    assert [len(part) for part in splits.values()] == [74, 9, 10] and len(examples) == 93
-
-
 def test_user_split_shares_no_user():
     examples = last_windows(random_ratings(seed=0, users=40, count=900), history=3, last=-1)
     splits = split_examples(examples, "user", [8, 1, 1], seed=0)
@@ -96,7 +87,6 @@ NO_RAW = "give the raw ratings: --raw PATH, a folder or a file"
     ("arguments", "message"),
     [
         (["--domain", "movie"], f"{NO_RAW}, or --download"),
-        (["--domain", "custom"], NO_RAW),
         ([], NO_RAW),
         (
             ["--domain", "movie", "--raw", "x", "--download"],
@@ -116,50 +106,35 @@ NO_RAW = "give the raw ratings: --raw PATH, a folder or a file"
             "an account is needed: get https://www.kaggle.com/datasets/netflix-inc/netflix-prize-data "
             "(combined_data_1.txt, movie_titles.csv) and give their folder as --raw",
         ),
-        (
-            ["--domain", "amazon-book", "--download"],
-            "an account is needed: get https://www.kaggle.com/datasets/mohamedbakhet/amazon-books-reviews "
-            "(Books_rating.csv, books_data.csv) and give their folder as --raw",
-        ),
     ],
 )
 def test_sources_that_do_not_fit(arguments, message, tmp_path):
     expect_error(lambda: run(*arguments, "--output", tmp_path / "out"), message, tmp_path / "out")
 
 
-def test_an_output_is_needed_without_a_domain(tmp_path):
-    with pytest.raises(InputError, match="--output DIR is missing: a folder for the data set"):
-        run("--raw", tmp_path)
+def test_both_scripts(movie, tmp_path, monkeypatch, capsys):
+    def call(script, raw, output):
+        arguments = f"{script} --domain movie --history 2 --ratio 2:1:1 --raw {raw} --output {output}"
+        monkeypatch.setattr("sys.argv", arguments.split())
+        runpy.run_path(str(REPOSITORY / script), run_name="__main__")
 
-
-@pytest.mark.slow
-def test_command_line(movie, tmp_path):
-    """As a user types it: from another folder, a wrong flag, a user's mistake, and the plain run."""
-
-    def call(*arguments, folder="rec_data"):
-        command = [sys.executable, str(REPOSITORY / folder / "prepare_data.py"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-
-    wrong = call("--domain", "movie", "--rawr", "x")
-    assert wrong.returncode == 2 and wrong.stderr.endswith("error: unrecognized arguments: --rawr x\n")
-    missing = call("--domain", "movie", "--raw", "nowhere")
-    assert (missing.returncode, missing.stdout) == (2, "")
-    assert missing.stderr == "error: nowhere: no such file or folder\n"
-    done = call("--domain", "movie", "--raw", "ml-100k", "--output", "out", "--history", "2", "--ratio", "2:1:1")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == (
-        "format: movielens (u.data, u.item)\n"
-        "8 ratings of 4 items by 2 users\n"
-        "ratings from 1 to 5: more than 3 is a like (--liked_above)\n"
-        "train      2 records, 50.0% Yes, 1 users\n"
-        "valid      1 records, 100.0% Yes, 1 users, 0 of them also in train\n"
-        "test       1 records,  0.0% Yes, 1 users, 0 of them also in train\n"
-        "written to out\n"
-    )
-    flags = ["--domain", "movie", "--raw", "ml-100k", "--history", "2", "--ratio", "2:1:1"]
-    assert call(*flags, "--output", "source", folder="instruction_data").returncode == 0
+    with pytest.raises(SystemExit) as stop:
+        call("rec_data/prepare_data.py", tmp_path / "nowhere", tmp_path / "out")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere'}: no such file or folder\n"
+    for folder in ("rec_data", "instruction_data"):
+        call(f"{folder}/prepare_data.py", movie, tmp_path / folder)
+        assert capsys.readouterr().out == (
+            "format: movielens (u.data, u.item)\n"
+            "8 ratings of 4 items by 2 users\n"
+            "ratings from 1 to 5: more than 3 is a like (--liked_above)\n"
+            "train      2 records, 50.0% Yes, 1 users\n"
+            "valid      1 records, 100.0% Yes, 1 users, 0 of them also in train\n"
+            "test       1 records,  0.0% Yes, 1 users, 0 of them also in train\n"
+            f"written to {tmp_path / folder}\n"
+        )
     for name in FILES:
-        assert (tmp_path / "source" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+        assert (tmp_path / "rec_data" / name).read_bytes() == (tmp_path / "instruction_data" / name).read_bytes()
 
 
 # ------------------------------------------------------------------------------------------------ 3. what is there

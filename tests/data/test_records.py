@@ -97,11 +97,8 @@ def test_spaces_around_written_by_may_be_missing():
         'User Preference: "A"written byX, "B" written by Y\nUser Unpreference: "C"  written byZ\n'
         'Whether the user will like the target book "D"written byW?'
     )
-    preference = parse_input(text)
-    assert preference.likes == (Item("A", "X"), Item("B", "Y"))
-    assert preference.dislikes == (Item("C", "Z"),)
-    assert preference.target == Item("D", "W")
-    assert preference.history == (Item("A", "X"), Item("B", "Y"), Item("C", "Z"))
+    likes = Item("A", "X"), Item("B", "Y")
+    assert parse_input(text) == Preference(likes, (Item("C", "Z"),), Item("D", "W"), "book")
 
 
 def test_author_lists_with_both_kinds_of_quotes():
@@ -159,20 +156,6 @@ def test_files_are_ascii_with_an_indent_of_four(tmp_path):
     assert read_records(tmp_path / "new" / "a.json") == rows
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path):
-    write_records(tmp_path / "a.json", [1])
-    with pytest.raises(TypeError):
-        write_records(tmp_path / "a.json", [object()])
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    assert json.loads((tmp_path / "a.json").read_text()) == [1]
-
-
-def test_other_fields_are_left_out_and_free_answers_allowed_when_asked(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps([{"instruction": "i", "input": "x", "output": "1. A - B", "uid": 5}]))
-    assert read_records(path, labelled=False) == [{"instruction": "i", "input": "x", "output": "1. A - B"}]
-
-
 # ------------------------------------------------------------------------------------------------- 4. layouts
 
 GOOD = {"instruction": "i", "input": "Fäden 日本語", "output": "Yes."}
@@ -207,7 +190,7 @@ def test_every_layout_has_the_same_rows(tmp_path, monkeypatch, layout, block):
 
 
 def test_a_single_record_and_a_huge_one(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps(GOOD))
+    (tmp_path / "a.json").write_text(json.dumps(GOOD | {"uid": 5}))
     assert read_records(tmp_path / "a.json") == [GOOD]
     rows = [{**GOOD, "input": '"ä" \\ ' * 900_000}] * 2
     write_records(tmp_path / "a.json", rows)
@@ -234,9 +217,10 @@ def test_rows_as_a_dataset(tmp_path, monkeypatch, in_memory):
 # Prints the most memory, in bytes, that the process held of its own after each file.
 PEAKS = """
 import re, sys
-from tlrec.data.records import RecordSet
+from tlrec.data import records
+records.IN_MEMORY, records.BLOCK = 0, 1 << 18
 for path in sys.argv[1:]:
-    assert len(RecordSet(path).rows[-1]["input"]) > 1000
+    assert len(records.RecordSet(path).rows[-1]["input"]) > 1000
     print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]))
 """
 
@@ -244,7 +228,7 @@ for path in sys.argv[1:]:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path):
-    sizes = {"small.json": 60_000, "large.json": 240_000}
+    sizes = {"small.json": 5_000, "large.json": 45_000}
     for name, rows in sizes.items():
         row = {"instruction": "i", "input": "a title " * 150, "output": "Yes."}
         write_records(tmp_path / name, [{**row, "input": f"{number} {row['input']}"} for number in range(rows)])
@@ -254,7 +238,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
     assert process.returncode == 0, process.stderr
     small, large = map(int, process.stdout.split())
     held = (tmp_path / "large.json").stat().st_size - (tmp_path / "small.json").stat().st_size
-    assert large - small < 40e6 < held / 4, (small, large)
+    assert large - small < 12e6 < held / 4, (small, large)
 
 
 # ------------------------------------------------------------------------------------------------------ 5. bad files
@@ -338,11 +322,6 @@ def test_other_answers_where_a_label_is_asked_for(tmp_path, answer):
         read_records(tmp_path / "a.json", labelled=False)
 
 
-def test_a_folder_is_not_a_file(tmp_path):
-    with pytest.raises(InputError, match=f"{tmp_path}: is not a file"):
-        read_records(tmp_path)
-
-
 def test_one_class_is_refused():
     assert labels_of([GOOD, {**GOOD, "output": "No."}]).tolist() == [1, 0]
     check_two_classes([GOOD, {**GOOD, "output": "No."}], "a.json")
@@ -364,15 +343,9 @@ def test_the_draw_is_the_one_of_datasets(seed):
     for shots in (1, 16, 64, 256):
         drawn = shuffled.select(range(shots)).to_list()
         assert draw_shots(rows, shots, seed) == draw_shots(held, shots, seed).to_list() == drawn
+    order = np.random.default_rng(seed).permutation(300)
+    assert draw_shots(list(range(300)), 16, seed) == order[:16].tolist() != list(range(16))
     assert draw_shots(rows, -1, seed) == draw_shots(held, -1, seed).to_list() == shuffled.to_list()
-
-
-def test_fewer_shots_are_a_prefix_of_more_and_seeds_differ():
-    numbers = list(range(1000))
-    assert draw_shots(numbers, 16, seed=0) == draw_shots(numbers, 64, seed=0)[:16]
-    assert draw_shots(numbers, 16, seed=0) != draw_shots(numbers, 16, seed=1)
-    assert sorted(draw_shots(numbers, -1, seed=0)) == numbers
-    assert draw_shots(numbers, 5, seed=0) == [numbers[i] for i in np.random.default_rng(0).permutation(1000)[:5]]
 
 
 # ------------------------------------------------------------------------------------------------------ 7. ambiguity
