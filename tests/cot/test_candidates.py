@@ -4,17 +4,13 @@
    for histories of all lengths (empty ones, repeated items), for few rows, and without the rows of the same user.
 2. Ties: similar rows by row number, candidates by first appearance.
 3. Cutting the work into small pieces changes nothing.
-4. On the Netflix source data: 3920 of 5164 liked targets are among the candidates, 1535 without same-user rows, and
-   36.6 % of the neighbours are rows of the same user.
+The figures on the Netflix source data are in test_neighbours.py.
 """
 
 import numpy as np
 import pytest
 
 from tlrec.cot.candidates import nearest_rows, rank_candidates
-from tlrec.data.preferences import parse_input
-from tlrec.data.records import labels_of, read_records
-from tlrec.data.users import infer_users
 
 
 def dense_candidates(histories, user_num, candidate_num, users=None):
@@ -118,22 +114,3 @@ def test_small_pieces_change_nothing(monkeypatch):
     pieces = nearest_rows(histories, 12), nearest_rows(histories, 12, users)
     for (rows, shared), (rows_again, shared_again) in zip(whole, pieces):
         assert np.array_equal(rows, rows_again) and np.array_equal(shared, shared_again)
-
-
-@pytest.mark.slow
-def test_published_figures_on_netflix(shared_data):
-    records = read_records(shared_data / "instruction_data" / "netflix" / "train.json")
-    preferences = [parse_input(record["input"]) for record in records]
-    liked = labels_of(records) == 1
-    users = infer_users(preferences, liked)[liked]
-    histories = [list(map(str, preference.history)) for preference, like in zip(preferences, liked) if like]
-    targets = [str(preference.target) for preference, like in zip(preferences, liked) if like]
-
-    def hits(rows, shared):
-        candidates = rank_candidates(histories, rows, shared, 19)
-        return sum(target in best for target, best in zip(targets, candidates))
-
-    rows, shared = nearest_rows(histories, 12)
-    assert len(targets) == 5164 and hits(rows, shared) == 3920
-    assert (users[rows] == users[:, None]).mean() == pytest.approx(0.366, abs=0.0005)
-    assert hits(*nearest_rows(histories, 12, users)) == 1535

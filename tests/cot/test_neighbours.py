@@ -153,6 +153,9 @@ def test_netflix(run_script, shared_data, tmp_path):
     (tmp_path / "instruction_data").symlink_to(shared_data / "instruction_data")
     status, out, _ = run_script("cot_data/generate_data.py", "--root_path", tmp_path, "--teacher", "neighbours")
     assert status == 0 and "3920 samples complete, 0 unusable, 0 missing" in out
+    assert "5164 liked rows of 1554 users (inferred), 8000 rows" in out
+    assert "neighbours: 61968, of them 5164 the row itself and 17508 (28.3%) other windows of the same user" in out
+    assert "among the candidates: 3920 of 5164 (75.9%), without rows of the same user 1535 (29.7%)" in out
     assert "Hit@10: 0.6411 (target among the recommended candidates)" in out
     assert (
         "of chance: 0.5500; of the same teacher with the ratings of the row's own user, which hold the target: 0.7916"

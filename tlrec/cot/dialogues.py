@@ -10,6 +10,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tqdm import tqdm
@@ -169,8 +170,9 @@ class _Run:
             await asyncio.wait([self.workers, stopping], return_when=asyncio.FIRST_COMPLETED)
             if not self.workers.done():
                 await self._drain()
-            if self.workers.done() and not self.workers.cancelled():
-                self.workers.result()  # a full disk is an InputError
+            if self.workers.done():
+                with suppress(asyncio.CancelledError):  # by a second signal
+                    self.workers.result()  # a full disk is an InputError
         finally:
             stopping.cancel()
             self.workers.cancel()
