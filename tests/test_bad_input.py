@@ -47,31 +47,17 @@ def spoilt(row, **changes):
     return json.dumps(rows)
 
 
-# what a record file holds -> what is said about it, behind its path
+# what a record file holds -> what is said about it, behind its path; all kinds are in tests/data/test_records.py
 RECORD_FILES = {
     "absent": (None, "no such file"),
-    "empty": ("", "holds no records"),
     "cut off": (json.dumps(yes_no())[:-5], "row 4 is not JSON: "),
-    "an object": (
-        '{"instruction": "i"}',
-        "row 1: the field 'input' is missing (1 of 1 rows); a record has instruction, input, output",
-    ),
     "no rows": ("[]", "holds no records"),
-    "a number for a row": ("[3]", "row 1: a record is a JSON object, this is a int"),
     "a field missing": (spoilt(2, input=...), "row 2: the field 'input' is missing"),
-    "a field that is no string": (spoilt(3, input=["a"]), "row 3: the field 'input' must be a string, not list"),
-    "null": (spoilt(4, instruction=None), "row 4: the field 'instruction' must be a string, not NoneType"),
-    "not UTF-8": (b'[{"instruction": "\xe9"}]', "cannot be read: not utf-8: "),
     "a folder": ("/", "is not a file"),
 }
-LABELLED_FILES = {
-    "no label": (spoilt(2, output="Maybe."), "row 2: 'output' must be 'Yes.' or 'No.', not 'Maybe.'"),
-    "label without its dot": (spoilt(1, output="Yes"), "row 1: 'output' must be 'Yes.' or 'No.', not 'Yes'"),
-    "free text": (spoilt(4, output="a b " * 99), "row 4: 'output' must be 'Yes.' or 'No.', not 'a b a b"),
-}
+LABELLED_FILES = {"no label": (spoilt(2, output="Maybe."), "row 2: 'output' must be 'Yes.' or 'No.', not 'Maybe.'")}
 TWO_CLASS_FILES = {
-    "one class": (json.dumps(yes_no()[1::2]), "all 2 rows are labelled 'Yes.'; AUC needs both 'Yes.' and 'No.'"),
-    "the other class": (json.dumps(yes_no()[:1]), "all 1 rows are labelled 'No.'; AUC needs both 'Yes.' and 'No.'"),
+    "one class": (json.dumps(yes_no()[1::2]), "all 2 rows are labelled 'Yes.'; AUC needs both 'Yes.' and 'No.'")
 }
 DATA_FLAGS = [
     ("ins_tuning.py", "--train_data_path", RECORD_FILES),
@@ -118,9 +104,7 @@ OTHER_LORA = {
 }
 # flags of the tuners -> message
 TUNER_FLAGS = {
-    "--batch_size 30": "--batch_size 30 is not a multiple of --micro_batch_size 32",
     "--batch_size 8 --micro_batch_size 3": "--batch_size 8 is not a multiple of --micro_batch_size 3",
-    "--batch_size 0": "--batch_size 0: give 1 or more",
     "--micro_batch_size 0": "--micro_batch_size 0: give 1 or more",
     "--num_epochs 0": "--num_epochs 0: give 1 or more",
     "--eval_steps -3": "--eval_steps -3: give 1 or more",
@@ -174,7 +158,7 @@ def cases(tiny_llama, tiny_adapter, tiny_workspace, tmp_path_factory):
             if content == "/":
                 path.mkdir(exist_ok=True)
             elif content is not None:
-                path.write_bytes(content if isinstance(content, bytes) else content.encode())
+                path.write_text(content)
             add(f"{flag} {name}", script, {flag: path}, f"{path}: {message}")
     for script in SCRIPTS:
         for name, (spoil, message) in BASE_MODELS.items():
@@ -224,7 +208,6 @@ def test_every_mistake_is_one_line(cases, results):
         if (status, out) != (2, "") or not err.startswith(f"error: {message}") or err.count("\n") != 1:
             wrong.append(f"{name}\n  expected 2 error: {message}\n  found {status} {out}{err}")
     assert not wrong, "\n".join(wrong)
-    assert len(cases[1]) > 120
 
 
 def test_no_mistake_imports_torch(results):
