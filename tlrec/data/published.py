@@ -24,9 +24,7 @@ def git_blob_sha1(path):
     """Hexadecimal SHA-1 that git gives the file as a blob: of "blob SIZE", a zero byte, and the content."""
     digest = hashlib.sha1(b"blob %d\0" % Path(path).stat().st_size, usedforsecurity=False)
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
 
 
 def published_name(path):

@@ -16,35 +16,27 @@ PRODUCT = {"item": "asin", "title": "title", "creator": "brand"}
 
 def read_2014(ratings, items, options, counts):
     """CSV: user, item, rating, time in seconds."""
-    return _read(ratings, items, REVIEW, ["user", "item", "rating", "timestamp"], _fields(PRODUCT))
+    return _read(ratings, items, REVIEW, PRODUCT, ["user", "item", "rating", "timestamp"])
 
 
 def read_2018(ratings, items, options, counts):
     """CSV: the item is first."""
-    return _read(ratings, items, REVIEW, ["item", "user", "rating", "timestamp"], _fields(PRODUCT))
+    return _read(ratings, items, REVIEW, PRODUCT, ["item", "user", "rating", "timestamp"])
 
 
 def read_2023(ratings, items, options, counts):
     """Times are in milliseconds; a product's variants have one `parent_asin`. CSV: with a header."""
-    return _read(
-        ratings, items, REVIEW_2023, None, {**_fields({"item": "parent_asin", "title": "title"}), "creator": _maker}
-    )
+    return _read(ratings, items, REVIEW_2023, PRODUCT_2023)
 
 
-def _read(ratings, items, review, order, product):
+def _read(ratings, items, review, product, order=None):
     if is_json(ratings):
-        reviews = read_objects(ratings, _fields(review))
-    elif order:
-        reviews = read_delimited(ratings, dict.fromkeys(order), header=False)
+        reviews = read_objects(ratings, review)
     else:
-        reviews = read_delimited(ratings, review)
+        reviews = read_delimited(ratings, dict.fromkeys(order) if order else review, header=order is None)
     rated = set(reviews["item"].cat.categories)
     literal = first_line(items).lstrip().startswith("{'")
     return reviews, read_objects(items, product, ("item", rated), _literals(items) if literal else None)
-
-
-def _fields(names):
-    return {name: lambda row, key=key: row.get(key) for name, key in names.items()}
 
 
 def _maker(row):
@@ -53,6 +45,9 @@ def _maker(row):
     names = [author.get("name") if isinstance(author, dict) else author]
     names += [details.get("Brand") if isinstance(details, dict) else None, row.get("store")]
     return next((name for name in names if name), None)
+
+
+PRODUCT_2023 = {"item": "parent_asin", "title": "title", "creator": _maker}
 
 
 def _literals(path):

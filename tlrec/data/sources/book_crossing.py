@@ -8,7 +8,7 @@ import io
 
 import pandas as pd
 
-from tlrec.data.sources.tables import first_line, leave_out, open_bytes
+from tlrec.data.sources.tables import first_line, leave_out, read_text
 from tlrec.errors import InputError
 
 RATINGS = {"User-ID": "user", "ISBN": "item", "Book-Rating": "rating"}
@@ -49,14 +49,8 @@ def _read(path, columns, skipped):
     Python's csv module splits lines as pandas did for the published files, and knows their numbers.
     """
     separator = ";" if ";" in first_line(path) else ","
-    with open_bytes(path) as file:
-        content = file.read()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    header, rows, lines, malformed, line = next(reader), [], [], 0, 2
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=separator)
+    header, rows, malformed, line = next(reader), {}, 0, 2
     for column in columns:
         if column not in header and column != "Year-Of-Publication":
             shown = ", ".join(map(repr, header))
@@ -65,8 +59,7 @@ def _read(path, columns, skipped):
     try:
         for fields in reader:
             if len(fields) == len(header):
-                rows.append(["" if place is None else fields[place] for place in places])
-                lines.append(line)
+                rows[line] = ["" if place is None else fields[place] for place in places]
             else:
                 malformed += bool(fields)  # empty lines do not count
             line = reader.line_num + 1
@@ -75,4 +68,4 @@ def _read(path, columns, skipped):
     skipped[f"malformed lines of {path.name}"] = malformed
     if not rows:
         raise InputError(f"{path}: a header, but no rows")
-    return pd.DataFrame(rows, columns=list(columns.values()), index=lines, dtype="str")
+    return pd.DataFrame(rows.values(), columns=list(columns.values()), index=list(rows), dtype="str")

@@ -11,7 +11,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from tlrec.data.sources.tables import open_bytes, read_lines, where
+from tlrec.data.sources.tables import read_lines, read_text, where
 from tlrec.errors import InputError
 
 RATING = {"user": r"\d{1,9}", "rating": r"\d{1,2}", "timestamp": r"\d{4}-\d\d-\d\d"}
@@ -27,13 +27,7 @@ def read(ratings, items, options, counts):
 def _read_titles(path, commas):
     """`id,year,title` lines; a title may hold commas, and the year of seven films is NULL."""
     titles = {}
-    with open_bytes(path) as file:
-        content = file.read()
-    try:
-        text = content.decode()
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    for number, line in enumerate(io.StringIO(text), start=1):
+    for number, line in enumerate(io.StringIO(read_text(path)), start=1):
         found = re.fullmatch(r"(\d{1,9}),(\d+|NULL),(.*)\s*", line)
         if not found:
             raise InputError(f"{where(path, number)}: expected id,year,title, found {line.strip()[:60]!r}")

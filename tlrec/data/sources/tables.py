@@ -47,6 +47,16 @@ def first_line(path):
     return start.decode(encoding, errors="replace").lstrip("\ufeff").split("\n")[0].rstrip("\r")
 
 
+def read_text(path):
+    """The text of a file in UTF-8, or in Latin-1 if it is no UTF-8."""
+    with open_bytes(path) as file:
+        content = file.read()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
 def is_json(path):
     return first_line(path).lstrip().startswith(("{", "["))
 
@@ -81,18 +91,18 @@ def read_columns(path, columns, separator):
         table.index += 1
         return _categories(table)
     if separator is None:
-        return read_objects(path, {name: lambda row, key=column: row.get(key) for name, column in columns.items()})
+        return read_objects(path, columns)
     return read_delimited(path, columns, separator)
 
 
 def read_objects(path, fields, known=None, source=None):
-    """A table from JSON lines. fields: {name: function of a row, which returns its text or None}. known: (name, texts): only
-    rows with one of these texts are kept, so that a large table of items is not held in memory."""
+    """A table from JSON lines. fields: {name: key of a row, or function of it}; what is None becomes "". known: (name, texts):
+    only rows with one of these texts are kept, so that a large table of items is not held in memory."""
     rows, lines = [], []
     for number, row in enumerate(source or json_values(path, numbers=str), start=1):
         if not isinstance(row, dict):
             raise InputError(f"{path}: row {number}: expected a JSON object, found a {type(row).__name__}")
-        values = {name: field(row) for name, field in fields.items()}
+        values = {name: field(row) if callable(field) else row.get(field) for name, field in fields.items()}
         if known is None or values[known[0]] in known[1]:
             rows.append(["" if value is None else str(value) for value in values.values()])
             lines.append(number)
