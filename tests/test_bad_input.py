@@ -108,6 +108,7 @@ TUNER_FLAGS = {
     "--micro_batch_size 0": "--micro_batch_size 0: give 1 or more",
     "--num_epochs 0": "--num_epochs 0: give 1 or more",
     "--eval_steps -3": "--eval_steps -3: give 1 or more",
+    "--prompt_loss_weight 1.5": "--prompt_loss_weight 1.5: give 0 to 1",
     "--patience 0": "--patience 0: give 1 or more",
     "--lora_r 0": "--lora_r 0: give 1 or more",
 }

@@ -78,14 +78,6 @@ def dequantized(model):
     return model
 
 
-def with_adapter(base, folder):
-    """The base with the adapter on it, ready to learn."""
-    model = adapters.attach_adapter(base, folder)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
-    return model
-
-
 def test_the_fixture_makes_bitsandbytes_pack():
     layer = Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(CPU)
     assert layer.support_avx512bf16_for_cpu  # else the tests below would prove nothing
@@ -94,7 +86,7 @@ def test_the_fixture_makes_bitsandbytes_pack():
 def test_nothing_is_packed(wide_llama, start, scorer):
     model = load(wide_llama)
     assert packed(model) == []
-    model = with_adapter(base_models.prepare_for_tuning(model, gradient_checkpointing=False), start)
+    model = adapters.attach_adapter(base_models.prepare_for_tuning(model, False), start, tuned=True)
     scorer.score(model)
     assert packed(model) == []
     model.train()(input_ids=torch.arange(3, 9)[None], labels=torch.arange(3, 9)[None]).loss.backward()
@@ -106,7 +98,7 @@ def test_gradients_are_those_of_the_same_weights_in_plain_layers(wide_llama, sta
     ids = torch.tensor(scorer.rows[0])[None]
     gradients = []
     for base in (load(wide_llama), dequantized(load(wide_llama))):
-        model = with_adapter(base, start)
+        model = adapters.attach_adapter(base, start, tuned=True).eval()
         scorer.score(model)  # as the validation before a step
         model(input_ids=ids, labels=ids).loss.backward()
         gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad})

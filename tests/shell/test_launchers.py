@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY
 from tests.shell.conftest import make_adapter, refused
 from tlrec.data.records import write_records
 from tlrec.files import sha256
-from tlrec.tuning.checkpoints import last_checkpoint
+from tlrec.tuning.folder import last_checkpoint
 
 ZERO, FEW = ("zero_shot.sh", "cpu", "movie", "netflix"), ("few_shot.sh", "cpu", "0", "movie")
 

@@ -1,31 +1,28 @@
 """Two processes over gloo on the CPU, as the launchers start them, against one.
 
-1. The same validation AUC at every step, to rounding the same adapter, though the rows do not divide evenly.
+1. The same validation AUC at every step, to rounding the same adapter, though the rows do not divide evenly, are grouped
+   by length over the whole batch, and share their prefix.
 2. evaluate.py shares the rows and gives the same predictions, in order.
 3. One process writes and speaks; a mistake is said once, before the others are started.
 4. Ranking shares the candidates and gives the same ranks and the same ranking.json, and goes on where it was stopped.
 """
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 
 import pytest
-from safetensors.torch import load_file
 
 from tests.conftest import REPOSITORY
+from tests.support.tuned import furthest, predictions, read, weights
 
 pytestmark = pytest.mark.slow
 
 QUICK = ["--batch_size", 8, "--micro_batch_size", 2, "--num_epochs", 2, "--warmup_steps", 0, "--learning_rate", 1e-2]
 RANK = ["--rank", "full", "--max_rank_rows", "5"]
 QUICK += ["--eval_steps", 1, "--lora_dropout", 0, "--max_train_samples", 13]  # masks differ between processes
-
-
-def read(folder, name):
-    return json.loads((folder / name).read_text())
+QUICK += ["--group_by_length", "--share_prefix"]
 
 
 @pytest.fixture(scope="module")
@@ -55,24 +52,19 @@ def both(tiny_llama, tiny_workspace, instruct, evaluate, tmp_path_factory):
 
 def test_tuning_sees_the_same_batches(both):
     one, two, _, _ = both
-    runs = [read(folder, "run.json")["results"] for folder in (one, two)]
+    runs = [read(folder)["results"] for folder in (one, two)]
     assert [run["processes"] for run in runs] == [1, 2]
     histories = [run["history"] for run in runs]
     assert [entry["step"] for entry in histories[0]] == [1, 2, 3, 4]
     assert [entry["eval_auc"] for entry in histories[0]] == [entry["eval_auc"] for entry in histories[1]]
     for entry, other in zip(*histories):
         assert entry["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-5)
-    tensors = [load_file(folder / "adapter_model.safetensors") for folder in (one, two)]
-    assert tensors[0].keys() == tensors[1].keys()
-    assert max((tensors[0][name] - tensors[1][name]).abs().max() for name in tensors[0]) < 1e-5
+    assert furthest(weights(one), weights(two)) < 1e-5
 
 
 def test_scoring_is_shared_and_comes_back_in_order(both):
     _, two, scores, _ = both
-    rows = [
-        [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-        for folder in (two, scores)
-    ]
+    rows = [predictions(folder) for folder in (two, scores)]
     assert len(rows[0]) == len(rows[1]) == 24
     for row, other in zip(*rows):
         assert row["p_yes"] == pytest.approx(other["p_yes"], abs=1e-6)
@@ -84,7 +76,7 @@ def test_one_process_speaks(both):
     _, two, _, out = both
     assert out.count(f"adapter: {two}\n") == 1
     assert out.count("===== auc:") == 1
-    assert out.count("train: 13 rows") == 1
+    assert out.count("train: 13 rows") == out.count("shared prefix: ") == 1
     # two processes; and one before, with --check_only
     assert out.count("ranking: 5 of ") == 2 and out.count("ranking: candidates packed into rows") == 1
 

@@ -60,9 +60,7 @@ def test_another_loss(edited, run_script, sweep_words, tiny_llama, tiny_adapter,
         rows = [torch.tensor([ids]) for ids in encoder.prompts(shots).input_ids]
         return torch.stack([torch.sub(*model(ids).logits[0, -1, list(encoder.answer_ids)]) for ids in rows])
 
-    start = adapters.attach_adapter(base, tiny_adapter)
-    for name, parameter in start.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+    start = adapters.attach_adapter(base, tiny_adapter, tuned=True).eval()
     lora = [parameter for parameter in start.parameters() if parameter.requires_grad]
     before = odds(start).detach()
     from datasets import Dataset

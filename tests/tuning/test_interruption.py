@@ -31,7 +31,7 @@ from tests.support.tuned import (
 )
 from tlrec.errors import InputError
 from tlrec.model.processes import share_batch
-from tlrec.tuning.checkpoints import last_checkpoint, remove_checkpoints
+from tlrec.tuning.folder import last_checkpoint, remove_checkpoints
 from tlrec.tuning.trainer import TuningTrainer
 
 pytestmark = pytest.mark.slow

@@ -2,7 +2,7 @@
 
 1. A graph that is cut, wholly or below one layer, and gradients that are no numbers, are seen at the first step, with and
    without a start adapter, and in a run that goes on from a checkpoint.
-2. A of a fresh LoRA has no gradient in the first step; nothing else may be without.
+2. A of a fresh LoRA has no gradient in the first step; no other half of a layer may be without.
 3. Steps that cannot change anything are refused before they are made; a best checkpoint that is the start is not saved.
 4. float16 overflows at first, which is not yet an error.
 """
@@ -126,36 +126,16 @@ def backward(model):
     return dict(model.named_parameters())
 
 
-def test_a_fresh_lora_has_no_gradient_where_its_other_half_is_zero(model):
-    parameters = backward(model)
-    zero = [name for name, each in parameters.items() if each.requires_grad and not each.grad.any()]
-    assert len(zero) == 3 and sum("lora_A" in name for name in zero) == 2 and "lora_embedding_B" in zero[0]
-    assert check_gradients(model)
-
-
-@pytest.mark.parametrize("half", ["lora_A", "lora_B"])
-@pytest.mark.parametrize("gradient", [None, torch.zeros(())])
+@pytest.mark.parametrize("half, gradient", [("lora_A", None), ("lora_B", torch.zeros(()))])
 def test_half_a_layer_without_gradient(tiny_llama, tiny_adapter, half, gradient):
-    model = adapters.attach_adapter(base_models.load_base_model(tiny_llama, CPU, torch.float32), tiny_adapter)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+    base = base_models.load_base_model(tiny_llama, CPU, torch.float32)
+    model = adapters.attach_adapter(base, tiny_adapter, tuned=True)
     parameters = backward(model)
     assert check_gradients(model)
     (place,) = (name for name in parameters if f"layers.1.self_attn.v_proj.{half}" in name)
     parameters[place].grad = gradient if gradient is None else gradient.expand_as(parameters[place]).clone()
     with pytest.raises(
         InputError, match="^1 of 4 LoRA layers, such as model.layers.1.self_attn.v_proj, have no gradient"
-    ):
-        check_gradients(model)
-
-
-def test_a_layer_whose_halves_are_both_zero_can_never_learn(model):
-    for name, parameter in model.named_parameters():
-        if "lora_" in name and "layers.0" in name:
-            torch.nn.init.zeros_(parameter)
-    backward(model)
-    with pytest.raises(
-        InputError, match="^1 of 3 LoRA layers, such as model.layers.0.self_attn.q_proj, have no gradient"
     ):
         check_gradients(model)
 

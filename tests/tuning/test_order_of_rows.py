@@ -3,13 +3,10 @@
 1. Three epochs of several batches, shuffled or grouped by length: the adapter is the loop's, and not that of a loop that
    repeats its first epoch.
 2. A run that was stopped inside an epoch, or at its end, gives the bytes of one that was not.
-3. Several processes group by length over the whole batch, as one does.
-4. With --shuffle_history the lists of each record have another order in each epoch; records without lists are refused.
+3. With --shuffle_history the lists of each record have another order in each epoch; records without lists are refused.
 """
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -18,7 +15,6 @@ from peft import PeftModel, get_peft_model_state_dict
 from transformers import LlamaForCausalLM, get_linear_schedule_with_warmup
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from tests.conftest import REPOSITORY
 from tests.support.tuned import digest, furthest, signal_in_batch, weights
 from tlrec.data.preferences import in_another_order
 
@@ -132,12 +128,3 @@ def test_records_without_lists_have_no_other_order(instruct, tmp_path):
     status, _, err = instruct(tmp_path / "a", "--shuffle_history", "--train_data_path", tmp_path / "cot.json")
     line = "error: --shuffle_history: record 1 of those to learn from is not the input of a preference record"
     assert (status, err.splitlines()[-1]) == (2, line)
-
-
-def test_processes_group_the_whole_batch(tune, words, tmp_path):
-    assert tune(tmp_path / "one", "--group_by_length")[0] == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    two = map(str, words(tmp_path / "two", "--group_by_length"))
-    done = subprocess.run([*launch, *two], capture_output=True, text=True, cwd=REPOSITORY)
-    assert done.returncode == 0, done.stderr
-    assert furthest(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-5

@@ -5,15 +5,12 @@
 3. Through the script: the same tuning but for rounding; without the flag nothing changes.
 """
 
-import subprocess
-import sys
 from contextlib import nullcontext
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from tests.conftest import REPOSITORY
 from tests.support.models import FAMILIES, make_family
 from tests.support.tuned import furthest, read, weights
 from tlrec.data.records import read_records
@@ -131,21 +128,6 @@ def test_length(rows, length):
     assert shared_prefix.shared_length(ids) == length
 
 
-def test_what_the_model_gets():
-    ids = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 6, 7, 8]])
-    inputs, places = shared_prefix.shared(ids, 2)
-    assert inputs["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
-    assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 2, 3, 4]]
-    assert inputs["attention_mask"].int().tolist() == [[[[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]]]
-    assert places.tolist() == [[0, 1, 2, 3, 4], [0, 1, 5, 6, 7]]
-
-
-def test_each_token_and_target_once():
-    places, targets = torch.tensor([0, 0, 1, 0, 1]), torch.tensor([5, 5, 6, 7, 6])
-    read, once, weights = shared_prefix.once(places, targets, torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]))
-    assert (read.tolist(), once.tolist(), weights.tolist()) == ([0, 0, 1], [5, 7, 6], [3.0, 8.0, 20.0])
-
-
 def test_through_the_script(instruct, tmp_path):
     found = {}
     for name, flags in {"plain": [], "sharing": ["--share_prefix"]}.items():
@@ -156,14 +138,3 @@ def test_through_the_script(instruct, tmp_path):
         found[name] = weights(tmp_path / name)
     assert 0 < furthest(found["sharing"], found["plain"]) < 1e-4
     assert max(tensor.abs().max() for tensor in found["plain"].values()) > 0.01
-
-
-@pytest.mark.slow
-def test_two_processes(instruct, stage_words, tmp_path):
-    words = map(str, stage_words(tmp_path / "two", *QUICKLY, "--share_prefix"))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launch, *words], capture_output=True, text=True, cwd=REPOSITORY)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("shared prefix: ") == 1
-    assert instruct(tmp_path / "plain", *QUICKLY)[0] == 0
-    assert furthest(weights(tmp_path / "two"), weights(tmp_path / "plain")) < 1e-4

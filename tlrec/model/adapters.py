@@ -182,7 +182,6 @@ def save_adapter(model, folder):
         if set(saved) != set(live) or not all(torch.equal(saved[name], live[name].cpu()) for name in live):
             raise RuntimeError(f"{folder}: the adapter on disk differs from the one in memory")
         for name in (adapter_weights(temporary).name, ADAPTER_CONFIG):
-            (Path(temporary) / name).chmod(
-                0o644
-            )  # safetensors' files are readable by their owner only; labs share adapters
+            # safetensors' files are readable by their owner only; labs share adapters
+            (Path(temporary) / name).chmod(0o644)
             os.replace(Path(temporary) / name, folder / name)

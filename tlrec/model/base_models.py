@@ -73,14 +73,10 @@ def resolve_dtype(name, device, base_model=None, trust_remote_code=False):
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cpu":
-        large = (
-            base_model is not None
-            and multiplies_bfloat16()
-            and (
-                sum(parameter.numel() for parameter in skeleton_of(base_model, trust_remote_code).parameters()) >= LARGE
-            )
-        )
-        return torch.bfloat16 if large else torch.float32
+        if base_model is None or not multiplies_bfloat16():
+            return torch.float32
+        parameters = skeleton_of(base_model, trust_remote_code).parameters()
+        return torch.bfloat16 if sum(parameter.numel() for parameter in parameters) >= LARGE else torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 

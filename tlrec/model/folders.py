@@ -94,9 +94,7 @@ def adapter_folder(name, flag):
     from huggingface_hub import snapshot_download  # not at the top, so that --help is quick
 
     try:
-        return snapshot_download(
-            name, allow_patterns=["adapter_config.json", "adapter_model.*", FRAME_FILE, "run.json"]
-        )
+        return snapshot_download(name, allow_patterns=[ADAPTER_CONFIG, "adapter_model.*", FRAME_FILE, "run.json"])
     except Exception as error:  # of the network, the hub or its client
         raise InputError(
             f"{flag} {name}: no such folder here, and it cannot be fetched from the hub: {first_line(error)}"

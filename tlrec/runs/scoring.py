@@ -19,9 +19,8 @@ def scoring_of(*folders):
         if folder and (Path(folder) / RUN).exists():
             found = read_run(folder).get("scoring") or {}
             if (frame := Path(folder) / FRAME_FILE).exists():
-                found = found | {
-                    "frame": str(frame)
-                }  # the text that it was tuned with, whatever has become of its name
+                # the text that it was tuned with, whatever has become of its name
+                found = found | {"frame": str(frame)}
             if found := {name: found[name] for name in SCORING if found.get(name) not in (None, "auto")}:
                 return found
     return {}

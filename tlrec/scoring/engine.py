@@ -111,10 +111,7 @@ class Engine:
     def answer_log_p(self, hidden, rows, places):
         """(n, 2) float64: log-probabilities of Yes and No (nats), predicted from each hidden[rows[i], places[i]]."""
         at_answer = hidden[torch.tensor(rows, device=self.device), torch.tensor(places, device=self.device)]
-        chosen = [
-            self.head(part).float().log_softmax(-1)[:, self.answer_ids]
-            for part in at_answer.split(self.positions_at_once)
-        ]
+        chosen = [logits.log_softmax(-1)[:, self.answer_ids] for logits in self._logits(at_answer)]
         return torch.cat(chosen).double().cpu().numpy()
 
     def nll(self, hidden, targets):
@@ -123,9 +120,7 @@ class Engine:
         A scalar tensor in float64, not a number, which would have to wait for the GPU.
         """
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        for start in range(0, len(targets), self.positions_at_once):
-            logits = self.head(hidden[start : start + self.positions_at_once]).float()
-            some = targets[start : start + self.positions_at_once]
+        for logits, some in zip(self._logits(hidden), targets.split(self.positions_at_once)):
             total += torch.nn.functional.cross_entropy(logits, some, reduction="sum")
         return total
 
@@ -133,12 +128,16 @@ class Engine:
         """Log-probability (nats, float64) of each of `targets` (n,) given `hidden` (n, width), and whether it is the
         most probable token; (n,) both."""
         log_p, best = [], []
-        for start in range(0, len(targets), self.positions_at_once):
-            every = self.head(hidden[start : start + self.positions_at_once]).float().log_softmax(-1)
-            some = targets[start : start + self.positions_at_once]
+        for logits, some in zip(self._logits(hidden), targets.split(self.positions_at_once)):
+            every = logits.log_softmax(-1)
             log_p.append(every.gather(-1, some[:, None])[:, 0].double())
             best.append(every.argmax(-1) == some)
         return torch.cat(log_p), torch.cat(best)
+
+    def _logits(self, hidden):
+        """Yield float32 logits of hidden states (n, width), of a few positions at a time."""
+        for part in hidden.split(self.positions_at_once):
+            yield self.head(part).float()
 
 
 def _default_budget(model):
