@@ -27,35 +27,21 @@ def gpu_in_the_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(base_models, "gpu_devices", lambda: found)
 
 
-def say(monkeypatch, built_for, error):
-    """torch was built for that CUDA, and says `error` when it looks for a GPU."""
-
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+@pytest.mark.parametrize(
+    "built_for, error, message",
+    [
+        (None, "Torch not compiled with CUDA", r"this build of torch \(\S+\) has no CUDA; install another build"),
+        ("13.0", TOO_OLD, "The NVIDIA driver .* is too old .* Or install a build of torch for an older CUDA"),
+        ("13.0", "No CUDA GPUs are available", "there is no such GPU here; check CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used(name, built_for, error, message, gpu_in_the_machine, monkeypatch):
     def init():
         raise RuntimeError(error)
 
     monkeypatch.setattr(torch.version, "cuda", built_for)
     monkeypatch.setattr(torch.cuda, "init", init)
-
-
-@pytest.mark.parametrize("name", ["auto", "cuda"])
-@pytest.mark.parametrize(
-    "built_for, error, message",
-    [
-        (
-            None,
-            "Torch not compiled with CUDA enabled",
-            r"this build of torch \(\S+\) has no CUDA; install another build",
-        ),
-        (
-            "13.0",
-            TOO_OLD,
-            "The NVIDIA driver on your system is too old .* Or install a build of torch for an older CUDA",
-        ),
-        ("13.0", "No CUDA GPUs are available", "there is no such GPU here; check CUDA_VISIBLE_DEVICES"),
-    ],
-)
-def test_a_gpu_that_cannot_be_used(name, built_for, error, message, gpu_in_the_machine, monkeypatch):
-    say(monkeypatch, built_for, error)
     with pytest.raises(InputError, match=f"^--device {name}: {message}.*; or give --device cpu$"):
         base_models.resolve_device(name)
     assert base_models.resolve_device("cpu").type == "cpu"

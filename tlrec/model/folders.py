@@ -156,20 +156,15 @@ def check_same_lora(config, path, flag, lora_r, lora_alpha, lora_target_modules)
 
     `lora_target_modules` ["all-linear"] depends on the architecture, and is compared later, once it is known.
     """
-    asked = {"r": ("--lora_r", lora_r), "lora_alpha": ("--lora_alpha", lora_alpha)}
-    for key, (name, value) in asked.items():
-        if value is not None and config.get(key) != value:
-            raise InputError(
-                f"{flag} {path}: the adapter has {key} {config.get(key)}, this run asks for {value}; "
-                f"give {name} {config.get(key)} or another start adapter"
-            )
     targets = config.get("target_modules")
-    if (
-        lora_target_modules not in (None, ["all-linear"])
-        and isinstance(targets, list)
-        and set(targets) != set(lora_target_modules)
-    ):
-        raise InputError(
-            f"{flag} {path}: the adapter has target modules {' '.join(sorted(targets))}, this run asks for "
-            f"{' '.join(sorted(lora_target_modules))}; give --lora_target_modules {' '.join(sorted(targets))}"
-        )
+    asked = [("r", config.get("r"), "--lora_r", lora_r)]
+    asked += [("lora_alpha", config.get("lora_alpha"), "--lora_alpha", lora_alpha)]
+    if isinstance(targets, list) and lora_target_modules not in (None, ["all-linear"]):
+        has, wanted = (" ".join(sorted(set(names))) for names in (targets, lora_target_modules))
+        asked += [("target modules", has, "--lora_target_modules", wanted)]
+    for name, has, option, wanted in asked:
+        if wanted is not None and wanted != has:
+            raise InputError(
+                f"{flag} {path}: the adapter has {name} {has}, this run asks for {wanted}; give {option} {has} or "
+                "another start adapter"
+            )
