@@ -16,6 +16,7 @@ from tlrec.data.preferences import parse_input
 from tlrec.data.preparation import FILES
 from tlrec.data.published import git_blob_sha1
 from tlrec.data.records import read_records
+from tlrec.errors import InputError
 
 
 @pytest.mark.slow
@@ -87,30 +88,18 @@ def test_movie(movie, tmp_path):
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        (
-            "u.data",
-            None,
-            None,
-            "{folder}: holds u.item, not what --format movielens has: u.data with u.item or ratings.dat with "
-            "movies.dat or ratings.csv* with movies.csv*",
-        ),
-        (
-            "u.item",
-            None,
-            None,
-            "{folder}/u.data: ratings of movielens, but no titles beside them; give --items FILE (u.item)",
-        ),
-        ("u.item", "|", ";", "{path}: line 1: expected item, title and '|' between them, found 1 field(s)"),
-        ("u.data", "5\t2\t4\t300", "5\t2\t4\t300\t9", "{path}: line 2: expected 4 fields, found 5"),
-        ("u.data", "7\t2\t1\t99", "7\t2\t1\t2005-01-01", "{path}: line 3: timestamp '2005-01-01' is not a number"),
+        ("u.data", None, None, ": holds u.item, not what --format movielens has: u.data with u.item or ratings.dat"),
+        ("u.item", None, None, "/u.data: ratings of movielens, but no titles beside them; give --items FILE (u.item)"),
+        ("u.item", "|", ";", "/u.item: line 1: expected item, title and '|' between them, found 1 field(s)"),
+        ("u.data", "5\t2\t4\t300", "5\t2\t4\t300\t9", "/u.data: line 2: expected 4 fields, found 5"),
+        ("u.data", "7\t2\t1\t99", "7\t2\t1\t2005-01-01", "/u.data: line 3: timestamp '2005-01-01' is not a number"),
     ],
 )
 def test_bad_raw_files(name, old, new, message, movie, tmp_path):
     spoil(movie / name, old, new, encoding="latin-1")
-    message = message.format(path=movie / name, folder=movie)
-    expect_error(
-        lambda: prepare("movie", movie, tmp_path / "out", "--ratio", "1:1:1", "--history", 1), message, tmp_path / "out"
-    )
+    with pytest.raises(InputError) as error:
+        prepare("movie", movie, tmp_path / "out")
+    assert str(error.value).startswith(f"{movie}{message}") and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
