@@ -2,52 +2,36 @@
 
 import hashlib
 import io
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.support.hostile import serving
 from tests.support.preparation import U_DATA, U_ITEM, inputs_and_outputs, prepare, run
 from tlrec.errors import InputError
 
 
-class Server(ThreadingHTTPServer):
-    """Serves one archive on the loopback address."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        archive = io.BytesIO()
-        with zipfile.ZipFile(archive, "w") as file:
-            file.writestr("ml-100k/u.data", U_DATA)
-            file.writestr("ml-100k/u.item", U_ITEM.encode("latin-1"))
-            file.writestr("ml-100k/../../evil", "outside")
-        self.content, self.asked = archive.getvalue(), 0
-        self.url = f"http://127.0.0.1:{self.server_port}/ml-100k.zip"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.asked += 1
-        if not self.path.endswith("ml-100k.zip"):
-            return self.send_error(404)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.server.content)))
-        self.end_headers()
-        self.wfile.write(self.server.content)
-
-    def log_message(self, *_):
-        pass
+def zipped(files):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return archive.getvalue()
 
 
 @pytest.fixture
 def server(monkeypatch):
+    """Serves the archive `content` on the loopback address."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    server = Server()
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+
+    def answer(request):
+        found = request.path.endswith("ml-100k.zip")
+        request.reply(server.content if found else b"", 200 if found else 404)
+
+    with serving(answer) as server:
+        names = {"ml-100k/u.data": U_DATA, "ml-100k/u.item": U_ITEM.encode("latin-1"), "ml-100k/../../evil": "outside"}
+        server.content, server.url = zipped(names), f"{server.url}/ml-100k.zip"
+        yield server
 
 
 def download(server, tmp_path, *flags, url=None):
@@ -61,7 +45,7 @@ def test_download_once(server, movie, tmp_path):
     prepare("movie", movie, tmp_path / "by_hand", "--history", 2, "--ratio", "2:1:1")
     assert inputs_and_outputs(tmp_path / "out") == inputs_and_outputs(tmp_path / "by_hand")
     download(server, tmp_path, "--overwrite")
-    assert server.asked == 1
+    assert len(server.requests) == 1
     assert not (tmp_path / "evil").exists() and not (tmp_path.parent / "evil").exists()
 
 
@@ -88,9 +72,6 @@ def test_archives_without_the_files(server, tmp_path):
     server.content = b"<html>moved</html>"
     with pytest.raises(InputError, match="ml-100k.zip: not a zip archive"):
         download(server, tmp_path)
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("readme", "")
-    server.content = archive.getvalue()
+    server.content = zipped({"readme": ""})
     with pytest.raises(InputError, match="ml-100k.zip: u.data is not in it"):
         download(server, tmp_path)

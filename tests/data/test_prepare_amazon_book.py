@@ -9,6 +9,7 @@ import json
 import pytest
 
 from tests.support.preparation import expect_error, inputs_and_outputs, prepare, rows, spoil, wording
+from tlrec.data.sources import find
 
 REVIEWS = '''Id,Title,Price,User_id,profileName,review/helpfulness,review/score,review/time,review/summary,review/text
 I1,"War, and ""Peace""",,u1,Ann,1/1,5.0,1000,good,"long, text"
@@ -20,6 +21,7 @@ I5,Unknown,,u1,Ann,1/1,5.0,1500,,not among the books
 I2,Ulysses,,,,1/1,5.0,1500,,no user
 I6,Guide,,u1,Ann,1/1,5.0,2000,,
 I6,Guide,,u2,Bob,1/1,1.0,50,,
+I8,None,,u2,Bob,1/1,5.0,65,,to pandas an empty field
 I1,"War, and ""Peace""",,u2,Bob,1/1,5.0,70,,
 I7,Ulysses,,u2,Bob,1/1,5.0,60,another edition,
 '''
@@ -43,6 +45,7 @@ def amazon(tmp_path):
 
 
 def test_amazon_book(amazon, tmp_path, capsys):
+    assert find(amazon).form.name == "amazon-books"
     prepare("amazon-book", amazon, tmp_path / "out", "--history", 1, "--ratio", "2:1:1")
     peace = '"War, and "Peace"" written by Leo Tolstoy'
     ulysses = '"Ulysses" written by James Joyce'
@@ -69,7 +72,7 @@ def test_amazon_book(amazon, tmp_path, capsys):
         "6 ratings of 4 items by 2 users",
         "left out: 1 books of books_data.csv with the title of another",
         "left out: 1 further reviews of the same title by the same user",
-        "left out: 1 reviews with an empty field (most: no user)",
+        "left out: 2 reviews with an empty field (most: no user)",
         "left out: 1 reviews of titles that are not in books_data.csv",
         "left out: 2 reviews of books without author or year",
     ]

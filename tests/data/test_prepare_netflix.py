@@ -7,6 +7,7 @@
 import pytest
 
 from tests.support.preparation import expect_error, inputs_and_outputs, prepare, rows, spoil, wording
+from tlrec.data.sources import find
 
 COMBINED = """1:
 10,3,2005-01-02
@@ -36,6 +37,7 @@ def netflix(tmp_path):
 
 
 def test_netflix(netflix, tmp_path):
+    assert find(netflix).form.name == "netflix"
     prepare("netflix", netflix, tmp_path / "out", "--history", 1, "--ratio", "3:1:1")
     planet, cafe, side = '"Dinosaurs Planets and More (2003)"', '"Café"', '"The "B" Side (1999)"'
     # user 10: 2 1 3; user 11: 1 3; user 12: 3 2 1
@@ -74,6 +76,7 @@ EXPECTED = "expected user,rating,date or 'film:', found"
         ("12,1,2005", "12,x,2005", f"line 7: {EXPECTED} '12,x,2005-02-01'"),
         ("12,1,2005", "12,300,2005", f"line 7: {EXPECTED} '12,300,2005-02-01'"),
         ("12,1,2005-02-01", "12,1,1.2.2005", f"line 7: {EXPECTED} '12,1,1.2.2005'"),
+        ("12,1,2005-02-01", "12,1,2005", f"line 7: {EXPECTED} '12,1,2005'"),
         (",", ";", f"line 2: {EXPECTED} '10;3;2005-01-02'"),
         ("12,1,2005", "12,1,1,2005", f"line 7: {EXPECTED} '12,1,1,2005-02-01'"),
         (COMBINED.partition("\n")[2], "", "line 1: film 1 has a header, but no ratings"),

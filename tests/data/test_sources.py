@@ -1,4 +1,5 @@
-"""Every form of ratings that rec_data/README.md lists: tlrec/data/sources, prepare_data.py --format.
+"""Every form of ratings that rec_data/README.md lists: tlrec/data/sources, prepare_data.py --format. Those of Book-Crossing,
+Netflix and Amazon Books, which have flaws of their own, have tests of their own (test_prepare_*).
 
 1. One small world, written by hand in each form with its quirks, gives the records of the plain definition, which is computed
    here; the form is recognised from names and first lines, and may be forced.
@@ -7,7 +8,6 @@
 4. What is not there, or of no known form, is one line.
 """
 
-import datetime
 import gzip
 import json
 
@@ -203,36 +203,6 @@ def test_products(tmp_path, capsys, make):
     titles.unlink()
     with pytest.raises(InputError, match=f"ratings of {form}, but no titles beside them; give --items FILE .meta_"):
         run("--raw", ratings, "--output", tmp_path / "none", *FLAGS)
-
-
-def test_netflix(tmp_path):
-    """Ratings stand by film, and times are dates."""
-    films = {}
-    for user, item, rating, time in WORLD:
-        day = datetime.date(2004, 1, 1) + datetime.timedelta(int(time) - 999_999_980)
-        films.setdefault(item, []).append((user, item, rating, day.isoformat()))
-    lines = [f"{item}:\n" + "".join(f"{u},{r},{day}\n" for u, _, r, day in rated) for item, rated in films.items()]
-    (tmp_path / "combined_data_1.txt").write_text("".join(lines))
-    titles = "".join(f"{n},{1990 + int(n)},{title}\n" for n, title, _ in MOVIES)
-    (tmp_path / "movie_titles.csv").write_text(titles, encoding="utf-8")
-    run("--raw", tmp_path, "--output", tmp_path / "out", *FLAGS)
-    ratings = [(u, i, r, day.replace("-", "")) for rated in films.values() for u, i, r, day in rated]
-    names = {n: f'"{title.strip()} ({1990 + int(n)})"' for n, title, _ in MOVIES}
-    assert written(tmp_path / "out") == expected(ratings, names, "movie")
-
-
-def test_amazon_books(tmp_path, capsys):
-    """Books called None are without a title in this source."""
-    header = "Id,Title,Price,User_id,profileName,review/score,review/time,review/text\n"
-    lines = [(i, TITLES[int(i) - 1], "", u, "x", f"{r}.0", t, 'a "text", long') for u, i, r, t in WORLD]
-    (tmp_path / "Books_rating.csv").write_text(header + delimited(lines))
-    books = delimited([(title, "", f"['A{n}', 'B']", "1999") for n, title, _ in MOVIES])
-    (tmp_path / "books_data.csv").write_text("Title,description,authors,publishedDate\n" + books)
-    run("--raw", tmp_path, "--output", tmp_path / "out", *FLAGS)
-    kept = [row for row in WORLD if TITLES[int(row[1]) - 1] != "None"]
-    names = {n: f"{name} written by A{n}', 'B" for n, name in PLAIN.items()}
-    assert written(tmp_path / "out") == expected(kept, names, "book")
-    assert f"left out: {len(WORLD) - len(kept)} reviews with an empty field" in capsys.readouterr().out
 
 
 # -------------------------------------------------------------------------------------------------------- 3. tables

@@ -166,29 +166,3 @@ def test_damaged_sources(tmp_path_factory, form, domain, files, damage, which):
     source, _ = said(folder, lambda: read(folder, form=form, domain=domain))
     if source:
         assert 0 < len(source.ratings) <= sum((folder / file).read_bytes().count(b"\n") + 1 for file in files)
-
-
-@pytest.mark.parametrize(
-    ("ratings", "titles", "told"),
-    [
-        (
-            b"1:\n7,3,2005\n",
-            None,
-            ": line 2: expected user,rating,date or 'film:', found '7,3,2005'",
-        ),  # a number to pandas
-        (b"1:\n7,3,2005-01-01\n7,300,2005-01-01\n8,3,2005-01-01\n", None, ": line 3: expected user,rating,date or "),
-        (b"1:\n" + b"9" * 5000 + b":\n", None, ": line 2: expected user,rating,date or 'film:', found '999"),
-        (b"1:\n7,3,2005-01-01\n", b"9" * 5000 + b",2003,A\n", ": line 1: expected id,year,title, found '999"),
-        (b"1:\n2:\n7,3,2005-01-01", None, ": line 1: film 1 has a header, but no ratings"),
-        (b"1:\n7,3,2005-01-01\n8,4,2005-01-02", None, None),  # without a line break at its end
-    ],
-)
-def test_odd_netflix_files(folder, ratings, titles, told):
-    (folder / "combined_data_1.txt").write_bytes(ratings)
-    (folder / "movie_titles.csv").write_bytes(titles or NETFLIX["movie_titles.csv"])
-    files = folder / "combined_data_1.txt", folder / "movie_titles.csv"
-    source, message = said(folder, lambda: read(*files, form="netflix", domain="netflix"))
-    if told:
-        assert told in message
-    else:
-        assert source.ratings[["user", "item", "rating"]].values.tolist() == [["7", 1, 3], ["8", 1, 4]]
