@@ -11,9 +11,10 @@ import random
 import pandas as pd
 import pytest
 
-from tests.support.preparation import expect_error, inputs_and_outputs, prepare, rows, run, wording
+from tests.support.preparation import inputs_and_outputs, prepare, rows, run, wording
 from tlrec.data.preferences import Item, parse_input
 from tlrec.data.records import read_records
+from tlrec.errors import InputError
 
 
 @pytest.mark.slow
@@ -68,45 +69,20 @@ def book(tmp_path):
     return raw
 
 
-def shuffled(*items):
-    """What seed 42 makes of four ratings: a constant of Python's generator, written out."""
-    a, b, c, d = items
-    return [c, b, d, a]
-
-
 def test_book_original_dump(book, tmp_path, capsys):
     prepare("book", book, tmp_path / "out", "--ratio", "1:1:1")
-    saeulen, real, creatures, ab, seven = (
-        f'"{title}" written by {author}'
-        for title, author in [
-            ("Säulen &amp; Türme", "Ken"),
-            ('The \\Real\\" Thing"', "Ann"),
-            ("Creatures, Great", "Jim"),
-            ("A; B", "Sem"),
-            ("Seven", "S"),
-        ]
-    )
+    towers, real = '"Säulen &amp; Türme" written by Ken', '"The \\Real\\" Thing"" written by Ann'
+    creatures, ab, seven = '"Creatures, Great" written by Jim', '"A; B" written by Sem', '"Seven" written by S'
     by_user = {}
     for split in ("train", "valid", "test"):
         records = read_records(tmp_path / "out" / f"{split}.json")
         for record, row in zip(records, rows(tmp_path / "out" / f"{split}.csv")[1:]):
             by_user[row[0]] = (record["input"], record["output"])
-    users = {
-        "8": shuffled((saeulen, 1), (real, 0), (ab, 1), (seven, 0)),  # the 0 of book 03 is left out
-        "7": shuffled((saeulen, 1), (real, 1), (creatures, 0), (ab, 1)),
-        "6": shuffled((seven, 1), (ab, 1), (creatures, 1), (saeulen, 1)),
-    }
+    # What seed 42 makes of four ratings a b c d is c b d a, a constant of Python's generator
     assert by_user == {
-        user: (
-            wording(
-                ", ".join(item for item, liked in history if liked),
-                ", ".join(item for item, liked in history if not liked),
-                f'"{target}"',
-                "book",
-            ),
-            "Yes." if liked else "No.",
-        )
-        for user, (*history, (target, liked)) in users.items()
+        "8": (wording(ab, f"{real}, {seven}", f'"{towers}"', "book"), "Yes."),  # the 0 of book 03 is left out
+        "7": (wording(f"{real}, {ab}", creatures, f'"{towers}"', "book"), "Yes."),
+        "6": (wording(f"{creatures}, {ab}, {towers}", "", f'"{seven}"', "book"), "Yes."),
     }
     expected_users = ["8", "7", "6"]
     random.Random(0).shuffle(expected_users)
@@ -181,13 +157,11 @@ def test_kaggles_copy_with_shifted_rows(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (
-            ["--last", "5"],
-            "--last belongs to --domain movie and netflix and amazon-book and custom; book has no such setting",
-        ),
+        (["--last", "5"], "--last belongs to --domain movie and netflix and amazon-book and custom; book has no such"),
         (["--min_ratings", "1"], "--min_ratings 1: a history and a target take at least 2"),
         (["--min_ratings", "6"], "no user has 6 ratings or more, so there is no record; give a smaller --min_ratings"),
     ],
 )
 def test_settings_that_do_not_fit(flags, message, book, tmp_path):
-    expect_error(lambda: prepare("book", book, tmp_path / "out", *flags), message, tmp_path / "out")
+    with pytest.raises(InputError, match=message):
+        prepare("book", book, tmp_path / "out", *flags)

@@ -1,7 +1,7 @@
 """Validation users out of source records: instruction_data/split_users.py.
 
 1. No user is in both files, every row is in one of them, in the order of the file; the record says what made them.
-2. The same seed gives the same bytes, another one other users; several files are joined.
+2. The same seed draws the same users, another one others; several files are joined.
 3. What existed stays, and what cannot be split is one line; then nothing is written.
 4. Published source rows: no user in both.
 """
@@ -66,54 +66,35 @@ def test_no_user_is_in_both_files(source, tmp_path, run_script):
     assert f"train {len(train):6} records" in out and "no user is in both, 0 rows are" in out
 
 
-def test_the_seed_draws_the_users(source, tmp_path, run_script):
-    digests = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        split(run_script, source, "--output", tmp_path / name, "--valid_rows", 70, "--seed", seed)
-        digests.append([sha256(tmp_path / name / f"{part}.json") for part in ("train", "valid")])
-    assert digests[0] == digests[1] and digests[0][1] != digests[2][1]
-
-
-def test_several_files_are_joined(source, tmp_path, run_script):
-    other = tmp_path / "other.json"
+def test_several_files_are_joined_and_the_seed_draws_the_users(source, tmp_path, run_script):
+    other, drawn = tmp_path / "other.json", []
     write_records(other, list(windows("other", 9, random.Random(1))))
-    split(run_script, source, other, "--output", tmp_path / "joined", "--valid_rows", 70)
-    parts = [read_records(tmp_path / "joined" / f"{name}.json") for name in ("train", "valid")]
-    inputs = sorted(record["input"] for part in parts for record in part)
-    assert inputs == sorted(record["input"] for record in read_records(source) + read_records(other))
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        split(run_script, source, other, "--output", tmp_path / name, "--valid_rows", 70, "--seed", seed)
+        parts = [read_records(tmp_path / name / f"{part}.json") for part in ("train", "valid")]
+        inputs = sorted(record["input"] for part in parts for record in part)
+        assert inputs == sorted(record["input"] for record in read_records(source) + read_records(other))
+        drawn.append(parts[1])
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 @pytest.mark.parametrize(
-    "flags, message",
+    ("rows", "flags", "message"),
     [
-        (["--valid_rows", "0"], "--valid_rows 0: give 1 to"),
-        (["--valid_rows", "99999"], "--valid_rows 99999: give 1 to"),
-        (["--seed", "-1"], "--seed -1: give 0 or more"),
+        (None, ["--valid_rows", "0"], "--valid_rows 0: give 1 to"),
+        (None, ["--valid_rows", "99999"], "--valid_rows 99999: give 1 to"),
+        (None, ["--seed", "-1"], "--seed -1: give 0 or more"),
+        (None, ["--output", "."], "--output .: exists, and nothing is overwritten"),
+        (list(windows("one", 9, random.Random(0))), ["--valid_rows", "8"], "1 users in 9 rows: valid would be empty"),
+        ([{"instruction": "Rank.", "input": "", "output": "1. Night"}], [], "holds instruction records"),
     ],
 )
-def test_flags_out_of_range(source, tmp_path, run_script, flags, message):
+def test_what_cannot_be_split(source, tmp_path, run_script, rows, flags, message):
+    if rows:
+        write_records(source, rows)
     status, _, err = run_script(SCRIPT, source, "--output", tmp_path / "new", *flags)
     assert status == 2 and message in err and err.count("\n") == 1
-    assert not (tmp_path / "new").exists()
-
-
-def test_what_existed_stays(source, tmp_path, run_script):
-    before = sha256(source)
-    status, _, err = run_script(SCRIPT, source, "--output", tmp_path)
-    assert status == 2 and "exists, and nothing is overwritten" in err
-    assert sha256(source) == before and [path.name for path in tmp_path.iterdir()] == ["train.json"]
-
-
-def test_one_user_cannot_be_split(tmp_path, run_script):
-    write_records(tmp_path / "one.json", list(windows("one", 9, random.Random(0))))
-    status, _, err = run_script(SCRIPT, tmp_path / "one.json", "--output", tmp_path / "new", "--valid_rows", 8)
-    assert status == 2 and "1 users in 9 rows: valid would be empty" in err and not (tmp_path / "new").exists()
-
-
-def test_instruction_records_have_no_users(tmp_path, run_script):
-    write_records(tmp_path / "cot.json", [{"instruction": "Rank.", "input": "", "output": "1. Night"}])
-    status, _, err = run_script(SCRIPT, tmp_path / "cot.json", "--output", tmp_path / "new")
-    assert status == 2 and "holds instruction records" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["train.json"]
 
 
 @pytest.mark.slow
