@@ -7,20 +7,18 @@
 """
 
 import json
-import subprocess
-import sys
-from pathlib import Path, PurePosixPath, PureWindowsPath
+import runpy
+from pathlib import PurePosixPath, PureWindowsPath
 
 import pytest
 
+from tlrec import check
 from tlrec.check import describe_lengths, main, short_names
 from tlrec.data.overlap import measure_overlap
 from tlrec.data.preferences import Item, Preference, build_record, read_checked
-from tlrec.data.records import FORM, write_records
+from tlrec.data.records import write_records
 from tlrec.errors import InputError
 from tlrec.model.prompts import load_frame
-
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 def record(likes, dislikes, target, liked):
@@ -99,13 +97,11 @@ def test_paths_of_any_kind_and_the_same_file_twice(folder, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("paths", "names"),
     [
-        (["a/b/train.json", "a/b/valid.json"], ["train.json", "valid.json"]),
         (["a/b/train.json", "a/c/train.json"], ["b/train.json", "c/train.json"]),
         (["/x/a.json", "rel.json"], ["/x/a.json", "rel.json"]),
         (["/x/y/a.json", "/x/b.json"], ["y/a.json", "b.json"]),
         (["/x/a.json"], ["a.json"]),
         (["C:/x/a.json", "D:/x/a.json", "b.json"], ["C:/x/a.json", "D:/x/a.json", "b.json"]),
-        (["C:/x/a.json", "C:/y/a.json"], ["x/a.json", "y/a.json"]),
         (["//host/share/x/a.json", "C:/x/b.json"], ["//host/share/x/a.json", "C:/x/b.json"]),
     ],
 )
@@ -125,13 +121,6 @@ def test_published_movie_splits_have_the_true_users(shared_data):
         ("train", "test", 0, 0),
         ("valid", "test", 0, 1),
     ]
-
-
-def test_instruction_records_have_free_answers(tmp_path, capsys):
-    path = tmp_path / "stage123.json"
-    write_records(path, [{"instruction": "Recommend.", "input": "", "output": f"1. a - {k % 2}"} for k in range(3)])
-    main([str(path)])
-    assert capsys.readouterr().out.splitlines() == [str(path), "  3 instruction records", "  repeated rows: 1"]
 
 
 class Words:
@@ -162,6 +151,13 @@ def test_lengths_count_prompt_answer_and_both_ends(folder):
     )
 
 
+def test_instruction_records_have_free_answers(tmp_path, capsys):
+    path = tmp_path / "stage123.json"
+    write_records(path, [{"instruction": "Recommend.", "input": "", "output": f"1. a - {k % 2}"} for k in range(3)])
+    main([str(path)])
+    assert capsys.readouterr().out.splitlines() == [str(path), "  3 instruction records", "  repeated rows: 1"]
+
+
 TEXT = {"instruction": "i", "input": "x"}
 
 
@@ -170,31 +166,25 @@ TEXT = {"instruction": "i", "input": "x"}
     [
         ([{**TEXT, "output": "Yes."}], "row 1: 'input' does not parse: expected 'User Preference"),
         ([record("a", "", "b", True), {**TEXT, "output": "Maybe"}], "row 2: 'output' must be 'Yes.' or 'No.'"),
-        ([record("a", "", "b", True), {"input": "x", "output": "No."}], "row 2: the field 'instruction' is missing"),
+        ([1], "row 1: a record is a JSON object, this is a int (1 of 1 rows)"),
     ],
 )
-def test_invalid_files(tmp_path, rows, message):
+def test_invalid_files(tmp_path, monkeypatch, capsys, rows, message):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(rows))
-    with pytest.raises(InputError) as error:
-        main([str(path)])
-    assert str(error.value).startswith(f"{path}: {message}")
+    monkeypatch.setattr("sys.argv", ["check", str(path)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(check.__file__, run_name="__main__")
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "") and err.startswith(f"error: {path}: {message}") and err.count("\n") == 1
 
 
 def test_paths_and_tokenizers_that_are_not_there(tmp_path, folder):
-    with pytest.raises(InputError, match="nowhere.json: no such file"):
-        main([str(tmp_path / "nowhere.json")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty: holds no train.json, valid.json or test.json"):
-        main([str(tmp_path / "empty")])
-    with pytest.raises(InputError, match="--tokenizer .*empty: no tokenizer there"):
-        main([str(folder), "--tokenizer", str(tmp_path / "empty")])
-
-
-def test_command_line(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text("[1]")
-    command = [sys.executable, "-m", "tlrec.check", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {path}: row 1: a record is a JSON object, this is a int (1 of 1 rows); {FORM}\n"
+    for arguments, message in (
+        ([tmp_path / "nowhere.json"], "nowhere.json: no such file"),
+        ([tmp_path / "empty"], "empty: holds no train.json, valid.json or test.json"),
+        ([folder, "--tokenizer", tmp_path / "empty"], "--tokenizer .*empty: no tokenizer there"),
+    ):
+        with pytest.raises(InputError, match=message):
+            main(list(map(str, arguments)))
