@@ -36,16 +36,16 @@ ITEMS = {
 
 def read(ratings, items, options, counts):
     """The columns are those of --columns, else those with a common name."""
-    given, frames = dict(options["columns"] or {}), []
+    given = dict(options["columns"] or {})
     found, separator = columns_of(ratings)
     columns = choose_columns(found, RATINGS, given, ratings)
-    beside = {} if items else choose_columns(found, ITEMS, given | {"item": columns["item"]}, ratings)
-    frame = read_columns(ratings, columns | beside, separator)
-    frames.append(frame[list(columns)])
-    if beside:
-        return frames[0], frame[list(beside)].drop_duplicates("item")
-    found, separator = columns_of(items)
-    return frames[0], read_columns(items, choose_columns(found, ITEMS, given, items), separator)
+    if items is None:
+        beside = choose_columns(found, ITEMS, given | {"item": columns["item"]}, ratings)
+        frame = read_columns(ratings, columns | beside, separator)
+        return frame[list(columns)], frame[list(beside)].drop_duplicates("item")
+    titles, its_separator = columns_of(items)
+    columns_of_items = choose_columns(titles, ITEMS, given, items)
+    return read_columns(ratings, columns, separator), read_columns(items, columns_of_items, its_separator)
 
 
 def has_titles(path):
