@@ -13,39 +13,42 @@ Writes <root_path>/cot_data/<data_name>/stage123.json for each of them, and <roo
 """
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
+
+from typing_extensions import TypedDict  # pydantic takes this one
 
 from tlrec.cot.answers import ASKED_FOR, FEATURED, parse_list, parse_recommendations
 from tlrec.cot.samples import fill, without_marker
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import read_json, sha256, write_json
+from tlrec.files import parse_json, read_bytes, read_json, sha256, validate, write_json
 from tlrec.model.prompts import FRAME_NAMES, load_frame
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 INSTRUCTION = Path(__file__).resolve().parent / "prompts" / "instruction.txt"
-COUNT, TEXT, TEXTS = "a whole number", "a text", "a list of texts"
-FIELDS = {
-    "PID": COUNT,
-    "Input_1": TEXT,
-    "Input_2": TEXT,
-    "Input_3": TEXT,
-    "Predictions_1": TEXT,
-    "Predictions_2": TEXT,
-    "Predictions": TEXT,
-    "Hit": COUNT,
-    "Hit_substring": COUNT,
-    "Kind": TEXT,
-    "History": TEXTS,
-    "Candidates": TEXTS,
-    "Models": TEXTS,
-}
 OUTPUTS = {
     "stage1": ("Input_1", "Predictions_1"),
     "stage12": ("Input_2", "Predictions_2"),
     "stage123": ("Input_3", "Predictions"),
 }
+
+
+class Row(TypedDict):
+    """What is needed of a row of three_stages.json."""
+
+    PID: int
+    Input_1: str
+    Input_2: str
+    Input_3: str
+    Predictions_1: str
+    Predictions_2: str
+    Predictions: str
+    Hit: int
+    Hit_substring: int
+    Kind: str
+    History: list[str]
+    Candidates: list[str]
+    Models: list[str]
 
 
 def parse_arguments():
@@ -73,31 +76,12 @@ def parse_arguments():
 
 def read_samples(path):
     """The rows of a three_stages.json; InputError if it is not one of ours."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; bash shell/generate_cot_data.sh makes it") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
+    if not path.exists():
+        raise InputError(f"{path}: no such file; bash shell/generate_cot_data.sh makes it")
+    rows = parse_json(read_bytes(path), path)
     if not isinstance(rows, list):
         raise InputError(f"{path}: expected a JSON array, found a {type(rows).__name__}")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise InputError(f"{path}: row {number}: expected an object, found {json.dumps(row):.40}")
-        for field, form in FIELDS.items():
-            if field not in row:
-                raise InputError(f"{path}: row {number}: the field {field!r} is missing; generate_data.py writes it")
-            if not has_form(row[field], form):
-                raise InputError(f"{path}: row {number}: {field!r} must be {form}, found {json.dumps(row[field]):.40}")
-    return rows
-
-
-def has_form(value, form):
-    """Whether a field is what FIELDS says. Half a character (a lone surrogate) is not text: no tokenizer takes it."""
-    if form == COUNT:
-        return type(value) is int
-    texts = value if form == TEXTS and isinstance(value, list) else [value] if form == TEXT else [None]
-    return all(isinstance(text, str) and text.encode(errors="replace").decode() == text for text in texts)
+    return [validate(row, Row, f"{path}: row {number}") for number, row in enumerate(rows, start=1)]
 
 
 def format_break(sample):
@@ -248,26 +232,21 @@ def measure(name, records, base_model, args):
     if not args.base_model and not base_model.exists():
         print(f"token limit: not checked, there is no tokenizer at {base_model}; give --base_model")
         return {}
-    exceeding = {}
-    for stage, rows in records.items():
-        cut, left_out = count_long(rows, base_model, args)
-        exceeding[stage] = cut + left_out
-        print(
-            f"{name}, {stage}: {cut + left_out} of {len(rows)} exceed --cutoff_len {args.cutoff_len}: the tuner "
-            f"cuts the prompt of {cut} and leaves out {left_out} whose answer alone is too long"
-        )
-    return exceeding
-
-
-def count_long(records, base_model, args):
-    """(records whose prompt the tuner cuts, records that it leaves out)."""
     from tlrec.model import base_models
     from tlrec.model.tokenization import RecordTokenizer
 
     tokenizer = base_models.load_tokenizer(base_model)
     tokenizer.model_max_length = 10**9  # long records are counted here, so no warning is needed
-    examples = RecordTokenizer(tokenizer, load_frame(args.prompt_frame, tokenizer), args.cutoff_len).examples(records)
-    return examples.truncated, len(examples.dropped)
+    encoder = RecordTokenizer(tokenizer, load_frame(args.prompt_frame, tokenizer), args.cutoff_len)
+    exceeding = {}
+    for stage, rows in records.items():
+        examples = encoder.examples(rows)
+        exceeding[stage] = examples.truncated + len(examples.dropped)
+        print(
+            f"{name}, {stage}: {exceeding[stage]} of {len(rows)} exceed --cutoff_len {args.cutoff_len}: the tuner cuts "
+            f"the prompt of {examples.truncated} and leaves out {len(examples.dropped)} whose answer alone is too long"
+        )
+    return exceeding
 
 
 if __name__ == "__main__":

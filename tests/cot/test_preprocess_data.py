@@ -204,15 +204,15 @@ def test_what_it_was_made_of(preprocess, tmp_path):
     ("content", "told"),
     [
         (None, "no three_stages.json in its folders; bash shell/generate_cot_data.sh makes them"),
-        ("{", "not JSON"),
+        ("{", "three_stages.json: damaged: "),
         ("{}", "expected a JSON array"),
-        (json.dumps([sample(1), {"PID": 2}]), "row 2: the field 'Input_1' is missing"),
+        (json.dumps([sample(1), {"PID": 2}]), "row 2: the key 'Input_1' is missing"),
         (json.dumps([sample(1, Hit=0)]), "no sample is left to learn from"),
-        (json.dumps([sample(1), sample(2, Predictions=None)]), "row 2: 'Predictions' must be a text, found null"),
-        (json.dumps([sample(1, Predictions="\ud800")]), "row 1: 'Predictions' must be a text, found \"\\ud800\""),
-        (json.dumps([sample(1, PID="1")]), "row 1: 'PID' must be a whole number, found \"1\""),
-        (json.dumps([sample(1, Models=[None])]), "row 1: 'Models' must be a list of texts, found [null]"),
-        ("[" * 100_000, "not JSON"),
+        (json.dumps([sample(1), sample(2, Predictions=None)]), "row 2: 'Predictions': should be a valid string"),
+        (json.dumps([sample(1, Predictions="\ud800")]), "three_stages.json: damaged: "),
+        (json.dumps([sample(1, PID="1")]), "row 1: 'PID': should be a valid integer"),
+        (json.dumps([sample(1, Models=[None])]), "row 1: 'Models.0': should be a valid string"),
+        ("[" * 100_000, "three_stages.json: damaged: "),
     ],
 )
 def test_mistakes(preprocess, tmp_path, content, told):
