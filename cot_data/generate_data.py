@@ -16,6 +16,7 @@ import argparse
 import math
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 
 from tlrec.cot.samples import STAGES, Sample, estimate_tokens, fill, liked_rows, read_source, read_templates
@@ -91,11 +92,6 @@ def check_arguments(args):
         raise InputError("--max_cost needs --price_in and --price_out")
 
 
-def below(root, path):
-    """`path` below `root`, even if it begins with a slash."""
-    return root / path.lstrip("/")
-
-
 def main():
     args = parse_arguments()
 
@@ -106,8 +102,8 @@ def main():
         from tlrec.cot.client import Service
 
         service = Service(args.base_url, args.timeout, args.attempts)
-    input_file = below(args.root_path, args.input_path) / args.data_name / "train.json"
-    folder = below(args.root_path, args.output_path) / args.data_name
+    input_file = args.root_path / args.input_path.lstrip("/") / args.data_name / "train.json"
+    folder = args.root_path / args.output_path.lstrip("/") / args.data_name
     journal_path, result_path = folder / "three_stages.jsonl", folder / "three_stages.json"
     if result_path.exists() and not journal_path.exists():
         raise InputError(f"{result_path}: exists without its journal; move it away, or give another --output_path")
@@ -139,13 +135,9 @@ def main():
         return print_prompts(samples[0].pid, next_prompt)
 
     # 6. Ask what is not in the journal yet
-    from tlrec.cot.three_stages import tell, write_three_stages
+    from tlrec.cot.three_stages import write_three_stages
     from tlrec.runs.locks import locked
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
     with locked(folder):
         journal = open_journal(journal_path, input_file, samples, args)
         if args.teacher == "neighbours":
@@ -156,8 +148,8 @@ def main():
 
         # 7. Write the complete samples, and say what came of each sample
         complete = write_three_stages(result_path, samples, journal, next_prompt)
-    missing, flaws = tell(result_path, complete, samples, journal, budget)
-    finish(end, missing, flaws, complete["samples"], args)
+    flaws, missing = tell(result_path, complete, samples, journal, budget)
+    finish(end, flaws, missing, complete["samples"], args)
 
 
 def find_candidates(rows, users, args):
@@ -285,7 +277,31 @@ def ask(service, samples, next_prompt, journal, args):
     return budget, None
 
 
-def finish(end, missing, flaws, complete, args):
+def tell(path, complete, samples, journal, budget):
+    """Print what came of each sample, and what it cost. complete: what `write_three_stages` returned.
+
+    Returns how many are unusable, by kind, and how many are missing.
+    """
+    from tlrec.cot.progress import spent_tokens, told
+
+    flaws = Counter(flaw for sample in samples if (flaw := journal.flaw(sample.pid)))
+    failures = Counter(journal.failed[sample.pid] for sample in samples if sample.pid in journal.failed)
+    n = complete["samples"]
+    missing = len(samples) - n - flaws.total()
+    print(f"{path}: {n} samples complete, {flaws.total()} unusable{told(flaws)}, {missing} missing{told(failures)}")
+    if n:
+        print(
+            f"Hit@10: {complete['hits'] / n:.4f} (target among the recommended candidates), "
+            f"{complete['substring_hits'] / n:.4f} (target anywhere in the text)"
+        )
+        print(f"answered by: {', '.join(sorted(complete['models']))}")
+    if budget:
+        spent = budget.spent()
+        print(f"tokens: {spent_tokens(journal)}{'' if spent is None else f'; cost: {spent:.2f} USD'}")
+    return flaws, missing
+
+
+def finish(end, flaws, missing, complete, args):
     """Say what to do now. Ends with a status other than 0 unless every sample has been answered and some can be used."""
     from tlrec.cot.dialogues import MENDS, ServiceError
 

@@ -47,7 +47,6 @@ class Journal:
         self._head = None  # (version, id, parameters) that hold at the end
         self._end = 0  # bytes of whole lines
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "ab", buffering=0)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written: {error.strerror}") from None

@@ -1,10 +1,8 @@
-"""three_stages.json: the complete samples with the published fields. And what is said at the end of a run."""
+"""three_stages.json: the complete samples with the published fields."""
 
 import json
-from collections import Counter
 
 from tlrec.cot.answers import is_hit
-from tlrec.cot.progress import spent_tokens, told
 from tlrec.cot.samples import STAGES
 from tlrec.files import whole_file
 
@@ -48,26 +46,3 @@ def write_three_stages(path, samples, journal, next_prompt):
             file.write(("\n" if totals["samples"] == 1 else ",\n") + json.dumps(row, indent=2))
         file.write("\n]\n")
     return totals
-
-
-def tell(path, complete, samples, journal, budget):
-    """Print what came of each sample, and what it cost. complete: what `write_three_stages` returned.
-
-    Returns how many samples are missing, and how many are unusable, by kind.
-    """
-    flaws = Counter(flaw for sample in samples if (flaw := journal.flaw(sample.pid)))
-    missing = len(samples) - complete["samples"] - flaws.total()
-    failures = Counter(kind for sample in samples if (kind := journal.failed.get(sample.pid)))
-    print(
-        f"{path}: {complete['samples']} samples complete, {flaws.total()} unusable{told(flaws)}, "
-        f"{missing} missing{told(failures)}"
-    )
-    if complete["samples"]:
-        print(
-            f"Hit@10: {complete['hits'] / complete['samples']:.4f} (target among the recommended candidates), "
-            f"{complete['substring_hits'] / complete['samples']:.4f} (target anywhere in the text)"
-        )
-        print(f"answered by: {', '.join(sorted(complete['models']))}")
-    if budget:
-        print(f"tokens: {spent_tokens(journal)}{'' if budget.spent() is None else f'; cost: {budget.spent():.2f} USD'}")
-    return missing, flaws

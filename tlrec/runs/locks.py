@@ -18,7 +18,10 @@ def locked(folder):
     The lock ends with the process, even if it is killed.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
     with _held(folder):
         (folder / LOCK).write_text(f"{os.getpid()} on {platform.node()}", encoding="utf-8")
         try:
