@@ -14,12 +14,19 @@ Ends with status 0 when every sample is answered, 1 while some are missing, 2 fo
 
 import argparse
 import math
-import random
 import sys
 from collections import Counter
 from pathlib import Path
 
-from tlrec.cot.samples import STAGES, Sample, estimate_tokens, fill, liked_rows, read_source, read_templates
+from tlrec.cot.samples import (
+    STAGES,
+    estimate_tokens,
+    fill,
+    liked_rows,
+    make_samples,
+    read_source,
+    read_templates,
+)
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import sha256
 
@@ -37,11 +44,7 @@ def parse_arguments():
     add("--input_path", default="/instruction_data/", help="below --root_path (default: %(default)s)")
     add("--data_name", default="netflix", help="folder below --input_path and --output_path (default: %(default)s)")
     add("--output_path", default="/cot_data/", help="below --root_path (default: %(default)s)")
-    add(
-        "--max_samples",
-        type=int,
-        help="a seeded draw of this many samples; a larger draw contains a smaller one (default: all)",
-    )
+    add("--max_samples", type=int, help="a seeded draw of so many; a larger one contains a smaller (default: all)")
     # candidates
     add("--sequence_length", type=int, default=10, help="history items in the prompt (default: %(default)s)")
     add("--user_num", type=int, default=12, help="most similar rows to take candidates from (default: %(default)s)")
@@ -118,7 +121,7 @@ def main():
     candidates = find_candidates(rows, row_users, args)
 
     # 4. Samples and prompts
-    samples = make_samples(rows, candidates, args)
+    samples = make_samples(rows, candidates, args.sequence_length, args.seed, args.max_samples)
     if not samples:
         raise InputError(f"{input_file}: no target is among its candidates, so there is nothing to ask")
     by_pid = {sample.pid: sample for sample in samples}
@@ -132,7 +135,10 @@ def main():
     # 5. What it will cost
     print_cost(samples, templates, args)
     if args.dry_run:
-        return print_prompts(samples[0].pid, next_prompt)
+        for stage in range(len(STAGES)):
+            answers = [f"<answer {earlier}>" for earlier in range(1, stage + 1)]
+            print(f"\n----- prompt {stage + 1} of sample {samples[0].pid}\n{next_prompt(samples[0].pid, answers)}")
+        return
 
     # 6. Ask what is not in the journal yet
     from tlrec.cot.three_stages import write_three_stages
@@ -148,8 +154,7 @@ def main():
 
         # 7. Write the complete samples, and say what came of each sample
         complete = write_three_stages(result_path, samples, journal, next_prompt)
-    flaws, missing = tell(result_path, complete, samples, journal, budget)
-    finish(end, flaws, missing, complete["samples"], args)
+    finish(result_path, complete, samples, journal, budget, end)
 
 
 def find_candidates(rows, users, args):
@@ -178,18 +183,6 @@ def find_candidates(rows, users, args):
     return candidates[args.exclude_same_user]
 
 
-def make_samples(rows, candidates, args):
-    """Samples of the rows whose target is among the candidates, --max_samples of them, in the order of the records."""
-    samples = []
-    for (pid, kind, history, target), best in zip(rows, candidates, strict=True):
-        if target in best:
-            best = list(best)
-            random.Random(f"{args.seed} {pid}").shuffle(best)
-            samples.append(Sample(pid, kind, history[::-1][-args.sequence_length :], best, target))
-    chosen = random.Random(args.seed).sample(samples, len(samples))[: args.max_samples]
-    return sorted(chosen, key=lambda sample: sample.pid)
-
-
 def print_cost(samples, templates, args):
     """Print the numbers of calls and tokens and, if prices are given, the cost."""
     n = len(samples)
@@ -208,13 +201,6 @@ def print_cost(samples, templates, args):
             for tokens in (answer_tokens, most_tokens)
         )
         print(f"cost, estimated: {likely:,.2f} USD (with the longest answers {most:,.2f})")
-
-
-def print_prompts(pid, next_prompt):
-    """Print the three prompts of a sample, with words in the place of answers."""
-    for stage in range(len(STAGES)):
-        answers = [f"<answer {earlier}>" for earlier in range(1, stage + 1)]
-        print(f"\n----- prompt {stage + 1} of sample {pid}\n{next_prompt(pid, answers)}")
 
 
 def open_journal(path, input_file, samples, args):
@@ -277,11 +263,12 @@ def ask(service, samples, next_prompt, journal, args):
     return budget, None
 
 
-def tell(path, complete, samples, journal, budget):
-    """Print what came of each sample, and what it cost. complete: what `write_three_stages` returned.
+def finish(path, complete, samples, journal, budget, end):
+    """Print what came of each sample, what it cost and what to do now; the other arguments are what the steps returned.
 
-    Returns how many are unusable, by kind, and how many are missing.
+    Ends with a status other than 0 unless every sample has been answered and some can be used.
     """
+    from tlrec.cot.dialogues import MENDS, ServiceError
     from tlrec.cot.progress import spent_tokens, told
 
     flaws = Counter(flaw for sample in samples if (flaw := journal.flaw(sample.pid)))
@@ -298,24 +285,17 @@ def tell(path, complete, samples, journal, budget):
     if budget:
         spent = budget.spent()
         print(f"tokens: {spent_tokens(journal)}{'' if spent is None else f'; cost: {spent:.2f} USD'}")
-    return flaws, missing
-
-
-def finish(end, flaws, missing, complete, args):
-    """Say what to do now. Ends with a status other than 0 unless every sample has been answered and some can be used."""
-    from tlrec.cot.dialogues import MENDS, ServiceError
-
     if isinstance(end, ServiceError):
         raise InputError(f"stopped by the service: {end}")
     if end:
         print(f"stopped: {end}; {end.mend}", file=sys.stderr)
         sys.exit(130 if end.interrupted else 1)
     for flaw in sorted(MENDS.keys() & flaws):
-        mend = MENDS[flaw].format(args.max_tokens)
+        mend = MENDS[flaw].format(budget.max_tokens)
         print(f"{flaw}: {mend}; only unusable answers are then asked for again", file=sys.stderr)
     if missing:
         print(f"{missing} samples are missing; the same command asks for them again", file=sys.stderr)
-    if missing or not complete:
+    if missing or not n:
         sys.exit(1)
 
 

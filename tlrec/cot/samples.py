@@ -1,5 +1,6 @@
 """Samples: what a teacher is asked about a liked record, the three prompts, and how many tokens they may take."""
 
+import random
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -57,6 +58,21 @@ def liked_rows(preferences, liked, input_file):
     if not rows:
         raise InputError(f"{input_file}: no row is answered 'Yes.' and has a history")
     return rows
+
+
+def make_samples(rows, candidates, sequence_length, seed, max_samples=None):
+    """Samples of the rows whose target is among the candidates, at most so many, in the order of the records.
+
+    sequence_length: history items, the last of the reversed history. seed: of the candidates' order and the draw.
+    """
+    samples = []
+    for (pid, kind, history, target), best in zip(rows, candidates, strict=True):
+        if target in best:
+            best = list(best)
+            random.Random(f"{seed} {pid}").shuffle(best)
+            samples.append(Sample(pid, kind, history[::-1][-sequence_length:], best, target))
+    chosen = random.Random(seed).sample(samples, len(samples))[:max_samples]
+    return sorted(chosen, key=lambda sample: sample.pid)
 
 
 def read_templates(folder):
