@@ -18,15 +18,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from tlrec.cot.samples import (
-    STAGES,
-    estimate_tokens,
-    fill,
-    liked_rows,
-    make_samples,
-    read_source,
-    read_templates,
-)
+from tlrec.cot.samples import STAGES, estimate_tokens, fill, liked_rows, make_samples, read_source, read_templates
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import sha256
 

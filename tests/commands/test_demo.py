@@ -9,11 +9,8 @@
 """
 
 import json
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,11 +20,10 @@ from tests.support import synthetic
 from tlrec.data.catalogue import read_catalogue
 from tlrec.data.preferences import parse_input, read_checked
 from tlrec.data.records import labels_of, read_records
-from tlrec.demo import summary, world
+from tlrec.demo import summary, workspace, world
 from tlrec.demo.workspace import FILES, make_workspace
 from tlrec.errors import InputError
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 SIZES = {
     "netflix": {"train": 60, "valid": 20},
     "amazon-book": {"train": 60, "valid": 20},
@@ -68,15 +64,11 @@ def test_records_are_in_the_published_form_and_of_one_theme(demo, domain):
             assert bool(item.creator) == (p.kind == "book")
 
 
-def test_film_years_are_those_of_their_corner(demo):
+def test_source_and_target_share_no_item_no_year_and_no_author(demo):
     root, _ = demo
     for domain, (first, last) in (("netflix", world.YEARS["source"]), ("movie", world.YEARS["target"])):
         years = {int(re.search(r" \((\d{4})\)$", item.title)[1]) for item in items_of(root, domain)}
         assert 2101 <= first <= min(years) and max(years) <= last <= 2199
-
-
-def test_source_and_target_share_no_item_and_no_author(demo):
-    root, _ = demo
     assert not items_of(root, "netflix") & items_of(root, "movie")
     assert not {i.creator for i in items_of(root, "amazon-book")} & {i.creator for i in items_of(root, "book")}
 
@@ -86,20 +78,6 @@ def test_book_targets_are_quoted_twice_as_in_the_published_files(demo):
     inputs = {d: read_records(root / FILES[d][0] / "train.json")[0]["input"] for d in ("book", "amazon-book")}
     quoted = {domain: text.count('""') for domain, text in inputs.items()}
     assert quoted == {"book": 1, "amazon-book": 0}
-
-
-@pytest.mark.parametrize(
-    "title, theme",
-    [
-        ("Hollow Harbor, The (2180)", "sea"),
-        ("Tide: A Novel", "sea"),
-        ("Jury and Trial (2150)", "court"),
-        ("The Long Night", None),
-        ("harbor", None),
-    ],
-)
-def test_theme_of(title, theme):
-    assert world.theme_of(title) == theme
 
 
 # ---------------------------------------------------------------------------------------------- 3, 4: ground truth
@@ -146,12 +124,15 @@ def test_best_reachable_auc_and_floor_follow_from_the_records(demo, domain):
 # ------------------------------------------------------------------------------------------------- 5: the workspace
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(demo, tmp_path):
-    _, facts = demo
-    again, _ = make_workspace(tmp_path / "b", 0, SIZES)
-    other, _ = make_workspace(tmp_path / "c", 1, SIZES)
+SMALL = {name: dict.fromkeys(splits, 12) for name, splits in SIZES.items()}
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
+    facts, again, other = (
+        make_workspace(tmp_path / name, seed, SMALL)[0]["files"] for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
     assert again == facts
-    assert all(other["files"][path]["sha256"] != said["sha256"] for path, said in facts["files"].items())
+    assert all(other[path]["sha256"] != said["sha256"] for path, said in facts.items())
 
 
 @pytest.mark.parametrize("name", ["movie", "book"])
@@ -185,21 +166,21 @@ def test_other_data_is_not_overwritten_unless_asked(tmp_path):
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     with pytest.raises(InputError, match="rec_data/movie/test.json"):
-        make_workspace(tmp_path, 0, SIZES)
+        make_workspace(tmp_path, 0, SMALL)
     assert mine.read_text() == "mine" and not (tmp_path / "instruction_data").exists()
-    make_workspace(tmp_path, 0, SIZES, overwrite=True)
-    assert len(read_records(mine)) == SIZES["movie"]["test"]
+    make_workspace(tmp_path, 0, SMALL, overwrite=True)
+    assert len(read_records(mine)) == 12
 
 
-@pytest.mark.slow
-def test_command_line(tmp_path):
-    command = [sys.executable, "-m", "tlrec.demo.workspace", str(tmp_path / "d"), "--movie_test", "30"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    made = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert made.returncode == 0 and "best reachable" in made.stdout
+def test_command_line(tmp_path, monkeypatch, capsys):
+    rows = [f"--{name.replace('-', '_')}_{split}=12" for name, splits in SIZES.items() for split in splits]
+    monkeypatch.setattr(sys, "argv", ["workspace", str(tmp_path / "d"), *rows, "--movie_test", "30"])
+    workspace.main()
+    assert "best reachable" in capsys.readouterr().out
     assert len(read_records(tmp_path / "d" / "rec_data" / "movie" / "test.json")) == 30
-    wrong = subprocess.run(command[:-1] + ["0"], capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert (wrong.returncode, wrong.stderr) == (2, "error: --movie_test 0: give at least one row\n")
+    monkeypatch.setattr(sys, "argv", ["workspace", str(tmp_path / "d"), "--movie_test", "0"])
+    with pytest.raises(InputError, match="--movie_test 0: give at least one row"):
+        workspace.main()
 
 
 # ------------------------------------------------------------------------------------------------- 6: the summary
@@ -228,45 +209,23 @@ def evaluated(tmp_path_factory):
     return root
 
 
-def test_the_summary_names_every_step_in_order(evaluated):
-    results = summary.collect(evaluated, "movie")
+def test_the_summary_names_every_step_in_order_and_compares(evaluated, monkeypatch, capsys):
+    aucs = {result.name: result.metrics["auc"] for result in summary.collect(evaluated, "movie")}
     names = ["untuned", "after CoT", "after source (zero-shot)", "16 shots, seed 0", "256 shots, seed 0"]
-    assert [result.name for result in results] == names
-
-
-def test_the_summary_compares_zero_shot_and_most_shots(evaluated):
-    results = summary.collect(evaluated, "movie")
-    aucs = [result.metrics["auc"] for result in results]
-    said = {text: difference["auc"] for text, difference in summary.gains(results)}
-    assert said == {
-        "zero-shot - untuned": pytest.approx(aucs[2] - aucs[0]),
-        "256 shots - zero-shot": pytest.approx(aucs[4] - aucs[2]),
-    }
-
-
-@pytest.mark.slow
-def test_the_summary_prints_the_table_and_draws(evaluated):
-    command = [sys.executable, "-m", "tlrec.demo.summary", str(evaluated), "movie"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    begins = [
-        "floor",
-        "untuned",
-        "after CoT",
-        "after source (zero-shot)",
-        "16 shots",
-        "256 shots",
-        "best reachable",
-        "zero-shot - untuned",
-        "256 shots - zero-shot",
-        "picture",
-    ]
-    assert [begin for begin, line in zip(begins, lines[3:]) if not line.startswith(begin)] == []
+    assert list(aucs) == names
+    monkeypatch.setattr(sys, "argv", ["summary", str(evaluated), "movie"])
+    summary.main()
+    lines = capsys.readouterr().out.splitlines()[3:]
+    begins = ["floor", *names, "best reachable", "zero-shot - untuned", "256 shots - zero-shot", "picture"]
+    assert [begin for begin, line in zip(begins, lines, strict=True) if not line.startswith(begin)] == []
+    told = {name: line.removeprefix(name).split()[0] for name, line in zip(begins, lines)}
+    assert [told[name] for name in names] == [f"{auc:.4f}" for auc in aucs.values()]
+    assert told["zero-shot - untuned"] == f"{aucs[names[2]] - aucs[names[0]]:+.4f}"
+    assert told["256 shots - zero-shot"] == f"{aucs[names[4]] - aucs[names[2]]:+.4f}"
     assert (evaluated / "quickstart.png").stat().st_size > 10_000
 
 
 def test_the_summary_of_nothing_tuned_is_one_line(tmp_path):
-    make_workspace(tmp_path, 0, SIZES)
+    make_workspace(tmp_path, 0, SMALL)
     with pytest.raises(InputError, match="no evaluated adapter for movie"):
         summary.collect(tmp_path, "movie")
