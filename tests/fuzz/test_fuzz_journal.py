@@ -8,7 +8,7 @@
 """
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -45,12 +45,7 @@ ORDER = [(pid, stage) for stage in (1, 2, 3) for pid in range(1, 6)]
 def histories(draw):
     """Answers in an order in which a run can get them: every stage of a sample after the one before."""
     found = draw(st.lists(answers, max_size=15))
-    places = iter(ORDER)
-    keep = {"finish_reason", "refusal", "model", "prompt_tokens", "completion_tokens", "request_id", "batch", "text"}
-    return [
-        Answer(pid=pid, stage=stage, **{name: getattr(answer, name) for name in keep})
-        for answer, (pid, stage) in zip(found, places, strict=False)
-    ]
+    return [replace(answer, pid=pid, stage=stage) for answer, (pid, stage) in zip(found, ORDER)]
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +56,7 @@ def path(tmp_path_factory):
 def write(path, history, failed=()):
     path.unlink(missing_ok=True)
     journal = Journal(path, PARAMETERS)
-    for answer in history:
-        journal.add([answer])
+    journal.add(history)
     journal.add_failures(failed)
     journal.close()
 
