@@ -44,18 +44,15 @@ def parse_recommendations(answer, history, candidates):
     Only lines with a number or bullet count; if there are none, lines that name a candidate.
     """
     known, possible = Titles(history), Titles(candidates)
-    lines = _lines(answer)
-    listed = [line for line in map(_without_mark, lines) if line is not None]
-    found = [_read_line(line, known, possible) for line in listed or lines]
-    return found if listed else [each for each in found if each.candidate]
+    lines, marked = _lines(answer)
+    found = [_read_line(line, known, possible) for line in lines]
+    return found if marked else [each for each in found if each.candidate]
 
 
 def parse_list(answer, history):
     """The history items that a list names, in order; None for a line that names none."""
     known = Titles(history)
-    lines = _lines(answer)
-    listed = [line for line in map(_without_mark, lines) if line is not None]
-    return [known.find_at_start(line) for line in listed or lines]
+    return [known.find_at_start(line) for line in _lines(answer)[0]]
 
 
 def is_hit(answer, history, candidates, target):
@@ -120,24 +117,17 @@ def _read_line(line, known, possible):
     return Recommendation(known.find_at_start(line), None)
 
 
-def _without_mark(line):
-    """A line without its number or bullet, or None if it has none."""
-    for mark in (_NUMBER, _BULLET):
-        if match := mark.match(line):
-            return line[match.end() :]
-    return None
-
-
 def _lines(answer):
-    """The lines of an answer; a list written on one line is split at its numbers."""
+    """(lines of an answer, whether they are marked). Those with a number or bullet, without it; all if none has one."""
     lines = [line for line in unicodedata.normalize("NFKC", answer).splitlines() if line.strip()]
-    if len(lines) == 1 and _NUMBER.match(lines[0]):
+    if len(lines) == 1 and _NUMBER.match(lines[0]):  # a list written on one line is split at its numbers
         pieces, rest, number = [], lines[0], 2
         while match := re.search(rf"[\s,;]+(?=\(?{number}\s*[.):\]、])", rest):
             pieces.append(rest[: match.start()])
             rest, number = rest[match.end() :], number + 1
-        return [*pieces, rest]
-    return lines
+        lines = [*pieces, rest]
+    marked = [line[mark.end() :] for line in lines if (mark := _NUMBER.match(line) or _BULLET.match(line))]
+    return marked or lines, bool(marked)
 
 
 def _split(title):

@@ -94,6 +94,12 @@ def draw(path, target, results, floor, best):
         figure.savefig(file, dpi=150, format="png")
 
 
+def interval(metrics, form):
+    """ "0.5 to 0.6": the 95 % interval of an AUC, or of a difference, over users; form: of a number."""
+    bounds = metrics["intervals"]["auc"]["users"]
+    return f"{bounds[0]:{form}} to {bounds[1]:{form}}" if bounds else "no interval"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("workspace", type=Path)
@@ -108,14 +114,10 @@ def main():
     print(f"{'':<38}{'AUC':>7}   95 % over users")
     print(f"{'floor: share of likes in the history':<38}{truth['history_floor_auc']:>7.4f}")
     for result in results:
-        bounds = result.metrics["intervals"]["auc"]["users"]
-        shown = f"{bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else "no interval"
-        print(f"{result.name:<38}{result.metrics['auc']:>7.4f}   {shown}")
+        print(f"{result.name:<38}{result.metrics['auc']:>7.4f}   {interval(result.metrics, '.4f')}")
     print(f"{'best reachable from the records':<38}{truth['best_reachable_auc']:>7.4f}")
     for text, difference in gains(results):
-        bounds = difference["intervals"]["auc"]["users"]
-        shown = f"{bounds[0]:+.4f} to {bounds[1]:+.4f}" if bounds else "no interval"
-        print(f"{text:<37}{difference['auc']:>+8.4f}  {shown}")
+        print(f"{text:<37}{difference['auc']:>+8.4f}  {interval(difference, '+.4f')}")
     picture = args.workspace / "quickstart.png"
     draw(picture, args.target, results, truth["history_floor_auc"], truth["best_reachable_auc"])
     print(f"picture: {picture}")
