@@ -14,14 +14,13 @@
 """
 
 import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 
-from tests.support.synthetic import make_data
+from tests.support.synthetic import make_records
 from tlrec.baselines import counting, neural
 from tlrec.baselines.__main__ import main
 from tlrec.baselines.order import HistoryOrder, likes_first
@@ -85,7 +84,7 @@ def test_item_knn_by_hand():
 def test_encoding():
     ids = neural.item_ids(SHOTS)
     assert ids == {Item("a"): 2, Item("c"): 3, Item("b"): 4}
-    items, feedback, targets = neural.encode([preference("ab", "x", "c"), preference("", "", "y")], ids, 4)
+    items, feedback, targets = neural.encode([preference("ab", "x", "c"), preference("", "", "y")], ids, 4, likes_first)
     assert items.tolist() == [[0, 2, 4, 1], [0, 0, 0, 0]]
     assert feedback.tolist() == [[0, 2, 2, 1], [0, 0, 0, 0]]
     assert targets.tolist() == [3, 1]
@@ -110,7 +109,7 @@ ROWS = (
 
 
 @pytest.mark.parametrize("network", [neural.SASRec, neural.GRU4Rec])
-def test_more_padding_changes_nothing(network):
+def test_more_padding_changes_nothing_and_an_empty_history_leaves_the_biases(network):
     model, longer = lively(network), lively(network, length=7)
     weights = model.state_dict()
     if network is neural.SASRec:
@@ -118,13 +117,9 @@ def test_more_padding_changes_nothing(network):
     longer.load_state_dict(weights)
     items, feedback, targets = ROWS
     padded = [torch.cat([torch.zeros(4, 3, dtype=torch.long), column], dim=1) for column in (items, feedback)]
-    assert torch.allclose(neural.logits(longer, (*padded, targets)), neural.logits(model, ROWS), atol=1e-5)
-
-
-@pytest.mark.parametrize("network", [neural.SASRec, neural.GRU4Rec])
-def test_an_empty_history_leaves_the_biases(network):
-    model = lively(network)
-    assert torch.isclose(neural.logits(model, ROWS)[3], model.target_bias.weight[4, 0] + model.generosity.bias[0])
+    found = neural.logits(model, ROWS)
+    assert torch.allclose(neural.logits(longer, (*padded, targets)), found, atol=1e-5)
+    assert torch.isclose(found[3], model.target_bias.weight[4, 0] + model.generosity.bias[0])  # an empty history
 
 
 def test_sasrec_is_causal():
@@ -139,16 +134,12 @@ def test_sasrec_is_causal():
     assert before[0, 0].abs().max() == 0  # padding
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_rows_are_independent(network):
-    model = lively(network)
-    order = torch.tensor([2, 0, 3, 1])
-    mixed = neural.logits(model, tuple(column[order] for column in ROWS))
-    assert torch.allclose(mixed, neural.logits(model, ROWS)[order], atol=1e-5)
-    assert mixed.shape == (4,)
-
-
 def test_order_of_the_history():
+    """Rows do not depend on each other; GRU4Rec reads in order, SASRec by its positions, Caser by its wider filters."""
+    for model in map(lively, NETWORKS):
+        order = torch.tensor([2, 0, 3, 1])
+        mixed = neural.logits(model, tuple(column[order] for column in ROWS))
+        assert torch.allclose(mixed, neural.logits(model, ROWS)[order], atol=1e-5)
     full = tuple(column[2:3] for column in ROWS)
     swapped = tuple(column[:, [1, 2, 0, 3]] for column in full[:2]) + full[2:]  # the last item stays
 
@@ -184,35 +175,36 @@ def make_taste(rows, seed):
     return preferences, np.array(labels)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("network", "epochs"), list(zip(NETWORKS, (100, 50, 50), strict=True)))
 @pytest.mark.slow
-def test_a_planted_rule_is_learned(network):
+def test_a_planted_rule_is_learned(network, epochs):
     (shots, labels), (valid, valid_labels), (test, test_labels) = (make_taste(200, seed) for seed in (1, 2, 3))
     arguments = (network, shots, labels, valid, valid_labels, 4)
-    fitted = neural.Fitted(*arguments, seed=0, num_epochs=100, patience=100)
+    fitted = neural.Fitted(*arguments, seed=0, num_epochs=epochs, patience=epochs, history_of=likes_first)
     assert auc(test_labels, fitted.of_targets(test)) > 0.97
-    assert fitted.valid_log_loss < 0.4 and fitted.best_step > 100
-    again, same, other = (
-        neural.Fitted(*arguments, seed=seed, num_epochs=2, patience=2).of_targets(test) for seed in (0, 0, 1)
-    )
+    assert fitted.valid_log_loss < 0.4 and fitted.best_step > 50
+    again, same, other = (neural.Fitted(*arguments, seed, 2, 2, likes_first).of_targets(test) for seed in (0, 0, 1))
     assert np.array_equal(again, same) and not np.array_equal(again, other)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_best_state_is_kept_and_patience_counts_epochs(network, monkeypatch):
-    (shots, labels), (valid, valid_labels) = make_taste(3000, 1), make_taste(60, 2)  # several validations in an epoch
+    (shots, labels), (valid, valid_labels) = (
+        make_taste(2700, 1),
+        make_taste(60, 2),
+    )  # several validations in an epoch
     epochs = []
     monkeypatch.setattr(torch, "randperm", lambda n, draw=torch.randperm: epochs.append(n) or draw(n))
     torch.manual_seed(0)
     ids = neural.item_ids(shots)
     model = network(len(ids) + 2, 4)
-    rows, valid_rows = neural.encode(shots, ids, 4), neural.encode(valid, ids, 4)
+    rows, valid_rows = (neural.encode(part, ids, 4, likes_first) for part in (shots, valid))
     wrong = torch.tensor(1.0 - valid_labels, dtype=torch.float32)  # so that every step of learning is a step back
     labels = torch.tensor(labels, dtype=torch.float32)
     step, loss = neural.train(model, rows, labels, valid_rows, wrong, num_epochs=30, patience=3)
     found = torch.nn.functional.binary_cross_entropy_with_logits(neural.logits(model, valid_rows), wrong).item()
     assert found == loss < 0.8
-    assert len(epochs) == -(-step // -(-3000 // model.batch_size)) + 3
+    assert len(epochs) == -(-step // -(-2700 // model.batch_size)) + 3
     assert model.items.weight[0].abs().max() == model.feedback.weight[0].abs().max() == 0
 
 
@@ -263,7 +255,11 @@ def test_histories_are_read_in_time_order_where_the_table_says_it(tmp_path):
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("work space"))
+    root, paths = tmp_path_factory.mktemp("work space"), {}
+    for name, users, seed in (("train", 20, 1), ("valid", 5, 61), ("test", 10, 76)):
+        paths[name] = root / f"{name}.json"
+        write_records(paths[name], make_records(users, seed))
+    return paths
 
 
 def baselines(monkeypatch, paths, output, *words):
@@ -304,14 +300,10 @@ def test_files_are_those_of_an_evaluation(results, paths):
     caser = json.loads((results / "caser" / "3_-1" / "metrics.json").read_text())["run"]
     assert caser["best_step"] > 0 and set(caser["data"]) == {"train", "valid", "test"}
     assert caser["identity"]["order of histories"] == "likes, then dislikes"
-
-
-def test_the_report_reads_them(results):
-    workspace = collect.collect(results)
-    assert not workspace.problems
-    found = {(evaluation.method, evaluation.shots, evaluation.seed) for evaluation in workspace.evaluations}
+    workspace = collect.collect(results)  # the report reads them
+    found = {(one.facts["method"], one.facts["shots"], one.facts["seed"]) for one in workspace.evaluations}
     names = ("popularity", "item-kNN", "SASRec", "GRU4Rec", "Caser")
-    assert found == {(name, shots, 3) for name in names for shots in (16, -1)}
+    assert found == {(name, shots, 3) for name in names for shots in (16, -1)} and not workspace.problems
 
 
 def test_same_command_same_bytes_and_nothing_twice(monkeypatch, capsys, results, paths, tmp_path):
@@ -346,41 +338,25 @@ def test_other_results_are_refused(monkeypatch, capsys, results, paths):
 
 
 def test_mistakes_are_one_line(monkeypatch, capsys, paths, tmp_path):
-    one_class, free, broken = (tmp_path / f"{name}.json" for name in ("one", "free", "broken"))
+    broken, file = tmp_path / "broken.json", tmp_path / "file"
     row = build_record(preference("a", "b", "c"), True)
-    write_records(one_class, [row, row])
-    write_records(free, [{**row, "output": "Because."}])
     write_records(broken, [row, {**row, "input": "User Preference: a", "output": "No."}])
-    file = tmp_path / "file"
     file.write_text("")
-    for changes, words, message in (
-        ({}, ["--sample", "601"], f"--sample 601: {paths['train']} has 1 to 600 rows, or -1 for all"),
-        ({}, ["--patience", "0"], "--patience 0: give 1 or more"),
-        ({}, ["--seed", "-1"], "--seed -1: give 0 or more"),
-        (
-            {"train": free},
-            [],
-            f"{free}: row 1: 'output' must be 'Yes.' or 'No.', not 'Because.' (1 of 1 rows); rewrite the "
-            "answers as these two, or leave such rows out",
-        ),
+    out = tmp_path / "out"
+    for changes, output, words, message in (
+        ({}, out, ["--sample", "201"], f"--sample 201: {paths['train']} has 1 to 200 rows, or -1 for all\n"),
+        ({}, out, ["--patience", "0"], "--patience 0: give 1 or more\n"),
+        ({}, out, ["--seed", "-1"], "--seed -1: give 0 or more\n"),
         (
             {"valid": broken},
-            [],
-            f"{broken}: row 2: 'input' does not parse: expected 'User Preference: ...', 'User "
-            "Unpreference: ...' and 'Whether the user will like the target ...?' on three lines",
+            out,
+            ["--sample", "1"],
+            f"{broken}: row 2: 'input' does not parse: expected 'User Preference: ...', ",
         ),
-        ({"test": one_class}, [], f"{one_class}: all 2 rows are labelled 'Yes.'; AUC needs both 'Yes.' and 'No.'"),
+        ({}, file / "x", ["--sample", "1"], f"--output_dir {file}/x/popularity/0_1: cannot be written to: "),
     ):
         with pytest.raises(SystemExit, match="2"):
-            baselines(monkeypatch, paths | changes, tmp_path / "out", *words)
-        assert capsys.readouterr().err == f"error: {message}\n"
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(SystemExit, match="2"):
-        baselines(monkeypatch, paths, file / "x", "--sample", "1")
-    said = f"error: --output_dir {file / 'x' / 'popularity' / '0_1'}: cannot be written to: Not a directory\n"
-    assert capsys.readouterr().err == said
-
-
-def test_flags_are_checked_before_torch_is_imported():
-    code = "import sys, tlrec.baselines.__main__; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+            baselines(monkeypatch, paths | changes, output, *words)
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {message}") and said.count("\n") == 1
+    assert not out.exists()

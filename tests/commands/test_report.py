@@ -538,6 +538,7 @@ def test_heavy_libraries_wait_for_the_flags_and_torch_is_not_needed():
         "except Exception as error: print(error)\n"
         "heavy = ('torch', 'numpy', 'matplotlib', 'sklearn', 'pandas', 'pydantic')\n"
         "print([name for name in heavy if name in sys.modules])\n"
+        "import tlrec.baselines.__main__\n"
         "from tlrec.report import checks, figures, page, tables\n"
         "print('torch' in sys.modules)"
     )

@@ -22,12 +22,13 @@ import torch
 from tests.conftest import REPOSITORY
 from tlrec.baselines import counting, neural
 from tlrec.baselines.__main__ import main as baselines_main
+from tlrec.baselines.order import likes_first
 from tlrec.data.preferences import Item, Preference, build_record, parse_input, with_targets
 from tlrec.data.records import RecordSet, labels_of, read_records, write_records
-from tlrec.errors import one_line_errors
-from tlrec.evaluation.candidates import RankingSet, ranking_of
+from tlrec.errors import InputError, one_line_errors
+from tlrec.evaluation.candidates import RankingSet
 from tlrec.evaluation.evaluation_set import EvaluationSet
-from tlrec.evaluation.hits import CUTOFFS, NAMES, row_metrics, standing
+from tlrec.evaluation.hits import NAMES, row_metrics, standing
 from tlrec.evaluation.ranks import NOT_NEXT, SAMPLED, read_ranking
 from tlrec.model import adapters, base_models
 from tlrec.model.prompts import load_frame
@@ -66,6 +67,17 @@ def evaluate(run_script, tiny_llama, tiny_adapter, movie, tmp_path):
     return run
 
 
+@pytest.fixture(scope="module")
+def ranked(run_script, tiny_llama, tiny_adapter, movie, tmp_path_factory):
+    """(folder, what was printed) of an adapter that was evaluated with --rank full and train records. Read only."""
+    adapter = shutil.copytree(tiny_adapter, tmp_path_factory.mktemp("ranked") / "adapter")
+    flags = ["--base_model", tiny_llama, "--device", "cpu", "--dtype", "float32", "--lora_weights", adapter]
+    flags += ["--test_data_path", movie / "test.json", "--train_data_path", movie / "train.json", "--rank", "full"]
+    status, out, err = run_script("evaluate.py", *flags)
+    assert status == 0, err
+    return adapter, out
+
+
 @pytest.fixture
 def ranking_set(movie):
     """ranking_set(protocol, ...): of the movie data, with train records."""
@@ -84,14 +96,12 @@ def lines_of(folder):
 # ---------------------------------------------------------------------------------------------------------- the numbers
 
 
-def test_ranks_are_those_of_single_prompts(evaluate, movie, tiny_llama, tmp_path, ranking_set):
-    status, out, err = evaluate("--train_data_path", movie / "train.json", "--rank", "full")
-    assert status == 0, err
-    ranking, lines = read_ranking(tmp_path / "adapter")
+def test_ranks_are_those_of_single_prompts(ranked, movie, tiny_llama, ranking_set):
+    (folder, out), (ranking, lines) = ranked, read_ranking(ranked[0])
     records, catalogue = read_records(movie / "test.json"), titles_of(*(movie / f"{n}.json" for n in ("train",)))
     assert len(catalogue) > 60
     base = base_models.load_base_model(tiny_llama, torch.device("cpu"), torch.float32)
-    model, tokenizer = adapters.attach_adapter(base, tmp_path / "adapter"), base_models.load_tokenizer(tiny_llama)
+    model, tokenizer = adapters.attach_adapter(base, folder), base_models.load_tokenizer(tiny_llama)
     liked = [number for number, record in enumerate(records, start=1) if record["output"] == "Yes."]
     assert [line["row"] for line in lines] == liked
     rows = ranking_set("full")
@@ -112,23 +122,22 @@ def test_ranks_are_those_of_single_prompts(evaluate, movie, tiny_llama, tmp_path
     assert (ranking["protocol"], ranking["rows"], ranking["rank_seed"]) == ("full", len(liked), None)
     assert ranking["candidates"] == np.mean([line["candidates"] for line in lines])
     assert ranking["users"] == len({line["user"] for line in lines}) and ranking["notes"] == [NOT_NEXT]
-    metrics = json.loads((tmp_path / "adapter" / "metrics.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
     assert ranking["run"]["adapter"]["sha256"] == metrics["run"]["adapter"]["sha256"]
     assert set(ranking["run"]["data"]) == {"test", "train", "items"}
     assert f"{ranking['ndcg@10']:.4f}" in out and NOT_NEXT in out and SAMPLED not in out
     assert [line for line in out.splitlines() if "=====" in line] == [f"===== auc: {metrics['auc']} ====="]
 
 
-def test_floors(evaluate, movie, tmp_path, ranking_set):
-    evaluate("--train_data_path", movie / "train.json", "--rank", "full", "--max_rank_rows", 3)
-    ranking, lines = read_ranking(tmp_path / "adapter")
+def test_floors(ranked, movie, ranking_set):
+    ranking, lines = read_ranking(ranked[0])
     assert list(ranking["floors"]) == ["history", "item", "likes"]
     train = read_records(movie / "train.json")
     liked = [parse_input(record["input"]).target for record in train if record["output"] == "Yes."]
     asked = [parse_input(record["input"]).target for record in train]
     rows = ranking_set("full")
     rows = {row.row: rows.request(row)[1] for row in rows.rows}
-    for line in lines:
+    for line in lines[:3]:
         items = rows[line["row"]]
         target = list(map(str, items)).index(line["target"])
         assert line["floors"]["history"] == [0, len(items) - 1]  # chance
@@ -181,7 +190,7 @@ def test_what_a_user_has_rated_before(tmp_path):
                 assert left == [film for film in range(60) if not begin <= film < target]
 
 
-@pytest.mark.parametrize("again", range(4, 26))
+@pytest.mark.parametrize("again", [4, 11, 25])
 def test_two_ids_with_one_title(tmp_path, again):
     """Film 3 is rated a second time, under another id: rows behind that are not taken for rows before it."""
     letters = names(26)
@@ -261,13 +270,10 @@ def test_a_sampled_protocol_is_named(evaluate, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_goes_on(evaluate, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_goes_on_with_more_rows_too(evaluate, tmp_path, monkeypatch):
     from tlrec.scoring import loaded
 
-    evaluate("--rank", "full")
     folder, scored = tmp_path / "adapter", []
-    whole, ranking = (folder / "ranks.jsonl").read_bytes(), json.loads((folder / "ranking.json").read_text())
-    ends = [place + 1 for place, byte in enumerate(whole) if byte == 10]
 
     def counted(model, tokenizer, requests, *rest):
         requests = list(requests)
@@ -276,16 +282,21 @@ def test_a_run_that_was_stopped_goes_on(evaluate, tmp_path, monkeypatch):
 
     engine = loaded.score_candidates
     monkeypatch.setattr(loaded, "score_candidates", counted)
-    for kept, missing in ((whole[: ends[4] + 9], len(ends) - 5), (whole[: ends[0]], len(ends) - 1), (b"", len(ends))):
-        (folder / "ranks.jsonl").write_bytes(kept)
-        (folder / "ranking.json").unlink()
-        status, out, err = evaluate("--rank", "full")
+    evaluate("--rank", "full", "--max_rank_rows", 2)
+    two = lines_of(folder)
+    evaluate("--rank", "full", "--max_rank_rows", 4)
+    four = lines_of(folder)
+    assert scored == [2, 2] and len(four) == 4 and all(line in four for line in two)
+    assert [line["row"] for line in four] == sorted(line["row"] for line in four)
+    whole, ranking = (folder / "ranks.jsonl").read_bytes(), json.loads((folder / "ranking.json").read_text())
+    (folder / "ranks.jsonl").write_bytes(whole[: whole.index(b"\n") + 9])  # one line, and the beginning of another
+    (folder / "ranking.json").unlink()
+    for missing in (3, None):  # then nothing is left to score
+        status, _, err = evaluate("--rank", "full", "--max_rank_rows", 4)
         assert status == 0, err
-        assert scored.pop() == missing and (folder / "ranks.jsonl").read_bytes() == whole
+        assert scored[2:] == [3] and (folder / "ranks.jsonl").read_bytes() == whole, missing
         found = json.loads((folder / "ranking.json").read_text())
         assert {k: v for k, v in found.items() if k != "run"} == {k: v for k, v in ranking.items() if k != "run"}
-    evaluate("--rank", "full")
-    assert scored == []  # nothing left to score
 
 
 def test_it_is_written_row_by_row(ranking_set, tmp_path):
@@ -308,35 +319,25 @@ def test_it_is_written_row_by_row(ranking_set, tmp_path):
 
 
 @pytest.mark.slow
-def test_more_rows_go_on_and_other_ranks_are_refused(evaluate, tmp_path, movie):
+def test_other_ranks_are_refused(evaluate, tmp_path, ranked):
     folder = tmp_path / "adapter"
-    evaluate("--rank", "full", "--max_rank_rows", 3)
-    three = lines_of(folder)
-    status, _, err = evaluate("--rank", "full", "--max_rank_rows", 5)
-    assert status == 0, err
-    five = lines_of(folder)
-    assert len(five) == 5 and all(line in five for line in three)
-    assert [line["row"] for line in five] == sorted(line["row"] for line in five)
+    evaluate("--rank", "9", "--max_rank_rows", 3)
     before = (folder / "ranks.jsonl").read_bytes()
     for flags, other in (
-        (["--rank", "full", "--max_rank_rows", 3], "more rows"),
-        (["--rank", "9"], "another model, test data, catalogue or protocol"),
-        (["--rank", "full", "--prompt_frame", "tallrec"], "another model, test data, catalogue or protocol"),
+        (["--rank", "9", "--max_rank_rows", 2], "more rows"),
+        (["--rank", "9", "--prompt_frame", "tallrec"], "another model, test data, catalogue or protocol"),
     ):
         status, _, err = evaluate(*flags)
         expected = f"error: {folder}/ranks.jsonl: holds ranks of {other}; give --output_dir or --overwrite\n"
         assert (status, err.splitlines(True)[-1]) == (2, expected)
         assert (folder / "ranks.jsonl").read_bytes() == before and (folder / "ranking.json").exists()
-    status, _, err = evaluate("--rank", "9", "--overwrite")
+    status, _, err = evaluate("--rank", "8", "--overwrite")
     assert status == 0, err
-    assert {line["candidates"] for line in read_ranking(folder)[1]} == {10}
+    assert {line["candidates"] for line in read_ranking(folder)[1]} == {9}
 
 
-def test_files_that_do_not_belong_together(evaluate, tmp_path):
-    from tlrec.errors import InputError
-
-    evaluate("--rank", 9)
-    folder = tmp_path / "adapter"
+def test_files_that_do_not_belong_together(ranked, tmp_path):
+    folder = shutil.copytree(ranked[0], tmp_path / "copy")
     lines = (folder / "ranks.jsonl").read_text().splitlines(True)
     for text, message in (
         ("".join(lines[1:]), "does not belong to ranking.json"),
@@ -346,13 +347,6 @@ def test_files_that_do_not_belong_together(evaluate, tmp_path):
         (folder / "ranks.jsonl").write_text(text)
         with pytest.raises(InputError, match=message):
             read_ranking(folder)
-
-
-def test_without_a_folder_it_is_printed(run_script, tiny_llama, movie):
-    flags = ["--base_model", tiny_llama, "--device", "cpu", "--test_data_path", movie / "test.json", "--rank", "full"]
-    status, out, err = run_script("evaluate.py", *flags, "--max_rank_rows", "2")
-    assert status == 0, err
-    assert "ranking, the full catalogue: 2 liked rows" in out and not (movie / "ranks.jsonl").exists()
 
 
 # -------------------------------------------------------------------------------------------------------- the baselines
@@ -369,15 +363,14 @@ SPLITS = ("train", "valid", "test")
 
 
 @pytest.mark.slow
-def test_baselines_rank_the_same_candidates(evaluate, movie, tmp_path, monkeypatch, capsys, ranking_set):
-    evaluate("--train_data_path", movie / "train.json", "--rank", "full", "--max_rank_rows", 4)
-    ours, our_lines = read_ranking(tmp_path / "adapter")
+def test_baselines_rank_the_same_candidates(ranked, movie, tmp_path, monkeypatch, capsys, ranking_set):
+    ours, our_lines = read_ranking(ranked[0])
     words = ["--sample", "-1", "--num_epochs", "2"]
     baselines(monkeypatch, movie, tmp_path / "b", *words)  # without ranks
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "b").glob("*/*/metrics.json")}
-    baselines(monkeypatch, movie, tmp_path / "b", *words, "--rank", "full", "--max_rank_rows", "4")
+    baselines(monkeypatch, movie, tmp_path / "b", *words, "--rank", "full")
     assert len(before) == 5 and all(path.stat().st_mtime_ns == time for path, time in before.items())
-    rows = ranking_set("full", max_rows=4)
+    rows = ranking_set("full")
     for method in ("popularity", "item-knn", "sasrec", "gru4rec", "caser"):
         ranking, lines = read_ranking(tmp_path / "b" / method / "0_-1")
         assert ranking["candidates_sha256"] == ours["candidates_sha256"] == rows.digest
@@ -391,7 +384,7 @@ def test_baselines_rank_the_same_candidates(evaluate, movie, tmp_path, monkeypat
         found = learned.of_targets([parse_input(r["input"]) for r in with_targets(record, items)])
         assert (line["better"], line["tied"]) == standing(found, rows.candidates(row)[1])
     capsys.readouterr()
-    baselines(monkeypatch, movie, tmp_path / "b", *words, "--rank", "full", "--max_rank_rows", "4")
+    baselines(monkeypatch, movie, tmp_path / "b", *words, "--rank", "full")
     assert capsys.readouterr().out.count("complete already: ") == 5
 
 
@@ -400,7 +393,7 @@ def test_a_network_scores_many_targets_as_it_scores_one(network):
     films = [Item(name) for name in names(9)]
     shots = [Preference(tuple(films[k : k + 2]), (films[k + 2],), films[k + 3], "movie") for k in range(6)]
     labels = np.array([1, 0, 1, 0, 1, 1])
-    fitted = neural.Fitted(network, shots, labels, shots, labels, 3, seed=0, num_epochs=2, patience=2)
+    fitted = neural.Fitted(network, shots, labels, shots, labels, 3, 0, 2, 2, likes_first)
     with torch.no_grad():
         fitted.model.items.weight.normal_()
         fitted.model.target_bias.weight.normal_()
@@ -437,10 +430,8 @@ def test_what_cannot_be_ranked_is_counted(tmp_path):
 
 
 def test_mistakes_are_one_line_before_torch_is_imported(tiny_llama, movie, tmp_path):
-    for name, titles in {"one": ["A"], "other": ["A", "B", "C"], "none": []}.items():
+    for name, titles in {"one": ["A"], "other": ["A", "B", "C"]}.items():
         write_items(tmp_path / f"{name}.csv", titles)
-    (tmp_path / "untitled.csv").write_text("item_id,name\n1,A\n2,B\n")
-    write_records(tmp_path / "disliked.json", [r for r in read_records(movie / "test.json") if r["output"] == "No."])
     free = [{"instruction": "i", "input": f"in {k}", "output": "Yes." if k else "No."} for k in range(2)]
     write_records(tmp_path / "free.json", free)
     write_records(tmp_path / "test.json", read_records(movie / "test.json"))
@@ -449,19 +440,11 @@ def test_mistakes_are_one_line_before_torch_is_imported(tiny_llama, movie, tmp_p
     liked = int(labels_of(read_records(movie / "test.json")).sum())
     cases = [
         ([*test, "--rank", "some"], "--rank some: give full, or how many items to sample, 1 or more"),
-        ([*test, "--rank", "0"], "--rank 0: give full, or how many items to sample, 1 or more"),
         ([*test, "--rank", str(size)], f"--rank {size}: {items} has {size} items; give fewer, or full"),
         ([*test, "--items", items], "--items needs --rank"),
-        ([*test, "--max_rank_rows", "4"], "--max_rank_rows needs --rank"),
-        ([*test, "--rank", "full", "--max_rank_rows", "0"], "--max_rank_rows 0: give 1 or more"),
         ([*test, "--rank", "full", "--rank_seed", "-1"], "--rank_seed -1: give 0 or more"),
         ([*test, "--rank", "full", "--items", f"{tmp_path}/x.csv"], f"{tmp_path}/x.csv: no such file"),
         ([*test, "--rank", "full", "--items", f"{tmp_path}/one.csv"], f"{tmp_path}/one.csv: has only one item, so"),
-        ([*test, "--rank", "full", "--items", f"{tmp_path}/none.csv"], f"{tmp_path}/none.csv: a header, but no rows"),
-        (
-            [*test, "--rank", "full", "--items", f"{tmp_path}/untitled.csv"],
-            f"{tmp_path}/untitled.csv: line 1: no column 'title'",
-        ),
         (
             [*test, "--rank", "full", "--items", f"{tmp_path}/other.csv"],
             f"{tmp_path}/other.csv: no liked row of {movie}/test.json can be ranked: in {liked} the target is not in the",
@@ -470,7 +453,6 @@ def test_mistakes_are_one_line_before_torch_is_imported(tiny_llama, movie, tmp_p
             ["--test_data_path", f"{tmp_path}/test.json", "--rank", "full"],
             f"{tmp_path}/item_mapping.csv: no catalogue beside {tmp_path}/test.json; give --items FILE",
         ),
-        (["--test_data_path", f"{tmp_path}/disliked.json", "--rank", "full"], f"{tmp_path}/disliked.json: all "),
         (
             ["--test_data_path", f"{tmp_path}/free.json", "--rank", "full", "--items", items],
             f"{tmp_path}/free.json: row 1: 'input' does not parse: ",
@@ -490,11 +472,3 @@ def test_mistakes_are_one_line_before_torch_is_imported(tiny_llama, movie, tmp_p
 def read_lines(path):
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
-
-
-def test_flags_make_the_set(movie):
-    test = EvaluationSet(movie / "test.json")
-    assert ranking_of(test, None, None, None, 0) is None
-    ranking = ranking_of(test, "12", None, 2, 5)
-    assert (ranking.protocol, len(ranking.rows), ranking.seed) == ("sampled 12", 2, 5)
-    assert max(CUTOFFS) == 50

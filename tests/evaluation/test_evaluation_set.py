@@ -1,15 +1,11 @@
 """A validation or test split is read once, and whatever is known of it is computed once: tlrec/evaluation/evaluation_set.py.
 
 1. Labels, preferences, users, floors and digest are those of the functions that compute them.
-2. However many evaluations are recorded: rows are parsed once, users inferred once.
-3. So it is in a sweep.
-4. Records in another form have no users and no floors; one class, or no label, is an InputError.
-5. It imports no torch.
+2. However many evaluations are recorded in a sweep: rows are parsed once, users inferred once.
+3. Records in another form have no users and no floors; one class, or no label, is an InputError.
 """
 
 import json
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -19,7 +15,7 @@ from tlrec.data import preferences as preferences_module
 from tlrec.data.records import RecordSet, labels_of, read_records, write_records
 from tlrec.data.users import infer_users
 from tlrec.errors import InputError
-from tlrec.evaluation import evaluation_set, floors
+from tlrec.evaluation import evaluation_set
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.floors import floor_scores
 from tlrec.evaluation.results import INFERRED, record_evaluation, summarise
@@ -38,14 +34,19 @@ def some_scores(n, seed=0):
 
 
 def test_what_is_known(movie):
-    train, records = RecordSet(movie / "train.json"), read_records(movie / "test.json")
-    test = EvaluationSet(movie / "test.json", train)
+    records, test = (
+        read_records(movie / "test.json"),
+        EvaluationSet(movie / "test.json", RecordSet(movie / "train.json")),
+    )
     parsed = [preferences_module.parse_input(record["input"]) for record in records]
     assert test.records == records and len(test) == 24 and test.sha256 == sha256(movie / "test.json")
     assert test.labels.tolist() == labels_of(records).tolist()
     assert test.preferences == parsed
     assert test.users.tolist() == infer_users(parsed, labels_of(records)).tolist()
-    expected = floor_scores(parsed, read_records(movie / "train.json"))
+    train = read_records(movie / "train.json")
+    expected = floor_scores(
+        parsed, [(preferences_module.parse_input(one["input"]), one["output"] == "Yes.") for one in train]
+    )
     assert list(test.floors) == ["history", "item", "history + item"] == list(expected)
     assert all(np.array_equal(test.floors[name], expected[name]) for name in expected)
     assert list(EvaluationSet(movie / "test.json").floors) == ["history"]
@@ -70,43 +71,22 @@ def test_metrics_are_those_of_summarise(movie, tmp_path):
     assert [row["floors"]["item"] for row in rows] == test.floors["item"].tolist()
 
 
-@pytest.fixture
-def counted(monkeypatch):
-    """Counter of rows parsed, and of calls of infer_users."""
+@pytest.mark.slow
+def test_a_sweep_parses_each_file_once(run_script, tiny_llama, movie, tmp_path, monkeypatch):
     count = Counter()
 
-    def watch(module, name, key):
-        original = getattr(module, name)
+    def watch(name, original):
+        monkeypatch.setattr(evaluation_set, name, lambda *given: count.update([name]) or original(*given))
 
-        def call(*arguments, **options):
-            count[key(*arguments)] += 1
-            return original(*arguments, **options)
-
-        monkeypatch.setattr(module, name, call)
-
-    watch(evaluation_set, "parse_input", lambda text: "rows")
-    watch(floors, "parse_input", lambda text: "train rows")
-    watch(evaluation_set, "infer_users", lambda *_: "users")
-    return count
-
-
-def test_all_of_it_once(movie, tmp_path, counted):
-    test = EvaluationSet(movie / "test.json", RecordSet(movie / "train.json"))
-    assert (counted["rows"], counted["train rows"], counted["users"]) == (0, 0, 0)  # not before they are asked for
-    for seed in range(3):
-        record_evaluation(tmp_path / str(seed), "x.py", {}, test, some_scores(24, seed))
-    assert (counted["rows"], counted["train rows"], counted["users"]) == (24, 40, 1)
-
-
-@pytest.mark.slow
-def test_a_sweep_parses_each_file_once(run_script, tiny_llama, movie, tmp_path, counted):
+    watch("parse_input", preferences_module.parse_input)
+    watch("infer_users", infer_users)
     flags = ["--base_model", tiny_llama, "--output_dir", tmp_path / "sweep", "--device", "cpu", "--num_epochs", 1]
     flags += ["--warmup_steps", 0]
     for flag, name in (("--train_data_path", "train"), ("--val_data_path", "valid"), ("--test_data_path", "test")):
         flags += [flag, movie / f"{name}.json"]
     status, _, err = run_script("rec_tuning.py", *flags, "--sample", 2, "--seed", 0, 1)
     assert status == 0, err
-    assert counted["train rows"] == 40 and counted["users"] == 1
+    assert count == {"parse_input": 24 + 40, "infer_users": 1}  # test and train rows, for users and floors
 
 
 def test_validation_rows_are_tokenised_once(tiny_llama, movie, monkeypatch):
@@ -146,9 +126,3 @@ def test_records_in_another_form(tmp_path):
     write_records(tmp_path / "free.json", rows)
     with pytest.raises(InputError, match="free.json: row 2: 'output' must be 'Yes.' or 'No.', not 'Maybe.'"):
         EvaluationSet(tmp_path / "free.json")
-
-
-def test_it_imports_no_torch():
-    code = "import sys, tlrec.evaluation.evaluation_set, tlrec.evaluation.results, tlrec.scoring.scores, tlrec.tuning.folder"
-    code += "; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

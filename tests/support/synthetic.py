@@ -6,6 +6,7 @@ from tlrec.data.preferences import Item, Preference, build_record, parse_input
 from tlrec.data.published import published_name
 from tlrec.data.records import labels_of, write_records
 from tlrec.data.users import infer_users
+from tlrec.evaluation.evaluation_set import answered
 from tlrec.evaluation.floors import floor_scores
 from tlrec.evaluation.results import INFERRED, summarise, write_evaluation
 from tlrec.runs import describe_adapter, describe_data, describe_run, write_run
@@ -88,7 +89,8 @@ def score(records, skill, seed):
 def evaluate(folder, test_path, records, p_yes, p_no, adapter=None, train_records=None, scoring=None):
     """metrics.json and predictions.jsonl as evaluate.py leaves them."""
     labels, preferences = labels_of(records), [parse_input(record["input"]) for record in records]
-    users, floors = infer_users(preferences, labels), floor_scores(preferences, train_records)
+    users = infer_users(preferences, labels)
+    floors = floor_scores(preferences, train_records and answered(train_records, "train"))
     metrics = summarise(labels, p_yes, p_no, users, INFERRED, floors)
     test = describe_data(test_path) | {"published": published_name(test_path)}
     metrics["run"] = describe_run(

@@ -1,5 +1,7 @@
 """Baselines that count: popularity and item-kNN, over the ratings in the training shots."""
 
+from collections import Counter
+
 import numpy as np
 from scipy.sparse import coo_array
 from sklearn.preprocessing import normalize
@@ -33,10 +35,8 @@ class Popularity:
 
     def __init__(self, ratings):
         self.mean = np.mean(list(ratings.values()))
-        self.times, self.likes = {}, {}
-        for (_, item), liked in ratings.items():
-            self.times[item] = self.times.get(item, 0) + 1
-            self.likes[item] = self.likes.get(item, 0) + liked
+        self.times = Counter(item for _, item in ratings)
+        self.likes = Counter(item for (_, item), liked in ratings.items() if liked)
 
     def of_targets(self, preferences):
         """P(like) of each preference's target, (n,)."""
@@ -44,7 +44,7 @@ class Popularity:
 
     def of_items(self, preference, items):
         """P(like) of items, (n,), after the history of a preference, which has no effect here."""
-        likes, times = ([counts.get(item, 0) for item in items] for counts in (self.likes, self.times))
+        likes, times = ([counts[item] for item in items] for counts in (self.likes, self.times))
         return (np.array(likes) + PRIOR * self.mean) / (np.array(times) + PRIOR)
 
 

@@ -19,8 +19,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tlrec.baselines.order import likes_first
-
 PADDING, UNKNOWN = 0, 1  # item ids
 DISLIKED, LIKED = 1, 2  # feedback ids, beside PADDING
 UNKNOWN_SHARE = 0.1
@@ -48,18 +46,12 @@ class SequenceModel(nn.Module):
             self.items.weight[PADDING] = self.feedback.weight[PADDING] = 0
 
     def forward(self, items, feedback, targets):
-        """Logits of P(like), (n,), from item and feedback ids of the histories, (n, length), and target ids, (n,)."""
+        """Logits of P(like), (n,), from item and feedback ids of the histories, (n, length), and target ids, (n,); or (m,)
+        of one history, (1, length), and many targets, (m,)."""
         history = self.items(items) + self.feedback(feedback)
         hidden = self.encode(items, history)
         taste = (hidden * self.targets(targets)).sum(dim=1)
         return taste + (self.target_bias(targets) + self.generosity(hidden)).squeeze(1)
-
-    def of_many(self, items, feedback, targets):
-        """Logits, (m,), of many targets (m,) after one history, (1, length) ids each. Equal ids get equal logits."""
-        targets, places = torch.unique(targets, return_inverse=True)
-        hidden = self.encode(items, self.items(items) + self.feedback(feedback))
-        found = self.targets(targets) @ hidden[0] + self.target_bias(targets).squeeze(1) + self.generosity(hidden)[0]
-        return found[places]
 
 
 class SASRec(SequenceModel):
@@ -155,7 +147,7 @@ def item_ids(preferences):
     return {item: number for number, item in enumerate(dict.fromkeys(items), start=UNKNOWN + 1)}
 
 
-def encode(preferences, ids, length, history_of=likes_first):
+def encode(preferences, ids, length, history_of):
     """Item ids and feedback ids of the histories, (n, length) each, padded on the left, and target ids, (n,).
 
     history_of: from a Preference to its items and whether each is liked, see tlrec.baselines.order.
@@ -220,31 +212,16 @@ class Fitted:
     """
 
     def __init__(
-        self,
-        network,
-        shots,
-        shot_labels,
-        valid,
-        valid_labels,
-        longest,
-        seed,
-        num_epochs,
-        patience,
-        history_of=likes_first,
+        self, network, shots, shot_labels, valid, valid_labels, longest, seed, num_epochs, patience, history_of
     ):
         torch.manual_seed(seed)
         self.ids, self.history_of = item_ids(shots), history_of
         self.length = max(1, longest, *(len(preference.history) for part in (shots, valid) for preference in part))
         self.model = network(len(self.ids) + UNKNOWN + 1, self.length)
-        self.best_step, self.valid_log_loss = train(
-            self.model,
-            self._encode(shots),
-            torch.tensor(shot_labels, dtype=torch.float32),
-            self._encode(valid),
-            torch.tensor(valid_labels, dtype=torch.float32),
-            num_epochs,
-            patience,
-        )
+        labels, valid_labels = (torch.tensor(part, dtype=torch.float32) for part in (shot_labels, valid_labels))
+        rows, valid_rows = self._encode(shots), self._encode(valid)
+        found = train(self.model, rows, labels, valid_rows, valid_labels, num_epochs, patience)
+        self.best_step, self.valid_log_loss = found
 
     def _encode(self, preferences):
         return encode(preferences, self.ids, self.length, self.history_of)
@@ -259,4 +236,4 @@ class Fitted:
         targets = torch.tensor([self.ids.get(item, UNKNOWN) for item in items])
         self.model.eval()
         with torch.inference_mode():
-            return self.model.of_many(history, feedback, targets).double().numpy()
+            return self.model(history, feedback, targets).double().numpy()

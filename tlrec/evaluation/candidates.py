@@ -14,11 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from tlrec.data.catalogue import read_catalogue
-from tlrec.data.preferences import parse_input
-from tlrec.data.records import LABELS
 from tlrec.data.users import infer_timeline
 from tlrec.errors import InputError
-from tlrec.evaluation.floors import ITEM_PRIOR
+from tlrec.evaluation.floors import like_rate, target_counts
 from tlrec.files import sha256
 
 
@@ -155,22 +153,12 @@ class RankingSet:
         floors = {"history": np.zeros(len(self.catalogue.items))}
         if self.test.train is not None:
             times, likes = np.zeros((2, len(self.catalogue.items)))
-            for record, preference in zip(self.test.train, self._train_preferences, strict=True):
-                for place in self._find(preference.target):
-                    times[place] += 1
-                    likes[place] += LABELS[record["output"]]
-            floors |= {"item": (likes + ITEM_PRIOR / 2) / (times + ITEM_PRIOR), "likes": likes}
+            asked, liked = target_counts(self.test.answered_train())
+            for item in asked:
+                times[self._find(item)] += asked[item]
+                likes[self._find(item)] += liked[item]
+            floors |= {"item": like_rate(times, likes), "likes": likes}
         return floors
-
-    @cached_property
-    def _train_preferences(self):
-        found = []
-        for number, record in enumerate(self.test.train or (), start=1):
-            try:
-                found.append(parse_input(record["input"]))
-            except ValueError as error:
-                raise InputError(f"{self.test.train.path}: row {number}: 'input' does not parse: {error}") from None
-        return found
 
     @cached_property
     def _found(self):
@@ -184,9 +172,8 @@ class RankingSet:
 
     def _ranked(self):
         """A RankedRow for each liked row that can be ranked; what cannot be is counted."""
-        train = self.test.train or ()
-        answers = [*self.test.labels, *(LABELS[record["output"]] for record in train)]
-        before = rated_before([*self.test.preferences, *self._train_preferences], answers)
+        answered = [*zip(self.test.preferences, self.test.labels, strict=True), *(self.test.answered_train() or ())]
+        before = rated_before(*zip(*answered, strict=True))
         for number in np.flatnonzero(self.test.labels):
             target = self.test.preferences[number].target
             if not (same := self._find(target)):

@@ -3,7 +3,7 @@
 from functools import cached_property
 
 from tlrec.data.preferences import parse_input
-from tlrec.data.records import check_two_classes, draw_shots, labels_of, read_records
+from tlrec.data.records import LABELS, check_two_classes, draw_shots, labels_of, read_records
 from tlrec.data.users import infer_users
 from tlrec.errors import InputError
 from tlrec.evaluation.floors import floor_scores
@@ -38,25 +38,21 @@ class EvaluationSet:
         return labels_of(self.records)
 
     @cached_property
-    def _parsed(self):
-        """(preferences, "") or, for records in another form, (None, a message that names the first such row)."""
-        preferences = []
-        for number, record in enumerate(self.records, start=1):
-            try:
-                preferences.append(parse_input(record["input"]))
-            except ValueError as error:
-                return None, f"{self.path}: row {number}: 'input' does not parse: {error}"
-        return preferences, ""
-
-    @property
     def preferences(self):
         """The rows' Preferences; None, and then no users and no floors, if any row is not in the published form."""
-        return self._parsed[0]
+        try:
+            return [preference for preference, _ in answered(self.records, self.path)]
+        except InputError:
+            return None
 
     def check_preferences(self):
         """Raise InputError, naming the row, unless all rows are in the published form."""
         if self.preferences is None:
-            raise InputError(self._parsed[1])
+            list(answered(self.records, self.path))
+
+    def answered_train(self):
+        """`answered` of the train records, which may be more than fit in memory; None without any."""
+        return self.train and answered(self.train, self.train.path)
 
     @cached_property
     def users(self):
@@ -66,4 +62,16 @@ class EvaluationSet:
     @cached_property
     def floors(self):
         """{name: (n,) score} of the rules that need no language model; {} where there are no preferences."""
-        return floor_scores(self.preferences, self.train)
+        if self.preferences is None:
+            return {}
+        return floor_scores(self.preferences, self.answered_train())
+
+
+def answered(records, path):
+    """Pairs (Preference, 0 or 1) of labelled records, one by one; InputError, naming file and row, for a record in another
+    form."""
+    for number, record in enumerate(records, start=1):
+        try:
+            yield parse_input(record["input"]), LABELS[record["output"]]
+        except ValueError as error:
+            raise InputError(f"{path}: row {number}: 'input' does not parse: {error}") from None

@@ -1,10 +1,8 @@
 """Floors: rules that need no language model and no training, to stand beside every AUC."""
 
-import numpy as np
+from collections import Counter
 
-from tlrec.data.preferences import parse_input
-from tlrec.data.records import LABELS
-from tlrec.errors import InputError
+import numpy as np
 
 ITEM_PRIOR = 5  # made-up ratings, half of them likes, that are added to an item's own for its like-rate
 
@@ -14,32 +12,28 @@ def history_floor(preferences):
     return np.array([(len(p.likes) + 0.5) / (len(p.history) + 1) for p in preferences])
 
 
-def item_floor(preferences, train_records):
-    """Like-rate of each target among the targets of `train_records`, as an (n,) score.
-
-    (liked + 2.5) / (times + 5): `ITEM_PRIOR` made-up ratings, half of them likes, keep the rates of items that were
-    seen once or twice near 0.5; an item never seen gets 0.5. Only targets count, not histories: with overlapping
-    windows a history repeats the same rating up to ten times. Raises InputError for a train record in another form.
-    """
-    times, liked = {}, {}
-    for row, record in enumerate(train_records, start=1):
-        try:
-            target = parse_input(record["input"]).target
-        except ValueError as error:
-            raise InputError(f"training data: row {row}: {error}") from None
-        times[target] = times.get(target, 0) + 1
-        liked[target] = liked.get(target, 0) + LABELS[record["output"]]
-    targets = [p.target for p in preferences]
-    return np.array([(liked.get(t, 0) + ITEM_PRIOR / 2) / (times.get(t, 0) + ITEM_PRIOR) for t in targets])
+def target_counts(answered):
+    """({item: how often it is a target}, {item: how often it is a liked one}) of pairs (Preference, 0 or 1). Only targets
+    count, not histories: with overlapping windows a history repeats the same rating up to ten times."""
+    times, likes = Counter(), Counter()
+    for preference, liked in answered:
+        times[preference.target] += 1
+        likes[preference.target] += liked
+    return times, likes
 
 
-def floor_scores(preferences, train_records=None):
-    """{name: (n,) score}: "history", and with train records "item" and "history + item", the sum of the two rates. {}
-    without preferences (None)."""
-    if preferences is None:
-        return {}
+def like_rate(times, likes):
+    """(liked + 2.5) / (times + 5) of numbers or arrays: `ITEM_PRIOR` made-up ratings, half of them likes, keep the rates
+    of items that were seen once or twice near 0.5; an item never seen gets 0.5."""
+    return (likes + ITEM_PRIOR / 2) / (times + ITEM_PRIOR)
+
+
+def floor_scores(preferences, train=None):
+    """{name: (n,) score}: "history", and with `train`, pairs (Preference, 0 or 1) of the train split, "item", the
+    like-rate of each target there, and "history + item", the sum of the two rates."""
     floors = {"history": history_floor(preferences)}
-    if train_records is not None:
-        floors["item"] = item_floor(preferences, train_records)
+    if train is not None:
+        times, likes = target_counts(train)
+        floors["item"] = np.array([like_rate(times[p.target], likes[p.target]) for p in preferences])
         floors["history + item"] = floors["history"] + floors["item"]
     return floors
