@@ -1,12 +1,14 @@
 """Files and folders that appear whole or not at all, JSON that is checked when it is read, and SHA-256 digests of
 files."""
 
+import gzip
 import hashlib
 import json
 import math
 import os
 import shutil
 import stat
+import zlib
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -14,16 +16,25 @@ from pathlib import Path
 from tlrec.errors import InputError
 
 
-def read_bytes(path):
-    """The content of a file; InputError, naming it, if it is missing, cannot be read, or is a folder or a pipe."""
+@contextmanager
+def opened(path):
+    """A file opened for reading bytes, decompressed if its name ends in .gz; InputError, naming it, if it is missing, is a
+    folder or a pipe, or cannot be read inside the block."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe might never end
             raise InputError(f"{path}: is not a file")
-        return Path(path).read_bytes()
+        with gzip.open(path) if str(path).endswith(".gz") else open(path, "rb") as file:
+            yield file
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def read_bytes(path):
+    """The content of a file, as `opened` opens it."""
+    with opened(path) as file:
+        return file.read()
 
 
 def parse_json(text, where):

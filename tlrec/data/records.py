@@ -5,18 +5,16 @@ them, or has one after the other (JSON lines), in UTF-8 or UTF-16, with or witho
 writes and draws records.
 """
 
-import gzip
+import io
 import json
 import os
 import re
-import stat
-import zlib
 from functools import cached_property
 
 import numpy as np
 
 from tlrec.errors import InputError
-from tlrec.files import sha256, whole_file
+from tlrec.files import opened, sha256, whole_file
 
 FIELDS = ("instruction", "input", "output")
 LABELS = {"Yes.": 1, "No.": 0}
@@ -92,20 +90,13 @@ def _label_flaw(row, needed):
 def json_values(path, numbers=None):
     """The JSON values of an array, or of a file with one value behind the other, each as soon as it is read; decompressed
     if the name ends in .gz. numbers: what makes numbers from their text, if not Python's. Raises InputError."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe might never end
-            raise InputError(f"{path}: is not a file")
-        opened = gzip.open if str(path).endswith(".gz") else open
-        with opened(path, "rb") as file:
-            encoding = json.detect_encoding(file.read(4))
-        with opened(path, "rt", encoding=encoding, newline="") as file:
-            yield from _values_of(file, path, json.JSONDecoder(parse_int=numbers, parse_float=numbers).raw_decode)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except UnicodeError as error:
-        raise InputError(f"{path}: cannot be read: not {encoding}: {error.reason}; save it as UTF-8") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    with opened(path) as file:
+        encoding = json.detect_encoding(file.peek(4)[:4])
+        text = io.TextIOWrapper(file, encoding, newline="")
+        try:
+            yield from _values_of(text, path, json.JSONDecoder(parse_int=numbers, parse_float=numbers).raw_decode)
+        except UnicodeError as error:
+            raise InputError(f"{path}: cannot be read: not {encoding}: {error.reason}; save it as UTF-8") from None
 
 
 def _values_of(file, path, decode):

@@ -6,8 +6,9 @@ The metadata of 2014 is no JSON: its lines are Python's own notation, in single 
 
 import ast
 
-from tlrec.data.sources.tables import first_line, is_json, open_bytes, read_delimited, read_objects
+from tlrec.data.sources.tables import first_line, is_json, read_delimited, read_objects
 from tlrec.errors import InputError
+from tlrec.files import opened
 
 REVIEW = {"user": "reviewerID", "item": "asin", "rating": "overall", "timestamp": "unixReviewTime"}
 REVIEW_2023 = {"user": "user_id", "item": "parent_asin", "rating": "rating", "timestamp": "timestamp"}
@@ -51,7 +52,7 @@ PRODUCT_2023 = {"item": "parent_asin", "title": "title", "creator": _maker}
 
 
 def _literals(path):
-    with open_bytes(path) as file:
+    with opened(path) as file:
         for number, line in enumerate(file, start=1):
             try:
                 yield ast.literal_eval(line.decode())

@@ -6,9 +6,7 @@ breaks counts as one line. Users and items are categories, so that tens of milli
 """
 
 import csv
-import gzip
 import io
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,37 +18,24 @@ import pyarrow.parquet
 
 from tlrec.data.records import json_values
 from tlrec.errors import InputError
+from tlrec.files import opened, read_bytes
 
 CATEGORIES = ("user", "item", "rating")
 MEND = "; mend or remove such lines"
 _SEPARATORS = ",\t;|"
 
 
-def open_bytes(path):
-    """The file opened for reading, decompressed if its name ends in .gz. Raises InputError if it is not there."""
-    try:
-        return gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
 def first_line(path):
     """The first line of a file as text, without BOM and line break."""
-    with open_bytes(path) as file:
-        try:
-            start = file.read(1 << 16)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from None
+    with opened(path) as file:
+        start = file.read(1 << 16)
     encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
     return start.decode(encoding, errors="replace").lstrip("\ufeff").split("\n")[0].rstrip("\r")
 
 
 def read_text(path):
     """The text of a file in UTF-8, or in Latin-1 if it is no UTF-8."""
-    with open_bytes(path) as file:
-        content = file.read()
+    content = read_bytes(path)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -171,7 +156,7 @@ def _parse(path, width, places, odd, separator, header, encoding, quotes):
         odd[row.number] = row.text
         return "skip"
 
-    with open_bytes(path) as file:
+    with opened(path) as file:
         if len(separator) > 1:
             file, separator = io.BytesIO(file.read().replace(separator.encode(), b"\x1f")), "\x1f"
         elif file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -197,7 +182,7 @@ def _parse(path, width, places, odd, separator, header, encoding, quotes):
                     include_columns=list(wanted),
                 ),
             )
-        except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
+        except pa.ArrowInvalid as error:
             if "Could not skip initial" in str(error):
                 raise InputError(f"{path}: a header, but no rows") from None
             raise InputError(f"{path}: cannot be read as a table: {str(error).splitlines()[0]}") from None
@@ -228,7 +213,7 @@ def _repaired(table, odd, path, width, places, separator, quotes, skipped):
 
 
 def _not_utf8(path):
-    with open_bytes(path) as file:
+    with opened(path) as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode()
