@@ -22,8 +22,7 @@ from typing import NamedTuple
 
 from tlrec import runs
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import one_line_if_full, read_json, sha256, whole_file, whole_folder
-from tlrec.runs.record import FORMAT
+from tlrec.files import one_line_if_full, sha256, whole_file, whole_folder
 
 SCRIPT = "import_gguf.py"
 TOLERANCE = 1e-4  # largest difference of logits before writing and after reading back, relative to the largest
@@ -139,14 +138,14 @@ def recognise(file):
 
 def is_there(folder, known, dtype):
     """Whether `folder` holds this import; InputError if it holds anything else."""
-    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+    if not folder.exists() or not any(folder.iterdir()):
         return False
-    run = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+    run = runs.read_run(folder) if (folder / "run.json").exists() else {}
     if run.get("script") != SCRIPT or run["gguf"]["sha256"] != known.sha256:
         raise InputError(f"--output_dir {folder}: holds other files; give another folder")
     if run["dtype"] != dtype:
         raise InputError(f"--output_dir {folder}: holds the import as {run['dtype']}; remove it or give another folder")
-    return run.get("format") == FORMAT  # with a run.json that is not read any more it is made again
+    return True
 
 
 def fetch(known, file, work):
@@ -202,13 +201,12 @@ def load(file, known):
     )
     reader, types = GGUFReader(file), {}
     found = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    held = [token.replace(" ", "▁") for token in reader.get_field("tokenizer.ggml.tokens").contents()]
-    if [token.replace(" ", "▁") for token in found] != held:
+    held = reader.get_field("tokenizer.ggml.tokens").contents()
+    if [token.replace(" ", "▁") for token in found] != [token.replace(" ", "▁") for token in held]:
         raise InputError(f"{file}: transformers reads other tokens than it holds")
     for tensor in reader.tensors:
-        entry = types.setdefault(tensor.tensor_type.name, [0, 0])
-        entry[0] += 1
-        entry[1] += int(tensor.n_elements)
+        count, numbers = types.get(tensor.tensor_type.name, (0, 0))
+        types[tensor.tensor_type.name] = count + 1, numbers + int(tensor.n_elements)
     return tokenizer, model, dict(sorted(types.items(), key=lambda item: -item[1][1]))
 
 
@@ -221,21 +219,23 @@ def logits_and_loss(model, ids):
     return logits, float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:])))
 
 
-def savable(model, tokenizer, dtype):
-    """The same weights as `dtype` in a new model: transformers saves none that it has loaded from a GGUF file."""
-    import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
+def cast(model, dtype):
+    """Turn the weights, and nothing else of the model, into this type."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+
+
+def save(model, tokenizer, folder):
+    """Write both into `folder`, the model as if it had never been a GGUF file, of which transformers saves none."""
+    from transformers import GenerationConfig
 
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     model.config.update(ids)
-    del model.config.quantization_config
+    del model.config.quantization_config, model.hf_quantizer
     model.config.__dict__.pop("_model_name_or_path", None)  # the name in the file, which is no path
-    with torch.device("meta"):
-        fresh = AutoModelForCausalLM.from_config(model.config, dtype=dtype)
-    fresh.load_state_dict({name: tensor.to(dtype) for name, tensor in model.state_dict().items()}, assign=True)
-    fresh.tie_weights()
-    fresh.generation_config = GenerationConfig(**ids, do_sample=False)
-    return fresh
+    model.generation_config = GenerationConfig(**ids, do_sample=False)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def convert(file, known, folder, dtype):
@@ -251,12 +251,10 @@ def convert(file, known, folder, dtype):
             f"{file}: transformers reads it so that a text of {known.tokens} tokens and {known.loss} nats per token "
             f"takes {len(ids) - 1} and {loss:.4f}; install the version of requirements.txt"
         )
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(weight.to(getattr(torch, dtype)))
+    cast(model, getattr(torch, dtype))
+    save(model, tokenizer, folder)
+    cast(model, torch.float32)
     expected, stored = logits_and_loss(model, ids)
-    savable(model, tokenizer, getattr(torch, dtype)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
     reread = AutoTokenizer.from_pretrained(folder)
     if reread.encode(TEXT) != ids or reread.chat_template != tokenizer.chat_template:

@@ -11,8 +11,7 @@ Ranking beside vLLM: bench_ranking.py --vllm.
 
 Peers get token ids that are made beforehand, and the batches of ours. Every turn is a new process, ours too: it loads the
 model, warms up, and then its work is timed; the procedures take turns. Fails unless all give the same scores, or the same
-losses and norms of the gradient in two steps without dropout. Peak memory is that of the whole process while it works; on
-a GPU that of its tensors there.
+losses and norms of the gradient in two steps without dropout.
 """
 
 import shutil
@@ -101,14 +100,14 @@ def in_our_order(rows, batch_size):
 
 
 def take_turns(args, work, dtype, device, model, requests, first):
-    """{name: {"seconds": [...], "cpu_seconds": [...], "peak_memory_gb": [...], "first": answer to the first request,
-    "answer": to the last, "facts": what its worker told about itself}}; every turn is a process of its own.
+    """{name: {"seconds": [...], "cpu_seconds": [...], "first": answer to the first request, "answer": to the last, "facts":
+    what its worker told about itself}}; every turn is a process of its own.
 
     requests and first, for the warm-up: {"ours": request, "others": request}.
     """
     ours = [OURS, SHARED] if work == "tuning" else [OURS]
     names = [*ours, *(peer for peer in PEERS_OF[work] if peer in args.peers)]
-    figures = {name: {"seconds": [], "cpu_seconds": [], "peak_memory_gb": []} for name in names}
+    figures = {name: {"seconds": [], "cpu_seconds": []} for name in names}
     for repeat in range(args.repeats):
         for name, figure in figures.items():
             print(f"{work}, {dtype}: {name}, turn {repeat + 1} of {args.repeats}", file=sys.stderr)
@@ -116,12 +115,12 @@ def take_turns(args, work, dtype, device, model, requests, first):
             # vLLM is built for one device
             settings |= {"prompt_tokens": CUTOFF} if name == "vllm" else {"device": device.type}
             settings |= {"share_prefix": True} if name == SHARED else {}
-            extra = {"batch_size": args.lm_eval_batch_size or LM_EVAL_BATCH[dtype]} if name == "lm-eval" else {}
+            extra = {"batch_size": LM_EVAL_BATCH[dtype]} if name == "lm-eval" else {}
             environment = None if name in ours else args.peers_folder / name
             worker = Worker(name.split(",")[0], environment, args.threads, **settings)
             figure["first"] = worker.ask(**first[kind], **extra)
             figure["answer"] = worker.ask(**requests[kind], **extra)
-            for key in ("seconds", "cpu_seconds", "peak_memory_gb"):
+            for key in ("seconds", "cpu_seconds"):
                 figure[key].append(figure["answer"][key])
             figure["facts"] = worker.facts | extra
             worker.close()
@@ -130,32 +129,24 @@ def take_turns(args, work, dtype, device, model, requests, first):
 
 def compare(work, figures, rows, labels, dtype):
     """What is reported of one table, and a function that asserts that all have given the same. labels: (rows,)."""
-    medians = {name: statistics.median(figure["seconds"]) for name, figure in figures.items()}
-    table = {
-        "work": work,
-        "dtype": dtype,
-        "rows": rows,
-        "ours_times_as_fast": {name: median / medians[OURS] for name, median in medians.items()},
-        "procedures": {
-            name: {
-                "seconds": medians[name],
-                "rows/s": rows / medians[name],
-                "CPU s": statistics.median(figure["cpu_seconds"]),
-                "peak GB": max(figure["peak_memory_gb"], key=lambda peak: peak or 0),
-                **figure["facts"],
-            }
-            for name, figure in figures.items()
-        },
+    seconds, cpu = (
+        {name: statistics.median(figure[key]) for name, figure in figures.items()} for key in ("seconds", "cpu_seconds")
+    )
+    procedures = {
+        name: {"seconds": seconds[name], "rows/s": rows / seconds[name], "CPU s": cpu[name]}
+        | {"ours so many times as fast": seconds[name] / seconds[OURS]}
+        for name in figures
     }
+    facts = {name: figure["facts"] for name, figure in figures.items()}
+    table = {"work": work, "dtype": dtype, "rows": rows, "procedures": procedures, "facts": facts}
     if work == "scoring":
         log_p = {name: np.array(figure["answer"]["log_p"]) for name, figure in figures.items()}
         aucs = {name: float(auc(labels, two_probabilities_to_score(*np.exp(each.T)))) for name, each in log_p.items()}
         table["auc"] = aucs
         table["largest_difference"] = {name: float(abs(each - log_p[OURS]).max()) for name, each in log_p.items()}
         return table, lambda: measure.check_same_scores(log_p, OURS, aucs, getattr(torch, dtype))
-    table["losses"], table["grad_norms"] = (
-        {name: figure["first"][key] for name, figure in figures.items()} for key in ("losses", "grad_norms")
-    )
+    for key in ("losses", "grad_norms"):
+        table[key] = {name: figure["first"][key] for name, figure in figures.items()}
     return table, lambda: check_same_losses(table["losses"], table["grad_norms"], dtype)
 
 
@@ -179,7 +170,6 @@ def parse(arguments):
     add("--batch_size", type=int, default=16, help="rows of a step of tuning (default: %(default)s)")
     add("--steps", type=int, default=4, help="steps of tuning (default: %(default)s)")
     add("--lora_dropout", type=float, default=0.05, help="in the timed steps (default: %(default)s)")
-    add("--lm_eval_batch_size", type=int, help="(default: 16 in float32, 4 in bfloat16; take the fastest)")
     add("--threads", type=int, default=torch.get_num_threads(), help="of every process (default: torch's)")
     add("--dtype", choices=measure.DTYPES, nargs="+", default=["bfloat16"], help="one or both (default: bfloat16)")
     args = parser.parse_args(arguments)
@@ -216,13 +206,7 @@ def main(arguments=None):
             checks.append(check)
             report = measure.report(args, device, tables=tables)
             print(f"\n{work}, {dtype}: {count} rows of {args.data}, {args.shape}; {report['hardware']}")
-            measure.print_table(
-                {
-                    name: {key: figures[key] for key in ("seconds", "rows/s", "CPU s", "peak GB")}
-                    | {"ours so many times as fast": table["ours_times_as_fast"][name]}
-                    for name, figures in table["procedures"].items()
-                }
-            )
+            measure.print_table(table["procedures"])
     for check in checks:
         check()
     return report

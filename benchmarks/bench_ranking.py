@@ -53,7 +53,10 @@ def requests_of(args, films):
 
 def prepare(args):
     device = base_models.resolve_device(args.device)
-    tokenizer, model = models.load_tokenizer(args.shape), models.make_model(args.shape, device, dtype_of(args))
+    tokenizer, model = (
+        models.load_tokenizer(args.shape),
+        models.make_model(args.shape, device, getattr(torch, args.dtype)),
+    )
     requests = requests_of(args, args.rows)
     plain = [record for row, items in requests for record in with_targets(row, items)][: args.plain_rows]
 
@@ -89,10 +92,6 @@ def log_p(*scores):
     return np.concatenate([np.stack([one.log_p_yes, one.log_p_no], axis=1) for one in scores])
 
 
-def dtype_of(args):
-    return getattr(torch, args.dtype)
-
-
 def count_tokens(args):
     """Tokens that each procedure must compute: whole prompts, or own tokens and each history once."""
     tokenizer = models.load_tokenizer(args.shape)
@@ -123,18 +122,19 @@ def main(arguments=None):
     # 2. Compare
     clock = "cpu_median" if device.type == "cpu" else "median"
     rates = {name: (plain if name == PLAIN else own) / figure[clock] for name, figure in figures.items()}
-    facts = {
-        "own_tokens": own,
-        "whole_tokens": whole,
-        "tokens_per_second": rates,
-        "share_of_the_plain_rate": {name: rate / rates[PLAIN] for name, rate in rates.items()},
-        "times_over_no_sharing": {
-            name: whole / rates[PLAIN] / figures[name][clock] for name in figures if name != PLAIN
-        },
-        "largest_difference": {
-            name: float(abs(each - results[ROWS][: len(each)]).max()) for name, each in results.items()
-        },
+    differences = {name: float(abs(each - results[ROWS][: len(each)]).max()) for name, each in results.items()}
+    table = {
+        name: {
+            "seconds": figure["median"],
+            "CPU s": figure["cpu_median"],
+            "own tokens/s": rates[name],
+            "of the plain rate": rates[name] / rates[PLAIN],
+            "over no sharing": None if name == PLAIN else whole / rates[PLAIN] / figure[clock],
+            "difference": differences[name],
+        }
+        for name, figure in figures.items()
     }
+    facts = {"own_tokens": own, "whole_tokens": whole, "largest_difference": differences, "table": table}
     if args.vllm:
         vllm = start_vllm(args.vllm, args.shape, args.dtype, args.threads)
         facts["vllm"] = vllm.facts | {"cached_tokens": vllm.answer["cached_tokens"]}
@@ -145,16 +145,10 @@ def main(arguments=None):
         f"ranking {args.rows} films for {args.users} users, {args.shape}, {args.dtype}, {own / args.rows:.1f} own tokens "
         f"of {whole / args.rows:.0f} a film; {report['hardware']}; rates by {clock}; the plain batch's count all its tokens"
     )
-    columns = {"own tokens/s": rates, "of the plain rate": report["share_of_the_plain_rate"]}
-    columns |= {"over no sharing": report["times_over_no_sharing"], "difference": report["largest_difference"]}
-    measure.print_table(
-        {
-            name: {"seconds": figure["median"], "CPU s": figure["cpu_median"]}
-            | {column: values.get(name) for column, values in columns.items()}
-            for name, figure in figures.items()
-        }
-    )
-    assert max(report["largest_difference"].values()) < measure.TOLERANCE[dtype_of(args)], report["largest_difference"]
+    measure.print_table(table)
+    assert max(report["largest_difference"].values()) < measure.TOLERANCE[getattr(torch, args.dtype)], report[
+        "largest_difference"
+    ]
     return report
 
 

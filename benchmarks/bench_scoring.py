@@ -107,20 +107,21 @@ def main(arguments=None):
     labels = labels_of(models.load_records(args.data, args.rows))
     aucs = {name: float(auc(labels, two_probabilities_to_score(*np.exp(each.T)))) for name, each in log_p.items()}
     losses = {name: results[name][1] for name in (VALIDATION, PUBLISHED_VALIDATION)}
-    times = {name: figures[COMPARED_WITH.get(name, name)]["median"] / figures[name]["median"] for name in figures}
     differences = {name: float(abs(each - log_p[PUBLISHED]).max()) for name, each in log_p.items()}
-    report = measure.report(
-        args, device, procedures=figures, times_as_fast=times, auc=aucs, loss=losses, largest_difference=differences
-    )
+    table = {
+        name: {
+            "seconds": one["median"],
+            "rows/s": args.rows / one["median"],
+            "times as fast": figures[COMPARED_WITH.get(name, name)]["median"] / one["median"],
+        }
+        for name, one in figures.items()
+    }
+    facts = {"auc": aucs, "loss": losses, "largest_difference": differences}
+    report = measure.report(args, device, procedures=figures, table=table, **facts)
 
     # 3. Print
     print(f"{args.rows} rows of {args.data}, {args.shape}, {report['hardware']}")
-    measure.print_table(
-        {
-            name: {"seconds": one["median"], "rows/s": args.rows / one["median"], "times as fast": times[name]}
-            for name, one in figures.items()
-        }
-    )
+    measure.print_table(table)
     measure.check_same_scores(log_p, PUBLISHED, aucs, dtype)
     assert abs(losses[VALIDATION] - losses[PUBLISHED_VALIDATION]) < measure.TOLERANCE[dtype], f"losses differ: {losses}"
     return report

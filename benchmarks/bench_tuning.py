@@ -45,6 +45,23 @@ def left_padded(rows):
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
+def arguments_of(args, on_gpu, folder):
+    """The TrainingArguments that all procedures share."""
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": min(MICRO_BATCH, args.rows),
+        "gradient_accumulation_steps": max(1, min(BATCH, args.rows) // MICRO_BATCH),
+        "max_steps": args.steps,
+        "learning_rate": 1e-4,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": not on_gpu,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "remove_unused_columns": False,
+    }
+
+
 def prepare(args):
     """{name: a function that tunes and returns [{"loss", "grad_norm", ...}], one for each optimiser step}."""
     device = base_models.resolve_device(args.device)
@@ -54,7 +71,7 @@ def prepare(args):
     rows = tokenised(RecordTokenizer(tokenizer, FRAME, cutoff_len=512), Dataset.from_list(records))
     procedures = {}
 
-    def add(name, dtype, attention, trainer_class, collate, **arguments):
+    def add(name, dtype, attention, trainer_class, parts, **arguments):
         model = models.make_model(args.shape, device, dtype, attention, args.lora_dropout)
         start = {key: value.clone() for key, value in model.state_dict().items() if "lora_" in key}
 
@@ -62,50 +79,24 @@ def prepare(args):
             model.load_state_dict(start, strict=False)
             set_seed(0)
             with tempfile.TemporaryDirectory() as folder:
-                settings = TrainingArguments(
-                    output_dir=folder,
-                    per_device_train_batch_size=min(MICRO_BATCH, args.rows),
-                    gradient_accumulation_steps=max(1, min(BATCH, args.rows) // MICRO_BATCH),
-                    max_steps=args.steps,
-                    learning_rate=1e-4,
-                    logging_steps=1,
-                    save_strategy="no",
-                    use_cpu=not on_gpu,
-                    disable_tqdm=True,
-                    report_to="none",
-                    remove_unused_columns=False,
-                    **arguments,
-                )
-                trainer = trainer_class(model=model, train_dataset=rows, args=settings, **collate)
+                settings = TrainingArguments(**arguments_of(args, on_gpu, folder), **arguments)
+                trainer = trainer_class(model=model, train_dataset=rows, args=settings, **parts)
                 trainer.remove_callback(PrinterCallback)
                 trainer.train()
             return trainer.state.log_history
 
         procedures[name] = procedure
 
-    dtype = torch.bfloat16 if on_gpu else torch.float32
+    half = torch.float16 if on_gpu else torch.float32
+    add(PUBLISHED, half, "eager", Trainer, {"data_collator": left_padded}, fp16=on_gpu, optim="adamw_torch")
     scorer = Scorer(tokenizer, records[:2], FRAME, cutoff_len=512, with_loss=True)  # never used
+    parts = {"scorer": scorer, "validation_labels": None, "data_collator": Collator(prompt_loss_weight=1)}
     own = {"bf16": on_gpu, "optim": "adamw_torch_fused" if on_gpu else "adamw_torch"}
     own |= {"train_sampling_strategy": "group_by_length"}
-    add(
-        PUBLISHED,
-        torch.float16 if on_gpu else torch.float32,
-        "eager",
-        Trainer,
-        {"data_collator": left_padded},
-        fp16=on_gpu,
-        optim="adamw_torch",
-    )
-    never = {"scorer": scorer, "validation_labels": None, "data_collator": Collator(prompt_loss_weight=1)}
-    add(
-        OURS,
-        dtype,
-        base_models.resolve_attention("auto", device, dtype),
-        TuningTrainer,
-        never | {"loss": cross_entropy},
-        **own,
-    )
-    add(SHARED, dtype, "sdpa", TuningTrainer, never | {"loss": SharedPrefix(lengths(rows).max())}, **own)
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    attention = base_models.resolve_attention("auto", device, dtype)
+    add(OURS, dtype, attention, TuningTrainer, parts | {"loss": cross_entropy}, **own)
+    add(SHARED, dtype, "sdpa", TuningTrainer, parts | {"loss": SharedPrefix(lengths(rows).max())}, **own)
     return procedures
 
 
@@ -138,18 +129,19 @@ def main(arguments=None):
     rows = RecordTokenizer(models.load_tokenizer(args.shape), FRAME, cutoff_len=512).examples(records).rows
     # Every epoch has all rows, in rows / BATCH optimiser steps.
     tokens = sum(len(row["input_ids"]) for row in rows) * args.steps / max(1, args.rows / BATCH)
-    medians = {name: figure["median"] for name, figure in figures.items()}
-    times = {name: medians[PUBLISHED] / median for name, median in medians.items()}
-    report = measure.report(args, device, procedures=figures, times_as_fast=times, same_step=same_step)
+    table = {
+        name: {
+            "seconds": figure["median"],
+            "tokens/s": tokens / figure["median"],
+            "times as fast": figures[PUBLISHED]["median"] / figure["median"],
+        }
+        for name, figure in figures.items()
+    }
+    report = measure.report(args, device, procedures=figures, table=table, same_step=same_step)
 
     # 3. Print
     print(f"{args.steps} steps of tuning on {args.rows} rows of {args.data}, {args.shape}, {report['hardware']}")
-    measure.print_table(
-        {
-            name: {"seconds": median, "tokens/s": tokens / median, "times as fast": times[name]}
-            for name, median in medians.items()
-        }
-    )
+    measure.print_table(table)
     return report
 
 

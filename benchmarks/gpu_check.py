@@ -13,6 +13,7 @@ import io
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,23 +26,25 @@ from pathlib import Path
 
 from tlrec.errors import InputError, one_line_errors
 from tlrec.files import write_json
+from tlrec.model.memory import Shape
 from tlrec.model.prompts import ANSWERS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 POCKET = REPOSITORY / "base_model" / "pocket-llama"
 ROWS, BATCH = 40, 4
+TINY = Shape(3_072, 64, 128, 2, 4)
 RECIPE = ["--num_epochs", 1, "--batch_size", BATCH, "--micro_batch_size", BATCH, "--eval_steps", 5]
 RECIPE += ["--warmup_steps", 0, "--learning_rate", 1e-3, "--cutoff_len", 256]
 
 
 @dataclass
 class Box:
-    """The machine under test and its files. rows: to learn from, in batches of BATCH; tuned: {name: folder} of the adapters
-    that other checks need."""
+    """The machine under test and its files. base: the folder of the model; tuned: {name: folder} of the adapters that other
+    checks need."""
 
     folder: Path
     pretend: bool
-    rows: int
+    base: Path
     tuned: dict = field(default_factory=dict)
 
     @property
@@ -67,20 +70,20 @@ class Box:
             raise RuntimeError(f"{script} ended with {status}: {(err.getvalue().strip() or '?').splitlines()[-1]}")
         return out.getvalue()
 
-    def tuning(self, name, *flags, base=POCKET):
+    def tuning(self, name, *flags):
         """The command of ins_tuning.py into the folder `name`."""
         paths = ["--train_data_path", self.movie / "train.json", "--val_data_path", self.movie / "valid.json"]
-        return ["ins_tuning.py", "--base_model", base, *paths, "--output_dir", self.folder / name, *RECIPE, *flags]
+        return ["ins_tuning.py", "--base_model", self.base, *paths, "--output_dir", self.folder / name, *RECIPE, *flags]
 
-    def tune(self, name, *flags, base=POCKET):
+    def tune(self, name, *flags):
         """The "results" of a run; its adapter is `tuned[name]`."""
-        self.run(*self.tuning(name, *flags, base=base))
+        self.run(*self.tuning(name, *flags))
         self.tuned[name] = self.folder / name
         return read(self.folder / name / "run.json")["results"]
 
-    def evaluate(self, name, adapter, *flags, base=POCKET, rows="valid"):
+    def evaluate(self, name, adapter, *flags, rows="valid"):
         """(metrics, P(Yes) of every row) of an adapter, by evaluate.py into the folder `name`."""
-        paths = ["--base_model", base, "--lora_weights", adapter, "--test_data_path", self.movie / f"{rows}.json"]
+        paths = ["--base_model", self.base, "--lora_weights", adapter, "--test_data_path", self.movie / f"{rows}.json"]
         self.run("evaluate.py", *paths, "--output_dir", self.folder / name, *flags)
         lines = (self.folder / name / "predictions.jsonl").read_text().splitlines()
         return read(self.folder / name / "metrics.json"), [json.loads(line)["p_yes"] for line in lines]
@@ -208,11 +211,10 @@ def like_the_cpu(box):
 def ranking(box):
     """Ranking among 20 items."""
     paths = ["--test_data_path", box.movie / "test.json", "--output_dir", box.folder / "ranked"]
-    out = box.run("evaluate.py", "--base_model", POCKET, "--lora_weights", box.tuned["auto"], *paths, "--rank", 20)
+    out = box.run("evaluate.py", "--base_model", box.base, "--lora_weights", box.tuned["auto"], *paths, "--rank", 20)
     found = read(box.folder / "ranked" / "ranking.json")
-    return (
-        f"{next((line for line in out.splitlines() if line.startswith('ranking:')), '')} {len(found)} entries".strip()
-    )
+    said = [line for line in out.splitlines() if line.startswith("ranking:")]
+    return f"{' '.join(said[:1])} {len(found)} entries".strip()
 
 
 def too_little_memory(box):
@@ -224,7 +226,7 @@ def too_little_memory(box):
     from tlrec.model.prompts import load_frame
     from tlrec.scoring.records import Scorer
 
-    model = base_models.load_base_model(POCKET, torch.device("cuda"), torch.float32)
+    model = base_models.load_base_model(box.base, torch.device("cuda"), torch.float32)
     records = read_records(box.movie / "test.json") * (1 if box.pretend else 20)
     scorer = Scorer(base_models.load_tokenizer(POCKET), records, load_frame("alpaca"), 256)
     torch.cuda.empty_cache()
@@ -267,21 +269,11 @@ def two_gpus(box):
     return "; ".join(said)
 
 
-def like_llama_7b(box):
-    """A step and a scoring pass of a random model of 7B shape, beside the memory table."""
-    import shutil
-
+def write_random_model(folder, shape, device):
+    """A random LLaMA of this shape, in 16 bits, with the tokenizer of pocket-llama."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from benchmarks.memory_table import SHAPES, scored, total
-    from tlrec.model.memory import Shape
-
-    shape = Shape(3_072, 64, 128, 2, 4) if box.pretend else SHAPES["LLaMA-7B"]
-    folder = box.folder / "random-7b"
-    room = shutil.disk_usage(box.folder).free
-    if not box.pretend and room < 16e9:
-        return SKIPPED + f"its weights take 14 GB, and the disk has {room / 1e9:.0f}; give another --output_dir"
     config = LlamaConfig(
         vocab_size=shape.vocabulary,
         hidden_size=shape.width,
@@ -289,22 +281,36 @@ def like_llama_7b(box):
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
     )
-    with torch.device("cpu" if box.pretend else "cuda"):  # random numbers for 7B weights take minutes on a CPU
+    with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
     model.to("cpu").save_pretrained(folder)
-    del model
-    torch.cuda.empty_cache()
     for file in POCKET.glob("*token*"):
         shutil.copy(file, folder)
+
+
+def like_llama_7b(box):
+    """A step and a scoring pass of a random model of 7B shape, beside the memory table."""
+    import torch
+
+    from benchmarks.memory_table import SHAPES, scored, total
+
+    shape = TINY if box.pretend else SHAPES["LLaMA-7B"]
+    room = shutil.disk_usage(box.folder).free
+    if not box.pretend and room < 16e9:
+        return SKIPPED + f"its weights take 14 GB, and the disk has {room / 1e9:.0f}; give another --output_dir"
+    large = Box(box.folder, box.pretend, box.folder / "random-7b")
+    # on a CPU, random numbers for 7B weights take minutes
+    write_random_model(large.base, shape, "cpu" if box.pretend else "cuda")
+    torch.cuda.empty_cache()
     said = []
     try:
         for quantization in ("none", "8bit"):
             flags = ["--dtype", "float16", "--quantization", quantization, "--gradient_checkpointing"]
             flags += ["--max_train_samples", BATCH, "--micro_batch_size", 1, "--max_val_samples", 8]
-            results = box.tune(f"7b-{quantization}", *flags, base=folder)
+            results = large.tune(f"7b-{quantization}", *flags)
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            box.evaluate(f"7b-{quantization}-scored", box.tuned[f"7b-{quantization}"], base=folder)
+            large.evaluate(f"7b-{quantization}-scored", large.tuned[f"7b-{quantization}"])
             found = results["peak_memory_gb"], torch.cuda.max_memory_allocated() / 1e9
             counted = total(shape, 256, quantization, True) / 1e9, scored(shape, 256, quantization) / 1e9
             said.append(
@@ -312,7 +318,7 @@ def like_llama_7b(box):
                 f"{counted[1]:.2f} for one row)"
             )
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(large.base)
     return "; ".join(said)
 
 
@@ -358,16 +364,21 @@ def main(arguments=None):
     from tlrec.demo.workspace import make_workspace
 
     output = Path(args.output_dir)
-    if not output.is_dir():
-        raise InputError(f"--output_dir {output}: no such folder")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {output}: cannot be made: {error.strerror}") from None
     pretended = contextlib.nullcontext()
     if args.pretend:
         from tests.support.fake_cuda import FakeCuda
 
         pretended = FakeCuda()
     with tempfile.TemporaryDirectory(dir=output, prefix=".gpu_check-") as folder, pretended:
-        box = Box(Path(folder), args.pretend, 2 * BATCH if args.pretend else ROWS)
-        sizes = {"train": box.rows, "valid": 12, "test": 24}
+        box = Box(Path(folder), args.pretend, POCKET)
+        if args.pretend:  # where each operation takes long, whatever its size
+            box.base = box.folder / "tiny"
+            write_random_model(box.base, TINY, "cpu")
+        sizes = {"train": 2 * BATCH if args.pretend else ROWS, "valid": 12, "test": 24}
         few = dict.fromkeys(sizes, 12)
         domains = {"netflix": few, "amazon-book": few, "movie": sizes, "book": few}
         make_workspace(box.folder / "records", 0, domains)

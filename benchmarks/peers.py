@@ -4,7 +4,6 @@ run by a worker, benchmarks/workers/<name>_worker.py; TLRec itself runs in such 
 import atexit
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -51,20 +50,10 @@ class Worker:
         self.answer, self.facts = None, self._read()
 
     def ask(self, **request):
-        """The worker's answer to a request, a dict with its result, "seconds", "cpu_seconds" and "peak_memory_gb": of the
-        whole process during this request, on a GPU of all tensors there; None if it cannot be measured."""
-        process = Path(f"/proc/{self.process.pid}")
-        linux = process.exists()
-        if linux:
-            (process / "clear_refs").write_text("5")  # what it has now becomes its recorded peak
+        """The worker's answer to a request, a dict with its result, "seconds" and "cpu_seconds"."""
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         self.answer = self._read()
-        peak = self.answer.pop("gpu_peak_gb")
-        if peak is None and linux:
-            kilobytes = re.search(r"^VmHWM:\s+(\d+) kB", (process / "status").read_text(), re.MULTILINE)[1]
-            peak = 1024 * int(kilobytes) / 1e9
-        self.answer["peak_memory_gb"] = peak
         return self.answer
 
     def _read(self):

@@ -79,19 +79,16 @@ class Cell(NamedTuple):
         return [*flags, "--share_prefix", "--sample" if stage == "few-shot" else "--max_train_samples", self.rows]
 
 
-def start(stage, rows, seed=0):
-    return Cell(tuple(values[0] for values in SETTINGS[stage].values()), rows, seed)
-
-
 # 2. The rule. aucs: {Cell: AUC} of the cells that are done
-def changed(stage, rows, **changes):
-    """The start's cell with these settings changed."""
-    return Cell(tuple((start(stage, rows).settings(stage) | changes).values()), rows)
+def start(stage, rows, **changes):
+    """The cell of the start's recipe, with these settings changed."""
+    values = {name: values[0] for name, values in SETTINGS[stage].items()}
+    return Cell(tuple((values | changes).values()), rows)
 
 
 def one_at_a_time(stage, rows):
     """Cells of round 1."""
-    others = [changed(stage, rows, **{name: value}) for name, values in SETTINGS[stage].items() for value in values[1:]]
+    others = [start(stage, rows, **{name: value}) for name, values in SETTINGS[stage].items() for value in values[1:]]
     return [start(stage, rows), *others]
 
 
@@ -99,11 +96,11 @@ def crossed(stage, rows, aucs):
     """Cells of round 2."""
     best = {}  # setting: (AUC, value)
     for name, values in SETTINGS[stage].items():
-        alone = [(aucs[changed(stage, rows, **{name: value})], value) for value in values[1:]]
+        alone = [(aucs[start(stage, rows, **{name: value})], value) for value in values[1:]]
         best[name] = max(alone, key=lambda pair: pair[0])
     names = sorted(best, key=lambda name: -best[name][0])[:CROSSED]
     together = [group for size in range(2, len(names) + 1) for group in itertools.combinations(names, size)]
-    return [changed(stage, rows, **{name: best[name][1] for name in group}) for group in together]
+    return [start(stage, rows, **{name: best[name][1] for name in group}) for group in together]
 
 
 def decided(stage, rows, aucs):
@@ -194,23 +191,21 @@ def write_tables(args, rows):
     import pandas as pd
 
     before = read_metrics(args.output_dir / "start")
-    low, high = bounds_of(before["floors"]["history"]["intervals"]["auc"])
-    beside = [{"round": "history baseline", "auc": before["floors"]["history"]["auc"], "low": low, "high": high}]
-    low, high = bounds_of(before["intervals"]["auc"])
-    what = "start adapter" if args.start_adapter else "untuned"
-    beside += [{"round": what, "auc": before["auc"], "low": low, "high": high, "log_loss": before["log_loss"]}]
+    beside = []
+    for name, found in (
+        ("history baseline", before["floors"]["history"]),
+        ("start adapter" if args.start_adapter else "untuned", before),
+    ):
+        low, high = bounds_of(found["intervals"]["auc"])
+        beside.append({"round": name, "auc": found["auc"], "low": low, "high": high, "log_loss": found.get("log_loss")})
     table = pd.DataFrame(rows).drop(columns="folder")
     with whole_file(args.output_dir / "cells.csv") as file:
         table.to_csv(file, index=False)
     text = pd.concat([pd.DataFrame(beside), table])[table.columns].astype(object)
+    text = text.map(lambda cell: f"{cell:.4g}" if isinstance(cell, float) else str(cell), na_action="ignore").fillna("")
     with whole_file(args.output_dir / "table.md") as file:
-        file.write(f"| {' | '.join(text.columns)} |\n{'|---' * len(text.columns)}|\n")
-        for cells in text.to_numpy():
-            cells = [
-                "" if cell is None or cell != cell else f"{cell:.4g}" if isinstance(cell, float) else cell
-                for cell in cells
-            ]
-            file.write(f"| {' | '.join(map(str, cells))} |\n")
+        for cells in (text.columns, ["---"] * text.shape[1], *text.to_numpy()):
+            file.write(f"| {' | '.join(cells)} |\n")
     return table
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import os
+import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -104,6 +105,22 @@ def run_script():
         return status, out.getvalue(), err.getvalue()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def merged_folder(run_script, tiny_llama, tiny_adapter, tmp_path_factory):
+    """Folder of `tiny_llama` and `tiny_adapter` merged in float32 by export_model.py. Read only."""
+    folder = tmp_path_factory.mktemp("merged") / "movie"
+    flags = ["--base_model", tiny_llama, "--lora_weights", tiny_adapter, "--output_dir", folder, "--device", "cpu"]
+    assert run_script("base_model/export_model.py", *flags, "--dtype", "float32")[0] == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def client_folder(merged_folder, tmp_path_factory):
+    """What a client of a served `merged_folder` has of it: frame and tokenizer, not the weights. Read only."""
+    weights = shutil.ignore_patterns("model*", "generation_config.json", "run.json")
+    return shutil.copytree(merged_folder, tmp_path_factory.mktemp("client") / "movie", ignore=weights)
 
 
 # --------------------------------------------------------------------------- the three scripts on the tiny workspace

@@ -13,28 +13,10 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.support.mistakes import HEAVY, run_all
 from tlrec.files import sha256
 
 SCRIPTS = ("ins_tuning.py", "rec_tuning.py", "evaluate.py")
-HEAVY = ("torch", "transformers", "peft", "accelerate", "pandas", "sklearn", "matplotlib", "datasets")
-
-# Runs [[script, argument, ...], ...] one after the other in one process; prints [[status, out, err, heavy modules]].
-RUNNER = """
-import contextlib, io, json, runpy, sys
-results = []
-for script, *arguments in json.load(sys.stdin):
-    sys.argv, out, err, status = [script, *arguments], io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as stop:
-            status = stop.code
-        except Exception as error:
-            status = repr(error)
-    heavy = [name for name in HEAVY if name in sys.modules]
-    results.append([status, out.getvalue(), err.getvalue(), heavy])
-json.dump(results, sys.stdout)
-""".replace("HEAVY", repr(HEAVY))
 
 
 def yes_no(n=4):
@@ -196,11 +178,7 @@ def results(cases):
     before = snapshot(root)
     commands = [command for _, command, _ in mistakes]
     commands += [[str(REPOSITORY / script), "--help"] for script in SCRIPTS]
-    process = subprocess.run(
-        [sys.executable, "-c", RUNNER], input=json.dumps(commands), capture_output=True, text=True, cwd=REPOSITORY
-    )
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout), before, snapshot(root)
+    return run_all(commands), before, snapshot(root)
 
 
 def test_every_mistake_is_one_line(cases, results):

@@ -275,8 +275,8 @@ def save(model, folder):
 
     The weights of the norms before attention and before the feed-forward layer are multiplied by SCALE, a power of two,
     and those of the projections after them divided by it. The function stays the same to the bit, but LoRA on these
-    projections reads inputs SCALE times as large. So a step of the published learning rate moves this narrow model about as much as a model that is
-    SCALE^2 times as wide.
+    projections reads inputs SCALE times as large, so a step of the published learning rate moves this narrow model about
+    as much as a model that is SCALE^2 times as wide.
     """
     with torch.no_grad():
         for layer in model.model.layers:

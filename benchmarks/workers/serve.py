@@ -2,14 +2,15 @@
 
 Only the standard library, because every worker runs in an environment of its own. A worker is started with its settings
 as JSON, `python benchmarks/workers/trl_worker.py '{"model": "folder", ...}'`. It reads a request from standard input, a
-line of JSON, and writes the answer to standard output, a line of JSON: what the work returned, "seconds", "cpu_seconds"
-(of all threads) and "gpu_peak_gb" (None without a GPU). Its first line tells what it is: versions and settings.
+line of JSON, and writes the answer to standard output, a line of JSON: what the work returned, "seconds" and "cpu_seconds"
+(of all threads). Its first line tells what it is: versions and settings.
 """
 
 import json
 import os
 import sys
 import time
+from contextlib import suppress
 from importlib import metadata
 
 
@@ -30,25 +31,18 @@ def serve(load):
 
 def versions(*names):
     """{name: version} of those of the packages that are installed."""
-    return {name: found for name in names if (found := _version(name))}
+    found = {}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _timed(work):
     import torch  # the worker has imported it
 
-    cuda = torch.cuda if torch.cuda.is_available() else None
-    if cuda:
-        cuda.reset_peak_memory_stats()
     begin, cpu_begin = time.perf_counter(), time.process_time()
     result = work()
-    if cuda:
-        cuda.synchronize()
-    times = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu_begin}
-    return times | {"gpu_peak_gb": cuda.max_memory_allocated() / 1e9 if cuda else None} | result
-
-
-def _version(name):
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu_begin} | result

@@ -8,7 +8,6 @@
 """
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -114,15 +113,11 @@ def test_command_line(runs, tmp_path, monkeypatch, capsys):
     assert printed.splitlines()[-1].startswith("=> A is better")
     assert json.loads(output.read_text())["difference"]["auc"] > 0.1
     before = output.read_bytes()
-    with pytest.raises(SystemExit, match="2"):
-        command(runs / "weak", runs / "twin", "--json", output)
-    assert capsys.readouterr().err == f"error: {output}: exists; choose another name or add --overwrite\n"
+    for words, message in (
+        ((runs / "weak", runs / "twin", "--json", output), f"{output}: exists; choose another name or add --overwrite"),
+        ((runs / "weak", tmp_path), f"{tmp_path / 'metrics.json'}: no such file"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            command(*words)
+        assert capsys.readouterr() == ("", f"error: {message}\n")
     assert output.read_bytes() == before
-
-
-@pytest.mark.slow
-def test_a_folder_without_an_evaluation(runs, tmp_path):
-    words = [sys.executable, "-m", "tlrec.compare", str(runs / "weak"), str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {tmp_path / 'metrics.json'}: no such file\n"

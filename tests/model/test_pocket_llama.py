@@ -24,6 +24,7 @@ from tlrec.demo.workspace import make_workspace
 from tlrec.model.base_models import load_base_model, load_tokenizer
 from tlrec.model.prompts import load_frame
 from tlrec.model.tokenization import RecordTokenizer
+from tlrec.scoring.records import score_records
 
 FOLDER = REPOSITORY / "base_model" / "pocket-llama"
 sys.path.insert(0, str(FOLDER))  # its scripts are not a package
@@ -152,12 +153,7 @@ def test_it_finds_the_list_of_a_title(pocket_llama, sorting):
 def test_it_cannot_tell_yes_from_no(pocket_llama, demo):
     tokenizer, model = pocket_llama
     records = [row for split in ("train", "test") for row in read_records(demo / f"rec_data/movie/{split}.json")]
-    record_tokenizer, scores, mass = RecordTokenizer(tokenizer, load_frame("alpaca"), 512), [], []
-    for ids in record_tokenizer.prompts(records).input_ids:
-        with torch.no_grad():
-            probabilities = model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1].softmax(-1)
-        yes, no = probabilities[list(record_tokenizer.answer_ids)]
-        mass.append(float(yes + no))
-        scores.append(float(yes.log() - no.log()))
-    assert np.mean(mass) > 0.5
-    assert abs(roc_auc_score(labels_of(records), scores) - 0.5) < 0.08  # twice the standard error
+    scores = score_records(model, tokenizer, records, load_frame("alpaca"))
+    assert np.mean(scores.p_yes + scores.p_no) > 0.5
+    difference = scores.log_p_yes - scores.log_p_no
+    assert abs(roc_auc_score(labels_of(records), difference) - 0.5) < 0.08  # twice the standard error

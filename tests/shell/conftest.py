@@ -10,12 +10,13 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-# Stands for Python: notes its arguments and makes the adapter that was asked for.
+# Stands for Python: notes its arguments and makes the adapter, or the teacher's address, that was asked for.
 STUB = """#!/usr/bin/env bash
 printf '%s\\0' "GPU=${CUDA_VISIBLE_DEVICES-unset}" "$@" "--END--" >> "$LAUNCH_LOG"
 [ -z "${FAIL_AT-}" ] || case "$*" in *"$FAIL_AT"*) echo "error: as asked" >&2; exit 2 ;; esac
+[ "$2" != tlrec.demo.teacher ] || { echo http://nowhere > "$4"; exec sleep 20; }
 while [ $# -gt 0 ]; do
-  [ "$1" != --output_dir ] || { mkdir -p "$2" && echo '{}' > "$2/adapter_config.json"; }
+  [ "$1" != --output_dir ] || { mkdir -p "$2" && echo '{}' | tee "$2/run.json" > "$2/adapter_config.json"; }
   shift
 done
 """
@@ -95,7 +96,7 @@ def called(gpu, path, *words):
 
 def parsed(path, words):
     """What the script at `path` makes of its arguments; unknown flags and values end in SystemExit."""
-    spec = importlib.util.spec_from_file_location("script", path)
+    spec = importlib.util.spec_from_file_location("script", REPOSITORY / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with pytest.MonkeyPatch.context() as patch:

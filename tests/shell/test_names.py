@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.shell.conftest import make_adapter, refused
 
-MOVIE = ("zero_shot.sh", "cpu", "movie", "netflix")
+MOVIE, FEW = ("zero_shot.sh", "cpu", "movie", "netflix"), ("few_shot.sh", "cpu", "0", "movie")
 
 
 def folders(commands):
@@ -57,9 +57,9 @@ def test_everything_side_by_side(started, root):
     for base, recipe, general, source in itertools.product(bases, recipes, generals, sources):
         environment = {"STAGES": "source"} | base | recipe | general
         (adapter,) = folders(started("zero_shot.sh", "cpu", "movie", source, **environment))
-        few = started("few_shot.sh", "cpu", "0", "movie", SOURCE=source, SHOTS="16 64", **environment)[0].flags
+        few = started(*FEW, SOURCE=source, SHOTS="16 64", **environment)[0].flags
         assert few.resume_from_checkpoint == adapter
-        (alone,) = started("few_shot.sh", "cpu", "0", "movie", INSTRUCTION_ADAPTER="none", SHOTS="16 64", **environment)
+        (alone,) = started(*FEW, INSTRUCTION_ADAPTER="none", SHOTS="16 64", **environment)
         assert alone.flags.resume_from_checkpoint is None
         seen |= {adapter, few.output_dir, alone.flags.output_dir}
     # 16 adapters and results on them; shots alone depend neither on the source nor on the general adapter
@@ -68,20 +68,19 @@ def test_everything_side_by_side(started, root):
 
 
 def test_the_only_source_that_has_an_adapter(launch, root):
-    few = ("few_shot.sh", "cpu", "0", "movie")
     movie = root / "instruction_model" / "movie"
     make_adapter(movie / "alpaca_stage123_instrument_amazon-book")
     make_adapter(movie / "alpaca_stage123_instrument_small")  # another recipe's
-    (command,) = launch(*few).commands
+    (command,) = launch(*FEW).commands
     assert command.flags.resume_from_checkpoint == str(movie / "alpaca_stage123_instrument_amazon-book")
     make_adapter(movie / "alpaca_stage123_instrument")
     refused(
-        launch(*few), "SOURCE is not given, and movie has adapters from netflix amazon-book; give one of them, such"
+        launch(*FEW), "SOURCE is not given, and movie has adapters from netflix amazon-book; give one of them, such"
     )
-    (command,) = launch(*few, SOURCE="netflix").commands
+    (command,) = launch(*FEW, SOURCE="netflix").commands
     assert command.flags.resume_from_checkpoint == str(movie / "alpaca_stage123_instrument")
     refused(
-        launch(*few, SOURCE="goodbooks"), f"no instruction adapter at {movie}/alpaca_stage123_instrument_goodbooks/"
+        launch(*FEW, SOURCE="goodbooks"), f"no instruction adapter at {movie}/alpaca_stage123_instrument_goodbooks/"
     )
 
 
@@ -91,23 +90,9 @@ def test_an_exported_name_means_one_experiment_everywhere(started, root):
     *_, evaluation = started(*MOVIE, EXP_NAME="mine", STAGES="source ", BASE_MODEL="org/other")
     assert evaluation.flags.lora_weights == [mine]
     for extra, start in (({}, mine), ({"INSTRUCTION_ADAPTER": str(own)}, str(own))):
-        flags = started("few_shot.sh", "cpu", "0", "movie", EXP_NAME="mine", **extra)[0].flags
+        flags = started(*FEW, EXP_NAME="mine", **extra)[0].flags
         assert flags.resume_from_checkpoint == start
         assert flags.output_dir == str(root / "output_model" / "movie" / "mine")
-
-
-def test_results_on_an_adapter_of_ones_own(started, root):
-    adapter = make_adapter(root / "instruction_model" / "movie" / "alpaca_instrument_small")
-    given = {"INSTRUCTION_ADAPTER": str(adapter), "SHOTS": "4 8"}
-    for recipe, name in (("small", "alpaca_instrument_small"), ("original", "alpaca_instrument_small_original")):
-        flags = started("few_shot.sh", "cpu", "0", "movie", RECIPE=recipe, **given)[0].flags
-        assert flags.output_dir == str(root / "output_model" / "movie" / name)
-
-
-def test_a_general_adapter_is_the_start(started, root):
-    general = make_adapter(root / "instruction_model" / "movie" / "alpaca")
-    assert started(*MOVIE, STAGES="source")[0].flags.resume_from_checkpoint == str(general)
-    assert started(*MOVIE, STAGES="cot", GENERAL_ADAPTER="none")[0].flags.resume_from_checkpoint is None
 
 
 def test_hub_names_reach_the_scripts_unchanged(started, root):
@@ -117,9 +102,9 @@ def test_hub_names_reach_the_scripts_unchanged(started, root):
     assert cot.resume_from_checkpoint == "tloen/alpaca-lora-7b"
     name = "tloen--alpaca-lora-7b_stage123_instrument_meta-llama--Llama-3.1-8B"
     assert source.output_dir == str(root / "instruction_model" / "movie" / name)
-    few = started("few_shot.sh", "cpu", "0", "movie", SHOTS="4 8", **hub)[0].flags
+    few = started(*FEW, SHOTS="4 8", **hub)[0].flags
     assert (few.base_model, few.resume_from_checkpoint) == ("meta-llama/Llama-3.1-8B", source.output_dir)
-    few = started("few_shot.sh", "cpu", "0", "movie", SHOTS="4 8", INSTRUCTION_ADAPTER="some.one/lora_1")[0].flags
+    few = started(*FEW, SHOTS="4 8", INSTRUCTION_ADAPTER="some.one/lora_1")[0].flags
     assert few.resume_from_checkpoint == "some.one/lora_1"
     assert few.output_dir == str(root / "output_model" / "movie" / "some.one--lora_1")
 
@@ -133,7 +118,7 @@ def test_the_small_recipe_and_the_last_word(started, root):
     assert (tuner.batch_size, tuner.learning_rate, tuner.num_epochs) == (16, 1e-3, 2)
     assert (tuner.lora_target_modules, tuner.lora_dropout) == (["all-linear"], 0)
     assert tuner.prompt_loss_weight == 0 and tuner.share_prefix and tuner.metric_for_best_model == "last"
-    few = started("few_shot.sh", "cpu", "0", "movie", STAGES="source", RECIPE="small")[0].flags
+    few = started(*FEW, STAGES="source", RECIPE="small")[0].flags
     assert (few.batch_size, few.learning_rate, few.num_epochs) == (16, 5e-4, 4)
     assert (few.lora_target_modules, few.lora_dropout) == (tuner.lora_target_modules, tuner.lora_dropout)
 
@@ -174,7 +159,7 @@ ORIGINAL = {"quantization": "8bit", "dtype": "float16", "prompt_frame": "tallrec
 @pytest.mark.parametrize("recipe, kind", [("published", TODAY), ("original", ORIGINAL)])
 def test_the_published_literals(started, recipe, kind):
     *stages, evaluation = (command.flags for command in started(*MOVIE, RECIPE=recipe))
-    few, *scoring = (command.flags for command in started("few_shot.sh", "cpu", "0", "movie", RECIPE=recipe))
+    few, *scoring = (command.flags for command in started(*FEW, RECIPE=recipe))
     for flags in stages:
         wanted = PUBLISHED | STAGE | kind
         assert {name: getattr(flags, name) for name in wanted} == wanted

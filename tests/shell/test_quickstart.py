@@ -7,17 +7,17 @@
 4. The forecast is arithmetic on the run.json of a trial.
 """
 
-import os
-import subprocess
-
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.shell.conftest import refused
 from tlrec.demo.forecast import rates
 from tlrec.errors import InputError
 
+SMALL = {"lora_target_modules": ["all-linear"], "lora_dropout": 0, "batch_size": 16, "cutoff_len": 1024}
+OTHERS = ("tlrec.demo.workspace", "tlrec.demo.teacher", "generate_data.py", "preprocess_data.py")
 
-def test_a_teacher_that_dies_ends_the_quickstart(tmp_path):
+
+def test_a_teacher_that_dies_ends_the_quickstart(launch, tmp_path):
     python = tmp_path / "python"
     python.write_text(
         "#!/usr/bin/env bash\n"
@@ -25,117 +25,73 @@ def test_a_teacher_that_dies_ends_the_quickstart(tmp_path):
         '[ "$2" = tlrec.demo.workspace ] || { echo "went on: $*" >&2; exit 4; }\n'
     )
     python.chmod(0o755)
-    environment = {
-        **os.environ,
-        "PYTHON": str(python),
-        "ROOT_PATH": str(tmp_path / "workspace"),
-        "STAGES": "cot source",
-    }
-    command = ["bash", REPOSITORY / "shell" / "quickstart.sh"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
+    done = launch("quickstart.sh", PYTHON=str(python))
     assert done.returncode == 1
     assert done.stderr == "no room\nerror: the offline teacher stopped before it was ready\n"
 
 
-# Stands for Python: notes its arguments, makes the adapter and the CoT records that were asked for, and a teacher's address.
-STUB = """#!/usr/bin/env bash
-echo "${RECIPE-none} $*" >> "$LAUNCH_LOG"
-if [ "$2" = tlrec.demo.teacher ]; then echo http://nowhere > "$4"; exec sleep 20; fi
-case "$1" in *preprocess_data.py) mkdir -p "$ROOT_PATH/cot_data"; echo [] > "$ROOT_PATH/cot_data/stage123.json" ;; esac
-while [ $# -gt 0 ]; do
-  [ "$1" != --output_dir ] || { mkdir -p "$2" && echo '{}' > "$2/adapter_config.json" && echo '{}' > "$2/run.json"; }
-  shift
-done
-"""
-
-
 @pytest.fixture
-def quickstart(tmp_path):
-    """quickstart(*arguments, **environment): (the process, the commands that it started, of this repository) with a stub
-    for Python and a workspace with the data files that launchers ask for."""
-    root, python, log = tmp_path / "work space", tmp_path / "python", tmp_path / "log"
-    python.write_text(STUB)
-    python.chmod(0o755)
-    files = ["instruction_data/netflix/train", "instruction_data/amazon-book/train"]
-    for path in (*files, "rec_data/movie/train", "rec_data/movie/valid", "rec_data/movie/test"):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / f"{path}.json").write_text("[]")
-    (tmp_path / "model").mkdir()
+def quickstart(started, root):
+    """quickstart(*arguments): (words of the command that makes the workspace, the tuners' and evaluations' commands)."""
+    (root / "base_model" / "small").mkdir()
 
-    def run(*arguments, **environment):
-        given = {"PYTHON": str(python), "ROOT_PATH": str(root), "BASE_MODEL": str(tmp_path / "model")}
-        own = {key: value for key, value in os.environ.items() if key not in ("STAGES", "RECIPE", "GENERAL_ADAPTER")}
-        environment = own | given | {"LAUNCH_LOG": str(log)} | environment
-        command = ["bash", REPOSITORY / "shell" / "quickstart.sh", *arguments]
-        log.write_text("")
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
-        lines = log.read_text().replace(f"{REPOSITORY}/", "").replace(str(root), "ROOT").splitlines()
-        return done, [line for line in lines if not line.split()[1].startswith("-c")]
+    def run(*arguments):
+        commands = started("quickstart.sh", *arguments, BASE_MODEL=str(root / "base_model" / "small"))
+        (workspace,) = (command.words for command in commands if command.script == "tlrec.demo.workspace")
+        return workspace[1:], [command for command in commands if command.script not in OTHERS]
 
     return run
 
 
-def test_smollm2_learns_by_the_small_recipe_and_says_how_long(quickstart):
-    done, commands = quickstart("--model", "smollm2")
-    assert done.returncode == 0, done.stderr
-    assert all(command.startswith("small ") for command in commands)
-    commands = [command.removeprefix("small ").removeprefix("-m ") for command in commands]
-    assert commands[0] == "tlrec.demo.workspace ROOT --movie_test 200"
-    trial, said, untuned, *rest = [c for c in commands if c.split()[0] not in WORKSPACE]
-    assert trial.startswith("ins_tuning.py") and "--max_train_samples 32 --warmup_steps 0" in trial and "ROOT" in trial
-    assert "--output_dir ROOT" not in trial  # a folder of its own, removed
-    assert said.startswith("tlrec.demo.forecast ")
-    assert said.endswith("--scored_rows 1520 --loads 8 --tuned_rows 1269")  # 6 x 200 + 10 x 32; 213 + 384 + 2 x 336
-    assert untuned.startswith("evaluate.py") and "--lora_weights" not in untuned
-    cot, after_cot, source, after_source, *shots, summary = rest
-    small = "--lora_target_modules all-linear --lora_dropout 0 --batch_size 16"
-    assert cot.startswith("ins_tuning.py") and f"--stage cot --target movie {small}" in cot
-    assert cot.endswith("--max_train_samples 64 --max_val_samples 32 --warmup_steps 2 --cutoff_len 1024")
-    assert source.endswith("--max_train_samples 384 --max_val_samples 32 --warmup_steps 2 --cutoff_len 1024")
-    assert "--resume_from_checkpoint ROOT/instruction_model/movie/alpaca_stage123 " in source
-    assert "--lora_weights ROOT/instruction_model/movie/alpaca_stage123 " in after_cot
-    assert "--lora_weights ROOT/instruction_model/movie/alpaca_stage123_instrument " in after_source
+def has(command, script, **wanted):
+    """Whether it is this script's, with these values of its flags."""
+    assert command.script == script
+    assert {name: getattr(command.flags, name) for name in wanted} == wanted
+
+
+def test_smollm2_learns_by_the_small_recipe_and_says_how_long(quickstart, root):
+    workspace, commands = quickstart("--model", "smollm2")
+    trial, said, untuned, cot, after_cot, source, after_source, *shots, summary = commands
+    assert workspace == [str(root), "--movie_test", "200"]
+    has(trial, "ins_tuning.py", **SMALL, max_train_samples=32, warmup_steps=0)
+    assert str(root) not in trial.flags.output_dir  # a folder of its own, removed
+    assert said.script == "tlrec.demo.forecast"  # 6 x 200 + 10 x 32 rows; 213 + 384 + 2 x 336 rows
+    assert said.words[2:] == ["--scored_rows", "1520", "--loads", "8", "--tuned_rows", "1269"]
+    has(untuned, "evaluate.py", lora_weights=[])
+    movie, few = root / "instruction_model" / "movie", SMALL | {"max_val_samples": 32}
+    first, second = (str(movie / name) for name in ("alpaca_stage123", "alpaca_stage123_instrument"))
+    has(cot, "ins_tuning.py", **few, stage="cot", max_train_samples=64, warmup_steps=2, output_dir=first)
+    has(source, "ins_tuning.py", **few, stage="source", max_train_samples=384, warmup_steps=2, output_dir=second)
+    assert source.flags.resume_from_checkpoint == first
+    has(after_cot, "evaluate.py", lora_weights=[first])
+    has(after_source, "evaluate.py", lora_weights=[second])
+    few |= {"resume_from_checkpoint": second, "seed": [0], "num_epochs": 2, "warmup_steps": 1}
     for run, sample, steps in zip(shots, (16, 64, 256), (2, 4, 10), strict=True):
-        assert "--resume_from_checkpoint ROOT/instruction_model/movie/alpaca_stage123_instrument " in run
-        assert f"--sample {sample} --seed 0" in run and small in run
-        flags = f"--max_val_samples 32 --cutoff_len 1024 --warmup_steps 1 --num_epochs 2 --eval_steps {steps}"
-        assert run.endswith(flags)
-    assert summary == "tlrec.demo.summary ROOT movie"
+        has(run, "rec_tuning.py", **few, sample=[sample], eval_steps=steps)
+    assert summary.words == ["tlrec.demo.summary", str(root), "movie"]
     _, again = quickstart("--model", "smollm2")
-    assert not [command for command in again if "forecast" in command]  # the curriculum is there
+    assert "tlrec.demo.forecast" not in [command.script for command in again]  # the curriculum is there
 
 
-WORKSPACE = ("tlrec.demo.workspace", "tlrec.demo.teacher", "cot_data/generate_data.py", "cot_data/preprocess_data.py")
-
-
-def test_pocket_llama_learns_by_the_small_recipe_too(quickstart):
-    done, commands = quickstart()
-    assert done.returncode == 0, done.stderr
-    assert all(command.startswith("small ") for command in commands)
-    commands = [command.removeprefix("small ").removeprefix("-m ") for command in commands]
-    assert commands[0] == "tlrec.demo.workspace ROOT" and not [c for c in commands if "forecast" in c]
-    steps = [c for c in commands if c.split()[0] not in WORKSPACE]
-    expected = ["evaluate.py", *["ins_tuning.py", "evaluate.py"] * 2, *["rec_tuning.py"] * 3, "tlrec.demo.summary"]
-    assert [c.split()[0] for c in steps] == expected
-    for stage in (steps[1], steps[3]):
-        assert stage.endswith("--max_train_samples 384 --max_val_samples 100 --eval_steps 4 --cutoff_len 1024")
-    for run, shots, epochs, every in zip(steps[5:8], (16, 64, 256), (20, 10, 5), (4, 8, 16)):
-        assert f"--sample {shots} " in run and run.endswith(f"--num_epochs {epochs} --eval_steps {every}")
-        assert -(-shots // 16) * epochs / every >= 5  # validations
-    assert any("preprocess_data.py" in c and "--cutoff_len 1024" in c for c in commands)
+def test_pocket_llama_learns_by_the_small_recipe_too(quickstart, root):
+    workspace, (untuned, cot, _, source, _, *shots, summary) = quickstart()
+    assert workspace == [str(root)] and untuned.script == "evaluate.py" and summary.script == "tlrec.demo.summary"
+    for stage in (cot, source):
+        has(stage, "ins_tuning.py", **SMALL, max_train_samples=384, max_val_samples=100, eval_steps=4)
+    for run, sample, epochs, every in zip(shots, (16, 64, 256), (20, 10, 5), (4, 8, 16), strict=True):
+        has(run, "rec_tuning.py", sample=[sample], num_epochs=epochs, eval_steps=every, batch_size=16)
+        assert -(-sample // 16) * epochs / every >= 5  # validations
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--model", "gpt"], "error: --model gpt: give pocket-llama or smollm2"),
-        (["--model"], "error: --model: give pocket-llama or smollm2"),
-        (["--modle", "smollm2"], "error: --modle: quickstart.sh takes --model and --help"),
+        (["--model", "gpt"], "--model gpt: give pocket-llama or smollm2"),
+        (["--modle", "smollm2"], "--modle: quickstart.sh takes --model and --help"),
     ],
 )
-def test_unknown_arguments(quickstart, arguments, message):
-    done, commands = quickstart(*arguments)
-    assert (done.returncode, done.stderr, commands) == (2, message + "\n", [])
+def test_unknown_arguments(launch, arguments, message):
+    refused(launch("quickstart.sh", *arguments), message)
 
 
 def test_the_forecast():

@@ -30,18 +30,30 @@ if how == "stops":
 if how == "waits":
     time.sleep(300)
 from transformers import AutoModelForCausalLM
-from tests.support.served import Server
+from tests.support.hostile import serving
+from tests.support.served import like_vllm
 options = dict(zip(arguments[2::2], arguments[3::2]))
-server = Server(AutoModelForCausalLM.from_pretrained(options["--model"]).eval(), port=int(options["--port"]))
-if how == "hangs":
-    server.answer = lambda *arguments: ((folder / "asked").touch(), time.sleep(300))
-server.serve_forever()
+answer = like_vllm(AutoModelForCausalLM.from_pretrained(options["--model"]).eval())
+def hang(handler):
+    if handler.path != "/v1/models":
+        (folder / "asked").touch()
+        time.sleep(300)
+    answer(handler)
+with serving(hang if how == "hangs" else answer, int(options["--port"])):
+    time.sleep(300)
+"""
+# Stands for Python where the export is not what is looked at
+EXPORTED = """#!/bin/sh
+case "$1" in *export_model.py) exec cp -r "{merged}" "$EXPORT" ;; esac
+exec "{python}" "$@"
 """
 
 
 @pytest.fixture
-def score(tiny_llama, tiny_adapter, tiny_workspace, tmp_path):
+def score(tiny_llama, tiny_adapter, tiny_workspace, merged_folder, tmp_path):
     """score(how the server behaves) starts the launcher in a process group of its own."""
+    (tmp_path / "exported").write_text(EXPORTED.format(merged=merged_folder, python=sys.executable))
+    (tmp_path / "exported").chmod(0o755)
     (tmp_path / "stand_in.py").write_text(STAND_IN.format(folder=str(tmp_path)))
     python = tmp_path / "vllm" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -50,7 +62,8 @@ def score(tiny_llama, tiny_adapter, tiny_workspace, tmp_path):
 
     def start(how="serves", **environment):
         (tmp_path / "how").write_text(how)
-        own = {"PYTHON": sys.executable, "BASE_MODEL": str(tiny_llama), "VLLM": str(tmp_path / "vllm")}
+        python = sys.executable if how == "serves" else str(tmp_path / "exported")
+        own = {"PYTHON": python, "BASE_MODEL": str(tiny_llama), "VLLM": str(tmp_path / "vllm")}
         own |= {"EXPORT": str(tmp_path / "merged"), "OUTPUT_DIR": str(tmp_path / "out")}
         test = tiny_workspace / "rec_data" / "movie" / "test.json"
         return subprocess.Popen(
@@ -93,10 +106,8 @@ def test_it_leaves_what_evaluate_leaves(score, run_script, tiny_llama, tiny_adap
 def test_a_server_that_stops_is_one_line(score, tmp_path):
     process = score("stops")
     _, err = process.communicate(timeout=400)
-    log = tmp_path / "merged.log"
-    assert process.returncode == 2 and err.splitlines()[-1] == (
-        f"error: vLLM's server stopped: CUDA out of memory (all of it: {log})"
-    )
+    said = f"error: vLLM's server stopped: CUDA out of memory (all of it: {tmp_path / 'merged.log'})"
+    assert (process.returncode, err.splitlines()[-1]) == (2, said)
     assert not (tmp_path / "out").exists()
 
 

@@ -7,10 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def serving(answer):
+def serving(answer, port=0):
     """answer: called with a request's handler, which holds `path`, `headers`, `body` (bytes) and `wfile`, and `reply`.
 
-    Yields the server: `url`, and `requests`, the (path, body) of each request.
+    Yields the server: `url`, `requests`, the (path, body) of each request, and `keys`, their Authorization.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -19,6 +19,7 @@ def serving(answer):
         def do_POST(self):
             self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.server.requests.append((self.path, self.body))
+            self.server.keys.add(self.headers["Authorization"])
             self.close_connection = True
             try:
                 answer(self)
@@ -30,7 +31,7 @@ def serving(answer):
         def reply(self, body, status=200, **fields):
             body = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
-            fields = {"Content-Type": "application/json", "Content-Length": len(body), **fields}
+            fields = {"Content-Type": "application/json", "Content-Length": len(body), "Connection": "close", **fields}
             for name, value in fields.items():
                 self.send_header(name.replace("_", "-"), str(value))
             self.end_headers()
@@ -46,8 +47,8 @@ def serving(answer):
         def handle_error(self, request, client_address):
             pass
 
-    server = Server(("127.0.0.1", 0), Handler)
-    server.requests, server.ending = [], threading.Event()
+    server = Server(("127.0.0.1", port), Handler)
+    server.requests, server.keys, server.ending = [], set(), threading.Event()
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -41,7 +41,7 @@ def parse_arguments():
     add("--overwrite", action="store_true", help="replace a probe.json that is there")
     add = parser.add_argument_group("model").add_argument
     add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
-    add("--lora_weights", help="adapter folder, for the numbers with it beside those of the base alone")
+    add("--lora_weights", help="adapter, folder or hub name, for the numbers with it beside those of the base alone")
     add("--other_base", action="store_true", help="take an adapter that was tuned on another base model")
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="(default: the adapter's, else auto)")
     add("--quantization", choices=["none", "8bit", "4bit"], help="of the base (default: the adapter's, else none)")
@@ -111,28 +111,29 @@ def read_questions(args):
     return questions, asked, data
 
 
-def load(args):
+def load(args, adapter):
     """The LoadedModel, in the number type, quantisation and attention of the adapter's tuning or as flags say."""
     from tlrec.runs import scoring_of
     from tlrec.scoring.loaded import LoadedModel, scoring_here
 
     given = {name: getattr(args, name) for name in HOW if getattr(args, name) is not None}
-    kept = scoring_of(args.lora_weights, args.base_model)
+    kept = scoring_of(adapter, args.base_model)
     scoring = scoring_here(kept, given, args.device, args.base_model, args.trust_remote_code)
     setup = LoadedModel(args.base_model, args.device, *(scoring[name] for name in HOW), args.trust_remote_code)
-    if args.lora_weights:
-        setup.check_adapter(args.lora_weights)
+    if adapter:
+        setup.check_adapter(adapter)
     return setup
 
 
-def measure(args, setup, questions):
+def measure(args, setup, adapter, questions):
     """The numbers of the base alone and, if there is one, with the adapter: the "models" of probe.json."""
     from tlrec.probe.knowledge import history_numbers, title_numbers
     from tlrec.scoring.completions import score_completions
 
     models = []
-    for adapter in [None, args.lora_weights] if args.lora_weights else [None]:
-        model, entry = setup.attach(adapter), {"adapter": adapter, "titles": None, "histories": None}
+    for folder in dict.fromkeys([None, adapter or None]):
+        model = setup.attach(folder)
+        entry = {"adapter": folder and args.lora_weights, "titles": None, "histories": None}
         for part, asked in questions.items():
             pairs = [(row.context, row.completions) for row in asked.rows]
             scores = score_completions(model, setup.tokenizer, pairs, args.token_budget, part)
@@ -163,25 +164,25 @@ def main():
 
     # 1. Check everything that can be checked before torch is imported
     check_flags(args)
-    from tlrec.model.folders import check_base_model, check_lora_weights
+    from tlrec.model.folders import adapter_folder, check_base_model, check_lora_weights
     from tlrec.model.identity import base_identity
 
     check_base_model(args.base_model)
-    base = base_identity(args.base_model)
-    if args.lora_weights:
-        check_lora_weights(args.lora_weights, args.base_model, base, args.other_base)
+    base, adapter = base_identity(args.base_model), adapter_folder(args.lora_weights, "--lora_weights")
+    if adapter:
+        check_lora_weights(adapter, args.base_model, base, args.other_base)
     questions, asked, data = read_questions(args)
 
     # 2. Log-probabilities of all continuations
-    setup = load(args)
-    models = measure(args, setup, questions)
+    setup = load(args, adapter)
+    models = measure(args, setup, adapter, questions)
 
     # 3. Print and write
     from tlrec.evaluation.intervals import LEVEL
     from tlrec.files import plain_json, write_json
     from tlrec.runs import describe_adapter, describe_run
 
-    facts = {"adapter": describe_adapter(args.lora_weights), "base_model": args.base_model, "base": base}
+    facts = {"adapter": describe_adapter(adapter), "base_model": args.base_model, "base": base}
     run = describe_run("tlrec.probe", vars(args), data, **facts, seed=args.seed, scoring=setup.machine_scoring)
     intervals = {"level": LEVEL}
     probe = asked | {"models": models, "intervals": intervals, "run": run}

@@ -38,8 +38,8 @@ MEANING = {
 
 
 def title_numbers(scores):
-    """{"greedy", "rank", "log_p", "preferred"} of n titles. scores: (log_p, greedy) of each, whose first completion is the true one and second the
-    shuffled one, as `score_completions` gives them."""
+    """{"greedy", "rank", "log_p", "preferred"} of n titles. scores: (log_p, greedy) of each, as `score_completions` gives
+    them; its first completion is the true one, its second the shuffled one."""
     ranks = np.array([[_rank(log_p, place) for place in (0, 1)] for log_p, _ in scores])
     greedy = np.array([done[:2] for _, done in scores], np.float64)
     log_p = np.array([log_p[:2] for log_p, _ in scores])
@@ -47,7 +47,7 @@ def title_numbers(scores):
 
 
 def history_numbers(scores, sizes):
-    """{"log_p", "preferred"} of n users. scores: as for `title_numbers`; sizes: (n,) number of titles in each continuation."""
+    """{"log_p", "preferred"} of n users. scores: as for `title_numbers`; sizes: (n,) titles in each continuation."""
     log_p = np.array([log_p[:2] for log_p, _ in scores]) / np.array(sizes)[:, None]
     return _numbers({"log_p": log_p})
 
