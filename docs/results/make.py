@@ -105,7 +105,7 @@ def settings(run, chain):
     stages = [stage for stage in chain if not stage.get("shots")]
     drawn = [stage["arguments"].get("max_train_samples") or -1 for stage in stages]
     words = f", {' + '.join('all' if n < 0 else str(n) for n in drawn)} rows" if max(drawn, default=-1) > 0 else ""
-    if chain and chain[-1].get("shots") and chain[-1]["metric_for_best_model"] == "loss":
+    if chain and chain[-1].get("shots") and chain[-1].get("metric_for_best_model") == "loss":
         words += ", selected by loss"
     orders = (run.get("scoring") or {}).get("orders") or 1
     return words + (f", mean of {orders} orders" if orders > 1 else "")
