@@ -69,13 +69,9 @@ def test_same_evaluation_same_bytes(evaluation):
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("predictions.jsonl", '"p_yes": 0.', '"p_yes": NaN, "x": 0.', "row 1: p_yes is nan"),
         ("predictions.jsonl", '"label": 1', '"label": 0', "its AUC is .*, metrics.json says .*evaluate again"),
         ("predictions.jsonl", '"p_no"', '"p_never"', "row 1: the key 'p_no' is missing"),
         ("predictions.jsonl", '"floors": {"history"', '"floors": {"x"', "row 2: its floors differ from those of row 1"),
-        ("predictions.jsonl", "{", "", "damaged"),
-        ("metrics.json", '"auc"', '"area"', "the key 'auc' is missing"),
-        ("metrics.json", '"format": 1', '"format": 0', "is in format 0, not 1"),
         ("metrics.json", "{", "[", "damaged"),
     ],
 )
@@ -84,12 +80,6 @@ def test_damaged_evaluations(evaluation, name, old, new, message):
     assert old in text
     (evaluation / name).write_text(text.replace(old, new, 1))
     with pytest.raises(InputError, match=message):
-        read_evaluation(evaluation)
-
-
-def test_missing_predictions(evaluation):
-    (evaluation / "predictions.jsonl").unlink()
-    with pytest.raises(InputError, match="predictions.jsonl: no such file"):
         read_evaluation(evaluation)
 
 
