@@ -88,7 +88,7 @@ def _expand(paths):
 def short_names(paths):
     """The paths without the folders that all of them are in."""
     shared = len(os.path.commonprefix([path.parent.parts for path in paths]))
-    return [str(path.relative_to(*path.parts[:shared])) if shared else str(path) for path in paths]
+    return [str(path.relative_to(Path(*path.parts[:shared]))) if shared else str(path) for path in paths]
 
 
 def describe_overlap(files):

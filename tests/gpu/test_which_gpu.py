@@ -49,6 +49,8 @@ def test_a_gpu_that_cannot_be_used(name, built_for, error, message, gpu_in_the_m
 
 def test_a_machine_without_a_gpu(monkeypatch):
     monkeypatch.setattr(base_models, "gpu_devices", lambda: [])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
     assert base_models.resolve_device("auto").type == "cpu"
     with pytest.raises(InputError, match="^--device cuda: this build of torch"):
         base_models.resolve_device("cuda")

@@ -170,6 +170,7 @@ class FakeCuda(TorchDispatchMode):
             "get_rng_state": state,
             "get_rng_state_all": [state] * self.count,
             "device": contextlib.nullcontext(),
+            "get_arch_list": [],
         }
         answers |= dict.fromkeys(("_lazy_init", "init", "set_device", "synchronize", "empty_cache", "manual_seed"))
         answers |= dict.fromkeys(("manual_seed_all", "set_rng_state", "set_rng_state_all"))
@@ -182,6 +183,8 @@ class FakeCuda(TorchDispatchMode):
         yield torch.cuda, "memory_allocated", self.memory_allocated
         yield torch.cuda, "max_memory_allocated", lambda *args: self.peak
         yield torch.cuda, "reset_peak_memory_stats", self.reset_peak
+        # asked by the optimiser, and answered in C++ by a build with CUDA, which finds no driver
+        yield torch.accelerator, "current_accelerator", lambda check_available=False: None
         begin = torch.autocast.__init__
         yield (
             torch.autocast,
