@@ -10,6 +10,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from operator import itemgetter
 
 import pytest
@@ -22,6 +23,7 @@ from tlrec.files import sha256
 from tlrec.model import adapters, base_models
 from tlrec.model.prompts import load_frame
 from tlrec.model.tokenization import RecordTokenizer
+from tlrec.tuning import trainer
 from tlrec.tuning.loss import ChunkedCrossEntropy, Collator, cross_entropy
 
 CPU = torch.device("cpu")
@@ -124,6 +126,15 @@ def test_same_seed_same_bytes(instruct, stage, tiny_adapter, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_cast_that_autocast_undoes_changes_no_bit(instruct, tmp_path, monkeypatch):
+    flags = ["--dtype", "bfloat16", "--lora_dropout", 0, "--lora_target_modules", "all-linear"]
+    assert instruct(tmp_path / "without", *flags)[0] == 0
+    monkeypatch.setattr(trainer, "disable_input_dtype_casting", lambda model, active: nullcontext())
+    assert instruct(tmp_path / "peft", *flags)[0] == 0
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "without" / name).read_bytes() == (tmp_path / "peft" / name).read_bytes()
+
+
 def test_a_second_call_is_complete_and_another_run_is_refused(instruct, stage, tiny_adapter, tmp_path):
     folder = shutil.copytree(stage[0], tmp_path / "adapter")
     facts = ["--resume_from_checkpoint", tiny_adapter, "--source", "netflix", "--target", "movie"]

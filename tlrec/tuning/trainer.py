@@ -134,8 +134,11 @@ class TuningTrainer(Trainer):
 
     def _piece(self, model, inputs, num_items_in_batch):
         during = getattr(self.loss, "during_step", None)
-        # Under autocast PEFT's cast of a layer's input to float32 would be undone at once: the same bits, a tenth more time
-        uncast = disable_input_dtype_casting(self.model, active=self.accelerator.native_amp)
+        # PEFT casts a layer's input to float32, for its dropout; without one, autocast undoes that at once: the same bits,
+        # a tenth more time
+        lora = self.model.active_peft_config
+        plain = self.accelerator.native_amp and not lora.lora_dropout and not lora.use_dora
+        uncast = disable_input_dtype_casting(self.model, active=plain)
         with uncast, during(self.model, inputs) if during else nullcontext():
             return super().training_step(model, inputs, num_items_in_batch)
 
