@@ -90,7 +90,7 @@ def test_runs_become_rows(make, workspace):
 
 
 def test_marked_places_and_pictures(make, workspace):
-    for path in (make.HERE / "runs.csv", make.REPOSITORY / "README.md", *(make.REPOSITORY / "docs").glob("*.md")):
+    for path in (*make.HERE.glob("*.csv"), make.REPOSITORY / "README.md", *(make.REPOSITORY / "docs").glob("*.md")):
         path.unlink()
     (make.REPOSITORY / "README.md").touch()
     make.add(make.collect(workspace, "small", "pocket", []))
@@ -109,7 +109,7 @@ def test_marked_places_and_pictures(make, workspace):
 
 
 def test_differences(make, workspace):
-    for path in (make.HERE / "runs.csv", make.REPOSITORY / "README.md", *(make.REPOSITORY / "docs").glob("*.md")):
+    for path in (*make.HERE.glob("*.csv"), make.REPOSITORY / "README.md", *(make.REPOSITORY / "docs").glob("*.md")):
         path.unlink()
     (make.REPOSITORY / "README.md").touch()
     make.add(make.collect(workspace, "small", "pocket", ["1_16", "source"]))
