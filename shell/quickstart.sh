@@ -32,7 +32,7 @@ case "$model" in
     source_rows=384 cot_rows=384
     instruction=(--max_val_samples 100 --eval_steps 4 --cutoff_len 1024)
     epochs=(20 10 5) eval_steps=(4 8 16) # five validations in each run
-    few_shot=(--max_val_samples 100 --learning_rate 1e-3)
+    few_shot=(--max_val_samples 100 --learning_rate 1e-3 --metric_for_best_model loss) # 100 rows have a surer loss than AUC
     ;;
   smollm2)
     folder=smollm2-135m workspace=demo_workspace_smollm2
@@ -40,7 +40,7 @@ case "$model" in
     sizes=(--movie_test "$test_rows")
     instruction=(--max_val_samples "$val_rows" --warmup_steps 2 --cutoff_len 1024)
     epochs=(2 2 2) eval_steps=(2 4 10)
-    few_shot=(--max_val_samples "$val_rows" --cutoff_len 1024 --warmup_steps 1)
+    few_shot=(--max_val_samples "$val_rows" --cutoff_len 1024 --warmup_steps 1 --metric_for_best_model loss)
     ;;
   *) mistake "--model $model: give pocket-llama or smollm2" ;;
 esac
