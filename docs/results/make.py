@@ -29,7 +29,7 @@ from tlrec.files import whole_file
 from tlrec.report.cells import shots_name, shots_order
 from tlrec.report.collect import chain_of, facts_of
 from tlrec.report.published import RESULTS
-from tlrec.report.tables import bounds
+from tlrec.report.tables import between, bounds, number
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -220,7 +220,7 @@ def save(figure, path, digest):
 
 
 def differences(runs):
-    """differences.csv, computed anew from the kept predictions: mean over users left out one at a time, as tlrec.compare."""
+    """Write differences.csv anew, from the kept predictions by tlrec.compare; returns its table."""
     path = HERE / "differences.csv"
     kept = runs.dropna(subset=["predictions"]).set_index("run")["predictions"]
     rows = []
@@ -231,9 +231,8 @@ def differences(runs):
             row |= {metric: found[metric]} | bounds(metric, found["intervals"][metric].get("users"))
         rows.append(row | {"command": f"python -m tlrec.compare {' '.join(f'docs/results/{file}' for file in files)}"})
     table = pd.DataFrame(rows)
-    if path.read_text() != (text := table.to_csv(index=False, lineterminator="\n")):
-        with whole_file(path) as file:
-            file.write(text)
+    with whole_file(path) as file:
+        table.to_csv(file, index=False, lineterminator="\n")
     return table
 
 
@@ -243,7 +242,8 @@ def difference_table(found):
     def cell(row, metric):
         if np.isnan(row[metric]):
             return ""
-        return f"{row[metric]:+.3f} ({row[f'{metric}_low']:+.3f} to {row[f'{metric}_high']:+.3f})"
+        interval = [row[f"{metric}_low"], row[f"{metric}_high"]]
+        return f"{number(row[metric], '+')} ({between(interval, '+')})"
 
     lines = ["| | AUC | uAUC |", "|---|---:|---:|"]
     lines += [f"| {row['question']} | {cell(row, 'auc')} | {cell(row, 'uauc')} |" for _, row in found.iterrows()]
