@@ -180,12 +180,13 @@ for path in sys.argv[2:]:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path, cache):
-    sizes = {"first.json": 2_000, "small.json": 2_000, "large.json": 40_000}  # the first file warms the allocator up
+    # The first file fills what the readers keep whatever the rows (up to 12 MB), so that only growth with the rows is left
+    sizes = {"small.json": 20_000, "large.json": 80_000}
     for name, rows in sizes.items():
         write_records(tmp_path / name, [{**make_records(1)[0], "output": "Yes."}] * rows)
     command = [sys.executable, "-c", PEAKS, str(cache), *(str(tmp_path / name) for name in sizes)]
     process = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert process.returncode == 0, process.stderr
-    _, small, large = (int(line) for line in process.stdout.splitlines() if line.isdigit())
+    small, large = (int(line) for line in process.stdout.splitlines() if line.isdigit())
     # In memory the ids alone would take 4 bytes a token, as Python lists 8
-    assert large - small < 11e6 < 38_000 * 301 * 4 / 4
+    assert large - small < 60_000 * 301 * 4 / 5
