@@ -1,4 +1,4 @@
-"""P(Yes) for every row of a test set -> AUC, its interval, and the floors to compare it with.
+"""P(Yes) for every row of a test set -> AUC, its interval, and the rules without training to compare it with.
 
     python evaluate.py --base_model base_model/llama-7b/ --test_data_path rec_data/movie/test.json \
         --lora_weights instruction_model/movie/alpaca_stage123_instrument
@@ -36,7 +36,10 @@ def parse_arguments():
     add("--base_model", default="base_model/llama-7b/", help="folder or hub name of a causal LM (default: %(default)s)")
     add("--lora_weights", nargs="+", default=[], help="adapters, folders or hub names (default: none)")
     add("--test_data_path", required=True, help="labelled records to score")
-    add("--train_data_path", help="labelled records of the train split, for the floors that use items")
+    add(
+        "--train_data_path",
+        help="labelled records of the train split, for the baselines without training that use items",
+    )
     add("--output_dir", help="folder of the results (default: the adapter's; without one of your own they are printed)")
     add = parser.add_argument_group("scoring settings, by default those of the adapter's tuning").add_argument
     add("--prompt_frame", help=f"{', '.join(FRAME_NAMES)} or a JSON file (default: the adapter's, else alpaca)")
@@ -193,7 +196,7 @@ def evaluate(job, setup, test, records, args, base):
         f"frame: {facts['frame']}" + (f"; mean of {args.orders} orders" if args.orders > 1 else "")
     )
 
-    # 5. Metrics and floors
+    # 5. Metrics, beside those of rules without training
     print(scoring_said(facts["scoring"], job.kept))
     if setup.first:
         facts["identity"] = identity_of_scores(test, job.adapter, facts["base"], facts["scoring"], job.prompt)

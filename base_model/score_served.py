@@ -36,7 +36,10 @@ def parse_arguments():
     add = parser.add_argument
     add("--model_folder", required=True, help="folder that export_model.py wrote; the weights are not needed")
     add("--test_data_path", required=True, help="labelled records to score")
-    add("--train_data_path", help="labelled records of the train split, for the floors that use items")
+    add(
+        "--train_data_path",
+        help="labelled records of the train split, for the baselines without training that use items",
+    )
     add("--served_name", help="name of the model on the server (default: the only one it serves)")
     add("--output_dir", help="folder of the results (default: they are printed)")
     add("--target", help="name of the target domain in metrics.json")
@@ -70,7 +73,7 @@ def main():
         f"({len(test) / scores.seconds:.1f} rows/s), {scores.truncated} with a cut prompt; frame: {encoder.frame.name}"
     )
 
-    # 4. Metrics and floors
+    # 4. Metrics, beside those of rules without training
     from tlrec.evaluation.results import results_table
 
     with locked(args.output_dir) if args.output_dir else nullcontext():

@@ -76,7 +76,7 @@ done
 
 # 3. Zero-shot AUC on the target's test set, scored with the settings in the adapter's run.json and those of the recipe
 echo "== zero-shot: $output"
-floors=() # the floors that use items need the target's train split
+floors=() # the rules that use items need the target's train split
 [ -e "$ROOT_PATH/rec_data/$target/train.json" ] && floors=(--train_data_path "$ROOT_PATH/rec_data/$target/train.json")
 run evaluate.py \
   --base_model "$BASE_MODEL" --lora_weights "$output" --test_data_path "$test" ${floors[@]+"${floors[@]}"} \

@@ -216,7 +216,7 @@ def test_the_summary_names_every_step_in_order_and_compares(evaluated, monkeypat
     monkeypatch.setattr(sys, "argv", ["summary", str(evaluated), "movie"])
     summary.main()
     lines = capsys.readouterr().out.splitlines()[3:]
-    begins = ["floor", *names, "best reachable", "zero-shot - untuned", "256 shots - zero-shot", "picture"]
+    begins = ["history baseline", *names, "best reachable", "zero-shot - untuned", "256 shots - zero-shot", "picture"]
     assert [begin for begin, line in zip(begins, lines, strict=True) if not line.startswith(begin)] == []
     told = {name: line.removeprefix(name).split()[0] for name, line in zip(begins, lines)}
     assert [told[name] for name in names] == [f"{auc:.4f}" for auc in aucs.values()]

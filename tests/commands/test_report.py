@@ -237,7 +237,7 @@ def test_files_and_the_same_bytes_again(workspace, tmp_path, monkeypatch, capsys
     markdown = (tmp_path / "out" / "results.md").read_text()
     assert "| Method | zero-shot | 16 shots | 64 shots | all rows |" in markdown
     assert f"{cell.numbers['auc']:.3f} ± {cell.spread['auc']:.3f} (3)" in markdown
-    assert f"| floor: history | {test_set.floors['history']['auc']:.3f} |" in markdown
+    assert f"| no training: history | {test_set.floors['history']['auc']:.3f} |" in markdown
     assert "published" not in markdown.replace("AUC as published", "")
     assert all(f"]({name})" in markdown for name in names if name.endswith(".png"))
 

@@ -72,7 +72,11 @@ def test_the_table(workspace):
     ]
     names = [row[0] for row in rows]
     assert sorted(names[:4]) == ["item-kNN", "item-kNN", "popularity", "popularity"]
-    assert names[4:] == ["floor: history (chance)", "floor: item (like-rate)", "floor: likes (how often liked)"]
+    assert names[4:] == [
+        "no training: history (chance)",
+        "no training: item (like-rate)",
+        "no training: likes (how often liked)",
+    ]
     (row,) = [row for row in rows if row[:2] == ["item-kNN", "all rows"]]
     seeds = [read_ranking(workspace / "full" / "item-knn" / f"{seed}_-1") for seed in (0, 1)]
     assert row[2] == "0, 1"

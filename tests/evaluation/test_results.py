@@ -100,7 +100,7 @@ def test_the_table(evaluation):
     assert lines[0] == f"60 rows, {metrics['n_positive']} liked, 6 users (inferred from overlapping windows)"
     low, high = metrics["intervals"]["auc"]["users"]
     assert lines[2].startswith("AUC (published)") and lines[2].endswith(f"{low:.4f} {high:.4f}")
-    assert lines[4].split()[:3] == ["floor:", "history", f"{metrics['floors']['history']['auc']:.4f}"]
+    assert lines[4].split()[:4] == ["no", "training:", "history", f"{metrics['floors']['history']['auc']:.4f}"]
     assert f"{metrics['difference_to_best_floor']['auc']:+.4f}" in lines[5]
     metrics["intervals"]["uauc"]["users"] = None
     said = results_table(metrics).splitlines()

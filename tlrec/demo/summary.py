@@ -1,4 +1,4 @@
-"""The quickstart's summary: AUC on a demo workspace, untuned and after every step, beside floor and best reachable.
+"""The quickstart's summary: AUC on a demo workspace, untuned and after every step, beside two that need no training.
 
     python -m tlrec.demo.summary demo_workspace movie
 
@@ -70,7 +70,7 @@ def gains(results):
 
 
 def draw(path, target, results, floor, best):
-    """AUC with its 95 % interval over users after every step, the floor and the best reachable AUC as lines."""
+    """AUC with its 95 % interval over users after every step, the history baseline and the best reachable AUC as lines."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -78,7 +78,7 @@ def draw(path, target, results, floor, best):
 
     figure, axes = pyplot.subplots(figsize=(7.2, 4.8), layout="constrained")
     axes.axhline(best, color="#2a7f3f", linestyle="--", label=f"best reachable from the records, {best:.3f}")
-    axes.axhline(floor, color="#b35c00", linestyle=":", label=f"floor: share of likes in the history, {floor:.3f}")
+    axes.axhline(floor, color="#b35c00", linestyle=":", label=f"history baseline (no training), {floor:.3f}")
     values = [result.metrics["auc"] for result in results]
     bounds = [result.metrics["intervals"]["auc"]["users"] or [result.metrics["auc"]] * 2 for result in results]
     errors = [[v - low for v, (low, _) in zip(values, bounds)], [high - v for v, (_, high) in zip(values, bounds)]]
@@ -112,7 +112,7 @@ def main():
 
     print(f"\n{args.target} (demo: fictional items), AUC on {truth['rows']} test rows")
     print(f"{'':<38}{'AUC':>7}   95 % over users")
-    print(f"{'floor: share of likes in the history':<38}{truth['history_floor_auc']:>7.4f}")
+    print(f"{'history baseline (no training)':<38}{truth['history_floor_auc']:>7.4f}")
     for result in results:
         print(f"{result.name:<38}{result.metrics['auc']:>7.4f}   {interval(result.metrics, '.4f')}")
     print(f"{'best reachable from the records':<38}{truth['best_reachable_auc']:>7.4f}")

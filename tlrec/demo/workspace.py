@@ -101,10 +101,10 @@ title with the lists carries over. One thing can be learnt from target records o
 dislike sequels. A title with "II" loses {-DOMAINS["movie"].sequels} log-odds there and nothing in the source domains.
 
 *Best reachable* is the AUC of an oracle that knows the simulated tastes but sees only the record: P(target liked | the
-history in the record), computed exactly except for a grid. No model can expect more. The *floor* is the AUC of the
+history in the record), computed exactly except for a grid. No model can expect more. The *history baseline* is the AUC of the
 share of liked items in the history.
 
-| file | rows | floor | best reachable |
+| file | rows | history baseline | best reachable |
 |---|---|---|---|
 {rows}
 """
@@ -176,7 +176,7 @@ def main():
     print(f"{args.folder}: demo workspace {'written' if written else 'already there, left unchanged'}")
     for path, facts in demo["files"].items():
         floor, best = (_shown(facts[key]) for key in ("history_floor_auc", "best_reachable_auc"))
-        print(f"  {path:35} {facts['rows']:5} rows   floor {floor}   best reachable {best}")
+        print(f"  {path:35} {facts['rows']:5} rows   history baseline {floor}   best reachable {best}")
 
 
 if __name__ == "__main__":

@@ -198,11 +198,11 @@ def ranking_table(ranking):
     sizes = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     columns = shown_metrics(most)
     lines = [f"ranking, {kind}: {ranking['rows']} liked rows of {ranking['users']} users, each among {sizes} items"]
-    lines.append(f"{'':<18}" + "".join(f"{metric_title(name):>11}" for name in columns))
+    lines.append(f"{'':<21}" + "".join(f"{metric_title(name):>11}" for name in columns))
     for name, means in (
-        {"model": ranking} | {f"floor: {name}": one for name, one in ranking["floors"].items()}
+        {"model": ranking} | {f"no training: {name}": one for name, one in ranking["floors"].items()}
     ).items():
-        lines.append(f"{name:<18}" + "".join(f"{metric_text(column, means[column]):>11}" for column in columns))
+        lines.append(f"{name:<21}" + "".join(f"{metric_text(column, means[column]):>11}" for column in columns))
     level = f"{ranking['intervals']['level']:.0%}"
     for name in [name for name in ("hr@10", "ndcg@10", "mrr") if name in columns]:
         differences = "; ".join(

@@ -189,7 +189,7 @@ def results_table(metrics):
         if metric == "auc":
             line("AUC (log-odds)", metrics["auc_logodds"], metrics["intervals"]["auc_logodds"])
         for name, floor in metrics["floors"].items():
-            line(f"  floor: {name}", floor[metric], floor["intervals"][metric])
+            line(f"  no training: {name}", floor[metric], floor["intervals"][metric])
         if best := metrics[best_floor_key(metric)]:
             line(f"  difference to {best['floor']}", best[metric], best["intervals"][metric], "+")
     others = (*CALIBRATION, "answer_mass")

@@ -112,7 +112,7 @@ def auc_against_shots(test_set, looks):
         bounds = cell.numbers["intervals"]["auc"][test_set.unit]
         seeds = [evaluation.metrics["auc"] for evaluation in cell.evaluations]
         points.setdefault(cell.method, []).append((cell.shots, cell.numbers["auc"], bounds, seeds))
-    floors = {f"floor: {name}": one["auc"] for name, one in test_set.floors.items()}
+    floors = {f"no training: {name}": one["auc"] for name, one in test_set.floors.items()}
     title = f"AUC against shots\nbars: 95 % interval over {test_set.unit}; small dots: seeds"
     figure = against_shots(points, floors, test_set.published, f"{wrapped(test_set.target)}: {title}", "AUC", looks)
     figure.axes[0].axhline(0.5, color="#bbbbbb", linewidth=1, zorder=1)
@@ -125,7 +125,7 @@ def hits_against_shots(test_set, ranked, looks):
     for cell, chosen, numbers in ranked.cells:
         bounds, seeds = numbers["intervals"][name]["users"], [evaluation.ranking[name] for evaluation in chosen]
         points.setdefault(cell.method, []).append((cell.shots, numbers[name], bounds, seeds))
-    floors = {f"floor: {FLOORS.get(floor, floor)}": one[name] for floor, one in ranked.floors.items()}
+    floors = {f"no training: {FLOORS.get(floor, floor)}": one[name] for floor, one in ranked.floors.items()}
     title = f"{wrapped(test_set.target)}: {name.upper()} against shots, P(like | rated)\n{ranked.title}"
     figure = against_shots(points, floors, {}, title, name.upper(), looks)
     figure.axes[0].set_ylim(bottom=-0.03 * figure.axes[0].get_ylim()[1])  # a mark at 0 is fully visible
@@ -176,7 +176,7 @@ def uauc_beside_auc(test_set, looks):
             axes.annotate(text, place, xytext=(5, 3), textcoords="offset points", fontsize=7.5)
     for index, (name, one) in enumerate(test_set.floors.items()):
         style = {"marker": "*x+"[index % 3], "color": GREY, "linestyle": "none", "markersize": 9, "zorder": 2}
-        axes.plot(one["auc"], one["uauc"], label=f"floor: {wrapped(name, 40)}", **style)
+        axes.plot(one["auc"], one["uauc"], label=f"no training: {wrapped(name, 40)}", **style)
     axes.axvline(0.5, color="#bbbbbb", linewidth=1, zorder=1)
     axes.axhline(0.5, color="#bbbbbb", linewidth=1, zorder=1)
     axes.margins(0.12)

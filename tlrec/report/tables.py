@@ -14,10 +14,10 @@ from tlrec.report.rankings import FLOORS, RULES
 
 LEGEND = (
     "AUC as published: rows in order of P(Yes) - P(No), 0.5 is chance. Mean ± standard deviation over seeds, number of "
-    "seeds in brackets; then what selected the checkpoints. ▲ above the best floor, ▼ below it, ≈ within noise of it; ★ "
+    "seeds in brackets; then what selected the checkpoints. ▲ above the best rule without training, ▼ below it, ≈ within noise of it; ★ "
     "best here, ☆ within noise of the best: the paired 95 % interval of the difference, over {unit}, contains 0. That "
     "interval leaves out users, not seeds: read it beside the ±. No sign: {unit} do not tell how certain it is. ‡ most "
-    "other cells have other scoring settings (see Checks). Floors need no language model: history is the share of liked "
+    "other cells have other scoring settings (see Checks). Without training: history is the share of liked "
     "items in the history, item is the like-rate of the target item in the training split."
 )
 WITHIN_USERS = (
@@ -107,7 +107,7 @@ def headline(test_set):
             to_floor = best.to_floor[metric]
             interval = between(to_floor["intervals"][metric].get(test_set.unit), "+")
             words.append(
-                f"Its {name}, {number(best.numbers[metric])}, differs from that of the best floor ({floor}, "
+                f"Its {name}, {number(best.numbers[metric])}, differs from that of the best rule without training ({floor}, "
                 f"{number(test_set.floors[floor][metric])}) by {number(to_floor[metric], '+')}, 95 % interval {interval}."
             )
     return " ".join(words)
@@ -120,7 +120,7 @@ def main_table(test_set, metric):
     shots = {shots for _, shots in cells} | {shots for _, aucs in published for shots in aucs}
     shots = sorted(shots, key=shots_order)
     rows = [[m, *(cell_text(cells.get((m, s)), test_set, metric) for s in shots)] for m in test_set.methods]
-    rows += [[f"floor: {name}"] + [number(one[metric])] * len(shots) for name, one in test_set.floors.items()]
+    rows += [[f"no training: {name}"] + [number(one[metric])] * len(shots) for name, one in test_set.floors.items()]
     if metric == "auc":
         rows += [[f"published: {name}", *(number(aucs.get(s), missing="") for s in shots)] for name, aucs in published]
     return pd.DataFrame(rows, columns=["Method", *map(shots_name, shots)])
@@ -176,7 +176,7 @@ def ranking_table(ranked):
         )
     for name, means in ranked.floors.items():
         found = {metric_title(metric): metric_text(metric, means[metric]) for metric in names}
-        rows.append({"Method": f"floor: {FLOORS.get(name, name)}"} | found)
+        rows.append({"Method": f"no training: {FLOORS.get(name, name)}"} | found)
     return pd.DataFrame(rows).fillna("")
 
 
