@@ -19,7 +19,7 @@ from tlrec.data.records import RecordSet
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.candidates import ranking_of
 from tlrec.evaluation.evaluation_set import EvaluationSet
-from tlrec.evaluation.ranks import rank_rows, ranking_table, read_ranks, record_ranking, run_digest
+from tlrec.evaluation.ranks import rank_rows, ranking_table, read_ranks, record_ranking
 from tlrec.evaluation.results import check_evaluation_dir, read_evaluation, record_evaluation, results_table
 from tlrec.model.folders import adapter_folder, check_base_model, check_lora_weights
 from tlrec.model.identity import base_identity
@@ -83,7 +83,7 @@ class Job:
     scoring: dict  # the settings used here
     prompt: dict  # what identifies its frame
     folder: RunFolder | None = None
-    ranks: str = ""  # digest of everything that affects the ranks
+    ranks: dict = field(default_factory=dict)  # all that a rank depends on
     ranked: dict = field(default_factory=dict)  # {row: line of ranks.jsonl} already written
 
 
@@ -122,7 +122,7 @@ def main():
         if job.path:
             job.folder = RunFolder(job.path, identity, args.overwrite, "metrics.json", "predictions.jsonl")
         if ranking:
-            job.ranks = run_digest(ranking, identity)
+            job.ranks = identity | ranking.identity
             job.ranked = read_ranks(job.path, ranking, job.ranks, args.overwrite)
         how = tuple(job.scoring[name] for name in ("dtype", "quantization", "attention"))
         together.setdefault(how, []).append(job)

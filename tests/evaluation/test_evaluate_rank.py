@@ -89,7 +89,8 @@ def ranking_set(movie):
 
 
 def lines_of(folder):
-    return [json.loads(line) for line in (folder / "ranks.jsonl").read_text().splitlines()]
+    """Those of rows; the first says what ranks."""
+    return [json.loads(line) for line in (folder / "ranks.jsonl").read_text().splitlines()][1:]
 
 
 # ---------------------------------------------------------------------------------------------------------- the numbers
@@ -288,7 +289,7 @@ def test_a_run_that_was_stopped_goes_on_with_more_rows_too(evaluate, tmp_path, m
     assert scored == [2, 2] and len(four) == 4 and all(line in four for line in two)
     assert [line["row"] for line in four] == sorted(line["row"] for line in four)
     whole, ranking = (folder / "ranks.jsonl").read_bytes(), json.loads((folder / "ranking.json").read_text())
-    (folder / "ranks.jsonl").write_bytes(whole[: whole.index(b"\n") + 9])  # one line, and the beginning of another
+    (folder / "ranks.jsonl").write_bytes(b"\n".join(whole.split(b"\n")[:3])[:-9])  # one row, and a part of another
     (folder / "ranking.json").unlink()
     for missing in (3, None):  # then nothing is left to score
         status, _, err = evaluate("--rank", "full", "--max_rank_rows", 4)
@@ -306,13 +307,13 @@ def test_it_is_written_row_by_row(ranking_set, tmp_path):
     def score(asked):
         for number, row in enumerate(asked):
             written = (tmp_path / "ranks.jsonl").read_text().splitlines()
-            assert len(written) == number
+            assert len(written) == 1 + number
             if number == 3:
                 raise KeyboardInterrupt
             yield np.arange(len(rows.candidates(row)[0])), 0
 
     with pytest.raises(KeyboardInterrupt):
-        rank_rows(rows, tmp_path, "x", {}, score)
+        rank_rows(rows, tmp_path, rows.identity, {}, score)
     assert [line["row"] for line in lines_of(tmp_path)] == [row.row for row in rows.rows[:3]]
     assert not (tmp_path / "ranking.json").exists()
 
@@ -324,10 +325,12 @@ def test_other_ranks_are_refused(evaluate, tmp_path, ranked):
     before = (folder / "ranks.jsonl").read_bytes()
     for flags, other in (
         (["--rank", "9", "--max_rank_rows", 2], "more rows"),
-        (["--rank", "9", "--prompt_frame", "tallrec"], "another model, test data, catalogue or protocol"),
+        (["--rank", "full"], "--rank sampled 9, not full, --rank_seed 0, not None"),
+        (["--rank", "9", "--cutoff_len", "500"], "--cutoff_len 512, not 500"),
     ):
         status, _, err = evaluate(*flags)
-        expected = f"error: {folder}/ranks.jsonl: holds ranks of {other}; give --output_dir or --overwrite\n"
+        expected = f"holds ranks of another run: {other}; give --output_dir or --overwrite\n"
+        expected = f"error: {folder}/ranks.jsonl: {expected}"
         assert (status, err.splitlines(True)[-1]) == (2, expected)
         assert (folder / "ranks.jsonl").read_bytes() == before and (folder / "ranking.json").exists()
     status, _, err = evaluate("--rank", "8", "--overwrite")
@@ -339,7 +342,9 @@ def test_files_that_do_not_belong_together(ranked, tmp_path):
     folder = shutil.copytree(ranked[0], tmp_path / "copy")
     lines = (folder / "ranks.jsonl").read_text().splitlines(True)
     for text, message in (
-        ("".join(lines[1:]), "does not belong to ranking.json"),
+        ("".join(lines[:-1]), "does not belong to ranking.json"),
+        ("".join(lines[1:]), "line 1: the key 'identity' is missing"),
+        ("", "is empty; remove it and rank again"),
         ("".join(lines).replace('"better": ', '"better": -'), "line [0-9]+: 'better'"),
         ("{", "line 1: damaged"),
     ):

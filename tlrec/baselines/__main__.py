@@ -28,7 +28,7 @@ from tlrec.data.records import RecordSet, check_draw, draw_shots, labels_of
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.candidates import ranking_of
 from tlrec.evaluation.evaluation_set import EvaluationSet
-from tlrec.evaluation.ranks import RANKING, metric_text, metric_title, rank_rows, read_ranks, record_ranking, run_digest
+from tlrec.evaluation.ranks import RANKING, metric_text, metric_title, rank_rows, read_ranks, record_ranking
 from tlrec.evaluation.results import record_evaluation
 from tlrec.runs import RunFolder, describe_records, flags_of
 from tlrec.scoring.scores import Scores
@@ -74,7 +74,7 @@ class Job:
     folder: RunFolder
     arguments: dict  # of an evaluation; the flags of a ranking do not affect scores
     evaluated: bool  # whether its metrics.json exists
-    ranks: str = ""  # digest of everything that affects the ranks
+    ranks: dict = field(default_factory=dict)  # all that a rank depends on
     ranked: dict = field(default_factory=dict)  # {row: line of ranks.jsonl} already written
 
 
@@ -134,7 +134,7 @@ def jobs_of(args, train, valid, test, ranking, order):
             folder.check_free()
         job = Job(method, shots, seed, folder, arguments, evaluated)
         if ranking:
-            job.ranks = run_digest(ranking, identity)
+            job.ranks = identity | ranking.identity
             job.ranked = read_ranks(path, ranking, job.ranks, args.overwrite)
         if evaluated and (not ranking or (len(job.ranked) == len(ranking.rows) and (path / RANKING).exists())):
             print(folder.complete_already())

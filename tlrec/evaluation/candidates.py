@@ -17,7 +17,7 @@ from tlrec.data.catalogue import read_catalogue
 from tlrec.data.users import infer_timeline
 from tlrec.errors import InputError
 from tlrec.evaluation.floors import like_rate, target_counts
-from tlrec.files import sha256
+from tlrec.files import digest_of, sha256
 
 
 def ranking_of(test, rank, items, max_rank_rows, rank_seed):
@@ -84,19 +84,18 @@ class RankingSet:
     @cached_property
     def digest(self):
         """Hexadecimal SHA-256 that two runs share if they ranked the same rows among the same candidates."""
-        return self._digest([(row.row, row.target, row.rated.tolist()) for row in self.rows])
-
-    @cached_property
-    def source_digest(self):
-        """Digest of all that a row's candidates depend on; unlike `digest`, the same for any number of rows."""
-        train = self.test.train
-        return self._digest([self.test.sha256, train and train.sha256])
-
-    def _digest(self, parts):
+        rows = [(row.row, row.target, row.rated.tolist()) for row in self.rows]
         digest = hashlib.sha256()
-        for part in (*map(str, self.catalogue.items), self.protocol, self.sampled and self.seed, *parts):
+        for part in (*map(str, self.catalogue.items), self.protocol, self.sampled and self.seed, *rows):
             digest.update(f"{part}\n".encode())
         return digest.hexdigest()
+
+    @property
+    def identity(self):
+        """What determines a row's candidates, see tlrec.runs.same; unlike `digest`, the same for any number of rows."""
+        train, protocol = self.test.train, {"--rank": self.protocol, "--rank_seed": self.sampled and self.seed}
+        files = {"test data": self.test.sha256, "train data": train and train.sha256}
+        return files | {"catalogue": digest_of(list(map(str, self.catalogue.items)))} | protocol
 
     @cached_property
     def catalogue_file(self):

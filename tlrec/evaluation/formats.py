@@ -5,7 +5,7 @@ the first two, `tlrec.evaluation.ranks` the other two; what is read is checked a
 tlrec/evaluation/metrics.py and tlrec/evaluation/hits.py is a key. Other keys are allowed and kept.
 """
 
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
@@ -154,8 +154,14 @@ class Ranking(RankMeans):
     run: RankingRun
 
 
+class RankedBy(TypedDict):
+    """The first line of `ranks.jsonl`."""
+
+    identity: dict[str, Any]  # all that a rank depends on, see tlrec.runs.same
+
+
 class Rank(TypedDict):
-    """A line of `ranks.jsonl`, a liked row of the test file."""
+    """A further line of `ranks.jsonl`, a liked row of the test file."""
 
     row: Annotated[int, Field(ge=1)]  # in the test file, from 1
     user: int
@@ -166,4 +172,3 @@ class Rank(TypedDict):
     tied: Count  # other candidates with exactly the same score
     truncated: Count  # candidates whose prompt was cut
     floors: dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]]  # {name: [better, tied]}
-    run: str  # digest of model, scoring and candidates

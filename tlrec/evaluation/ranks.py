@@ -1,7 +1,7 @@
 """Ranks of the liked rows' targets among their candidates: `ranks.jsonl`, row by row, and `ranking.json`.
 
 ranking = RankingSet(test, "rec_data/movie/item_mapping.csv", "full")     (tlrec/evaluation/candidates.py)
-lines = rank_rows(ranking, folder, run, done, score)        a line of ranks.jsonl for each row
+lines = rank_rows(ranking, folder, identity, done, score)   a line of ranks.jsonl for each row
 record_ranking(folder, ranking, lines, ...)                 ranking.json
 """
 
@@ -15,8 +15,8 @@ from tqdm import tqdm
 from tlrec.errors import InputError
 from tlrec.evaluation.hits import CUTOFFS, compare_hits, row_metrics, standing
 from tlrec.evaluation.intervals import LEVEL
-from tlrec.files import digest_of, parse_json, plain_json, read_bytes, read_json, validate, whole_file, write_json
-from tlrec.runs import describe_adapter, describe_records, describe_run
+from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate, whole_file, write_json
+from tlrec.runs import describe_adapter, describe_records, describe_run, differences
 from tlrec.runs.record import FORMAT, check_format
 
 RANKS, RANKING = "ranks.jsonl", "ranking.json"
@@ -31,61 +31,54 @@ SAMPLED = (
 )
 
 
-def run_digest(ranking, *facts):
-    """Hexadecimal digest of all that a row's rank depends on, so that only ranks of the same run are continued. facts:
-    JSON values about the model and how it scores."""
-    return digest_of([ranking.source_digest, *facts])[:16]
-
-
-def read_ranks(folder, ranking, run, overwrite):
+def read_ranks(folder, ranking, identity, overwrite):
     """{row: line} of the lines that `folder/ranks.jsonl` already has from this run; {} for no folder and no file.
 
-    run: digest of all that a rank depends on (`run_digest`). A last line that was not written whole does not count.
+    identity: all that a rank depends on, see tlrec.runs.same. A last line that was not written whole does not count.
     Raises InputError if the file is another run's, or has more rows than are ranked now; with `overwrite` returns {}
     then, so that both files are replaced.
     """
     path = folder and Path(folder) / RANKS
     if not path or not path.exists():
         return {}
-    lines = _checked(path, read_bytes(path).split(b"\n")[:-1])
-    wanted, same = {row.row for row in ranking.rows}, all(line["run"] == run for line in lines)
-    if same and {line["row"] for line in lines} <= wanted:
-        return {line["row"]: line for line in lines}
-    if overwrite:
-        return {}
-    other = "more rows" if same else "another model, test data, catalogue or protocol"
-    raise InputError(f"{path}: holds ranks of {other}; give --output_dir or --overwrite")
+    found, lines = _read(path, read_bytes(path).split(b"\n")[:-1])
+    other = differences(found, plain_json(identity))
+    if not other and not {line["row"] for line in lines} <= {row.row for row in ranking.rows}:
+        other = ["more rows"]
+    if other and not overwrite:
+        raise InputError(f"{path}: holds ranks of another run: {', '.join(other)}; give --output_dir or --overwrite")
+    return {} if other else {line["row"]: line for line in lines}
 
 
-def rank_rows(ranking, folder, run, done, score, first=True):
+def rank_rows(ranking, folder, identity, done, score, first=True):
     """The lines of ranks.jsonl, a list of dicts in the order of rows; those that are not `done` are scored, and each is
     written into `folder` at once (None writes nothing).
 
-    done: from `read_ranks`. score: a function from RankedRows to an iterable of (scores (candidates,), number of cut
-    prompts), one for each. first: whether this process is the one that writes.
+    identity: as for `read_ranks`, which `done` comes from. score: a function from RankedRows to an iterable of (scores
+    (candidates,), number of cut prompts), one for each. first: whether this process is the one that writes.
     """
     todo = [row for row in ranking.rows if row.row not in done]
     lines = dict(done)
     path = folder and first and Path(folder) / RANKS
     if path:
-        _write_lines(path, done.values())  # drops an incomplete last line, and lines of another run
+        _write_lines(path, identity, done.values())  # drops an incomplete last line, and lines of another run
         if todo:
             Path(folder, RANKING).unlink(missing_ok=True)  # it exists only when all rows are ranked
     bar = tqdm(total=len(ranking.rows), initial=len(done), desc="ranking", unit="row", leave=False, disable=not first)
     with bar, open(path, "a", encoding="utf-8") if path else nullcontext() as file:
         for row, (scores, truncated) in zip(todo, score(todo) if todo else (), strict=True):
-            lines[row.row] = line = _line(ranking, row, scores, truncated, run)
+            lines[row.row] = line = _line(ranking, row, scores, truncated)
             if file:
                 file.write(json.dumps(line) + "\n")
                 file.flush()
             bar.update()
     lines = [lines[row.row] for row in ranking.rows]
     if path:
-        _write_lines(path, lines)
+        _write_lines(path, identity, lines)
     return lines
 
 
-def _line(ranking, row, scores, truncated, run):
+def _line(ranking, row, scores, truncated):
     places, target = ranking.candidates(row)
     better, tied = standing(scores, target)
     return {
@@ -98,21 +91,25 @@ def _line(ranking, row, scores, truncated, run):
         "tied": tied,
         "truncated": int(truncated),
         "floors": {name: list(standing(score[places], target)) for name, score in ranking.floors.items()},
-        "run": run,
     }
 
 
-def _write_lines(path, lines):
+def _write_lines(path, identity, lines):
     with whole_file(path) as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.writelines(json.dumps(line) + "\n" for line in [{"identity": plain_json(identity)}, *lines])
 
 
-def _checked(path, texts):
-    """The lines of a ranks.jsonl as dicts."""
-    from tlrec.evaluation.formats import Rank  # imports pydantic; not at the top, so that --help is quick
+def _read(path, texts):
+    """(identity, lines as dicts) of a ranks.jsonl of these lines of text."""
+    from tlrec.evaluation.formats import Rank, RankedBy  # imports pydantic; not at the top, so that --help is quick
 
-    lines = [parse_json(text, f"{path}: line {number}") for number, text in enumerate(texts, start=1)]
-    return [validate(line, Rank, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        where = f"{path}: line {number}"
+        lines.append(validate(parse_json(text, where), Rank if lines else RankedBy, where))
+    if not lines:
+        raise InputError(f"{path}: is empty; remove it and rank again")
+    return lines[0]["identity"], lines[1:]
 
 
 def hits_of(lines, floor=None):
@@ -181,10 +178,8 @@ def read_ranking(folder):
     from tlrec.evaluation.formats import Ranking
 
     path, ranks = Path(folder) / RANKING, Path(folder) / RANKS
-    ranking, lines = (
-        validate(check_format(read_json(path), path), Ranking, path),
-        _checked(ranks, read_bytes(ranks).splitlines()),
-    )
+    ranking = validate(check_format(read_json(path), path), Ranking, path)
+    _, lines = _read(ranks, read_bytes(ranks).splitlines())
     rank = np.mean([line["rank"] for line in lines]) if lines else 0
     if len(lines) != ranking["rows"] or abs(rank - ranking["mean_rank"]) > 1e-6:
         raise InputError(f"{ranks}: does not belong to {path.name}, whose rows or mean rank differ; rank again")
