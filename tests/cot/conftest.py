@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.support.teaching import MODEL, make_source
+from tests.support.teaching import make_source
+from tlrec.demo.teacher import MODEL
 
 
 @pytest.fixture

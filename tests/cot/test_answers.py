@@ -1,14 +1,16 @@
-"""Which candidates does an answer recommend?
+"""What of a reply is its answer, and which candidates does that recommend? (tests/fuzz/test_fuzz_answers.py: any text)
 
 1. Numbers, bullets, bold, quotes, arrows, tables; a missing year or author; letters that a model has mended.
 2. Titles count as a whole: `It` is not `It Happened One Night`; another year or author is another item.
 3. What is ambiguous, or not among the candidates, is nobody's recommendation.
 4. Only the first ten count as a hit.
+5. Thoughts, in any markup, are no part of the answer; where they cannot be told from it, there is none.
 """
 
 import pytest
 
 from tlrec.cot.answers import Recommendation, is_hit, parse_list, parse_recommendations
+from tlrec.cot.thoughts import answer_in
 
 HISTORY = ["Speed (1994)", "Alien - Resurrection (1997)", 'The "Burbs" (1989)']
 CANDIDATES = [
@@ -18,19 +20,16 @@ CANDIDATES = [
     "Amélie (2001)",
     "LÃ©on (1994)",
     "Mission - Impossible (1996)",
-    "Face/Off (1997)",
     "Ocean's Eleven (2001)",
     "Matrix, The (1999)",
     "8 1/2 (1963)",
     "{braces} {answer_1} (2000)",
-    "Stand by Me (1986)",
     "卧虎藏龙 (2000)",
     '"Crocodile" Dundee (1986)',
     "2001: A Space Odyssey (1968)",
     "Star Wars (1977)",
     "Psycho (1960)",
     "Psycho (1998)",
-    "Yes, Giorgio (1982)",
     "No Way Out",
     "Dune written by Frank Herbert",
     "The Dune Companion written by Frank Herbert",
@@ -47,41 +46,28 @@ CANDIDATES = [
         ("1. Speed (1994) - It (1990)", "Speed (1994)", "It (1990)"),
         ("2. Speed (1994) - It Happened One Night (1934)", "Speed (1994)", "It Happened One Night (1934)"),
         ("3. Speed (1994) - Heat (1986)", "Speed (1994)", None),
-        ("4. Speed (1994) - Heat and Dust (1983)", "Speed (1994)", None),
         ("5. Speed (1994) - Star Wars: Episode V (1980)", "Speed (1994)", None),
         # numbering
-        ("1) Speed - It", "Speed (1994)", "It (1990)"),
         ("(1) Speed - It", "Speed (1994)", "It (1990)"),
         ("[1] Speed - It", None, "It (1990)"),
         ("No. 1: Speed - It", "Speed (1994)", "It (1990)"),
         ("#1 Speed - It", "Speed (1994)", "It (1990)"),
-        ("1、Speed - 卧虎藏龙", "Speed (1994)", "卧虎藏龙 (2000)"),
         ("１．Speed (1994) → 《卧虎藏龙》", "Speed (1994)", "卧虎藏龙 (2000)"),
         ("- Speed - It", "Speed (1994)", "It (1990)"),
-        ("• Speed - It", "Speed (1994)", "It (1990)"),
         ("| 1 | Speed | It |", "Speed (1994)", "It (1990)"),
         ("**1.** **Speed** - **It**", "Speed (1994)", "It (1990)"),
         # separators and wrapping
-        ("1. Speed -> Heat", "Speed (1994)", "Heat (1995)"),
-        ("1. Speed => Heat", "Speed (1994)", "Heat (1995)"),
         ("1. Speed → Heat", "Speed (1994)", "Heat (1995)"),
-        ("1. Speed – Heat", "Speed (1994)", "Heat (1995)"),
         ("1. Speed—Heat", "Speed (1994)", "Heat (1995)"),
         ("1. Speed: Heat", "Speed (1994)", "Heat (1995)"),
         ('1. "Speed (1994)"-"Heat (1995)"', "Speed (1994)", "Heat (1995)"),
-        ('1. "Speed" - "Heat" (1995)', "Speed (1994)", "Heat (1995)"),
         ("1. Speed - “Ocean’s Eleven”", "Speed (1994)", "Ocean's Eleven (2001)"),
-        ("1. `Speed` - *Heat*", "Speed (1994)", "Heat (1995)"),
         ("1. Speed - Heat (1995): a thriller", "Speed (1994)", "Heat (1995)"),
         ("1. Speed (1994) - Heat (1995) - because it is fast", "Speed (1994)", "Heat (1995)"),
         # separators and numbers inside titles
         ("1. Alien - Resurrection - Mission - Impossible", HISTORY[1], "Mission - Impossible (1996)"),
-        ("1. Speed - Mission - Impossible (1996)", "Speed (1994)", "Mission - Impossible (1996)"),
-        ("1. Speed - Face/Off", "Speed (1994)", "Face/Off (1997)"),
         ("1. Speed - 8 1/2", "Speed (1994)", "8 1/2 (1963)"),
         ("1. Speed - 2001: A Space Odyssey", "Speed (1994)", "2001: A Space Odyssey (1968)"),
-        ("1. Speed - Stand by Me", "Speed (1994)", "Stand by Me (1986)"),
-        ("1. Speed - Yes, Giorgio", "Speed (1994)", "Yes, Giorgio (1982)"),
         ("1. Speed - No Way Out (1987)", "Speed (1994)", "No Way Out"),
         # quotes, braces, articles, accents, broken letters
         ('1. The "Burbs" (1989) - "Crocodile" Dundee (1986)', HISTORY[2], '"Crocodile" Dundee (1986)'),
@@ -94,7 +80,6 @@ CANDIDATES = [
         # same title, other year or author
         ("1. Speed - Psycho (1998)", "Speed (1994)", "Psycho (1998)"),
         ("1. Speed - Psycho", "Speed (1994)", None),
-        ("1. X - Emma written by Jane Austen", None, "Emma written by Jane Austen"),
         ("1. X - Emma by Jane Austen", None, "Emma written by Jane Austen"),
         ("1. X - Emma", None, None),
         ("1. X - Dune", None, "Dune written by Frank Herbert"),
@@ -103,7 +88,6 @@ CANDIDATES = [
         ('1. X - "Great Gatsby, The" written by Fitzgerald', None, CANDIDATES[-1]),
         # nothing that was asked for
         ("1. Speed - Unheard Of (2010)", "Speed (1994)", None),
-        ("1. Heat", None, "Heat (1995)"),
         ("1.", None, None),
     ],
 )
@@ -111,32 +95,22 @@ def test_one_line(line, liked, candidate):
     assert parse_recommendations(line, HISTORY, CANDIDATES) == [Recommendation(liked, candidate)]
 
 
-def test_prose_around_a_list_is_not_a_recommendation():
-    answer = "Sure! Since you like Heat (1995):\n\n1. Speed - It\n2. Speed - Psycho (1960)\n\nEnjoy! Heat (1995)"
-    assert [each.candidate for each in parse_recommendations(answer, HISTORY, CANDIDATES)] == [
-        "It (1990)",
-        "Psycho (1960)",
-    ]
+@pytest.mark.parametrize(
+    ("answer", "recommended"),
+    [
+        (  # prose around a list
+            "Sure! Since you like Heat (1995):\n\n1. Speed - It\n2. Speed - Psycho (1960)\n\nEnjoy! Heat (1995)",
+            ["It (1990)", "Psycho (1960)"],
+        ),
+        ("Here you are\nSpeed - It\nSpeed - Heat (1995)\nI hope you like them", ["It (1990)", "Heat (1995)"]),
+        ("1. Speed - It, 2. Speed - 8 1/2; 3. Speed - Heat", ["It (1990)", "8 1/2 (1963)", "Heat (1995)"]),
+    ],
+)
+def test_lists_in_prose_without_numbers_and_on_one_line(answer, recommended):
+    assert [each.candidate for each in parse_recommendations(answer, HISTORY, CANDIDATES)] == recommended
 
 
-def test_lines_without_numbers_count_where_they_name_a_candidate():
-    answer = "Here you are\nSpeed - It\nSpeed - Heat (1995)\nI hope you like them"
-    assert [each.candidate for each in parse_recommendations(answer, HISTORY, CANDIDATES)] == [
-        "It (1990)",
-        "Heat (1995)",
-    ]
-
-
-def test_a_list_in_one_line_is_cut_at_its_numbers():
-    answer = "1. Speed - It, 2. Speed - 8 1/2; 3. Speed - Heat"
-    assert [each.candidate for each in parse_recommendations(answer, HISTORY, CANDIDATES)] == [
-        "It (1990)",
-        "8 1/2 (1963)",
-        "Heat (1995)",
-    ]
-
-
-@pytest.mark.parametrize("answer", ["", " \n", "I cannot recommend films.", "Heat was better than It."])
+@pytest.mark.parametrize("answer", ["", "Heat was better than It."])
 def test_no_recommendations(answer):
     assert parse_recommendations(answer, HISTORY, CANDIDATES) == []
     assert not is_hit(answer, HISTORY, CANDIDATES, "It (1990)")
@@ -157,3 +131,58 @@ def test_only_the_first_ten_count():
 def test_list_of_history_items():
     answer = "1. **Speed**\n2. Alien - Resurrection (1997): dark\n3. Aliens"
     assert parse_list(answer, HISTORY) == ["Speed (1994)", "Alien - Resurrection (1997)", None]
+
+
+ANSWER = "1. Heat (1995) - Ronin (1998)\n2. It (1990) - Alien (1979)"
+HARMONY = "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>"
+MARKED = [
+    "<think>\n\n</think>\n\n{}",
+    "a\nb\n</think>\n{}",  # the template wrote the opening tag
+    "a </think> b </think>{}",
+    "<think>a <think> b</think>{}",
+    '<think time="3">a</think>{}',
+    "&lt;think&gt;a&lt;/think&gt;{}",
+    "<thought>a <b>x</b></thought>{}",
+    "<longcat_think>a</longcat_think>\n{}<|im_end|>",
+    "  [THINK]\na\n[/THINK]\n{}",
+    "[Start thinking]\na\n[End thinking]\n{}",
+    "◁think▷a◁/think▷{}",
+    "<seed:think>a<seed:cot_budget_reflect>b</seed:cot_budget_reflect>c</seed:think>{}",
+    "<|begin_of_thought|>a<|end_of_thought|>\n<|begin_of_solution|>\n{}\n<|end_of_solution|>",
+    "<|inner_prefix|>a<|inner_suffix|>{}",
+    "<｜begin▁of▁thinking｜>a<｜end▁of▁thinking｜>{}",
+    "<|channel>thought\na<channel|>{}",
+    HARMONY + "commentary<|message|>b<|end|><|start|>assistant<|channel|>final<|message|>{}",
+    "analysisWe need a list.assistantfinal{}",
+    "<think>use <answer> tags</think>{}",
+    "<analysis>a</analysis>\n<final>{}</final>",
+    '<details type="reasoning" done="true">\n<summary>Thought for 5 s</summary>\n> a\n</details>\n{}',
+    "Thinking...\na\n...done thinking.\n\n{}",
+    "Here is my thought process: a\nb\nHere is my response:\n{}",
+    "```thinking\na\n```\n{}",
+]
+UNCLEAR = [
+    "<think>a {}",
+    "{0}\n<think>a</think>\n{0}",
+    "a</think>b<think>c</think>{}",
+    "<think>a</think>",
+    "{}<think>a</think>",
+    "<tool_call>{}</tool_call>",
+    "<answer>1. A</answer><answer>{}</answer>",
+    "Thinking...\n{}",
+    "analysisWe need a list: {}",
+    HARMONY + "analysis<|message|>{}",
+]
+PLAIN = [
+    "1. <i>It</i> -> **Alien**",
+    "[REC] (2007)\n2. [Rec]² (2009) - Quarantine [2008]",
+    "Thought-provoking dramas: you value [deep reasoning].",
+    "Reasons: you like war; x < 3 and y > 2, I <3 it",
+    "1. A - B [Reason: both are about war]\n2. The Final [Solution] - [Reflections] (1990)",
+]
+
+
+def test_only_the_answer_counts():
+    assert [text for text in MARKED if answer_in(text.format(ANSWER)).strip() != ANSWER] == []
+    assert [text for text in UNCLEAR if answer_in(text.format(ANSWER))] == []  # cannot be told apart
+    assert [text for text in PLAIN if answer_in(text) != text] == []

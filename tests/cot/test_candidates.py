@@ -1,9 +1,9 @@
 """User filtering.
 
 1. Same neighbours, similarities and candidates, in the same order, as a dense implementation: for windows of users,
-   for histories of all lengths (empty ones, repeated items), for few rows, and without the rows of the same user.
+   for histories of all lengths (empty ones, repeated items), for few rows, without the rows of the same user, and in
+   small pieces.
 2. Ties: similar rows by row number, candidates by first appearance.
-3. Cutting the work into small pieces changes nothing.
 The figures on the Netflix source data are in test_neighbours.py.
 """
 
@@ -62,21 +62,21 @@ def assert_equal_to_dense(histories, user_num, candidate_num, users=None):
     assert rank_candidates(histories, rows, shared, candidate_num) == dense
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_windows_of_users(seed):
-    histories, users = windows_of_users(60, seed)
-    assert_equal_to_dense(histories, 12, 19)
-    assert_equal_to_dense(histories, 12, 19, users)
+def test_windows_of_users(monkeypatch):
+    histories, users = windows_of_users(60, seed=0)
+    for pairs_at_once in (16_000_000, 600):  # all rows at once, and in small pieces
+        monkeypatch.setattr("tlrec.cot.candidates.PAIRS_AT_ONCE", pairs_at_once)
+        assert_equal_to_dense(histories, 12, 19)
+        assert_equal_to_dense(histories, 12, 19, users)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("lengths", [(0, 4), (0, 12), (1, 30), (10, 11)])
-def test_histories_of_all_lengths(lengths, seed):
-    assert_equal_to_dense(random_histories(150, 60, lengths, seed), 12, 19)
-    assert_equal_to_dense(random_histories(40, 2000, lengths, seed), 12, 19)  # hardly anything is shared
+@pytest.mark.parametrize("lengths", [(0, 4), (1, 30), (10, 11)])
+def test_histories_of_all_lengths(lengths):
+    assert_equal_to_dense(random_histories(150, 60, lengths, seed=0), 12, 19)
+    assert_equal_to_dense(random_histories(40, 2000, lengths, seed=1), 12, 19)  # hardly anything is shared
 
 
-@pytest.mark.parametrize("n_rows", [1, 2, 5, 12])
+@pytest.mark.parametrize("n_rows", [1, 5])
 def test_fewer_rows_than_neighbours(n_rows):
     histories = random_histories(n_rows, 30, (5, 11), seed=0)
     assert_equal_to_dense(histories, 12, 19)
@@ -93,7 +93,6 @@ def test_no_rows_and_rows_without_history():
 def test_an_item_twice_in_a_history_counts_once():
     histories = [["a", "a", "b"], ["a", "b", "c", "c"], ["a", "d"]]
     rows, shared = nearest_rows(histories, 3)
-    assert rows.tolist() == [[0, 1, 2], [1, 0, 2], [2, 0, 1]]
     assert shared.tolist() == [[2, 2, 1], [3, 2, 1], [2, 1, 1]]
     assert rank_candidates(histories, rows, shared, 19) == [["c", "d"], ["d"], ["b", "c"]]
 
@@ -105,12 +104,3 @@ def test_ties_go_to_the_earlier_row_and_to_the_item_met_first():
     assert rows[3].tolist() == [1, 3, 0, 2]
     assert rank_candidates(histories, rows, shared, 19)[0] == ["y", "x", "w"]
     assert rank_candidates(histories, rows, shared, 2)[0] == ["y", "x"]
-
-
-def test_small_pieces_change_nothing(monkeypatch):
-    histories, users = windows_of_users(40, seed=5)
-    whole = nearest_rows(histories, 12), nearest_rows(histories, 12, users)
-    monkeypatch.setattr("tlrec.cot.candidates.PAIRS_AT_ONCE", 600)
-    pieces = nearest_rows(histories, 12), nearest_rows(histories, 12, users)
-    for (rows, shared), (rows_again, shared_again) in zip(whole, pieces):
-        assert np.array_equal(rows, rows_again) and np.array_equal(shared, shared_again)

@@ -3,17 +3,16 @@
 Samples and prompts
 1. Three prompts of one sample, word by word; braces, quotes and slots in titles and answers stay what they are.
 2. Only liked rows whose target is among the candidates; history reversed and cut; candidates shuffled by seed and row.
-3. A larger --max_samples holds the smaller.
+   A larger --max_samples holds the smaller.
 Results
-4. three_stages.json: the published fields, in the order of the records, running counts, both definitions of a hit.
-5. Nothing is asked twice: not after the end, not after Ctrl-C, SIGTERM, kill -9, failures or an exhausted budget.
-6. Killed at ten random moments: the same stage123.json, byte for byte.
-7. Unusable answers are counted and train nothing; failures are told by kind and leave status 1.
+3. three_stages.json: the published fields, in the order of the records, running counts, both definitions of a hit.
+   Batches give the same at half the price.
+4. Nothing is asked twice: not after the end, not after Ctrl-C, SIGTERM, kill -9 or failures; unusable answers train nothing.
 Before spending
-8. --dry_run needs no key, writes nothing and prints counts, cost, leaks and three prompts.
-9. Mistakes: one line, status 2, before anything is asked. The key reaches no file and no output.
+5. --dry_run needs no key, writes nothing and prints counts, cost, leaks and three prompts.
+6. Mistakes: one line, status 2, before anything is asked.
 Launcher
-10. Both source domains, then one stage123.json; from a foreign folder, a root with a space; tells what is missing.
+7. Both source domains, then one stage123.json; from a foreign folder, a root with a space; tells what is missing.
 """
 
 import json
@@ -29,10 +28,11 @@ from collections import Counter
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.support.teaching import MODEL, make_source, teaching
+from tests.support.teaching import make_source, teaching
 from tlrec.cot.samples import fill, read_templates, without_marker
 from tlrec.data.preferences import Item, Preference, build_record
 from tlrec.data.records import write_records
+from tlrec.demo.teacher import MODEL
 from tlrec.errors import InputError
 from tlrec.runs import locked
 
@@ -50,12 +50,8 @@ def answers(journal):
 
 def awkward_rows(root):
     """Three rows that share their items, so each finds its target in the others' histories."""
-    a, b, c, d = (
-        Item('It "{kind}" {answer_1} (1990)'),
-        Item("Yes, {} No (1991)"),
-        Item("卧虎藏龙 (2000)"),
-        Item("LÃ©on (1994)"),
-    )
+    titles = ('It "{kind}" {answer_1} (1990)', "Yes, {} No (1991)", "卧虎藏龙 (2000)", "LÃ©on (1994)")
+    a, b, c, d = map(Item, titles)
     write_records(
         root / "instruction_data" / "netflix" / "train.json",
         [
@@ -92,7 +88,7 @@ def test_three_prompts_of_a_sample(generate, root, samples):
     )
     assert first["Input_1"] == lists + one
     assert first["Input_2"] == f"{lists}{one} {first['Predictions_1']}\n\n{two}"
-    assert first["Input_3"] == (f"{lists}{one} {first['Predictions_1']}\n\n{two} {first['Predictions_2']}\n\n{three}")
+    assert first["Input_3"] == f"{lists}{one} {first['Predictions_1']}\n\n{two} {first['Predictions_2']}\n\n{three}"
 
 
 def test_more_samples_hold_fewer(generate, samples):
@@ -158,6 +154,8 @@ def test_failures_are_told_by_kind_and_asked_again(generate, root):
 def test_unusable_answers_train_nothing(generate, root, run_script, samples, journal):
     with teaching(empty=0.05, cut_off=0.05, refused=0.05, malformed=0.1) as teacher:
         status, out, _ = generate(teacher.url, "--max_samples", 40)
+        asked = len(teacher.fates)
+        assert generate(teacher.url, "--max_samples", 40)[0] == 0 and len(teacher.fates) == asked  # paid for once
     flaws = {kind: int(count) for count, kind in re.findall(r"(\d+) (empty|cut off|refused)", out)}
     assert status == 0 and set(flaws) == {"empty", "cut off", "refused"}  # answered, so nothing is missing
     assert f"{sum(flaws.values())} unusable (" in out and "0 missing" in out
@@ -171,21 +169,24 @@ def test_unusable_answers_train_nothing(generate, root, run_script, samples, jou
 
 
 @pytest.mark.slow
-def test_batches_give_the_same_result_and_may_be_mixed_with_calls(generate, root, journal):
-    path = root / "cot_data" / "netflix" / "three_stages.json"
+def test_batches_give_the_same_at_half_the_price_and_may_be_mixed_with_calls(generate, root, journal):
+    folder, results, costs, kinds = root / "cot_data" / "netflix", set(), {}, {}
+    batch = ["--batch", "--poll_seconds", 0.02]
     with teaching() as teacher:
-        generate(teacher.url, "--max_samples", 20)
-        live = path.read_bytes()
-        path.parent.rename(root / "cot_data" / "live")
-        assert generate(teacher.url, "--max_samples", 8)[0] == 0
-        flags = ["--batch", "--poll_seconds", 0.02, "--price_in", 30, "--price_out", 60, "--max_samples", 20]
-        status, out, _ = generate(teacher.url, *flags)
-    assert status == 0 and "of tlrec-offline-teacher in batches" in out
-    assert path.read_bytes() == live
-    assert Counter(entry["batch"] for entry in answers(journal)) == {False: 24, True: 36}
+        for name, steps in (("live", [[12]]), ("batch", [[12, *batch]]), ("mixed", [[5], [12, *batch]])):
+            for step in steps:
+                status, out, _ = generate(teacher.url, "--price_in", 3000, "--price_out", 6000, "--max_samples", *step)
+                assert status == 0
+            results.add((folder / "three_stages.json").read_bytes())
+            costs[name] = float(re.search(r"cost: ([\d.]+) USD", out)[1])
+            kinds[name] = Counter(entry["batch"] for entry in answers(journal))
+            folder.rename(folder.with_name(name))
+        assert [len(lines) for _, lines in teacher.batches.values()] == [12, 12, 12, 7, 7, 7]
+    assert len(results) == 1 and costs["batch"] == pytest.approx(costs["live"] / 2, abs=0.01)
+    assert kinds == {"live": {False: 36}, "batch": {True: 36}, "mixed": {False: 15, True: 21}}
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
 def test_interrupted_run_keeps_what_came_and_goes_on(generate, samples, journal, signals):
     with teaching() as teacher:
         teacher.allow(50)
@@ -303,9 +304,7 @@ def test_dry_run(generate, root, monkeypatch):
     )
     assert cost == pytest.approx((prompts * 30 + likely * 60) / 1e6, abs=0.01)
     assert most_cost == pytest.approx((prompts * 30 + most * 60) / 1e6, abs=0.01)
-    assert [line for line in out.splitlines() if line.startswith("----- prompt")][2].startswith(
-        "----- prompt 3 of sample"
-    )
+    assert "----- prompt 3 of sample" in out
     assert "Answer: <answer 1>" in out and "Answer: <answer 2>" in out and out.count("The candidate movies: ") == 3
 
 
@@ -319,58 +318,47 @@ def test_without_same_user_rows(generate):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--concurrency", 0], "--concurrency 0: give 1 or more"),
         (["--max_samples", -1], "--max_samples -1: give 1 or more"),
         (["--max_cost", 5], "--max_cost needs --price_in and --price_out"),
         (["--price_in", 5], "--price_in and --price_out go together"),
         (["--price_in", "nan", "--price_out", 1], "--price_in nan: give a number of 0 or more"),
         (["--temperature", 3], "--temperature 3.0: give 0 to 2"),
         (["--top_p", 0], "--top_p 0.0: give a number above 0 and at most 1"),
-        (
-            ["--data_name", "nextflix"],
-            "nextflix/train.json: no such file; instruction_data/README.md tells how to make it",
-        ),
+        (["--data_name", "nextflix"], "nextflix/train.json: no such file; instruction_data/README.md tells"),
+        ([], "OPENAI_API_KEY is not set"),
     ],
 )
-def test_mistakes_in_flags(generate, root, flags, told):
+def test_mistakes_in_flags(generate, root, monkeypatch, flags, told):
+    if not flags:
+        monkeypatch.delenv("OPENAI_API_KEY")
     status, out, err = generate("", *flags)
     assert status == 2 and told in err and len(err.splitlines()) == 1 and not (root / "cot_data").exists()
 
 
 @pytest.mark.parametrize(
-    ("break_it", "told"),
+    ("change", "told"),
     [
-        (lambda rows: rows[3].update(input="User Preference: x"), "train.json: row 4: expected 'User Preference: ...'"),
-        (lambda rows: rows[3].update(output="Maybe."), "train.json: row 4: 'output' must be 'Yes.' or 'No.'"),
-        (lambda rows: [row.update(output="No.") for row in rows], "no row is answered 'Yes.' and has a history"),
-        (lambda rows: rows.__delitem__(slice(1, None)), "no target is among its candidates|no row is answered"),
+        ({"input": "User Preference: x"}, "train.json: row 4: expected 'User Preference: ...'"),
+        ({"output": "Maybe."}, "train.json: row 4: 'output' must be 'Yes.' or 'No.'"),
+        (None, "no target is among its candidates|no row is answered 'Yes.' and has a history"),
     ],
 )
-def test_mistakes_in_records(generate, root, break_it, told):
+def test_mistakes_in_records(generate, root, change, told):
     path = root / "instruction_data" / "netflix" / "train.json"
     rows = json.loads(path.read_text())
-    break_it(rows)
-    path.write_text(json.dumps(rows))
+    path.write_text(json.dumps([*rows[:3], rows[3] | change] if change else rows[:1]))
     status, _, err = generate("")
     assert status == 2 and re.search(told, err) and len(err.splitlines()) == 1
 
 
-def test_missing_key(generate, monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY")
-    status, out, err = generate("")
-    assert status == 2 and err.startswith("error: OPENAI_API_KEY is not set") and out == ""
-
-
-def test_unknown_model_and_quota(generate, root, journal):
+def test_unknown_model_and_quota(generate, journal):
     with teaching() as teacher:
         status, _, err = generate(teacher.url, "--model", "gpt-4", "--output_path", "/other/")
         assert status == 2 and "404: The model 'gpt-4' does not exist; this is an offline teacher" in err
     with teaching(quota=30) as teacher:
-        status, out, err = generate(teacher.url)
+        status, _, err = generate(teacher.url)
         assert status == 2 and "error: stopped by the service: 429: You exceeded your current quota" in err
         assert len(answers(journal)) == 30
-    written = b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())
-    assert b"sk-secret" not in written and "sk-secret" not in out + err
 
 
 def test_another_run_is_refused_by_name_and_kept(generate, root):
@@ -391,30 +379,15 @@ def test_another_run_is_refused_by_name_and_kept(generate, root):
     assert (root / "cot_data" / "netflix" / "three_stages.jsonl").read_bytes() == before
 
 
-def test_a_second_process_is_refused(generate, root):
-    with teaching() as teacher, locked(root / "cot_data" / "netflix"):
-        status, _, err = generate(teacher.url, "--max_samples", 2)
-        assert status == 2 and f"process {os.getpid()} on " in err and "is writing there" in err
-        assert not teacher.fates
-
-
-def test_result_without_its_journal_is_kept(generate, root):
+def test_a_second_process_is_refused_and_a_result_without_its_journal_kept(generate, root):
     folder = root / "cot_data" / "netflix"
-    folder.mkdir(parents=True)
+    with locked(folder):
+        status, _, err = generate("http://127.0.0.1:9")
+        assert status == 2 and f"process {os.getpid()} on " in err and "is writing there" in err
     (folder / "three_stages.json").write_text("precious")
     status, _, err = generate("")
     assert status == 2 and "exists without its journal" in err
     assert (folder / "three_stages.json").read_text() == "precious"
-
-
-def test_reasoning_models_get_other_fields(generate):
-    bodies = []
-    with teaching() as teacher:
-        complete = teacher.complete
-        teacher.complete = lambda body: bodies.append(body) or complete(body)
-        assert generate(teacher.url, "--max_samples", 2, "--reasoning_model", "--max_tokens", 900)[0] == 0
-    assert set(bodies[0]) == {"model", "messages", "max_completion_tokens"}
-    assert bodies[0]["max_completion_tokens"] == 900
 
 
 # ---------------------------------------------------------------------------------------------------------- launcher
@@ -435,9 +408,8 @@ def test_launcher_makes_both_domains_and_one_file(tmp_path, root, quick_retries)
     records = json.loads((root / "cot_data" / "stage123.json").read_text())
     kinds = [re.match(r"The candidate (\w+): ", record["input"])[1] for record in records]
     assert kinds == sorted(kinds, reverse=True) and set(kinds) == {"books", "movies"}  # netflix, then amazon-book
-    apart = [
-        json.loads((root / "cot_data" / name / "stage123.json").read_text()) for name in ("netflix", "amazon-book")
-    ]
+    folders = [root / "cot_data" / name for name in ("netflix", "amazon-book")]
+    apart = [json.loads((folder / "stage123.json").read_text()) for folder in folders]
     assert apart[0] + apart[1] == records and all(apart)
 
 

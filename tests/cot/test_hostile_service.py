@@ -1,22 +1,29 @@
-"""cot_data/generate_data.py before servers that answer anything, for ever, or with the key.
+"""What a service may do to us: cot_data/generate_data.py before servers that answer anything, for ever, or with the key.
 
 Answers
-1. Whatever is no chat completion fails that call, by kind, with and without --max_cost; nothing of it comes into the
+1. Whatever is no chat completion, or no line of a batch's file, fails that call, by kind; nothing of it comes into the
    journal as an answer, and a good server goes on from there.
-2. A batch's file: lines end at newlines only; odd lines fail their call; what was read is kept.
+2. Thoughts come into no prompt, hit or record; where they do not end, or take all tokens, the flag that mends it is told,
+   and a larger --max_tokens goes on in the same journal.
+Refusals
+3. A prompt that the service refuses for good makes its sample unusable; what it refuses for every prompt ends the run and
+   is asked again afterwards. The first reason of each kind is told once, with the flag that mends it.
 Time and memory
-3. Bytes without end, drop by drop or in a flood, in the head or the body, of an answer, an error, a redirect or a file: an
-   attempt ends with its time-out and at a few MiB, and a compressed bomb is not unpacked.
-Keys
-4. A key with control or other than ASCII characters is refused before the first call.
+4. Bytes without end, drop by drop or in a flood, of an answer or a file: an attempt ends with its time-out and at a few
+   MiB, and a compressed bomb is not unpacked.
+Keys and addresses
 5. A key that is echoed, as it is or as a URL writes it, stands in no file and no output; nor do passwords of addresses.
+6. A key that cannot be sent, an address that is none, settings of a connection that cannot be: one line.
 """
 
 import base64
 import gzip
 import json
+import os
+import re
 import subprocess
 import sys
+import zlib
 from functools import cache
 from urllib.parse import quote
 
@@ -24,12 +31,13 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.support.hostile import chat, completion, serving
-from tests.support.teaching import MODEL, make_source, teaching
-
-pytestmark = pytest.mark.slow
+from tests.support.teaching import make_source, teaching
+from tlrec.cot.client import Service
+from tlrec.demo.teacher import MODEL
 
 KEY = 'sk-Proj/7"9\\x+&Zq_QR4=~wv83KmT'
 PASSWORD = "Pa55/w0rd+17"
+BATCH = ["--batch", "--poll_seconds", 0.01]
 
 
 @pytest.fixture(autouse=True)
@@ -42,150 +50,266 @@ def key(quick_retries, monkeypatch):
 ODD = {
     "array": [],
     "null": None,
-    "number": 5,
-    "text": "fine",
     "HTML": b"<html>Welcome</html>",
-    "nothing": b"",
     "not UTF-8": b'{"choices": "\xff"}',
     "deep": b"[" * 100_000,
-    "deep object": b'{"a":' * 100_000,
-    "long number": b'{"choices": ' + b"9" * 5_000 + b"}",
     "no choices": completion(choices=[]),
-    "choices null": completion(choices=None),
-    "choices object": completion(choices={"0": 1}),
     "choice null": completion(choices=[None]),
-    "no message": completion(choices=[{"index": 0}]),
     "message text": completion(choices=[{"message": "fine"}]),
     "content parts": chat({"content": [{"type": "image", "text": "fine"}]}),
-    "content object": chat({"content": {"text": "fine"}}),
-    "content empty list": chat({"content": []}),
-    "content number": chat({"content": 0}),
     "content false": chat({"content": False}),
     "lone surrogate": chat({"content": "fine \ud83d"}),
-    "refusal object": chat({"refusal": {"text": "no"}}),
     "finish_reason list": chat(finish_reason=["stop"]),
-    "model object": completion(model={"id": "m"}),
-    "model surrogate": completion(model="\udc00"),
     "usage text": completion(usage={"prompt_tokens": "7", "completion_tokens": "3"}),
-    "usage list": completion(usage=[1]),
-    "usage a text": completion(usage="7"),
     "usage negative": completion(usage={"prompt_tokens": -7, "completion_tokens": 3}),
-    "usage fraction": completion(usage={"prompt_tokens": 7.5, "completion_tokens": 3}),
-    "usage true": completion(usage={"prompt_tokens": True, "completion_tokens": 3}),
-    "usage infinite": completion(usage={"prompt_tokens": float("inf"), "completion_tokens": 3}),
     "usage huge": completion(usage={"prompt_tokens": 10**400, "completion_tokens": 3}),
 }
 
 
 def test_odd_answers_fail_their_call(generate, journal):
     """Every odd answer in turn, to the first stage of one sample each."""
-    odd, flags = list(ODD.values()), ["--concurrency", 1, "--max_samples", 19]
+    odd, flags = list(ODD.values()), ["--concurrency", 1, "--max_samples", len(ODD)]
     price = ["--price_in", 1, "--price_out", 1, "--max_cost", 50]
-    with serving(lambda handler: handler.reply(odd[(len(handler.server.requests) - 1) % len(odd)])) as server:
-        for more in ([], price):
-            status, out, err = generate(server.url, *flags, *more)
-            assert status == 1 and "19 missing (19 malformed response)" in out and "Traceback" not in err
-        assert len(server.requests) == 38 > len(ODD)  # none is asked again
-    assert len(journal()) == 38 and {line["failure"] for line in journal()} == {"malformed response"}
-    messages = dict(zip(ODD, (line["message"] for line in journal())))
+    with serving(lambda handler: handler.reply(odd[len(handler.server.requests) - 1])) as server:
+        status, out, err = generate(server.url, *flags, *price)
+        assert status == 1 and f"{len(ODD)} missing ({len(ODD)} malformed response)" in out and "Traceback" not in err
+        assert len(server.requests) == len(ODD)  # none is asked again
+    messages = {name: line["message"] for name, line in zip(ODD, journal(), strict=True)}
     assert messages["array"].startswith("not a chat completion: TypeError")
     for name in ("HTML", "deep", "lone surrogate", "not UTF-8"):
         assert messages[name].startswith("the answer is not JSON")
     assert "the content has parts that are no text" in messages["content parts"]
     assert messages["usage text"] == "not a chat completion: prompt_tokens: Input should be a valid integer"
     with teaching() as teacher:
-        assert generate(teacher.url, *flags, *price)[0] == 0
+        assert generate(teacher.url, *flags)[0] == 0
 
 
 def test_null_and_missing_fields_are_no_oddity(generate, journal):
-    bodies = [
-        completion(model=None, usage=None),
-        {"choices": [{"message": {"content": "fine"}}]},
-        chat(finish_reason=None),
-    ]
-    with serving(lambda handler: handler.reply(bodies[len(handler.server.requests) % 3])) as server:
+    bodies = [completion(model=None, usage=None), {"choices": [{"message": {"content": "fine"}}]}]
+    with serving(lambda handler: handler.reply(bodies[len(handler.server.requests) % 2])) as server:
         assert generate(server.url, "--max_samples", 2)[0] == 0
     assert [line["text"] != "" for line in journal()] == [True] * 6
 
 
-def change_batches(teacher, change):
-    """Let the lines of each batch's answers pass through `change`, a function of (batch, lines as bytes)."""
-    finish = teacher.finish
+BATCH_LINES = [
+    b"<html>",
+    b"[]",
+    b"[" * 100_000,
+    b'"\xff"',
+    b'{"custom_id": "9999-1", "response": {"status_code": 200, "body": {}}}',
+    b'{"custom_id": 7}',
+    b'{"custom_id": "%s", "response": "x", "error": "y"}',
+    b'{"custom_id": "%s", "response": {"status_code": 200, "body": null}}',
+    b'{"custom_id": "%s", "error": {"code": ["x"], "message": {"a": 1}}}',
+]
 
-    def changed(batch, lines):
-        finish(batch, lines)
-        name = batch["output_file_id"]
-        teacher.files[name] = b"".join(line + b"\n" for line in change(batch, teacher.files[name].splitlines()))
 
-    teacher.finish = changed
-
-
-def test_raw_line_separators_in_a_batch(generate, journal):
-    """A service may write U+2028, U+2029 and U+0085 as they are."""
-
-    def raw(batch, lines):
-        for line in map(json.loads, lines):
-            line["response"]["body"]["choices"][0]["message"]["content"] += "\u2028a\u2029b\u0085c\x0bd\x1ce"
-            yield json.dumps(line, ensure_ascii=False).encode()
-
+def test_odd_lines_of_a_batch(generate, journal):
+    """All but one answer of the first batch are odd; the one is kept, and the next batch asks for the others again. A
+    service may write U+2028, U+2029 and U+0085 as they are."""
     with teaching() as teacher:
-        change_batches(teacher, raw)
-        status, _, err = generate(teacher.url, "--batch", "--poll_seconds", 0.01, "--max_samples", 4)
-        assert status == 0, err
-        assert len(teacher.answered_prompts()) == 12
-    assert all("\u2028a\u2029b\u0085c" in line["text"] for line in journal())
+        finish = teacher.finish
 
+        def odd(batch, lines):
+            finish(batch, lines)
+            name = batch["output_file_id"]
+            good = (
+                teacher.files[name].replace(b'"content": "', '"content": "\u2028a\u2029b\u0085c '.encode()).splitlines()
+            )
+            good = [line for line in teacher.files[name].split(b"\n") if line]
+            for number, entry in enumerate(map(json.loads, good)):
+                entry["response"]["body"]["choices"][0]["message"]["content"] += "\u2028a\u2029b\u0085c\x0bd\x1ce"
+                good[number] = json.dumps(entry, ensure_ascii=False).encode()
+                if batch["id"] == "batch_1" and number < len(BATCH_LINES):
+                    good[number] = BATCH_LINES[number].replace(b"%s", entry["custom_id"].encode())
+            teacher.files[name] = b"".join(line + b"\n" for line in good)
 
-BATCH_LINES = {
-    "no JSON": b"<html>",
-    "array": b"[]",
-    "null": b"null",
-    "deep": b"[" * 100_000,
-    "not UTF-8": b'"\xff"',
-    "foreign": b'{"custom_id": "9999-1", "response": {"status_code": 200, "body": {}}}',
-    "id a number": b'{"custom_id": 7}',
-    "response a text": b'{"custom_id": "%s", "response": "x", "error": "y"}',
-    "body null": b'{"custom_id": "%s", "response": {"status_code": 200, "body": null}}',
-    "code a list": b'{"custom_id": "%s", "error": {"code": ["x"], "message": {"a": 1}}}',
-    "request id a list": b'{"custom_id": "%s", "response": {"status_code": 200, "request_id": [1], "body": %c}}',
-}
-
-
-def test_odd_lines_of_a_batch(generate):
-    """All but one answer of the first batch are odd; the one is kept, and the next batch asks for the others again."""
-
-    def odd(batch, lines):
-        if batch["id"] != "batch_1":
-            return lines
-        body = json.dumps(completion()).encode()
-        calls = [json.loads(line)["custom_id"].encode() for line in lines]
-        oddities = [line.replace(b"%s", call).replace(b"%c", body) for line, call in zip(BATCH_LINES.values(), calls)]
-        return [*oddities, *lines[len(oddities) :]]
-
-    with teaching() as teacher:
-        change_batches(teacher, odd)
-        status, _, err = generate(teacher.url, "--batch", "--poll_seconds", 0.01, "--max_samples", len(BATCH_LINES) + 1)
+        teacher.finish = odd
+        status, _, err = generate(teacher.url, *BATCH, "--max_samples", len(BATCH_LINES) + 1)
         assert (status, err.count("Traceback")) == (0, 0), err
-        assert [len(lines) for _, lines in teacher.batches.values()] == [12, 12, 12, 11]
+        assert [len(lines) for _, lines in teacher.batches.values()] == [10, 10, 10, 9]
+    assert all("\u2028a\u2029b\u0085c" in line["text"] for line in journal() if "text" in line)
 
 
-@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/batches/b1"])
-@pytest.mark.parametrize("body", [[], None, "x", {}, {"id": 7, "status": 7}, b"<html>"])
-def test_odd_answers_on_batches(generate, path, body):
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/batches/b1", "list"])
+def test_odd_answers_on_batches(generate, root, path):
     good = {"/v1/files": {"id": "f1"}, "/v1/batches": {"id": "b1", "status": "in_progress"}}
-    with serving(lambda handler: handler.reply((good | {path: body})[handler.path])) as server:
-        status, _, err = generate(server.url, "--batch")
-    assert status == 1 and "stopped: malformed response: " in err and "Traceback" not in err
-
-
-def test_odd_list_of_batches(generate, root):
-    path = root / "cot_data/netflix/batches.json"
-    path.parent.mkdir(parents=True)
-    for page in ([], {"data": 5}, {"data": [5]}, {"data": [{}], "has_more": True}, b"<"):
-        path.write_text(json.dumps({"parts": [{"calls": ["1-1"], "batch": None, "status": None}]}))
-        with serving(lambda handler: handler.reply(page)) as server:
+    state = root / "cot_data/netflix/batches.json"
+    for body in ([], {"id": 7, "status": 7, "data": [5]}, {"data": [{}], "has_more": True}, b"<html>"):
+        if path == "list":  # a batch may have been made, and not noted
+            state.parent.mkdir(parents=True, exist_ok=True)
+            state.write_text(json.dumps({"parts": [{"calls": ["1-1"], "batch": None, "status": None}]}))
+        else:
+            state.unlink(missing_ok=True)
+        odd = {"/v1/batches?limit=100" if path == "list" else path: body}
+        with serving(lambda handler: handler.reply((good | odd)[handler.path])) as server:
             status, _, err = generate(server.url, "--batch")
         assert status == 1 and "stopped: malformed response: " in err and "Traceback" not in err
+
+
+# ----------------------------------------------------------------------------------------------------------- thoughts
+
+
+def test_thoughts_come_into_no_prompt_hit_or_record(generate, root, samples, run_script):
+    thoughts = {"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}
+
+    def think(body, status, answer):
+        message = answer["choices"][0]["message"]
+        text = message["content"]
+        forms = [f"<think>a\nb</think>\n\n{text}", f"a\n</think>{text}", [thoughts, {"type": "text", "text": text}]]
+        message["content"] = forms[zlib.crc32(text.encode()) % 3]
+        return status, answer
+
+    with teaching() as teacher:
+        assert generate(teacher.url)[0] == 0
+    plain = samples()
+    (root / "cot_data/netflix").rename(root / "cot_data/plain")
+    with teaching(think) as teacher:
+        status, out, _ = generate(teacher.url)
+    assert status == 0 and "0 unusable" in out and samples() == plain
+
+
+def test_thoughts_that_do_not_end_are_told(generate, samples):
+    def think(body, status, answer):
+        message = answer["choices"][0]["message"]
+        if zlib.crc32(body["messages"][0]["content"].encode()) % 4 == 0:
+            message["content"] = f"<think>{message['content']}"
+        return status, answer
+
+    with teaching(think) as teacher:
+        status, out, err = generate(teacher.url)
+    told = int(re.search(r"(\d+) unusable \((\d+) thoughts without an answer\)", out)[1])
+    assert status == 0 and 3 <= told == 12 - len(samples())
+    assert "thoughts without an answer: give a larger --max_tokens than 512" in err
+    assert "<think>" not in json.dumps(samples())
+
+
+def test_thoughts_that_take_all_tokens_end_the_run_and_a_larger_limit_goes_on(generate, samples):
+    def answer(handler):
+        enough = json.loads(handler.body)["max_completion_tokens"] > 512
+        spent = chat({"content": "", "reasoning_content": "..."}, finish_reason="length")
+        handler.reply(completion() if enough else spent)
+
+    with serving(answer) as server:
+        code, out, err = generate(server.url, "--reasoning_model", "--max_samples", 32)
+        assert code == 1 and len(server.requests) <= 40 and "cut off" in out
+        assert err.count("give a larger --max_tokens than 512") == 1 and "0 samples complete" in out
+        paid = len(server.requests)
+        code, out, err = generate(server.url, "--reasoning_model", "--max_tokens", 4096, "--max_samples", 32)
+        assert code == 0, out + err
+        assert len(server.requests) == paid + 96 and set(json.loads(server.requests[-1][1])) == {
+            "model",
+            "messages",
+            "max_completion_tokens",
+        }
+    assert len(samples()) == 32
+
+
+# ----------------------------------------------------------------------------------------------------------- refusals
+
+AZURE = {
+    "message": "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
+    "code": "content_filter",
+}
+CONTEXT = "This model's maximum context length is 600 tokens, but the messages have 700."
+PARAMETER = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+OF_THE_PROMPT = [
+    (400, {"error": AZURE}, "refused"),
+    (400, {"error": {"message": "Bad.", "code": "data_inspection_failed"}}, "refused"),
+    (403, {"error": {"message": "Your input was flagged by moderation", "code": 403}}, "refused"),
+    (400, {"object": "error", "message": CONTEXT, "code": 400}, "too long"),  # vLLM
+    (429, {"error": {"message": "Request too large: Limit 10, requested 20"}}, "too long"),
+    (500, {"error": {"message": "bad", "code": "context_length_exceeded"}}, "too long"),
+    (413, "<html>Request Entity Too Large</html>", "too long"),
+    (422, {"error": "`inputs` must have less than 512 tokens"}, "bad request"),
+    (422, {"detail": [{"msg": "no"}]}, "bad request"),
+]
+OF_EVERY_CALL = [
+    (401, {"error": {"message": "Incorrect API key provided"}}),
+    (403, {"error": {"message": "No access to this project"}}),
+    (404, {"error": {"message": "no such model"}}),
+    (429, {"error": {"message": "Check your plan", "code": "insufficient_quota"}}),
+]
+PASSING = [
+    (429, {"error": {"message": "Limit of tokens a minute reached"}}, "rate limit"),
+    (504, "The request took too long", "server error"),
+]
+MENDS = [
+    ("max_tokens is too large: 99999. This model supports at most 4096.", "max_tokens", "(give another --max_tokens"),
+    (PARAMETER, "max_tokens", "(give --reasoning_model)"),
+    ("Unsupported value: 'temperature' does not support 0.2", "temperature", "--reasoning_model, which sends none"),
+    ("Value error: top_p must be below 1", None, "give another --top_p"),
+]
+
+
+def test_what_a_refusal_is_about():
+    service = Service("http://127.0.0.1:9/v1", 1, 1)
+
+    def refusal(status, body):
+        return service.refusal(status, *(({}, body) if isinstance(body, str) else (body,)))
+
+    for status, body, kind in OF_THE_PROMPT:
+        failure = refusal(status, body)
+        assert (failure.kind, failure.reach) == (kind, "this prompt"), body
+    for status, body in OF_EVERY_CALL:
+        assert refusal(status, body).reach == "every call", body
+    for status, body, kind in PASSING:
+        failure = refusal(status, body)
+        assert (failure.kind, failure.reach) == (kind, "passing"), body
+    for message, param, mend in MENDS:
+        assert mend in refusal(400, {"error": {"message": message, "param": param}}).message
+
+
+@pytest.mark.parametrize(("status", "flags"), [(400, []), (200, []), (400, BATCH)], ids=["400", "200", "batch"])
+def test_a_refused_prompt_makes_its_sample_unusable(generate, samples, journal, status, flags):
+    def refuse(body, *answer):
+        refused = zlib.crc32(body["messages"][-1]["content"].encode()) % 5 == 0
+        return (status, {"error": AZURE}) if refused else answer
+
+    with teaching(refuse) as teacher:
+        code, out, err = generate(teacher.url, *flags)
+        asked = len(teacher.fates)
+        assert code == 0, out + err
+        assert generate(teacher.url, *flags)[0] == 0 and len(teacher.fates) == asked  # a verdict is asked for once
+    told = int(re.search(r"(\d+) unusable \((\d+) refused\), 0 missing", out)[1])
+    assert 0 < told == 12 - len(samples()) and err.count(f"first refused: {status}: The response was filtered") == 1
+    assert {line["verdict"] for line in journal() if "verdict" in line} == {"refused"}
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "kind"), [(504, {"message": "Bad gateway."}, "server error"), (400, AZURE, "refused")]
+)
+def test_what_every_prompt_gets_ends_the_run_and_is_no_verdict(generate, status, error, kind):
+    with serving(lambda handler: handler.reply({"error": error}, status)) as server:
+        code, out, err = generate(server.url, "--max_samples", 32, "--attempts", 1)
+        assert code == 1 and len(server.requests) <= 40
+    assert f"20 samples in a row without a usable answer, the last one for: {kind}; the same command" in err
+    assert err.count(error["message"]) == 1 and "0 unusable, 32 missing" in out
+    with teaching() as teacher:
+        assert generate(teacher.url, "--max_samples", 32)[0] == 0
+
+
+def test_a_service_that_stops_answering_gives_no_verdicts(generate, journal):
+    def answer(handler):
+        late = len(handler.server.requests) > 30
+        handler.reply({"error": {"message": "It took too long."}}, 400) if late else handler.reply(completion())
+
+    with serving(answer) as server:
+        code, out, _ = generate(server.url, "--concurrency", 1, "--max_samples", 32, "--attempts", 1)
+    assert code == 1 and "0 unusable" in out and not [line for line in journal() if "verdict" in line]
+
+
+def test_filtered_answers_without_a_message(generate):
+    with serving(lambda handler: handler.reply(completion(choices=[{"finish_reason": "SAFETY"}]))) as server:
+        code, out, _ = generate(server.url, "--max_samples", 5)
+    assert code == 1 and "0 samples complete, 5 unusable (5 refused), 0 missing" in out
+
+
+@pytest.mark.parametrize("flags", [[], BATCH], ids=["direct", "batch"])
+def test_the_flag_that_mends_it_is_told_once(generate, flags):
+    with teaching(lambda body, *answer: (400, {"error": {"message": PARAMETER, "param": "max_tokens"}})) as teacher:
+        code, out, err = generate(teacher.url, *flags, "--max_samples", 5)
+    assert code == 1 and (out + err).count(f"{PARAMETER} (give --reasoning_model)") == 1 and "0 unusable" in out
 
 
 # ---------------------------------------------------------------------------------------------------- time and memory
@@ -209,19 +333,20 @@ def zeros():
     return gzip.compress(b" " * (400 << 20), 1)
 
 
-def bomb(handler):
-    handler.reply(zeros(), Content_Encoding="gzip")
+def batch_file(send):
+    """Answers of a service whose batch is done, and whose file never ends: `send` begins with its head."""
+    known = {"/v1/files": {"id": "f1"}, "/v1/batches": {"id": "b1", "status": "validating"}}
+    known["/v1/batches/b1"] = {"id": "b1", "status": "completed", "output_file_id": "f1"}
+    return lambda handler: handler.reply(known[handler.path]) if handler.path in known else send(handler)
 
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
 ENDLESS = {
-    "flood": (lambda handler: flood(handler, OK + b"\r\n{"), "malformed response"),
-    "flood of a redirect": (
-        lambda handler: flood(handler, b"HTTP/1.1 307 Elsewhere\r\nLocation: /v1/there\r\n\r\n"),
-        "malformed response",
-    ),
-    "drops": (lambda handler: drip(handler, OK + b"\r\n{", b" "), "time-out"),
-    "gzip": (bomb, "malformed response"),
+    "flood": (lambda handler: flood(handler, OK + b"{"), [], "2 missing (2 malformed response)"),
+    "drops": (lambda handler: drip(handler, OK + b"{", b" "), [], "2 missing (2 time-out)"),
+    "gzip": (lambda handler: handler.reply(zeros(), Content_Encoding="gzip"), [], "2 missing (2 malformed response)"),
+    "line of a file": (batch_file(lambda handler: flood(handler, OK, b"x" * 65536)), BATCH, "stopped: "),
+    "drops of a file": (batch_file(lambda handler: drip(handler, OK, b"{}\n")), BATCH, "stopped: "),
 }
 MEASURED = """
 import json, resource, subprocess, sys
@@ -251,47 +376,17 @@ def ordinary(tmp_path_factory):
     return memory
 
 
-@pytest.mark.parametrize(("answer", "kind"), ENDLESS.values(), ids=ENDLESS)
-def test_servers_without_end(root, ordinary, answer, kind):
+@pytest.mark.slow
+@pytest.mark.parametrize(("answer", "flags", "told"), ENDLESS.values(), ids=ENDLESS)
+def test_servers_without_end(root, ordinary, answer, flags, told):
     zeros()
     with serving(answer) as server:
-        status, memory, out = measured(root, server.url)
-    assert status == 1 and f"2 missing (2 {kind})" in out and "Traceback" not in out, out
+        status, memory, out = measured(root, server.url, *flags)
+    assert status == 1 and told in out and "Traceback" not in out, out
     assert memory < ordinary + 60
 
 
-@pytest.mark.parametrize("how", ["one line", "drops"])
-def test_a_batch_file_without_end(root, ordinary, how):
-    def answer(handler):
-        if handler.path == "/v1/files":
-            handler.reply({"id": "f1"})
-        elif handler.path == "/v1/batches":
-            handler.reply({"id": "b1", "status": "validating"})
-        elif handler.path == "/v1/batches/b1":
-            handler.reply({"id": "b1", "status": "completed", "output_file_id": "f1"})
-        elif how == "drops":
-            drip(handler, OK + b"\r\n", b"{}\n")
-        else:
-            flood(handler, OK + b"\r\n", b"x" * 65536)
-
-    with serving(answer) as server:
-        status, memory, out = measured(root, server.url, "--batch")
-    assert status == 1 and "Traceback" not in out, out
-    assert "stopped: malformed response: " in out or "stopped: time-out" in out or "stopped: connection" in out, out
-    assert memory < ordinary + 60
-
-
-# --------------------------------------------------------------------------------------------------------------- keys
-
-
-@pytest.mark.parametrize("key", ["sk-se\ncret17", "sk-secret17\x7f", "sk-sécret17"])
-def test_keys_that_cannot_be_sent(generate, root, monkeypatch, key):
-    monkeypatch.setenv("OPENAI_API_KEY", key)
-    with serving(lambda handler: handler.reply(completion())) as server:
-        status, out, err = generate(server.url)
-        assert server.requests == []
-    assert status == 2 and out == "" and err.startswith("error: OPENAI_API_KEY holds ") and err.count("\n") == 1
-    assert "cret17" not in err and not (root / "cot_data").exists()
+# ------------------------------------------------------------------------------------------------- keys and addresses
 
 
 def places(echo):
@@ -299,18 +394,14 @@ def places(echo):
     error = {"error": {"message": echo, "type": echo, "param": echo, "code": echo}}
     line = " ".join(echo.split())
     yield completion(echo, model=echo, id=echo), 200, {"x_request_id": line, "openai_model": line}
-    yield from ((error, status, {}) for status in (400, 409, 422, 429, 500))
-    yield {"error": echo}, 400, {}
+    yield from ((error, status, {}) for status in (400, 429, 500))
     yield {"error": {"message": [echo, {echo: echo}]}}, 400, {}
     yield {"detail": {echo: echo}}, 422, {}
     yield echo.encode(), 502, {"Content_Type": "text/html"}
-    yield completion(), 200, {}
     yield chat({"refusal": echo}, finish_reason=echo), 200, {}
     yield {echo: echo}, 200, {}
-    yield chat({"content": [{"text": echo}]}), 200, {}
     yield completion(choices=[{echo: echo}]), 200, {}
     yield {}, 307, {"Location": f"http://127.0.0.1:9/{quote(line, safe='')}"}
-    yield b"", 400, {"Content_Type": line, "X_Error": line}
     yield {}, 200, {"Content_Encoding": line}
 
 
@@ -322,16 +413,18 @@ def assert_nowhere(secret, root, *streams):
     assert not [form for form in forms if form.lower() in text]
 
 
-@pytest.mark.parametrize("secret", [KEY, PASSWORD], ids=["key", "password"])
-@pytest.mark.parametrize("form", ["Bearer {}", "URL"])
-def test_echoed_secrets_stand_nowhere(generate, root, secret, form):
-    echo = quote(secret, safe="") if form == "URL" else form.format(secret)
+@pytest.mark.parametrize(
+    ("secret", "echo"),
+    [(KEY, f"Bearer {KEY}"), (KEY, quote(KEY, safe="")), (PASSWORD, quote(PASSWORD, safe=""))],
+    ids=["key", "key in a URL", "password"],
+)
+def test_echoed_secrets_stand_nowhere(generate, root, secret, echo):
     told = list(places(echo))
 
-    def ask(answer, *flags):
+    def ask(answer):
         with serving(answer) as server:
             url = server.url.replace("//", f"//user:{quote(PASSWORD, safe='')}@")
-            status, out, err = generate(url, *flags, "--attempts", 1, "--concurrency", 1)
+            status, out, err = generate(url, "--max_samples", 20, "--attempts", 1, "--concurrency", 1)
             assert "Traceback" not in err
             assert_nowhere(secret, root, out, err)
             return status, len(server.requests)
@@ -340,13 +433,11 @@ def test_echoed_secrets_stand_nowhere(generate, root, secret, form):
         body, status, fields = told[(len(handler.server.requests) - 1) % len(told)]
         handler.reply(body, status, **fields)
 
-    status, n = ask(answer, "--max_samples", 30)
+    status, n = ask(answer)
     assert status == 1 and n >= len(told)
     assert "***" in (root / "cot_data/netflix/three_stages.jsonl").read_text()
-    error = {"error": {"message": echo, "type": echo, "param": echo, "code": echo}}
-    quota = {"error": {"message": echo, "code": "insufficient_quota"}}
-    for body, code in ((error, 401), (error, 403), (error, 404), (quota, 429)):
-        assert ask(lambda handler: handler.reply(body, code), "--max_samples", 30) == (2, 1)
+    for error, code in (({"message": echo, "code": echo}, 401), ({"message": echo, "code": "insufficient_quota"}, 429)):
+        assert ask(lambda handler: handler.reply({"error": error}, code)) == (2, 1)
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "echo"])
@@ -376,14 +467,12 @@ def test_echoed_keys_in_batches(generate, root, status):
             handler.reply({"id": echo, "status": ended, "output_file_id": "f1", "errors": errors})
 
     with serving(answer) as server:
-        code, out, err = generate(server.url, "--batch", "--max_samples", 5, "--poll_seconds", 0.01)
+        code, out, err = generate(server.url, *BATCH, "--max_samples", 5)
     assert calls and code in (1, 2) and "Traceback" not in err
     assert_nowhere(KEY, root, out, err)
 
 
-@pytest.mark.parametrize(
-    "address", ["http://user:{}@127.0.0.1:9/v1", "http://{}@127.0.0.1:9/v1", "http://127.0.0.1:9/v1?key={}"]
-)
+@pytest.mark.parametrize("address", ["http://user:{}@127.0.0.1:9/v1", "http://127.0.0.1:9/v1?key={}"])
 def test_passwords_in_addresses_are_not_told(generate, root, address, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", address.format(quote(PASSWORD, safe="")))
     status, out, err = generate("", "--max_samples", 1)
@@ -391,23 +480,33 @@ def test_passwords_in_addresses_are_not_told(generate, root, address, monkeypatc
     assert_nowhere(PASSWORD, root, out, err)
 
 
-@pytest.mark.parametrize("address", ["http://u:{}@127.0.0.1:x/v1", "u:{}@host/v1", "//u:{}@h", "ftp://u:{}@h/"])
-def test_addresses_that_are_none(generate, root, address):
-    status, out, err = generate(address.format("Pa55-w0rd+17"))
-    assert status == 2 and err.startswith("error: --base_url, --served or OPENAI_BASE_URL is not an address")
-    assert err.count("\n") == 1
-    assert_nowhere("Pa55-w0rd+17", root, out, err)
-
-
 def test_name_and_password_are_sent(generate):
-    seen = []
-
-    def answer(handler):
-        seen.append(handler.headers["Authorization"])
-        handler.reply(completion())
-
-    with serving(answer) as server:
+    with serving(lambda handler: handler.reply(completion())) as server:
         assert generate(server.url.replace("//", f"//user:{quote(PASSWORD, safe='')}@"), "--max_samples", 1)[0] == 0
-        assert generate(server.url, "--max_samples", 2)[0] == 0
-    basic = f"Basic {base64.b64encode(f'user:{PASSWORD}'.encode()).decode()}"
-    assert set(seen[:3]) == {basic} and set(seen[3:]) == {f"Bearer {KEY}"}
+        assert server.keys == {f"Basic {base64.b64encode(f'user:{PASSWORD}'.encode()).decode()}"}
+        assert generate(server.url, "--max_samples", 2)[0] == 0 and f"Bearer {KEY}" in server.keys
+
+
+MISTAKES = [
+    ({"OPENAI_API_KEY": "sk-se\ncret17"}, "", "OPENAI_API_KEY holds "),
+    ({"OPENAI_API_KEY": "sk-sécret17"}, "", "OPENAI_API_KEY holds "),
+    ({}, "http://u:Pa55-cret17@127.0.0.1:x/v1", "--base_url, --served or OPENAI_BASE_URL is not an address"),
+    ({}, "ftp://u:Pa55-cret17@h/", "--base_url, --served or OPENAI_BASE_URL is not an address"),
+    (
+        {"ALL_PROXY": "socks5h://user:Pa55-cret17@127.0.0.1:9"},
+        "http://h/v1",
+        "the connection cannot be set up (ALL_PROXY): Using SOCKS proxy, but",
+    ),
+    ({"SSL_CERT_FILE": "/nowhere.pem"}, "http://h/v1", "the connection cannot be set up (SSL_CERT_FILE): "),
+]
+
+
+@pytest.mark.parametrize(("variables", "address", "told"), MISTAKES)
+def test_mistakes_before_the_first_call(generate, root, monkeypatch, variables, address, told):
+    for name in [name for name in os.environ if "PROXY" in name.upper() or "SSL_CERT" in name]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    status, out, err = generate(address)
+    assert status == 2 and out == "" and err.startswith(f"error: {told}") and err.count("\n") == 1
+    assert "cret17" not in err and not (root / "cot_data").exists()

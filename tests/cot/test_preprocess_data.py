@@ -16,16 +16,22 @@ from collections import Counter
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.support.teaching import MODEL, make_source, teaching
+from tests.support.teaching import make_source, teaching
+from tlrec.demo.teacher import MODEL
 from tlrec.files import read_json
 from tlrec.model.prompts import load_frame
+
+
+def numbered(liked, candidates):
+    """An answer of step 3."""
+    return "\n".join(f"{number}. {a} - {b}" for number, (a, b) in enumerate(zip(liked, candidates), start=1))
+
 
 HISTORY = [f"Old Film {number} ({1950 + number})" for number in range(10)]
 CANDIDATES = [f"New Film {number} ({1980 + number})" for number in range(19)]
 
 
 def sample(pid=1, **changes):
-    lines = [f"{number}. {HISTORY[number % 10]} - {CANDIDATES[number]}" for number in range(1, 11)]
     facts = {
         "PID": pid,
         "Input_1": f"first {pid}\nAnswer:",
@@ -33,7 +39,7 @@ def sample(pid=1, **changes):
         "Input_3": f"third {pid}\nAnswer:",
         "Predictions_1": "You like old films.",
         "Predictions_2": "\n".join(f"{number}. {HISTORY[number]}" for number in range(1, 6)),
-        "Predictions": "\n".join(lines),
+        "Predictions": numbered(HISTORY, CANDIDATES),
         "GT": CANDIDATES[3],
         "Hit": 1,
         "Hit_substring": 1,
@@ -115,29 +121,20 @@ def test_both_definitions_of_a_hit(preprocess, tmp_path):
         assert inputs(tmp_path) == [f"third {pid}" for pid in kept]
 
 
-def numbered(pairs):
-    return "\n".join(f"{number}. {liked} - {candidate}" for number, (liked, candidate) in enumerate(pairs, start=1))
-
-
+NOT_KNOWN = "step 2 names something that is not in the history"
 BREAKS = [
     ({"Hit": 0}, "no hit"),
-    ({"Predictions_2": "I cannot tell."}, "step 2 names something that is not in the history"),
-    ({"Predictions_2": f"1. {HISTORY[0]}\n2. Other (1990)"}, "step 2 names something that is not in the history"),
+    ({"Predictions_2": "I cannot tell."}, NOT_KNOWN),
+    ({"Predictions_2": f"1. {HISTORY[0]}\n2. Other (1990)"}, NOT_KNOWN),
+    ({"Predictions_2": "\n".join(f"- {film}" for film in HISTORY[:6])}, "step 2 names more than 5"),
+    ({"Predictions": numbered(HISTORY, CANDIDATES[:9])}, "step 3 does not recommend as many as asked for"),
+    ({"Predictions": numbered(HISTORY * 2, CANDIDATES[:11])}, "step 3 does not recommend as many as asked for"),
     (
-        {"Predictions_2": "\n".join(f"{number}. {film}" for number, film in enumerate(HISTORY[:6], 1))},
-        "step 2 names more than 5",
-    ),
-    ({"Predictions": numbered(zip(HISTORY, CANDIDATES[:9]))}, "step 3 does not recommend as many as asked for"),
-    ({"Predictions": numbered(zip(HISTORY * 2, CANDIDATES[:11]))}, "step 3 does not recommend as many as asked for"),
-    (
-        {"Predictions": numbered(zip(HISTORY, [*CANDIDATES[:9], "Another Film (1990)"]))},
+        {"Predictions": numbered(HISTORY, [*CANDIDATES[:9], "Another (1990)"])},
         "step 3 recommends something that is not a candidate",
     ),
-    ({"Predictions": numbered(zip(HISTORY, [*CANDIDATES[:9], CANDIDATES[3]]))}, "step 3 recommends something twice"),
-    (
-        {"Predictions": numbered(zip(["Another Film"] * 10, CANDIDATES))},
-        "step 3 names something that is not in the history",
-    ),
+    ({"Predictions": numbered(HISTORY, [*CANDIDATES[:9], CANDIDATES[3]])}, "step 3 recommends something twice"),
+    ({"Predictions": numbered(["Another"] * 10, CANDIDATES)}, "step 3 names something that is not in the history"),
 ]
 
 
@@ -156,8 +153,8 @@ def test_broken_formats_are_dropped_and_named(preprocess, tmp_path):
 def test_formats_that_are_kept(preprocess, tmp_path):
     few = CANDIDATES[:4]
     rows = [
-        sample(1, Predictions="Here you are:\n" + numbered(zip(HISTORY, CANDIDATES)).replace(" - ", " → ")),
-        sample(2, Candidates=few, Predictions=numbered(zip(HISTORY, few))),
+        sample(1, Predictions="Here you are:\n" + numbered(HISTORY, CANDIDATES).replace(" - ", " → ")),
+        sample(2, Candidates=few, Predictions=numbered(HISTORY, few)),
         sample(3, Predictions_2=f"1. **{HISTORY[0]}**"),
     ]
     write_samples(tmp_path, "netflix", rows)
@@ -198,9 +195,7 @@ def test_what_it_was_made_of(preprocess, tmp_path):
         (json.dumps([sample(1, Hit=0)]), "no sample is left to learn from"),
         (json.dumps([sample(1), sample(2, Predictions=None)]), "row 2: 'Predictions': should be a valid string"),
         (json.dumps([sample(1, Predictions="\ud800")]), "three_stages.json: damaged: "),
-        (json.dumps([sample(1, PID="1")]), "row 1: 'PID': should be a valid integer"),
         (json.dumps([sample(1, Models=[None])]), "row 1: 'Models.0': should be a valid string"),
-        ("[" * 100_000, "three_stages.json: damaged: "),
     ],
 )
 def test_mistakes(preprocess, tmp_path, content, told):
@@ -212,15 +207,15 @@ def test_mistakes(preprocess, tmp_path, content, told):
     assert not (tmp_path / "cot_data" / "stage123.json").exists()
 
 
-@pytest.mark.parametrize("content", ["", "null", '{"outputs": []}'])
-def test_damaged_note_of_an_earlier_run(preprocess, tmp_path, content):
+def test_damaged_note_of_an_earlier_run(preprocess, tmp_path):
     write_samples(tmp_path, "netflix", [sample(1)])
     assert preprocess()[0] == 0
     before = (tmp_path / "cot_data" / "stage123.json").read_bytes()
-    (tmp_path / "cot_data" / "stage123.run.json").write_text(content)
-    status, _, err = preprocess()
-    assert status == 2 and len(err.splitlines()) == 1 and "stage123" in err
-    assert (tmp_path / "cot_data" / "stage123.json").read_bytes() == before
+    for content in ("", '{"outputs": []}'):
+        (tmp_path / "cot_data" / "stage123.run.json").write_text(content)
+        status, _, err = preprocess()
+        assert status == 2 and len(err.splitlines()) == 1 and "stage123" in err
+        assert (tmp_path / "cot_data" / "stage123.json").read_bytes() == before
     assert preprocess("--overwrite")[0] == 0
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tlrec.data.preferences import build_record
 from tlrec.data.records import write_records
-from tlrec.demo.teacher import MODEL, Handler, Teacher, error
+from tlrec.demo.teacher import Handler, Teacher, error
 from tlrec.demo.world import DOMAINS, make_catalogue, make_examples
 
 CALL_FAULTS = ("rate_limited", "server_error", "dropped", "garbled")  # another draw for each attempt
@@ -146,9 +146,12 @@ class CountingTeacher(Teacher):
 
 
 @contextmanager
-def teaching(**faults):
-    """Run a CountingTeacher; yields it."""
+def teaching(change=None, **faults):
+    """Run a CountingTeacher; yields it. change: function of (request, status, answer) to the (status, answer) sent."""
     teacher = CountingTeacher(**faults)
+    if change:
+        complete = teacher.complete
+        teacher.complete = lambda body: change(body, *complete(body))
     thread = threading.Thread(target=teacher.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -168,6 +171,3 @@ def make_source(root, name="netflix", rows=150, seed=0):
     path = root / "instruction_data" / name / "train.json"
     write_records(path, [build_record(example.preference, example.liked) for example in examples])
     return path
-
-
-__all__ = ["MODEL", "CountingTeacher", "make_source", "teaching"]
