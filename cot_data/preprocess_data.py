@@ -122,7 +122,8 @@ def main():
         from tlrec.model.folders import check_base_model
 
         check_base_model(base_model)
-    samples = {name: read_samples(folder / name / "three_stages.json") for name in names}
+    paths = {name: folder / name / "three_stages.json" for name in names}
+    samples = {name: read_samples(path) for name, path in paths.items()}
     stages = list(OUTPUTS) if args.curriculum else ["stage123"]
     places = {folder / name: [name] for name in names}
     if args.data_name or len(names) == 1:
@@ -130,52 +131,42 @@ def main():
     for place in places:
         refuse_to_lose(place, stages, args.overwrite)
 
-    # 2. Hits whose answers keep the format
-    kept, dropped = keep_hits(samples, folder, args)
-    if not any(kept.values()):
+    # 2. Records of the hits whose answers keep the format
+    made = {name: make_records(name, paths[name], rows, stages, args) for name, rows in samples.items()}
+    if not any(each["kept"] for each in made.values()):
         raise InputError(f"{', '.join(names)}: no sample is left to learn from")
 
-    # 3. Records
-    instruction = INSTRUCTION.read_text(encoding="utf-8").strip()
-    records = {
-        name: {stage: [record_of(sample, stage, instruction) for sample in kept[name]] for stage in stages}
-        for name in names
-    }
+    # 3. How many exceed the tuner's limit
+    for name, each in made.items():
+        each["exceeding"] = measure(name, each["records"], base_model, args)
 
-    # 4. How many exceed the tuner's limit
-    exceeding = {name: measure(name, records[name], base_model, args) for name in names}
-    results = {
-        name: {"kept": len(kept[name]), "dropped": dropped[name], "exceeding": exceeding[name]} for name in names
-    }
-
-    # 5. Write the records, and last what they were made from
+    # 4. Write the records, and last what they were made from
     for place, its_names in places.items():
-        write_place(place, [name for name in its_names if kept[name]], records, samples, kept, results, args)
+        write_place(place, {name: made[name] for name in its_names if made[name]["kept"]}, stages, args)
     if folder not in places:
         print(f"{folder / 'stage123.json'}: not written; give --data_name {' '.join(names)} to join these")
 
 
-def write_place(place, names, records, samples, kept, results, args):
+def write_place(place, made, stages, args):
     """Write the records of some names into a folder, joined, and stage123.run.json beside them."""
     from tlrec import runs
     from tlrec.data.records import write_records
 
-    if not names:
+    if not made:
         return
     outputs = {}
-    for stage in records[names[0]]:
+    for stage in stages:
         path = place / f"{stage}.json"
-        rows = [record for name in names for record in records[name][stage]]
+        rows = [record for each in made.values() for record in each["records"][stage]]
         write_records(path, rows)
         outputs[path.name] = sha256(path)
         print(f"{path}: {len(rows)} records")
-    three_stages = {name: args.root_path / args.input_path.lstrip("/") / name / "three_stages.json" for name in names}
     run = runs.describe_run(
         "preprocess_data.py",
         vars(args),
-        {name: runs.describe_data(three_stages[name], len(samples[name])) for name in names},
-        {key: {name: results[name][key] for name in names} for key in ("kept", "dropped", "exceeding")},
-        models=sorted({model for name in names for sample in kept[name] for model in sample["Models"]}),
+        {name: runs.describe_data(each["path"], each["rows"]) for name, each in made.items()},
+        {key: {name: each[key] for name, each in made.items()} for key in ("kept", "dropped", "exceeding")},
+        models=sorted({model for each in made.values() for model in each["models"]}),
         outputs=outputs,
     )
     write_json(place / "stage123.run.json", run)
@@ -193,26 +184,32 @@ def record_of(sample, stage, instruction):
     return {"instruction": told, "input": prompt, "output": answer}
 
 
-def keep_hits(samples, folder, args):
-    """({name: samples to learn from}, {name: {reason: how many were dropped}}); both are printed."""
-    kept, dropped = {}, {}
+def make_records(name, path, rows, stages, args):
+    """What comes of the samples of a three_stages.json: path, rows, kept (their numbers), dropped {reason: number},
+    models (of those kept), records {stage: records}. Printed."""
+    rows = sorted(rows, key=lambda sample: sample["PID"])
     field = "Hit" if args.hits == "parsed" else "Hit_substring"
-    for name, rows in samples.items():
-        rows = sorted(rows, key=lambda sample: sample["PID"])
-        reasons = ["no hit" if not row[field] else None if args.any_form else format_break(row) for row in rows]
-        kept[name] = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
-        counts = Counter(filter(None, reasons))
-        dropped[name] = dict(counts.most_common())
-        models = sorted({model for sample in rows for model in sample["Models"]})
-        print(f"{name}: {len(rows)} samples, kept {len(kept[name])}, answered by {', '.join(models) or 'nobody'}")
-        parsed, substring = (sum(bool(row[each]) for row in rows) for each in ("Hit", "Hit_substring"))
-        print(f"  hits: {parsed} parsed, {substring} by substring; --hits {args.hits}")
-        for reason, count in counts.most_common():
-            print(f"  dropped {count}: {reason}")
-        journal = folder / name / "three_stages.jsonl"
-        if journal.exists() and journal.stat().st_mtime_ns > (folder / name / "three_stages.json").stat().st_mtime_ns:
-            print(f"  note: {journal} is newer; generate_data.py was stopped, start it again to finish")
-    return kept, dropped
+    reasons = ["no hit" if not row[field] else None if args.any_form else format_break(row) for row in rows]
+    kept = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
+    dropped = dict(Counter(filter(None, reasons)).most_common())
+    models = sorted({model for sample in rows for model in sample["Models"]})
+    print(f"{name}: {len(rows)} samples, kept {len(kept)}, answered by {', '.join(models) or 'nobody'}")
+    parsed, substring = (sum(bool(row[each]) for row in rows) for each in ("Hit", "Hit_substring"))
+    print(f"  hits: {parsed} parsed, {substring} by substring; --hits {args.hits}")
+    for reason, count in dropped.items():
+        print(f"  dropped {count}: {reason}")
+    journal = path.with_suffix(".jsonl")
+    if journal.exists() and journal.stat().st_mtime_ns > path.stat().st_mtime_ns:
+        print(f"  note: {journal} is newer; generate_data.py was stopped, start it again to finish")
+    instruction = INSTRUCTION.read_text(encoding="utf-8").strip()
+    return {
+        "path": path,
+        "rows": len(rows),
+        "kept": len(kept),
+        "dropped": dropped,
+        "models": {model for sample in kept for model in sample["Models"]},
+        "records": {stage: [record_of(sample, stage, instruction) for sample in kept] for stage in stages},
+    }
 
 
 def refuse_to_lose(place, stages, overwrite):

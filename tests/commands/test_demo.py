@@ -73,12 +73,6 @@ def test_source_and_target_share_no_item_no_year_and_no_author(demo):
     assert not {i.creator for i in items_of(root, "amazon-book")} & {i.creator for i in items_of(root, "book")}
 
 
-def test_book_targets_are_quoted_twice_as_in_the_published_files(demo):
-    root, _ = demo
-    for domain, quoted in (("book", 1), ("amazon-book", 0)):
-        assert read_records(root / FILES[domain][0] / "train.json")[0]["input"].count('""') == quoted
-
-
 # ---------------------------------------------------------------------------------------------- 3, 4: ground truth
 
 

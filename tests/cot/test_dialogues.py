@@ -2,7 +2,7 @@
 
 Journal (tests/fuzz/test_fuzz_journal.py cuts and damages it anywhere)
 1. Answers come back as they went in; a damaged line in the middle is reported and forgotten together with what followed
-   it; another file is refused, and kept.
+   it.
 2. What was unusable binds no parameters and is asked again under other ones, but counts as paid.
 3. A full disk is one line, and the journal stays whole.
 Calls
@@ -117,13 +117,6 @@ def test_damaged_middle_line_is_reported_and_what_followed_it_is_asked_again(pat
     repaired.add([answer(1, 1, "new a")])
     repaired.close()
     assert Journal(path, PARAMETERS).texts(1) == ["new a"]  # and not the old second answer behind it
-
-
-def test_another_file_is_refused_and_kept(path):
-    path.write_text('[{"PID": 1}]\n')
-    with pytest.raises(InputError, match="row 1: not a journal"):
-        Journal(path, PARAMETERS)
-    assert path.read_text() == '[{"PID": 1}]\n'
 
 
 def test_unusable_answers_bind_no_parameters_and_count_as_paid(path):

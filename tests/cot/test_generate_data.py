@@ -216,73 +216,31 @@ def test_interrupted_run_keeps_what_came_and_goes_on(generate, samples, journal,
         assert len(samples()) == 30 and max(Counter(teacher.answered_prompts()).values()) <= len(signals)
 
 
-# Kills the generation as soon as it has brought one to three further answers to the disk, then waits for its line of
-# standard input; ten times. Prints how many answers each kill left behind.
-DRIVER = """
-import importlib.util, os, random, signal, sys, time
-sys.path.insert(0, {repository!r})
-import openai, tqdm, tlrec.cot.dialogues, tlrec.cot.candidates, tlrec.cot.answers, tlrec.data.users
-spec = importlib.util.spec_from_file_location("generate_data", {repository!r} + "/cot_data/generate_data.py")
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
-sys.argv[1:] = ["--root_path", {root!r}, "--model", {model!r}, "--base_url", {url!r}]
-sys.argv += ["--max_samples", "50", "--concurrency", "4"]
-journal = {root!r} + "/cot_data/netflix/three_stages.jsonl"
-def answers():
-    return open(journal, "rb").read().rpartition(b"\\n")[0].count(b'"text"') if os.path.exists(journal) else 0
-wanted = random.Random(0)
-for kill in range(10):
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        script.main()
-        os._exit(0)
-    enough = answers() + wanted.randint(1, 3)
-    while answers() < enough:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            sys.exit("the generation ended by itself")
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    print(answers(), flush=True)
-    sys.stdin.readline()
-script.main()
-"""
-
-
 @pytest.mark.slow
-def test_killed_at_ten_moments(root, generate, run_script, journal):
+def test_killed_in_the_midst_of_answers(root, generate, journal):
+    flags = ["--root_path", root, "--model", MODEL, "--max_samples", 20, "--concurrency", 4, "--base_url"]
+    folder = root / "cot_data" / "netflix"
     with teaching() as teacher:
-        driver = DRIVER.format(repository=str(REPOSITORY), root=str(root), model=MODEL, url=teacher.url)
-        command, pipe = [sys.executable, "-c", driver], subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as killer:
-            counts = []
-            for _ in range(10):
-                teacher.allow(7)  # 3 that the killer may want, and 4 that may go to calls of the killed process
-                counts.append(int(killer.stdout.readline() or -1))
-                teacher.drop_waiting()
-                if counts[-1] < 0:
-                    break
-                if len(counts) == 10:
-                    teacher.allow(None)
-                killer.stdin.write("\n")
-                killer.stdin.flush()
-            _, errors = killer.communicate()
-        assert killer.returncode == 0, errors
-        assert 0 < counts[0] and counts == sorted(set(counts)) and counts[-1] < 150  # all fell into the generation
+        for _ in range(4):
+            teacher.allow(7)  # 3 that are waited for, and 4 that may go to calls of the process killed before
+            command = [sys.executable, REPOSITORY / "cot_data" / "generate_data.py", *flags, teacher.url]
+            with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL) as process:
+                teacher.wait_for(answers=len(teacher.answered_prompts()) + 3, in_flight=0)
+                process.kill()
+            teacher.drop_waiting()
+        assert 0 < len(journal()) < 60 and not (folder / "three_stages.json").exists()
+        teacher.allow(None)
+        assert generate(teacher.url, *flags[4:8])[0] == 0
         # Every answer stands in the journal once: none was asked for again after it was written.
         assert Counter((e["pid"], e["stage"]) for e in answers(journal)).most_common(1)[0][1] == 1
-        assert len(answers(journal)) == 150
+        assert len(answers(journal)) == 60
         # What was asked twice was in flight at a kill: at most four calls each time.
-        assert sum(count - 1 for count in Counter(digest for digest, _ in teacher.fates).values()) <= 10 * 4
-    run_script("cot_data/preprocess_data.py", "--root_path", root)
-    disturbed = (root / "cot_data" / "stage123.json").read_bytes()
-    for path in [*(root / "cot_data" / "netflix").iterdir(), *(root / "cot_data").glob("*.json")]:
-        path.unlink()
+        assert sum(count - 1 for count in Counter(digest for digest, _ in teacher.fates).values()) <= 4 * 4
+    disturbed = (folder / "three_stages.json").read_bytes()
+    folder.rename(root / "cot_data" / "disturbed")
     with teaching() as teacher:
-        assert generate(teacher.url, "--max_samples", 50)[0] == 0
-    run_script("cot_data/preprocess_data.py", "--root_path", root)
-    assert (root / "cot_data" / "stage123.json").read_bytes() == disturbed
+        assert generate(teacher.url, *flags[4:8])[0] == 0
+    assert (folder / "three_stages.json").read_bytes() == disturbed
 
 
 # --------------------------------------------------------------------------------------------------- before spending
@@ -338,7 +296,7 @@ def test_mistakes_in_flags(generate, root, monkeypatch, flags, told):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"input": "User Preference: x"}, "train.json: row 4: expected 'User Preference: ...'"),
+        ({"input": "User Preference: x"}, "train.json: row 4: 'input' does not parse: expected 'User"),
         ({"output": "Maybe."}, "train.json: row 4: 'output' must be 'Yes.' or 'No.'"),
         (None, "no target is among its candidates|no row is answered 'Yes.' and has a history"),
     ],
@@ -437,8 +395,6 @@ def test_slots_may_stand_anywhere_and_unknown_ones_are_refused(tmp_path):
     ("prompt", "left"),
     [
         ("a\n\nStep 3: Recommend.\nAnswer:", "a\n\nStep 3: Recommend."),
-        ("a (Format: [no. a - b])? \nAnswer: ", "a (Format: [no. a - b])?"),
-        ("Recommend ten. Answer:", "Recommend ten."),
         ("Recommend ten:\n\nYour recommendations:\n", "Recommend ten:"),
         ("Step 3: Recommend ten (no. a - b).", "Step 3: Recommend ten (no. a - b)."),
     ],

@@ -40,6 +40,13 @@ PASSWORD = "Pa55/w0rd+17"
 BATCH = ["--batch", "--poll_seconds", 0.01]
 
 
+def batching(changes, content=None):
+    """The `answer` of a service with one batch. changes: {path: JSON}; content: sends its file, given the handler."""
+    known = {"/v1/files": {"id": "f1"}, "/v1/batches": {"id": "b1", "status": "in_progress"}}
+    known |= {"/v1/batches/b1": {"id": "b1", "status": "completed", "output_file_id": "f1"}, **changes}
+    return lambda handler: handler.reply(known[handler.path]) if handler.path in known else content(handler)
+
+
 @pytest.fixture(autouse=True)
 def key(quick_retries, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -116,7 +123,7 @@ def test_odd_lines_of_a_batch(generate, journal):
             good = (
                 teacher.files[name].replace(b'"content": "', '"content": "\u2028a\u2029b\u0085c '.encode()).splitlines()
             )
-            good = [line for line in teacher.files[name].split(b"\n") if line]
+            good = teacher.files[name].splitlines()
             for number, entry in enumerate(map(json.loads, good)):
                 entry["response"]["body"]["choices"][0]["message"]["content"] += "\u2028a\u2029b\u0085c\x0bd\x1ce"
                 good[number] = json.dumps(entry, ensure_ascii=False).encode()
@@ -131,18 +138,14 @@ def test_odd_lines_of_a_batch(generate, journal):
     assert all("\u2028a\u2029b\u0085c" in line["text"] for line in journal() if "text" in line)
 
 
-@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/batches/b1", "list"])
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/batches/b1", "/v1/batches?limit=100"])
 def test_odd_answers_on_batches(generate, root, path):
-    good = {"/v1/files": {"id": "f1"}, "/v1/batches": {"id": "b1", "status": "in_progress"}}
     state = root / "cot_data/netflix/batches.json"
+    state.parent.mkdir(parents=True)
     for body in ([], {"id": 7, "status": 7, "data": [5]}, {"data": [{}], "has_more": True}, b"<html>"):
-        if path == "list":  # a batch may have been made, and not noted
-            state.parent.mkdir(parents=True, exist_ok=True)
-            state.write_text(json.dumps({"parts": [{"calls": ["1-1"], "batch": None, "status": None}]}))
-        else:
-            state.unlink(missing_ok=True)
-        odd = {"/v1/batches?limit=100" if path == "list" else path: body}
-        with serving(lambda handler: handler.reply((good | odd)[handler.path])) as server:
+        lost = [{"calls": ["1-1"], "batch": None, "status": None}]  # a batch may have been made, and not noted
+        state.write_text(json.dumps({"parts": lost if "limit" in path else []}))
+        with serving(batching({path: body})) as server:
             status, _, err = generate(server.url, "--batch")
         assert status == 1 and "stopped: malformed response: " in err and "Traceback" not in err
 
@@ -197,11 +200,8 @@ def test_thoughts_that_take_all_tokens_end_the_run_and_a_larger_limit_goes_on(ge
         paid = len(server.requests)
         code, out, err = generate(server.url, "--reasoning_model", "--max_tokens", 4096, "--max_samples", 32)
         assert code == 0, out + err
-        assert len(server.requests) == paid + 96 and set(json.loads(server.requests[-1][1])) == {
-            "model",
-            "messages",
-            "max_completion_tokens",
-        }
+        assert len(server.requests) == paid + 96
+        assert set(json.loads(server.requests[-1][1])) == {"model", "messages", "max_completion_tokens"}
     assert len(samples()) == 32
 
 
@@ -333,20 +333,13 @@ def zeros():
     return gzip.compress(b" " * (400 << 20), 1)
 
 
-def batch_file(send):
-    """Answers of a service whose batch is done, and whose file never ends: `send` begins with its head."""
-    known = {"/v1/files": {"id": "f1"}, "/v1/batches": {"id": "b1", "status": "validating"}}
-    known["/v1/batches/b1"] = {"id": "b1", "status": "completed", "output_file_id": "f1"}
-    return lambda handler: handler.reply(known[handler.path]) if handler.path in known else send(handler)
-
-
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
 ENDLESS = {
     "flood": (lambda handler: flood(handler, OK + b"{"), [], "2 missing (2 malformed response)"),
     "drops": (lambda handler: drip(handler, OK + b"{", b" "), [], "2 missing (2 time-out)"),
     "gzip": (lambda handler: handler.reply(zeros(), Content_Encoding="gzip"), [], "2 missing (2 malformed response)"),
-    "line of a file": (batch_file(lambda handler: flood(handler, OK, b"x" * 65536)), BATCH, "stopped: "),
-    "drops of a file": (batch_file(lambda handler: drip(handler, OK, b"{}\n")), BATCH, "stopped: "),
+    "line of a file": (batching({}, lambda handler: flood(handler, OK, b"x" * 65536)), BATCH, "stopped: "),
+    "drops of a file": (batching({}, lambda handler: drip(handler, OK, b"{}\n")), BATCH, "stopped: "),
 }
 MEASURED = """
 import json, resource, subprocess, sys
@@ -442,7 +435,7 @@ def test_echoed_secrets_stand_nowhere(generate, root, secret, echo):
 
 @pytest.mark.parametrize("status", ["completed", "failed", "echo"])
 def test_echoed_keys_in_batches(generate, root, status):
-    echo, calls = f"Bearer {KEY}", []
+    echo = f"Bearer {KEY}"
     entries = [
         {"custom_id": "%", "error": {"code": echo, "message": echo}},
         {"custom_id": "%", "response": {"status_code": echo, "request_id": echo, "body": {"error": echo}}},
@@ -451,24 +444,17 @@ def test_echoed_keys_in_batches(generate, root, status):
         {"custom_id": echo},
     ]
 
-    def answer(handler):
-        if handler.path == "/v1/files":
-            lines = handler.body.split(b"\n")
-            calls[:] = [json.loads(line)["custom_id"] for line in lines if line.startswith(b'{"custom')]
-            handler.reply({"id": echo})
-        elif handler.path == "/v1/batches":
-            handler.reply({"id": "b1", "status": echo})
-        elif "/content" in handler.path:
-            text = "\n".join(json.dumps(entry).replace('"%"', f'"{call}"') for entry, call in zip(entries, calls))
-            handler.reply(text.encode(), x_request_id=echo)
-        else:
-            errors = {"data": [{"code": echo, "message": echo}]}
-            ended = echo if status == "echo" else status
-            handler.reply({"id": echo, "status": ended, "output_file_id": "f1", "errors": errors})
+    def content(handler):
+        calls = re.findall(r'"custom_id": "([^"]+)"', handler.server.requests[0][1].decode())
+        lines = [json.dumps(entry).replace('"%"', f'"{call}"') for entry, call in zip(entries, calls, strict=True)]
+        handler.reply("\n".join(lines).encode(), x_request_id=echo)
 
-    with serving(answer) as server:
+    errors = {"data": [{"code": echo, "message": echo}]}
+    ended = {"id": echo, "status": echo if status == "echo" else status, "output_file_id": "f1", "errors": errors}
+    known = {"/v1/files": {"id": echo}, "/v1/batches": {"id": "b1", "status": echo}, "/v1/batches/b1": ended}
+    with serving(batching(known, content)) as server:
         code, out, err = generate(server.url, *BATCH, "--max_samples", 5)
-    assert calls and code in (1, 2) and "Traceback" not in err
+        assert len(server.requests) >= 3 and code in (1, 2) and "Traceback" not in err
     assert_nowhere(KEY, root, out, err)
 
 

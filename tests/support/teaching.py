@@ -1,11 +1,13 @@
 """An offline teacher inside the test's process, with faults on demand, and a source domain small enough to ask all of it."""
 
 import hashlib
+import json
 import random
 import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -19,6 +21,29 @@ ANSWER_FAULTS = ("empty", "cut_off", "malformed", "refused")  # the same wheneve
 
 
 class CountingHandler(Handler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        teacher = self.server
+        if self.path == "/v1/chat/completions":
+            self.chat(json.loads(body))
+            return
+        with teacher.lock:
+            if self.path == "/v1/files":  # a form
+                lines = [line for line in body.splitlines(keepends=True) if line.startswith(b'{"custom_id"')]
+                self.send(200, {"id": teacher.keep(b"".join(lines))})
+            else:
+                self.send(200, teacher.create_batch(json.loads(body)))
+
+    def do_GET(self):
+        teacher, path = self.server, urlsplit(self.path).path
+        name = path.removesuffix("/content").rpartition("/")[2]
+        with teacher.lock:
+            if path == "/v1/batches":
+                batches = [teacher.look_at_batch(name) for name in reversed(teacher.batches)]
+                self.send(200, {"data": batches, "has_more": False})
+            else:
+                self.send(200, teacher.files[name] if name in teacher.files else teacher.look_at_batch(name))
+
     def chat(self, body):
         teacher = self.server
         answering = teacher.begin()
@@ -35,7 +60,7 @@ class CountingHandler(Handler):
 
 class CountingTeacher(Teacher):
     """A teacher that knows how many chat requests are in its hands, and in `fates` (digest of the prompt, what became of
-    it) of each; with faults.
+    it) of each; with files and batches, and with faults.
 
     together:    it answers nothing before so many requests have been in its hands at once, or waits a minute for them.
     delay:       seconds before each answer.
@@ -47,12 +72,13 @@ class CountingTeacher(Teacher):
     """
 
     def __init__(self, together=1, delay=0.0, quota=None, enqueued=None, expired=0.0, **shares):
-        super().__init__()
-        self.RequestHandlerClass = CountingHandler
+        super().__init__(handler=CountingHandler)
         self.together, self.delay, self.quota, self.enqueued, self.expired = together, delay, quota, enqueued, expired
         self.shares = shares
         self.in_flight = self.most_in_flight = 0
         self.fates, self.asked = [], Counter()
+        self.files, self.batches = {}, {}
+        self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self._left, self._round = None, 0
 
@@ -121,19 +147,47 @@ class CountingTeacher(Teacher):
             choice["message"]["refusal"] = "I cannot help with that." if flaw == "refused" else None
         return status, answer
 
+    def keep(self, content):
+        """A new file; its name."""
+        name = f"file-{len(self.files) + 1}"
+        self.files[name] = content
+        return name
+
+    def create_batch(self, body):
+        """A new batch; it is answered when it is first looked at."""
+        lines = [json.loads(line) for line in self.files[body["input_file_id"]].splitlines()]
+        counts = {"total": len(lines), "completed": 0, "failed": 0}
+        batch = {"id": f"batch_{len(self.batches) + 1}", "status": "in_progress", "request_counts": counts, **body}
+        self.batches[batch["id"]] = batch, lines
+        return dict(batch)
+
+    def look_at_batch(self, name):
+        batch, lines = self.batches[name]
+        if batch["status"] == "in_progress":
+            self.finish(batch, lines)
+        return batch
+
     def finish(self, batch, lines):
         if self.enqueued and len(lines) > self.enqueued:
             errors = [{"code": "token_limit_exceeded", "message": f"Enqueued token limit reached: {len(lines)}"}]
             batch |= {"status": "failed", "errors": {"object": "list", "data": errors}}
             return
-        super().finish(batch, lines)
+        entries = {"output_file_id": [], "error_file_id": []}
+        for entry in map(self.entry, lines):
+            answered = entry["response"] and entry["response"]["status_code"] == 200
+            entries["output_file_id" if answered else "error_file_id"].append(json.dumps(entry).encode() + b"\n")
+        batch |= {key: self.keep(b"".join(lines)) for key, lines in entries.items() if lines}
         batch["status"] = "expired" if self.expired else "completed"
 
     def entry(self, line):
-        if random.Random(f"{len(self.batches)} {line['custom_id']}").random() < self.expired:
+        """The line of a batch's file that answers a line of its request."""
+        name = line["custom_id"]
+        if random.Random(f"{len(self.batches)} {name}").random() < self.expired:
             lost = {"code": "batch_expired", "message": "This request could not be executed in time."}
-            return {"custom_id": line["custom_id"], "response": None, "error": lost}
-        return super().entry(line)
+            return {"custom_id": name, "response": None, "error": lost}
+        status, answer = self.complete(line["body"])
+        response = {"status_code": status, "request_id": f"req_{name}", "body": answer}
+        return {"custom_id": name, "response": response, "error": None}
 
     def _draw(self, name, faults):
         """The fault that a name meets, or None."""

@@ -31,19 +31,15 @@ def item_text(item):
 
 def read_source(input_file):
     """(preferences, 1 or 0 for each target, inferred user of each row) of the source's records."""
-    from tlrec.data.preferences import parse_input
-    from tlrec.data.records import labels_of, read_records
+    from tlrec.data.preferences import read_checked
+    from tlrec.data.records import labels_of
     from tlrec.data.users import infer_users
 
     if not input_file.exists():
         raise InputError(f"{input_file}: no such file; instruction_data/README.md tells how to make it")
-    records = read_records(input_file)
-    preferences = []
-    for number, record in enumerate(records, start=1):
-        try:
-            preferences.append(parse_input(record["input"]))
-        except ValueError as error:
-            raise InputError(f"{input_file}: row {number}: {error}") from None
+    records, preferences = read_checked(input_file)
+    if preferences is None:
+        raise InputError(f"{input_file}: no row is answered Yes. or No.; give labelled preference records")
     liked = labels_of(records)
     return preferences, liked, infer_users(preferences, liked)
 
@@ -119,14 +115,10 @@ def estimate_tokens(samples, templates, max_tokens):
     prompt = answer = 0.0
     for sample in samples:
         of_history, of_candidates = (
-            sum(len(item.encode()) for item in items) / len(items) / 4 for items in (sample.history, sample.candidates)
+            len("".join(items).encode()) / len(items) / 4 for items in (sample.history, sample.candidates)
         )
-        answers = [
-            100,
-            5 * (of_history + 3),
-            min(ASKED_FOR, len(sample.candidates)) * (of_history + of_candidates + 5),
-        ]
-        answers = [min(tokens, max_tokens) for tokens in answers]
+        recommended = min(ASKED_FOR, len(sample.candidates)) * (of_history + of_candidates + 5)
+        answers = [min(tokens, max_tokens) for tokens in (100, 5 * (of_history + 3), recommended)]
         for stage, template in enumerate(templates):
             text = fill(template, sample.kind, sample.history, sample.candidates, ["", ""])
             prompt += len(text.encode()) / 4 + 8 + sum(answers[:stage])

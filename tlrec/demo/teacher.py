@@ -1,4 +1,4 @@
-"""An offline teacher: a small local server with OpenAI's API of chat completions, files and batches.
+"""An offline teacher: a small local server with OpenAI's API of chat completions.
 
     python -m tlrec.demo.teacher --url_file teacher.url &
     export OPENAI_API_KEY=none OPENAI_BASE_URL="$(cat teacher.url)"
@@ -10,16 +10,12 @@ only the prompt, so the quickstart and the tests run the real client over a real
 """
 
 import argparse
-import email.parser
-import email.policy
 import json
 import re
-import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from tlrec.demo.world import theme_of
 from tlrec.files import whole_file
@@ -67,11 +63,6 @@ def _likeness(item, other):
     return len(words & other_words) + 2 * bool(author and author == other_author)
 
 
-def _strength(known):
-    """How often the features of each item occur among all of them."""
-    return {item: sum(_likeness(item, other) for other in known) for item in known}
-
-
 def _describe(known):
     counts = Counter(word for item in known for word in sorted(_features(item)[0]))
     words = " and ".join(word for word, _ in counts.most_common(2))
@@ -81,8 +72,8 @@ def _describe(known):
 
 
 def _most_featured(known):
-    strength = _strength(known)
-    return sorted(known, key=lambda item: -strength[item])[:5]
+    """The five items whose features occur most often among all of them."""
+    return sorted(known, key=lambda item: -sum(_likeness(item, other) for other in known))[:5]
 
 
 def _recommend(featured, known, candidates):
@@ -98,19 +89,12 @@ def _recommend(featured, known, candidates):
 
 
 class Teacher(ThreadingHTTPServer):
-    """What is behind the requests: the rules, and files and batches in memory."""
-
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, port=0):
-        super().__init__(("127.0.0.1", port), Handler)
-        self.lock = threading.RLock()
-        self.files, self.batches = {}, {}
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+    def __init__(self, port=0, handler=None):
+        super().__init__(("127.0.0.1", port), handler or Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def handle_error(self, request, client_address):
         """A client that disconnects is not a server error."""
@@ -136,44 +120,6 @@ class Teacher(ThreadingHTTPServer):
             "usage": {**usage, "total_tokens": sum(usage.values())},
         }
 
-    def create_batch(self, body):
-        """A new batch; it is answered when it is first looked at."""
-        lines = [json.loads(line) for line in self.files[body["input_file_id"]].splitlines()]
-        batch = {
-            "id": f"batch_{len(self.batches) + 1}",
-            "object": "batch",
-            "status": "in_progress",
-            "request_counts": {"total": len(lines), "completed": 0, "failed": 0},
-            **body,
-        }
-        self.batches[batch["id"]] = batch, lines
-        return dict(batch)
-
-    def look_at_batch(self, name):
-        batch, lines = self.batches[name]
-        if batch["status"] == "in_progress":
-            self.finish(batch, lines)
-        return batch
-
-    def finish(self, batch, lines):
-        """Answer a batch; what is no answer goes into a file of its own."""
-        files = {"output_file_id": [], "error_file_id": []}
-        for entry in map(self.entry, lines):
-            answered = entry["response"] and entry["response"]["status_code"] == 200
-            files["output_file_id" if answered else "error_file_id"].append(entry)
-        for key, entries in files.items():
-            if entries:
-                batch[key] = f"file-{key}-{batch['id']}"
-                self.files[batch[key]] = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
-        batch["status"] = "completed"
-        batch["request_counts"] |= {"completed": len(files["output_file_id"]), "failed": len(files["error_file_id"])}
-
-    def entry(self, line):
-        """The line of a batch's file that answers a line of its request."""
-        status, answer = self.complete(line["body"])
-        response = {"status_code": status, "request_id": f"req_{line['custom_id']}", "body": answer}
-        return {"custom_id": line["custom_id"], "response": response, "error": None}
-
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -184,37 +130,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        teacher, path = self.server, urlsplit(self.path).path
-        if path == "/v1/chat/completions":
-            return self.chat(json.loads(body))
-        with teacher.lock:
-            if path == "/v1/files":
-                name = f"file-{len(teacher.files) + 1}"
-                teacher.files[name] = _uploaded(self.headers["Content-Type"], body)
-                self.send(200, {"id": name, "object": "file", "purpose": "batch", "status": "processed"})
-            elif path == "/v1/batches":
-                self.send(200, teacher.create_batch(json.loads(body)))
-            else:
-                self.send(404, error(f"no such address: {path}", "not_found"))
-
-    def do_GET(self):
-        teacher, path = self.server, urlsplit(self.path).path
-        name = path.removesuffix("/content").rpartition("/")[2]
-        with teacher.lock:
-            if path == "/v1/models":
-                self.send(200, {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "tlrec"}]})
-            elif path == "/v1/batches":
-                batches = [teacher.look_at_batch(name) for name in reversed(teacher.batches)]
-                self.send(200, {"object": "list", "data": batches, "has_more": False})
-            elif name in teacher.batches:
-                self.send(200, teacher.look_at_batch(name))
-            elif name in teacher.files:
-                self.send(200, teacher.files[name])
-            else:
-                self.send(404, error(f"no such address: {path}", "not_found"))
-
-    def chat(self, body):
-        self.send(*self.server.complete(body))
+        if self.path == "/v1/chat/completions":
+            self.send(*self.server.complete(json.loads(body)))
+        else:
+            self.send(404, error(f"no such address: {self.path}", "not_found"))
 
     def send(self, status, answer, **fields):
         """Send JSON, or bytes as they are; fields: further headers."""
@@ -229,13 +148,6 @@ class Handler(BaseHTTPRequestHandler):
 
 def error(message, code):
     return {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
-
-
-def _uploaded(content_type, body):
-    """The file in a multipart form."""
-    head = f"Content-Type: {content_type}\r\n\r\n".encode()
-    form = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + body)
-    return next(part.get_payload(decode=True) for part in form.iter_parts() if part.get_filename())
 
 
 def main():

@@ -152,6 +152,10 @@ def _write_text(path, text):
         file.write(text)
 
 
+def _flag(name, split):
+    return f"{name.replace('-', '_')}_{split}"
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -160,18 +164,19 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     for name, (_, splits) in FILES.items():
         for split, rows in splits.items():
-            parser.add_argument(f"--{name.replace('-', '_')}_{split}", type=int, default=rows, help=f"rows ({rows})")
+            parser.add_argument(f"--{_flag(name, split)}", type=int, default=rows, help=f"rows ({rows})")
     parser.add_argument("--overwrite", action="store_true", help="replace what the folder holds")
     args = parser.parse_args()
 
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: give 0 or more")
-    sizes = {name: {} for name in FILES}
-    for name, split in ((name, split) for name, (_, splits) in FILES.items() for split in splits):
-        flag = f"{name.replace('-', '_')}_{split}"
-        sizes[name][split] = getattr(args, flag)
-        if sizes[name][split] < 1:
-            raise InputError(f"--{flag} {sizes[name][split]}: give at least one row")
+    sizes = {
+        name: {split: getattr(args, _flag(name, split)) for split in splits} for name, (_, splits) in FILES.items()
+    }
+    for name, splits in sizes.items():
+        for split, rows in splits.items():
+            if rows < 1:
+                raise InputError(f"--{_flag(name, split)} {rows}: give at least one row")
     demo, written = make_workspace(args.folder, args.seed, sizes, args.overwrite)
     print(f"{args.folder}: demo workspace {'written' if written else 'already there, left unchanged'}")
     for path, facts in demo["files"].items():
