@@ -294,19 +294,20 @@ def test_mistakes_in_flags(generate, root, monkeypatch, flags, told):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("broken", "told"),
     [
-        ({"input": "User Preference: x"}, "train.json: row 4: 'input' does not parse: expected 'User"),
-        ({"output": "Maybe."}, "train.json: row 4: 'output' must be 'Yes.' or 'No.'"),
-        (None, "no target is among its candidates|no row is answered 'Yes.' and has a history"),
+        (lambda rows: [*rows, rows[3] | {"input": "x"}], "row 301: 'input' does not parse: expected 'User Preference"),
+        (lambda rows: [*rows, rows[3] | {"output": "Maybe."}], "row 301: 'output' must be 'Yes.' or 'No.'"),
+        (lambda rows: [row | {"output": "No."} for row in rows], "no row is answered 'Yes.' and has a history"),
+        (lambda rows: [row | {"output": "Yes."} for row in rows[:1]], "no target is among its candidates"),
+        (lambda rows: [{"instruction": "Count.", "input": "1", "output": "2"}], "give labelled preference records"),
     ],
 )
-def test_mistakes_in_records(generate, root, change, told):
+def test_mistakes_in_records(generate, root, broken, told):
     path = root / "instruction_data" / "netflix" / "train.json"
-    rows = json.loads(path.read_text())
-    path.write_text(json.dumps([*rows[:3], rows[3] | change] if change else rows[:1]))
+    path.write_text(json.dumps(broken(json.loads(path.read_text()))))
     status, _, err = generate("")
-    assert status == 2 and re.search(told, err) and len(err.splitlines()) == 1
+    assert status == 2 and f"{path}: " in err and told in err and len(err.splitlines()) == 1
 
 
 def test_unknown_model_and_quota(generate, journal):

@@ -138,6 +138,7 @@ def test_odd_lines_of_a_batch(generate, journal):
     assert all("\u2028a\u2029b\u0085c" in line["text"] for line in journal() if "text" in line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/batches/b1", "/v1/batches?limit=100"])
 def test_odd_answers_on_batches(generate, root, path):
     state = root / "cot_data/netflix/batches.json"
@@ -153,6 +154,7 @@ def test_odd_answers_on_batches(generate, root, path):
 # ----------------------------------------------------------------------------------------------------------- thoughts
 
 
+@pytest.mark.slow
 def test_thoughts_come_into_no_prompt_hit_or_record(generate, root, samples, run_script):
     thoughts = {"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}
 
@@ -187,6 +189,7 @@ def test_thoughts_that_do_not_end_are_told(generate, samples):
     assert "<think>" not in json.dumps(samples())
 
 
+@pytest.mark.slow
 def test_thoughts_that_take_all_tokens_end_the_run_and_a_larger_limit_goes_on(generate, samples):
     def answer(handler):
         enough = json.loads(handler.body)["max_completion_tokens"] > 512
@@ -276,6 +279,7 @@ def test_a_refused_prompt_makes_its_sample_unusable(generate, samples, journal, 
     assert {line["verdict"] for line in journal() if "verdict" in line} == {"refused"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "error", "kind"), [(504, {"message": "Bad gateway."}, "server error"), (400, AZURE, "refused")]
 )
@@ -406,6 +410,7 @@ def assert_nowhere(secret, root, *streams):
     assert not [form for form in forms if form.lower() in text]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("secret", "echo"),
     [(KEY, f"Bearer {KEY}"), (KEY, quote(KEY, safe="")), (PASSWORD, quote(PASSWORD, safe=""))],
@@ -433,6 +438,7 @@ def test_echoed_secrets_stand_nowhere(generate, root, secret, echo):
         assert ask(lambda handler: handler.reply({"error": error}, code)) == (2, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["completed", "failed", "echo"])
 def test_echoed_keys_in_batches(generate, root, status):
     echo = f"Bearer {KEY}"

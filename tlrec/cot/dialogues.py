@@ -9,13 +9,14 @@ the others are handled here.
 import asyncio
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from tlrec.cot.client import Service
+from tlrec.cot.client import Failure, Service
 from tlrec.cot.journal import Journal
 from tlrec.cot.reply import read_completion
 
@@ -41,14 +42,13 @@ class Budget:
     """What the journal's answers have cost, in USD, and what may still be spent.
 
     price_in, price_out: USD per million tokens, or None; batches cost half. max_cost: USD for all answers in the
-    journal together, or None. Each call reserves its worst case, one token for each byte of the prompt and
-    max_tokens of answer, so the limit is kept whatever the answers are.
+    journal together, or None. A call is made if the worst case of all calls in flight fits, one token for each byte of
+    the prompt and max_tokens of answer, so the limit is kept whatever the answers are.
     """
 
     def __init__(self, journal, price_in, price_out, max_cost, max_tokens):
         self.journal = journal
         self.price_in, self.price_out, self.max_cost, self.max_tokens = price_in, price_out, max_cost, max_tokens
-        self.reserved = 0.0
 
     def cost(self, prompt_tokens, completion_tokens, batch=False):
         """USD for these numbers of tokens."""
@@ -68,8 +68,8 @@ class Budget:
         return 0.0 if self.max_cost is None else self.cost(len(prompt.encode()) + 16, self.max_tokens, batch)
 
     def allows(self, usd):
-        """Whether this much more fits under the limit, on top of what is reserved."""
-        return self.max_cost is None or self.spent() + self.reserved + usd <= self.max_cost
+        """Whether this much more fits under the limit."""
+        return self.max_cost is None or self.spent() + usd <= self.max_cost
 
     def exceeded(self):
         """What ends a run that the limit does not let go on."""
@@ -155,102 +155,95 @@ def run_dialogues(work, concurrency):
 class _Run:
     def __init__(self, work, concurrency):
         self.work, self.concurrency = work, concurrency
-        self.pids = iter(work.pids)
-        self.in_flight = 0
+        self.waiting = deque(work.pids)  # whose next question is to be asked; the foremost sample is the next
+        self.calls = {}  # task of a call in flight -> (pid, stage, worst case in USD, prompts refused before)
         self.end = None  # the exception that ends the run
 
     async def run(self):
-        self.stopping, self.settled = asyncio.Event(), asyncio.Condition()
         loop = asyncio.get_running_loop()
+        self.interrupted = loop.create_future()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
-        self.workers = asyncio.gather(*(self._ask_samples() for _ in range(self.concurrency)))
-        stopping = asyncio.create_task(self.stopping.wait())
         try:
-            await asyncio.wait([self.workers, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if not self.workers.done():
-                await self._drain()
-            if self.workers.done():
-                with suppress(asyncio.CancelledError):  # by a second signal
-                    self.workers.result()  # a full disk is an InputError
+            while not self.end and self._ask():
+                await self._settle()
+            await self._drain()
         finally:
-            stopping.cancel()
-            self.workers.cancel()
-            await asyncio.gather(self.workers, return_exceptions=True)
+            for call in self.calls:
+                call.cancel()
+            await asyncio.gather(*self.calls, return_exceptions=True)
             await self.work.service.close()
         if self.end:
             raise self.end
         if self.work.journal.n_answers:
             self.work.settle(self.work.refused)
 
-    async def _ask_samples(self):
-        """Take one sample after the other through its stages."""
-        for pid in self.pids:  # shared by all workers
-            while not self.stopping.is_set() and (prompt := self.work.prompt(pid)) is not None:
-                if not await self._ask(pid, prompt):
+    def _ask(self):
+        """Ask as many of the next questions as the limits on calls in flight and cost allow; whether any is in flight."""
+        work, budget = self.work, self.work.budget
+        while self.waiting and len(self.calls) < self.concurrency:
+            pid = self.waiting[0]
+            if (prompt := work.prompt(pid)) is not None:
+                worst = budget.worst_case(prompt)
+                if not budget.allows(worst + sum(reserved for _, _, reserved, _ in self.calls.values())):
+                    self.end = None if self.calls else budget.exceeded()
                     break
-            if self.stopping.is_set():
-                return
+                stage = len(work.journal.texts(pid)) + 1
+                call = asyncio.create_task(self._call(pid, stage, prompt))
+                self.calls[call] = pid, stage, worst, list(work.refused)
+            self.waiting.popleft()
+        return bool(self.calls)
 
-    async def _ask(self, pid, prompt):
-        """Ask one question when the budget allows it, and journal the answer; False if there is none."""
-        budget = self.work.budget
-        worst = budget.worst_case(prompt)
-        async with self.settled:
-            await self.settled.wait_for(lambda: self.stopping.is_set() or budget.allows(worst) or self.in_flight == 0)
-            if not self.stopping.is_set() and not budget.allows(worst):
-                self._stop(budget.exceeded())
-            if self.stopping.is_set():
-                return False
-            self.in_flight += 1
-            budget.reserved += worst
-        try:
-            return await self._call(pid, prompt)
-        except ServiceError as error:
-            self._stop(error)
-            return False
-        finally:
-            self.in_flight -= 1
-            budget.reserved = budget.reserved - worst if self.in_flight else 0.0  # drops rounding errors
-            if end := self.work.hopeless(max(IN_A_ROW, self.concurrency)):
-                self._stop(end)
-            self.work.report([pid])
-            async with self.settled:
-                self.settled.notify_all()
-
-    async def _call(self, pid, prompt):
-        """Ask, and write down what comes of it; whether it is an answer."""
+    async def _call(self, pid, stage, prompt):
+        """The Answer, or the Failure that came instead."""
         import openai
 
-        work, stage = self.work, len(self.work.journal.texts(pid)) + 1
-        refused_before = list(work.refused)
+        service = self.work.service
         try:
-            completion, request_id = await work.service.post("/chat/completions", work.body(prompt))
-            answer = read_completion(pid, stage, completion, request_id)
+            completion, request_id = await service.post("/chat/completions", self.work.body(prompt))
+            return read_completion(pid, stage, completion, request_id)
         except (openai.OpenAIError, ValueError) as error:
-            failure = work.service.failure(error)
-            work.failed([(pid, stage, failure)])
-            work.count(failure.kind)
-            return False
-        work.answered([answer])
-        work.settle(refused_before)
-        return True
+            return service.failure(error)
 
-    def _stop(self, end):
-        self.end = self.end or end
-        self.stopping.set()
+    async def _settle(self):
+        """Wait for a call, or a signal, and write down what came of each call that has ended."""
+        signals = [] if self.end else [self.interrupted]
+        done, _ = await asyncio.wait([*self.calls, *signals], return_when=asyncio.FIRST_COMPLETED)
+        for call in [call for call in self.calls if call in done]:
+            pid, stage, _, refused_before = self.calls.pop(call)
+            if call.cancelled():  # by a second signal
+                continue
+            try:
+                self._write_down(pid, stage, call.result(), refused_before)
+            except ServiceError as error:
+                self.end = self.end or error
+            self.end = self.end or self.work.hopeless(max(IN_A_ROW, self.concurrency))
+            self.work.report([pid])
+
+    def _write_down(self, pid, stage, outcome, refused_before):
+        if isinstance(outcome, Failure):
+            self.work.failed([(pid, stage, outcome)])
+            self.work.count(outcome.kind)
+        else:
+            self.work.answered([outcome])
+            self.work.settle(refused_before)
+            self.waiting.appendleft(pid)
 
     def _interrupt(self):
-        if self.stopping.is_set():
-            self.workers.cancel()  # the second signal: wait no longer
-        self._stop(Stopped("interrupted", interrupted=True))
+        if self.end:  # the second signal: wait no longer
+            for call in self.calls:
+                call.cancel()
+        else:
+            self.end = Stopped("interrupted", interrupted=True)
+            self.interrupted.set_result(None)
 
     async def _drain(self):
         """Wait for the calls in flight: they are paid for."""
-        async with self.settled:
-            self.settled.notify_all()  # wakes the calls that wait for budget
-        if self.in_flight:
+        if self.calls:
             reason = ": interrupted" if self.end.interrupted else ""
             wait = f"waiting up to {DRAIN_SECONDS} s for the calls in flight (Ctrl-C: stop at once)"
             print(f"\nstopping{reason}; {wait}", file=sys.stderr, flush=True)
-        await asyncio.wait([self.workers], timeout=DRAIN_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self.calls:
+                    await self._settle()
