@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
 
 import pytest
@@ -96,7 +97,7 @@ def test_more_samples_hold_fewer(generate, samples):
         assert generate(teacher.url, "--max_samples", 7)[0] == 0
         few = samples()
         assert generate(teacher.url, "--max_samples", 20)[0] == 0
-        assert len(few) == 7 and len(samples()) == 20 and len(teacher.answered_prompts()) == 60
+        assert len(few) == 7 and len(samples()) == 20 and len(teacher.answered) == 60
     assert {row["PID"] for row in few} < {row["PID"] for row in samples()}
 
 
@@ -108,8 +109,8 @@ def test_results_of_liked_rows_whose_target_is_a_candidate(generate, root, sampl
     with teaching() as teacher:
         status, out, _ = generate(teacher.url, "--max_samples", 60)
         folder = root / "cot_data" / "netflix"
-        before, asked = {path.name: path.read_bytes() for path in folder.iterdir()}, len(teacher.fates)
-        assert "0 calls to go" in generate(teacher.url, "--max_samples", 60)[1] and len(teacher.fates) == asked
+        before, asked = {path.name: path.read_bytes() for path in folder.iterdir()}, len(teacher.asked)
+        assert "0 calls to go" in generate(teacher.url, "--max_samples", 60)[1] and len(teacher.asked) == asked
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     records = json.loads((root / "instruction_data" / "netflix" / "train.json").read_text())
     rows, hits = samples(), 0
@@ -132,40 +133,38 @@ def test_results_of_liked_rows_whose_target_is_a_candidate(generate, root, sampl
     assert 0.8 < estimated / counted < 1.6  # the teacher's answers are shorter than a real model's
 
 
-@pytest.mark.slow
-def test_failures_are_told_by_kind_and_asked_again(generate, root):
-    with teaching(rate_limited=0.1, server_error=0.08, dropped=0.07, garbled=0.05) as teacher:
-        status, out, err = generate(teacher.url, "--attempts", 2)
-        missing = int(re.search(r"(\d+) missing \(", out)[1])
-        assert status == 1 and missing > 0 and re.search(r"\d+ malformed response", out)
-        assert f"{missing} samples are missing; the same command asks for them again" in err
-        for _ in range(8):
-            if status != 0:
-                status, out, err = generate(teacher.url, "--attempts", 2)
-        assert status == 0 and "0 unusable, 0 missing" in out
-        assert max(Counter(teacher.answered_prompts()).values()) == 1
-    disturbed = (root / "cot_data" / "netflix" / "three_stages.json").read_bytes()
-    (root / "cot_data" / "netflix").rename(root / "cot_data" / "disturbed")
-    with teaching() as teacher:
-        generate(teacher.url)
-    assert (root / "cot_data" / "netflix" / "three_stages.json").read_bytes() == disturbed
+def test_unusable_answers_are_told_by_kind_paid_for_once_and_train_nothing(
+    generate, root, run_script, samples, journal
+):
+    flaws = {
+        "empty": ("", {}, {}),
+        "cut off": ("1. I", {"finish_reason": "length"}, {}),
+        "refused": ("", {}, {"refusal": "I cannot help with that."}),
+        "thoughts without an answer": ("<think>1. I", {}, {}),
+        "": ("I would rather talk about the weather.", {}, {}),  # usable, but not in the form that was asked for
+    }
 
+    def flaw(body, status, answer):
+        number = zlib.crc32(body["messages"][-1]["content"].encode()) % 20
+        if number < len(flaws):
+            text, of_choice, of_message = list(flaws.values())[number]
+            choice = answer["choices"][0]
+            choice |= {"message": {**choice["message"], "content": text, **of_message}, **of_choice}
+        return status, answer
 
-def test_unusable_answers_train_nothing(generate, root, run_script, samples, journal):
-    with teaching(empty=0.05, cut_off=0.05, refused=0.05, malformed=0.1) as teacher:
-        status, out, _ = generate(teacher.url, "--max_samples", 40)
-        asked = len(teacher.fates)
-        assert generate(teacher.url, "--max_samples", 40)[0] == 0 and len(teacher.fates) == asked  # paid for once
-    flaws = {kind: int(count) for count, kind in re.findall(r"(\d+) (empty|cut off|refused)", out)}
-    assert status == 0 and set(flaws) == {"empty", "cut off", "refused"}  # answered, so nothing is missing
-    assert f"{sum(flaws.values())} unusable (" in out and "0 missing" in out
-    flawed = {e["pid"] for e in answers(journal) if not e["text"] or e["finish_reason"] == "length" or e["refusal"]}
-    assert len(flawed) == sum(flaws.values()) and not {row["PID"] for row in samples()} & flawed
+    with teaching(flaw) as teacher:
+        status, out, err = generate(teacher.url, "--max_samples", 40)
+        asked = len(teacher.asked)
+        assert generate(teacher.url, "--max_samples", 40)[0] == 0 and len(teacher.asked) == asked
+    told = {kind: int(count) for count, kind in re.findall(rf"(\d+) ({'|'.join(filter(None, flaws))})", out)}
+    assert status == 0 and set(told) == set(filter(None, flaws))  # answered, so nothing is missing
+    assert f"{sum(told.values())} unusable (" in out and "0 missing" in out
+    assert "thoughts without an answer: give a larger --max_tokens than 512" in err
+    assert len(samples()) == 40 - sum(told.values()) and "<think>" not in json.dumps(samples())
     status, out, _ = run_script("cot_data/preprocess_data.py", "--root_path", root)
     assert status == 0
     trained = json.loads((root / "cot_data" / "stage123.json").read_text())
-    assert not any("weather" in record["output"] for record in trained)
-    assert not any("weather" in record["input"].split("Step 2:")[-1] for record in trained)
+    assert not any("weather" in record["output"] + record["input"].split("Step 2:")[-1] for record in trained)
 
 
 @pytest.mark.slow
@@ -211,9 +210,8 @@ def test_interrupted_run_keeps_what_came_and_goes_on(generate, samples, journal,
         assert len(answers(journal)) == 50 + (8 if len(signals) == 1 else 0)  # with those in flight
         assert 0 < len(samples()) < 30
         teacher.allow(None)
-        teacher.drop_waiting()
         assert generate(teacher.url, "--max_samples", 30)[0] == 0
-        assert len(samples()) == 30 and max(Counter(teacher.answered_prompts()).values()) <= len(signals)
+        assert len(samples()) == 30 and max(Counter(teacher.answered).values()) <= len(signals)
 
 
 @pytest.mark.slow
@@ -222,20 +220,19 @@ def test_killed_in_the_midst_of_answers(root, generate, journal):
     folder = root / "cot_data" / "netflix"
     with teaching() as teacher:
         for _ in range(4):
-            teacher.allow(7)  # 3 that are waited for, and 4 that may go to calls of the process killed before
+            teacher.allow(9)  # 4 may go to calls of the process that was killed before
             command = [sys.executable, REPOSITORY / "cot_data" / "generate_data.py", *flags, teacher.url]
             with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL) as process:
-                teacher.wait_for(answers=len(teacher.answered_prompts()) + 3, in_flight=0)
+                teacher.wait_for(answers=len(teacher.answered) + 7)
                 process.kill()
-            teacher.drop_waiting()
-        assert 0 < len(journal()) < 60 and not (folder / "three_stages.json").exists()
+            assert 0 < len(journal()) < 60 and not (folder / "three_stages.json").exists()
         teacher.allow(None)
         assert generate(teacher.url, *flags[4:8])[0] == 0
         # Every answer stands in the journal once: none was asked for again after it was written.
         assert Counter((e["pid"], e["stage"]) for e in answers(journal)).most_common(1)[0][1] == 1
         assert len(answers(journal)) == 60
         # What was asked twice was in flight at a kill: at most four calls each time.
-        assert sum(count - 1 for count in Counter(digest for digest, _ in teacher.fates).values()) <= 4 * 4
+        assert sum(count - 1 for count in Counter(teacher.asked).values()) <= 4 * 4
     disturbed = (folder / "three_stages.json").read_bytes()
     folder.rename(root / "cot_data" / "disturbed")
     with teaching() as teacher:

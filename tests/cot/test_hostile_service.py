@@ -3,8 +3,8 @@
 Answers
 1. Whatever is no chat completion, or no line of a batch's file, fails that call, by kind; nothing of it comes into the
    journal as an answer, and a good server goes on from there.
-2. Thoughts come into no prompt, hit or record; where they do not end, or take all tokens, the flag that mends it is told,
-   and a larger --max_tokens goes on in the same journal.
+2. Thoughts come into no prompt, hit or record; where they take all tokens, the flag that mends it is told, and a larger
+   --max_tokens goes on in the same journal.
 Refusals
 3. A prompt that the service refuses for good makes its sample unusable; what it refuses for every prompt ends the run and
    is asked again afterwards. The first reason of each kind is told once, with the flag that mends it.
@@ -120,16 +120,13 @@ def test_odd_lines_of_a_batch(generate, journal):
         def odd(batch, lines):
             finish(batch, lines)
             name = batch["output_file_id"]
-            good = (
-                teacher.files[name].replace(b'"content": "', '"content": "\u2028a\u2029b\u0085c '.encode()).splitlines()
-            )
-            good = teacher.files[name].splitlines()
-            for number, entry in enumerate(map(json.loads, good)):
+            sent = teacher.files[name].splitlines()
+            for number, entry in enumerate(map(json.loads, sent)):
                 entry["response"]["body"]["choices"][0]["message"]["content"] += "\u2028a\u2029b\u0085c\x0bd\x1ce"
-                good[number] = json.dumps(entry, ensure_ascii=False).encode()
+                sent[number] = json.dumps(entry, ensure_ascii=False).encode()
                 if batch["id"] == "batch_1" and number < len(BATCH_LINES):
-                    good[number] = BATCH_LINES[number].replace(b"%s", entry["custom_id"].encode())
-            teacher.files[name] = b"".join(line + b"\n" for line in good)
+                    sent[number] = BATCH_LINES[number].replace(b"%s", entry["custom_id"].encode())
+            teacher.files[name] = b"".join(line + b"\n" for line in sent)
 
         teacher.finish = odd
         status, _, err = generate(teacher.url, *BATCH, "--max_samples", len(BATCH_LINES) + 1)
@@ -155,7 +152,7 @@ def test_odd_answers_on_batches(generate, root, path):
 
 
 @pytest.mark.slow
-def test_thoughts_come_into_no_prompt_hit_or_record(generate, root, samples, run_script):
+def test_thoughts_come_into_no_prompt_hit_or_record(generate, root, samples):
     thoughts = {"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}
 
     def think(body, status, answer):
@@ -172,21 +169,6 @@ def test_thoughts_come_into_no_prompt_hit_or_record(generate, root, samples, run
     with teaching(think) as teacher:
         status, out, _ = generate(teacher.url)
     assert status == 0 and "0 unusable" in out and samples() == plain
-
-
-def test_thoughts_that_do_not_end_are_told(generate, samples):
-    def think(body, status, answer):
-        message = answer["choices"][0]["message"]
-        if zlib.crc32(body["messages"][0]["content"].encode()) % 4 == 0:
-            message["content"] = f"<think>{message['content']}"
-        return status, answer
-
-    with teaching(think) as teacher:
-        status, out, err = generate(teacher.url)
-    told = int(re.search(r"(\d+) unusable \((\d+) thoughts without an answer\)", out)[1])
-    assert status == 0 and 3 <= told == 12 - len(samples())
-    assert "thoughts without an answer: give a larger --max_tokens than 512" in err
-    assert "<think>" not in json.dumps(samples())
 
 
 @pytest.mark.slow
@@ -271,9 +253,9 @@ def test_a_refused_prompt_makes_its_sample_unusable(generate, samples, journal, 
 
     with teaching(refuse) as teacher:
         code, out, err = generate(teacher.url, *flags)
-        asked = len(teacher.fates)
+        asked = len(teacher.asked)
         assert code == 0, out + err
-        assert generate(teacher.url, *flags)[0] == 0 and len(teacher.fates) == asked  # a verdict is asked for once
+        assert generate(teacher.url, *flags)[0] == 0 and len(teacher.asked) == asked  # a verdict is asked for once
     told = int(re.search(r"(\d+) unusable \((\d+) refused\), 0 missing", out)[1])
     assert 0 < told == 12 - len(samples()) and err.count(f"first refused: {status}: The response was filtered") == 1
     assert {line["verdict"] for line in journal() if "verdict" in line} == {"refused"}

@@ -7,7 +7,6 @@
    counted, either can be chosen, and the filter on form can be left out.
 4. Files that the script did not write are kept; its own are renewed.
 5. Records beyond the token limit are counted as the tuner would treat them.
-6. What it makes trains: ins_tuning.py lowers the loss on held-out records.
 """
 
 import json
@@ -15,8 +14,6 @@ from collections import Counter
 
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.support.teaching import make_source, teaching
 from tlrec.demo.teacher import MODEL
 from tlrec.files import read_json
 from tlrec.model.prompts import load_frame
@@ -234,47 +231,3 @@ def test_token_limit(preprocess, tmp_path, tiny_llama, pieces):
     assert "netflix, stage123: 1 of 2 exceed" in out and "cuts the prompt of 1 and leaves out 0" in out
     _, out, _ = preprocess("--base_model", tiny_llama, "--cutoff_len", answer - 5)
     assert "stage123: 2 of 2 exceed" in out and "leaves out 2 whose answer alone is too long" in out
-
-
-@pytest.mark.slow
-def test_stage123_trains_pocket_llama(run_script, tmp_path, tiny_workspace, monkeypatch):
-    """The real chain: records, teacher, hits, tuning; loss on records that were held out."""
-    pocket = REPOSITORY / "base_model" / "pocket-llama"
-    if not (pocket / "model.safetensors").exists():
-        pytest.skip("base_model/pocket-llama is not there")
-    import torch
-    from peft import PeftModel
-
-    from tlrec.model import base_models
-    from tlrec.model.prompts import load_frame
-    from tlrec.model.tokenization import RecordTokenizer
-
-    make_source(tmp_path)
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
-    with teaching() as teacher:
-        flags = ["--root_path", tmp_path, "--model", MODEL, "--base_url", teacher.url]
-        assert run_script("cot_data/generate_data.py", *flags)[0] == 0
-    assert run_script("cot_data/preprocess_data.py", "--root_path", tmp_path)[0] == 0
-    records = output(tmp_path)
-    (tmp_path / "tuned.json").write_text(json.dumps(records[:16]))
-    held_out = records[-6:]
-
-    valid = tiny_workspace / "rec_data" / "movie" / "valid.json"
-    paths = ["--base_model", pocket, "--train_data_path", tmp_path / "tuned.json", "--val_data_path", valid]
-    flags = "--batch_size 8 --micro_batch_size 8 --num_epochs 2 --warmup_steps 1 --learning_rate 3e-3 --cutoff_len 768"
-    flags += " --device cpu --stage cot --metric_for_best_model loss --eval_steps 4"
-    status, out, err = run_script("ins_tuning.py", *paths, "--output_dir", tmp_path / "adapter", *flags.split())
-    assert status == 0, err
-
-    tokenizer = base_models.load_tokenizer(pocket)
-    rows = RecordTokenizer(tokenizer, load_frame("alpaca"), 768).examples(held_out).rows
-    model = base_models.load_base_model(pocket, torch.device("cpu"), torch.float32)
-
-    def loss():
-        batches = [torch.tensor([row["input_ids"]]) for row in rows]
-        with torch.no_grad():
-            return sum(float(model(ids, labels=ids).loss) for ids in batches) / len(batches)
-
-    before = loss()
-    model = PeftModel.from_pretrained(model, tmp_path / "adapter")
-    assert loss() < before - 0.05

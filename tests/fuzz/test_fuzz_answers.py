@@ -14,7 +14,7 @@ from tlrec.cot.thoughts import answer_in
 
 pytestmark = pytest.mark.slow
 
-SIGNS = (
+SIGNS = [
     "1. ",
     "2) ",
     "- ",
@@ -30,7 +30,7 @@ SIGNS = (
     ":",
     "|",
     "->",
-)
+]
 pieces = st.lists(st.one_of(st.sampled_from(SIGNS), st.text(max_size=6)), max_size=12).map("".join)
 plain_words = st.text("abcdefghijklmnopqrstuvwxyzäéß卧虎", min_size=1, max_size=8)
 plain_titles = st.builds(

@@ -5,7 +5,6 @@ import json
 import random
 import threading
 import time
-from collections import Counter
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -15,9 +14,6 @@ from tlrec.data.preferences import build_record
 from tlrec.data.records import write_records
 from tlrec.demo.teacher import Handler, Teacher, error
 from tlrec.demo.world import DOMAINS, make_catalogue, make_examples
-
-CALL_FAULTS = ("rate_limited", "server_error", "dropped", "garbled")  # another draw for each attempt
-ANSWER_FAULTS = ("empty", "cut_off", "malformed", "refused")  # the same whenever a prompt is asked
 
 
 class CountingHandler(Handler):
@@ -46,106 +42,71 @@ class CountingHandler(Handler):
 
     def chat(self, body):
         teacher = self.server
-        answering = teacher.begin()
-        status, answer = teacher.complete(body) if answering else (None, None)
+        teacher.begin()
+        status, answer = teacher.complete(body)
         time.sleep(teacher.delay)
         with teacher.changed:  # from here on its client may ask the next
             teacher.in_flight -= 1
             teacher.changed.notify_all()
-        if status is None:
-            self.close_connection = True
-        else:
-            self.send(status, answer, **({"Retry_After": 0.02} if status == 429 else {}))
+        self.send(status, answer)
 
 
 class CountingTeacher(Teacher):
-    """A teacher that knows how many chat requests are in its hands, and in `fates` (digest of the prompt, what became of
-    it) of each; with files and batches, and with faults.
+    """A teacher that knows how many chat requests are in its hands, and of which prompts (digests) it was `asked`, and
+    has `answered` them; with files and batches, and with faults.
 
     together:    it answers nothing before so many requests have been in its hands at once, or waits a minute for them.
     delay:       seconds before each answer.
     quota:       answers until the quota is exhausted.
     enqueued:    larger batches fail.
     expired:     share of a batch's calls that expire.
-    shares:      share of calls that meet each of CALL_FAULTS, and of prompts that get each of ANSWER_FAULTS.
     `allow` bounds the answers from then on (None: no bound).
     """
 
-    def __init__(self, together=1, delay=0.0, quota=None, enqueued=None, expired=0.0, **shares):
+    def __init__(self, together=1, delay=0.0, quota=None, enqueued=None, expired=0.0):
         super().__init__(handler=CountingHandler)
         self.together, self.delay, self.quota, self.enqueued, self.expired = together, delay, quota, enqueued, expired
-        self.shares = shares
         self.in_flight = self.most_in_flight = 0
-        self.fates, self.asked = [], Counter()
+        self.asked, self.answered = [], []
         self.files, self.batches = {}, {}
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
-        self._left, self._round = None, 0
+        self._left = None
 
     def begin(self):
-        """Take a request in hand, and wait until its answer is allowed; False if all that waited were dropped."""
+        """Take a request in hand, and wait until its answer is allowed."""
         with self.changed:
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             self.changed.notify_all()
             self.changed.wait_for(lambda: self.most_in_flight >= self.together, timeout=60)
-            now = self._round
-            self.changed.wait_for(lambda: self._round != now or self._left is None or self._left > 0)
-            if self._round == now and self._left is not None:
+            self.changed.wait_for(lambda: self._left is None or self._left > 0)
+            if self._left is not None:
                 self._left -= 1
-            return self._round == now
 
     def allow(self, answers):
         with self.changed:
             self._left = answers
             self.changed.notify_all()
 
-    def drop_waiting(self):
-        """Leave the requests that wait to be allowed without an answer: their client is dead."""
-        with self.changed:
-            self._round += 1
-            self.changed.notify_all()
-
-    def wait_for(self, answers, in_flight):
+    def wait_for(self, answers, in_flight=0):
         """Return once so many answers have been given, and so many further requests are in hand."""
         with self.changed:
             if not self.changed.wait_for(
-                lambda: len(self.answered_prompts()) >= answers and self.in_flight >= in_flight, timeout=60
+                lambda: len(self.answered) >= answers and self.in_flight >= in_flight, timeout=60
             ):
-                raise TimeoutError(f"{len(self.answered_prompts())} answers, {self.in_flight} in flight")
-
-    def answered_prompts(self):
-        """Digests of the prompts of all answers that were given."""
-        return [digest for digest, fate in self.fates if fate == "answered"]
+                raise TimeoutError(f"{len(self.answered)} answers, {self.in_flight} in flight")
 
     def complete(self, body):
-        """(status, answer) for a chat request, direct or in a batch; no status: the connection is to be closed."""
+        """(status, answer) for a chat request, direct or in a batch."""
         digest = hashlib.sha256(body["messages"][-1]["content"].encode()).hexdigest()
         with self.changed:
-            self.asked[digest] += 1
-            fault = self._draw(f"{digest} {self.asked[digest]}", CALL_FAULTS)
-            if not fault and self.quota is not None and len(self.answered_prompts()) >= self.quota:
-                fault = "quota"
-            self.fates.append((digest, fault or "answered"))
+            self.asked.append(digest)
+            if len(self.answered) == self.quota:
+                return 429, error("You exceeded your current quota, please check it.", "insufficient_quota")
+            self.answered.append(digest)
             self.changed.notify_all()
-        replies = {
-            "rate_limited": (429, error("Rate limit reached.", "rate_limit_exceeded")),
-            "server_error": (500, error("The server had an error.", "server_error")),
-            "dropped": (None, None),
-            "garbled": (200, b'{"id": "chatcmpl-broken", "choices": ['),
-            "quota": (429, error("You exceeded your current quota, please check it.", "insufficient_quota")),
-        }
-        if fault:
-            return replies[fault]
-        status, answer = super().complete(body)
-        if status == 200 and (flaw := self._draw(digest, ANSWER_FAULTS)):
-            choice = answer["choices"][0]
-            text = choice["message"]["content"]
-            weather = "I would rather talk about the weather: it is fine, and there is nothing to list."
-            choice["message"]["content"] = {"cut_off": text[: len(text) // 2], "malformed": weather}.get(flaw, "")
-            choice["finish_reason"] = "length" if flaw == "cut_off" else "stop"
-            choice["message"]["refusal"] = "I cannot help with that." if flaw == "refused" else None
-        return status, answer
+        return super().complete(body)
 
     def keep(self, content):
         """A new file; its name."""
@@ -188,15 +149,6 @@ class CountingTeacher(Teacher):
         status, answer = self.complete(line["body"])
         response = {"status_code": status, "request_id": f"req_{name}", "body": answer}
         return {"custom_id": name, "response": response, "error": None}
-
-    def _draw(self, name, faults):
-        """The fault that a name meets, or None."""
-        chance = random.Random(name).random()
-        for fault in faults:
-            chance -= self.shares.get(fault, 0)
-            if chance < 0:
-                return fault
-        return None
 
 
 @contextmanager
