@@ -148,6 +148,9 @@ def test_full_disk_is_one_line_and_leaves_the_journal_whole(path, monkeypatch):
     with pytest.raises(InputError, match="cannot be written: No space left on device"):
         journal.add([answer(1, 2)])
     assert path.read_bytes() == before and journal.texts(1) == ["fine"]
+    with teaching() as teacher, pytest.raises(InputError, match="No space left on device"):
+        ask(teacher.url, path)
+    assert path.read_bytes() == before
 
 
 # -------------------------------------------------------------------------------------------------------------- calls

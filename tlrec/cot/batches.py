@@ -101,7 +101,7 @@ class _Batches:
         part = {"calls": [call for call, _ in calls], "batch": None, "status": None}
         self.state["parts"].append(part)
         self._save()
-        file = await self.service.upload("calls.jsonl", b"".join(line for _, line in calls))
+        file = await self.service.upload(b"".join(line for _, line in calls))
         body = {"input_file_id": _text(file, "id"), "endpoint": ENDPOINT, "completion_window": "24h"}
         batch, _ = await self.service.post("/batches", {**body, "metadata": self._label(part)})
         part["batch"] = _text(batch, "id")
@@ -193,10 +193,9 @@ class _Batches:
         """(call id, its Answer or Failure) of a line; (None, None) if it belongs to no call."""
         try:
             entry = self.service.read_json(line)
-        except ValueError:
-            return None, None
-        call = entry.get("custom_id") if isinstance(entry, dict) else None
-        if not isinstance(call, str) or call not in calls:
+            if (call := entry["custom_id"]) not in calls:
+                raise ValueError
+        except (ValueError, TypeError, LookupError):
             return None, None
         response = _object(entry, "response")
         status, body = response.get("status_code"), response.get("body")

@@ -115,9 +115,9 @@ class Service:
             raise Unanswered(value)
         return value, request_id
 
-    async def upload(self, name, content):
+    async def upload(self, content):
         """Send the bytes of a batch's file; the answer as JSON."""
-        raw = await self._client.files.with_raw_response.create(file=(name, content), purpose="batch")
+        raw = await self._client.files.with_raw_response.create(file=("calls.jsonl", content), purpose="batch")
         return self.read_json(raw.http_response.content)
 
     async def lines(self, file_id):

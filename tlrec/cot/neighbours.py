@@ -44,9 +44,9 @@ class Neighbours:
         """Cosine similarity of some items to all, float array (items, all items). user: whose ratings are left out."""
         together, known_by = self._together[items].toarray(), self._known_by.copy()
         for side in self._sides if user is not None else ():
-            own = side[[user]].toarray()[0]
-            together -= np.outer(own[items], own)
-            known_by -= own
+            own = side.indices[side.indptr[user] : side.indptr[user + 1]]
+            together[np.ix_(np.isin(items, own), own)] -= 1
+            known_by[own] -= 1
         product = np.outer(known_by[items], known_by)
         return np.divide(together, np.sqrt(product), out=np.zeros(product.shape), where=product > 0)
 
@@ -55,10 +55,12 @@ class Neighbours:
         the items that speak against them). leave_out: the ratings of the row's own user."""
         row = sample.pid - 1
         dislikes = {item_text(item) for item in self._preferences[row].dislikes}
+        disliked = np.array([item in dislikes for item in sample.history])
         likes = [item for item in sample.history if item not in dislikes]
         against = [item for item in sample.history if item in dislikes]
         user = self._users[row] if leave_out else None
-        towards, away = (self.similarities([self.numbers[i] for i in items], user) for items in (likes, against))
+        similar = self.similarities([self.numbers[item] for item in sample.history], user)
+        towards, away = similar[~disliked], similar[disliked]
         columns = [self.numbers[item] for item in sample.candidates]
         scores = np.round(towards[:, columns].sum(axis=0) - away[:, columns].sum(axis=0), DIGITS)
         order = np.argsort(-scores, kind="stable")

@@ -41,8 +41,8 @@ def collect(root, target):
     if not any(result.order > (0,) for result in found):
         raise InputError(f"{root}: no evaluated adapter for {target}; bash shell/quickstart.sh makes them")
     found = sorted(found, key=lambda result: result.order)
-    last = max(place for place, result in enumerate(found) if not result.shots) if not found[0].shots else None
-    if last:  # the curriculum's end, after more than the base model alone
+    last = sum(not result.shots for result in found) - 1
+    if last > 0:  # the curriculum's end, after more than the base model alone
         found[last] = replace(found[last], name=f"{found[last].name} (zero-shot)")
     return found
 
