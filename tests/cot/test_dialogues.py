@@ -110,9 +110,10 @@ def test_damaged_middle_line_is_reported_and_what_followed_it_is_asked_again(pat
     journal.close()
     lines = path.read_bytes().splitlines(keepends=True)
     lines[1] = lines[1][:30] + b"\n"
-    path.write_bytes(b"".join(lines))
+    path.write_bytes(b"".join(lines) + b'{"pid": "2", "stage": 1, "verdict": null}\n')
     repaired = Journal(path, PARAMETERS)
-    assert repaired.repairs == [f"{path}: row 2 is damaged; an answer in it is asked for again"]
+    damaged = [f"{path}: row {row} is damaged; an answer in it is asked for again" for row in (2, 6)]
+    assert repaired.repairs == damaged and repaired.verdicts == {}
     assert repaired.texts(1) == [] and repaired.texts(2) == ["x"]
     repaired.add([answer(1, 1, "new a")])
     repaired.close()
