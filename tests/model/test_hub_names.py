@@ -46,15 +46,6 @@ def test_a_start_adapter(cached, few_shot, tmp_path):
     assert f"start adapter: {cached}, 8 tensors loaded and compared\n" in out
 
 
-def test_a_probe(cached, run_script, tiny_llama, tmp_path):
-    (tmp_path / "items.csv").write_text("title\nHarbor (2101)\nNight (2102)\nIce (2103)\n")
-    flags = ["--base_model", tiny_llama, "--device", "cpu", "--items", tmp_path / "items.csv", "--lora_weights", NAME]
-    status, out, err = run_script("tlrec/probe/__main__.py", *flags, "--output_dir", tmp_path / "probe")
-    assert status == 0, err
-    adapter = read(tmp_path / "probe", "probe.json")["run"]["adapter"]
-    assert f"with {NAME} " in out and adapter["path"] == str(cached)
-
-
 def test_what_cannot_be_fetched_is_one_line(cached, evaluate, tmp_path):
     status, out, err = evaluate("no/such")
     assert (status, out) == (2, "") and err.count("\n") == 1

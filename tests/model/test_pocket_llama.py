@@ -97,18 +97,6 @@ def test_the_text_of_the_committed_weights_is_still_made():
     assert digest.hexdigest().startswith("1ca5912de31d0b6d")
 
 
-def test_places_of_lists_and_answers():
-    encode = pieces.Encoder(FOLDER)
-    words = 'Sort.\nOne: "No Harbor"\nTwo: "Judge"\nOne or Two: "Tide"?\nOne.'
-    sample = encode(texts.Text(words, (4,), (1, 2), ("One", "Two")))
-    found = [encode.pieces.id_to_piece(i) for i in sample.ids]
-    assert [found[i] for i in sample.answers] == ["One"] and sample.is_first == [True]
-    assert found[sample.answers[0] - 1] == "<0x0A>"
-    assert [encode.pieces.id_to_piece(i) for i in sample.names] == ["One", "Two"]
-    sides = {piece: (int(side), int(kind)) for piece, side, kind in zip(found, sample.lists, sample.classes)}
-    assert sides["▁Harbor"] == (1, 0) and sides["Judge"] == (0, 3) and sides["Tide"] == (-1, 0)
-
-
 # -------------------------------------------------------------------------------------------------------- 2. the folder
 
 
