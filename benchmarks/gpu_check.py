@@ -272,17 +272,12 @@ def two_gpus(box):
 def write_random_model(folder, shape, device):
     """A random LLaMA of this shape, in 16 bits, with the tokenizer of pocket-llama."""
     import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers import AutoModelForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.width,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-    )
+    from benchmarks.models import llama_config
+
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
+        model = AutoModelForCausalLM.from_config(llama_config(shape), dtype=torch.float16)
     model.to("cpu").save_pretrained(folder)
     for file in POCKET.glob("*token*"):
         shutil.copy(file, folder)

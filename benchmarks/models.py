@@ -13,18 +13,30 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from tlrec.data.records import read_records
 from tlrec.errors import InputError
 from tlrec.model import base_models
+from tlrec.model.memory import Shape
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 POCKET = REPOSITORY / "base_model" / "pocket-llama"
 SMOLLM2 = REPOSITORY / "base_model" / "smollm2-135m"
 
-# vocabulary, width, width of the feed-forward part, layers, heads
 SHAPES = {
-    "tiny": (3_072, 32, 48, 2, 2),  # for the tests
-    "pocket": (3_072, 128, 256, 6, 4),
-    "20m": (32_000, 256, 688, 5, 8),
-    "7b": (32_000, 4_096, 11_008, 32, 32),  # LLaMA-7B
+    "tiny": Shape(3_072, 32, 48, 2, 2),  # for the tests
+    "pocket": Shape(3_072, 128, 256, 6, 4),
+    "20m": Shape(32_000, 256, 688, 5, 8),
+    "7b": Shape(32_000, 4_096, 11_008, 32, 32),  # LLaMA-7B
 }
+
+
+def llama_config(shape, **more):
+    """The LlamaConfig of a Shape."""
+    return LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        **more,
+    )
 
 
 def load_tokenizer(shape):
@@ -38,16 +50,8 @@ def make_model(shape, device, dtype, attention="sdpa", lora_dropout=0.0):
     if shape == "smollm2":
         base = base_models.load_base_model(SMOLLM2, device, dtype, attention=attention)
     else:
-        vocabulary, width, inner, layers, heads = SHAPES[shape]
-        config = LlamaConfig(
-            vocab_size=vocabulary,
-            hidden_size=width,
-            intermediate_size=inner,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            max_position_embeddings=2048,
-            initializer_range=width**-0.5,  # every layer matters, and rows get scores that differ
-        )
+        spread = SHAPES[shape].width ** -0.5  # every layer matters, and rows get scores that differ
+        config = llama_config(SHAPES[shape], max_position_embeddings=2048, initializer_range=spread)
         with device:
             base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     base.eval().requires_grad_(False)

@@ -2,7 +2,7 @@
 
 1. Scoring and validation: the published procedures and ours give the same log-probabilities, AUC and loss.
 2. Tuning: the same loss and gradient norm of a step.
-3. Ranking: packed, as rows behind the shared prefix, whole, and by vLLM, the same log-probabilities.
+3. Ranking: packed, as rows behind the shared prefix, and whole, the same log-probabilities.
 4. Peers: a worker's answers are timed and survive what libraries print; ours gives the scores of evaluate.py, and both
    ways of tuning the same losses; a wrong score, AUC, loss or gradient fails; the batches of peers are those of ours.
 """
@@ -60,15 +60,6 @@ def test_ranking(tiny):
     assert report["own_tokens"] < report["whole_tokens"] / 5
     with pytest.raises(InputError, match="--users 99: .* has 24 rows"):
         bench_ranking.main([*tiny, "--users", "99"])
-
-
-def test_ranking_beside_vllm(tiny):
-    if not (peers.PEERS / "vllm").exists():
-        pytest.skip(f"no vLLM at {peers.PEERS}; bash benchmarks/peers.sh installs it")
-    flags = [*tiny, "--shape", "pocket", "--rows", "12", "--plain_rows", "4", "--vllm", str(peers.PEERS / "vllm")]
-    report = bench_ranking.main(flags)  # asserts equal log-probabilities
-    assert set(report["largest_difference"]) == {"plain batch", "rows", "ranking", "vLLM"}
-    assert report["vllm"]["cached_tokens"] > 11 * 100
 
 
 # ------------------------------------------------------------------------------------------------------------- 4. peers
@@ -199,13 +190,3 @@ def test_peers_that_are_not_there_are_one_line(tmp_path):
     with pytest.raises(InputError, match="no trl there; PEERS=.* bash benchmarks/peers.sh trl makes it"):
         bench_peers.parse(["--peers", "trl", "--peers_folder", str(tmp_path)])
     assert bench_peers.parse(["--peers_folder", str(tmp_path)]).peers == []
-
-
-@pytest.mark.parametrize("peer", ["lm-eval", "vllm", "trl", "llama-factory"])
-def test_beside_a_peer(peer, tiny):
-    if not (peers.PEERS / peer).exists():
-        pytest.skip(f"no {peer} at {peers.PEERS}; bash benchmarks/peers.sh {peer} installs it")
-    flags = ["--shape", "pocket", "--dtype", "float32", "--rows", "6", "--batch_size", "3", "--steps", "2"]
-    work = "scoring" if peer in bench_peers.PEERS_OF["scoring"] else "tuning"
-    (table,) = bench_peers.main([*tiny, *flags, "--threads", "1", "--work", work, "--peers", peer])["tables"]
-    assert peer in table["procedures"]  # and it asserts equal scores or losses

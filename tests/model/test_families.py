@@ -329,7 +329,6 @@ def test_a_bare_tokenizer_model_of_mistral(tmp_path, pieces):
     "config, targets",
     [
         ("PhiConfig", "q_proj v_proj"),  # PEFT's own default has the feed-forward layers in it
-        ("GPTJConfig", "q_proj v_proj"),
         ("MixtralConfig", "q_proj v_proj"),
         ("CodeGenConfig", "qkv_proj"),
         ("MptConfig", "Wqkv"),

@@ -28,10 +28,9 @@ from tlrec.model.adapters import attach_adapter
 from tlrec.model.base_models import load_base_model, load_tokenizer
 from tlrec.model.lora_targets import query_and_value_modules
 from tlrec.model.prompts import load_frame
-from tlrec.model.tokenization import RecordTokenizer
+from tlrec.model.tokenization import RecordTokenizer, common_prefix
 from tlrec.scoring import candidates, engine, histories
 from tlrec.scoring.candidates import PACKED, ROWS, WHOLE, score_candidates
-from tlrec.scoring.engine import shared_prefix
 
 FRAME = load_frame("alpaca")
 CPU = torch.device("cpu")
@@ -222,7 +221,7 @@ def test_the_history_is_computed_once(model, tokenizer):
     with Passes(model) as passes:
         list(score_candidates(model, tokenizer, [(row, items)], FRAME, token_budget=600))
     prompts = RecordTokenizer(tokenizer, FRAME, 512).prompts(with_targets(row, items)).input_ids
-    history = shared_prefix(prompts, 512)
+    history = common_prefix(prompts)
     own_tokens = sum(map(len, prompts)) - history * len(items)
     assert history > 100
     # the check on the first pass: a whole prompt, the history and one item, the history and a row of items

@@ -3,8 +3,6 @@
     with FakeCuda(count=1, capability=(8, 0), memory=80e9):
         ...                               # torch.cuda.is_available(), .to("cuda"), device=, model.device as on a GPU box
 
-    python -m tests.support.fake_cuda evaluate.py --device cuda ...           # a script of this repository under it
-
 As on a real machine, an operation on tensors of both kinds raises RuntimeError, .numpy() of one on the GPU TypeError, and
 more than `memory` bytes on the GPU torch.OutOfMemoryError.
 
@@ -15,8 +13,6 @@ errors that come late are not covered, and autocast uses the CPU's list of opera
 """
 
 import contextlib
-import runpy
-import sys
 import types
 from unittest import mock
 
@@ -224,8 +220,3 @@ class FakeCuda(TorchDispatchMode):
 
 
 REAL_AS_TENSOR = torch.as_tensor
-
-if __name__ == "__main__":
-    sys.argv = sys.argv[1:]
-    with FakeCuda():
-        runpy.run_path(sys.argv[0], run_name="__main__")

@@ -17,7 +17,6 @@ from tlrec.model import memory
 from tlrec.model.merging import merged
 from tlrec.model.parts import KEYS_AND_VALUES, language_model_parts
 from tlrec.model.processes import is_spread, out_of_memory
-from tlrec.model.tokenization import common_prefix
 
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 32768}  # tokens in one forward pass, padding included
 LOGITS_AT_ONCE = 1 << 23  # elements of [positions, vocabulary] held in float32 at a time; these fit the CPU's caches
@@ -40,11 +39,6 @@ def without_gradients(model):
     return torch.no_grad() if is_spread(model) else torch.inference_mode()
 
 
-def shared_prefix(rows, longest):
-    """How many tokens all rows begin with, at most `longest`."""
-    return min(longest, common_prefix(rows))
-
-
 def padded(rows, device):
     """Rows of token ids as one tensor (n, longest), padded on the right, which causal attention ignores."""
     longest = max(map(len, rows))
@@ -63,7 +57,9 @@ class Engine:
         self.spread = is_spread(model)
         self.device = model.device
         self.config, self.dtype = model.config, model.dtype
-        self.token_budget = token_budget or _default_budget(model)
+        self.token_budget = token_budget or TOKEN_BUDGET[self.device.type]
+        if not token_budget and self.device.type == "cpu":  # where no error says that memory has run out
+            self.token_budget = memory.tokens_in_a_pass(model, self.token_budget)
         self.answer_ids = list(answer_ids)
         self.positions_at_once = max(1, LOGITS_AT_ONCE // self.config.get_text_config().vocab_size)
         self.processes, self.process = PartialState().num_processes, PartialState().process_index
@@ -138,13 +134,6 @@ class Engine:
         """Yield float32 logits of hidden states (n, width), of a few positions at a time."""
         for part in hidden.split(self.positions_at_once):
             yield self.head(part).float()
-
-
-def _default_budget(model):
-    """The device's default; on the CPU, where no error says that memory has run out, no more than fits into memory."""
-    if model.device.type == "cuda":
-        return TOKEN_BUDGET["cuda"]
-    return memory.tokens_in_a_pass(model, TOKEN_BUDGET["cpu"])
 
 
 class LentLayer(DynamicLayer):

@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 
 from tlrec.data.preferences import with_targets
-from tlrec.scoring.engine import shared_prefix
+from tlrec.model.tokenization import common_prefix
 
 ITEMS_AT_ONCE = 2048  # prompts of one user tokenised at a time, so that a catalogue of any size fits into memory
 
@@ -73,7 +73,7 @@ class Histories:
             kinds.setdefault(lost, []).append((place, ids))
         for rows in kinds.values():
             places, rows = zip(*rows)
-            shared = shared_prefix(rows, min(map(len, rows)) - 1)
+            shared = min(common_prefix(rows), min(map(len, rows)) - 1)
             histories.append(History(request, rows[0][:shared], [ids[shared:] for ids in rows], places))
         return histories
 

@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 from tlrec.model.parts import prefix_states
 from tlrec.model.processes import add_up
-from tlrec.model.tokenization import RecordTokenizer
-from tlrec.scoring.engine import Engine, for_inference, padded, shared_prefix, without_gradients
+from tlrec.model.tokenization import RecordTokenizer, common_prefix
+from tlrec.scoring.engine import Engine, for_inference, padded, without_gradients
 from tlrec.scoring.scores import Scores
 
 
@@ -57,7 +57,7 @@ class Scorer:
             self.prompt_loss_weight = prompt_loss_weight
             answers = sum(len(row) - 1 - position for row, position in zip(self.rows, self.answer_positions))
             self.n_targets = answers + prompt_loss_weight * sum(self.answer_positions)
-        self.prefix_len = shared_prefix(self.rows, min(self.answer_positions))
+        self.prefix_len = min(common_prefix(self.rows), *self.answer_positions)
 
     def score(self, model, token_budget=None, share_prefix=True, merge=True, progress=None):
         """One pass over all rows; returns Scores.
