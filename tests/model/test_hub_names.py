@@ -1,6 +1,6 @@
 """An adapter by its name on the Hugging Face hub, from a cache that is filled beforehand: there is no network in tests.
 
-1. Every way of use takes the name; a tuner starts from exactly these tensors.
+1. Evaluation and tuning take the name; a tuner starts from exactly these tensors.
 2. Results never go into the cache: they are printed, or written where --output_dir says.
 3. A name that cannot be fetched is one line. A folder of that name here is a folder.
 """

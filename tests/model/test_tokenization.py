@@ -235,7 +235,7 @@ def test_cut_rows_are_those_of_two_encodes(kind, encoded):
 def test_an_ending_of_its_own_takes_two_encodes(encoded):
     """The frame ends in a newline, which goes with a colon before it, unless an answer follows: ":\n", but ":" "\nYes"."""
     encoder = RecordTokenizer(merging(*YES, *NO, ": Ċ"), Frame("short", "{input}\n", "{instruction}\n"), 512)
-    for text, boundary, encodes in (("Night", 5, 2), ("Nighti", 6, 1), ("Night:", 5, 2)):
+    for text, boundary, encodes in (("Nighti", 6, 1), ("Night:", 5, 2)):
         row = {"instruction": "", "input": text, "output": "Yes."}
         encoded.clear()
         assert encoder.examples([row]).rows[0]["answer_start"] == boundary
