@@ -183,10 +183,11 @@ def published(found):
 
 
 def draw(path, found):
-    """AUC against shots as a picture, of the language model and the best baseline; it knows the rows that it shows, and is
-    only drawn anew if they have changed."""
+    """AUC against shots as a picture, of every method of a language model that has shots, and of the best baseline; it knows
+    the rows that it shows, and is only drawn anew if they have changed."""
     baselines = found[found["base"].isna()].groupby(["method", "shots"])["auc"].mean()
     found = found[found["base"].notna() | (found["method"] == (baselines.idxmax()[0] if len(baselines) else ""))]
+    found = found[found.groupby("method")["shots"].transform(lambda shots: shots.ne(0).any())]
     shown = found[["method", "shots", "seed", "auc", "auc_low", "auc_high", "history_auc", "test"]]
     if (digest := to_be_drawn(path, shown)) is None:
         return
