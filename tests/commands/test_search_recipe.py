@@ -81,6 +81,12 @@ def test_a_cell_is_told_in_flags_that_the_tuners_know():
         "--lora_alpha 64 --lora_dropout 0 --num_epochs 1 --warmup_steps 4 --eval_steps 32 --metric_for_best_model last --share_prefix "
         "--max_train_samples 1000"
     )
+    flags = " ".join(map(str, Cell((2e-4, 8), 64, 1).flags("few-shot")))
+    assert flags == (
+        "--learning_rate 0.0002 --batch_size 16 --seed 1 --micro_batch_size 16 --prompt_loss_weight 0.0 --lora_r 8 "
+        "--lora_alpha 16 --lora_dropout 0 --num_epochs 8 --lora_target_modules all-linear --warmup_steps 4 --eval_steps 32 "
+        "--metric_for_best_model last --share_prefix --sample 64"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ 2. a whole search

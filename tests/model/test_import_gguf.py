@@ -246,6 +246,8 @@ def test_what_is_refused_leaves_nothing(importing, tmp_path, monkeypatch):
     known = importing.script.KNOWN[SMOLLM]
     importing.script.KNOWN[SMOLLM] = known._replace(single_digits=False)  # as transformers alone splits
     refused(SMOLLM, "install the version of requirements.txt")
+    importing.script.KNOWN[SMOLLM] = known._replace(loss=known.loss + 0.01)
+    refused(SMOLLM, "install the version of requirements.txt")
     (tmp_path / "out").mkdir(), (tmp_path / "out" / "thesis.tex").write_text("mine")
     status, error = importing(SMOLLM)
     assert status == 2 and "holds other files; give another folder" in error
