@@ -54,6 +54,12 @@ refuse_flags() {
   done
 }
 
+# Whether the arguments ask for checks alone: no adapter is made then, for a next stage or for evaluate.py.
+checks_only() {
+  case " $* " in *" --check_only "*) return 0 ;; esac
+  return 1
+}
+
 # trusted "$@": the flag that lets code of the base model run, if it is among the arguments. Only the user can allow that, so
 # no file keeps it, and evaluate.py has to be told too.
 trusted() {

@@ -72,7 +72,10 @@ for stage in $STAGES; do
     --output_dir "$output" ${start[@]+"${start[@]}"} --device "$DEVICE" --resume --stage "$label" --target "$target" \
     ${flags[@]+"${flags[@]}"} "$@"
   start=(--resume_from_checkpoint "$output")
+  if checks_only "$@" && [ ! -e "$output/adapter_config.json" ]; then start=(); fi # it is not made yet
 done
+
+checks_only "$@" && exit 0
 
 # 3. Zero-shot AUC on the target's test set, scored with the settings in the adapter's run.json and those of the recipe
 echo "== zero-shot: $output"

@@ -92,6 +92,18 @@ def test_both_end_to_end_and_twice(launch, workspace):
     assert snapshot(workspace) == before
 
 
+def test_a_check_of_all_stages_makes_nothing(launch, workspace):
+    before = {path for path, digest in snapshot(workspace).items() if digest}
+    done = launch(*ZERO, "--check_only", PYTHON=sys.executable)
+    names = ("alpaca_stage123", "alpaca_stage123_instrument")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = [line for line in done.stdout.splitlines() if line.startswith("checked: ")]
+    assert said == [f"checked: {workspace}/instruction_model/movie/{name}" for name in names]
+    assert {path for path, digest in snapshot(workspace).items() if digest} == before
+    wrong = launch(*ZERO, "--check_only", "--warmup_steps", "-1", PYTHON=sys.executable)
+    assert (wrong.returncode, wrong.stderr) == (2, "error: --warmup_steps -1: give 0 or more\n")
+
+
 @pytest.mark.slow
 def test_a_launcher_called_again_resumes_the_stage_that_was_stopped(launch, workspace, tmp_path):
     quick = [*map(str, QUICK), "--num_epochs", "8", "--eval_steps", "1"]
