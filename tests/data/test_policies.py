@@ -62,9 +62,9 @@ def test_repeated_ratings(tmp_path, how):
 def test_items_without_titles_and_ratings_of_unknown_items(tmp_path):
     ratings = world()
     titles = [(n, "" if n == 4 else title) for n, title in enumerate(TITLES[:-1], start=1)]
-    write(tmp_path, ratings, [["item", "title"], *titles, (3, "x")])
+    write(tmp_path, ratings, [["item", "title"], (1, ""), *titles, (3, "x")])
     assert prepare(tmp_path)["skipped"] == {
-        "items without a title": 1,
+        "items without a title": 2,
         "further descriptions of an item": 1,
         "ratings of items without a title": sum(item in ("4", "9") for _, item, _, _ in ratings),
     }
@@ -157,6 +157,8 @@ def test_scales_that_need_a_flag(tmp_path):
         prepare(tmp_path, "--liked_above", 9999, name="none")
     with pytest.raises(InputError, match="train: 100.0% of"):
         prepare(tmp_path, "--liked_above", 0, name="none")
+    with pytest.raises(InputError, match="^--liked_above nan: give a number$"):
+        prepare(tmp_path, "--liked_above", "nan", name="none")
     assert not (tmp_path / "none").exists()
 
 

@@ -282,6 +282,18 @@ def test_tables_of_your_own(tmp_path, files, ratings):
     assert written(tmp_path / "out") == expected(WORLD, PLAIN, "item")
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_titles_that_are_the_ids_too(tmp_path, form):
+    table = pd.DataFrame(TITLED, columns=["user", "-", "title", "rating", "time"]).drop(columns="-")
+    path = tmp_path / f"all.{form}"
+    if form == "parquet":
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, index=False) if form == "csv" else table.to_json(path, orient="records", lines=True)
+    run("--raw", path, "--columns", "item=title", "title=title", "--output", tmp_path / "out", *FLAGS)
+    assert written(tmp_path / "out") == expected(WORLD, PLAIN, "item")
+
+
 @pytest.mark.parametrize(
     ("times", "order", "kept"),
     [

@@ -70,10 +70,10 @@ def _check_items(source, path, kind):
         items[column] = items[column].str.replace(r"\s*[\r\n]+\s*", " ", regex=True)
     values.require_filled(items, ["item"], path)
     untitled = items["title"].str.strip() == ""
-    again = items["item"].duplicated() & ~untitled
+    again = items[~untitled]["item"].duplicated()
     counted = {"items without a title": int(untitled.sum()), "further descriptions of an item": int(again.sum())}
     source.counts["left out"].update({what: count for what, count in counted.items() if count})
-    items = items[~untitled].drop_duplicates("item")
+    items = items[~untitled][~again]
     items = items.assign(creator=items.get("creator", ""), kind=items.get("kind", kind))
     several_words = ~items["kind"].str.fullmatch(r"\w+")
     if several_words.any():

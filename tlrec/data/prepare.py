@@ -7,6 +7,7 @@ The definitions of the published data stand in DOMAINS; each of them is a flag.
 """
 
 import argparse
+import math
 import re
 import zipfile
 from pathlib import Path
@@ -139,6 +140,8 @@ def choose_settings(domain, flags):
         raise InputError(
             f"--format {settings['format']}: --domain {domain} is {DOMAINS[domain]['format']}; leave one out"
         )
+    if settings["liked_above"] is not None and not math.isfinite(settings["liked_above"]):
+        raise InputError(f"--liked_above {settings['liked_above']}: give a number")
     if settings["history"] < 1:
         raise InputError(f"--history {settings['history']}: a history holds at least one item")
     if settings.get("last", 1) < 1 and settings["last"] != -1:

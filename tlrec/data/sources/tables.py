@@ -69,6 +69,10 @@ def columns_of(path):
 
 def read_columns(path, columns, separator):
     """The `columns`, {name: name in the file}, of a table with a header, of JSON lines or of Parquet, as text."""
+    once = {column: name for name, column in columns.items()}
+    if len(once) < len(columns):  # one column under two names, such as titles that are the ids too
+        table = read_columns(path, {name: column for column, name in once.items()}, separator)
+        return _categories(table[[once[column] for column in columns.values()]].set_axis(list(columns), axis=1))
     if Path(path).suffix == ".parquet":
         found = pyarrow.parquet.read_table(path, columns=list(columns.values()))
         texts = {name: pa.compute.fill_null(found[column].cast(pa.string()), "") for name, column in columns.items()}
