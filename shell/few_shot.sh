@@ -73,7 +73,8 @@ run rec_tuning.py \
   --sample $SHOTS --seed $seeds --device "$DEVICE" --resume --target "$target" ${few_shot_flags[@]+"${few_shot_flags[@]}"} "$@"
 
 # 3. What the runs do not measure themselves: the recipe's own scores, and ranks
-[ -n "${scoring_flags[*]-}$EVALUATE_ARGS" ] && ! checks_only "$@" || exit 0
+checks_only "$@" && exit 0
+[ -n "${scoring_flags[*]-}$EVALUATE_ARGS" ] || exit 0
 run evaluate.py \
   --base_model "$BASE_MODEL" --lora_weights "${adapters[@]}" --test_data_path "$data/test.json" \
   --train_data_path "$data/train.json" --device "$DEVICE" --target "$target" --resume \

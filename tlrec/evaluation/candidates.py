@@ -92,10 +92,10 @@ class RankingSet:
 
     @property
     def identity(self):
-        """What determines a row's candidates, see tlrec.runs.same; unlike `digest`, the same for any number of rows."""
-        train, protocol = self.test.train, {"--rank": self.protocol, "--rank_seed": self.sampled and self.seed}
-        files = {"test data": self.test.sha256, "train data": train and train.sha256}
-        return files | {"catalogue": digest_of(list(map(str, self.catalogue.items)))} | protocol
+        """What determines a row's candidates beside the test and train data, which are part of what scores them, see
+        tlrec.runs.same; unlike `digest`, the same for any number of rows."""
+        catalogue = digest_of(list(map(str, self.catalogue.items)))
+        return {"catalogue": catalogue, "--rank": self.protocol, "--rank_seed": self.sampled and self.seed}
 
     @cached_property
     def catalogue_file(self):
