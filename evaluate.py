@@ -24,7 +24,7 @@ from tlrec.evaluation.results import check_evaluation_dir, read_evaluation, reco
 from tlrec.model.folders import adapter_folder, check_base_model, check_lora_weights
 from tlrec.model.identity import base_identity
 from tlrec.model.prompts import FRAME_NAMES, load_frame, prompt_parts
-from tlrec.runs import SCORING, RunFolder, check_unlocked, describe_adapter, differences
+from tlrec.runs import HOW, SCORING, RunFolder, check_unlocked, describe_adapter, differences
 from tlrec.runs.scoring import identity_of_scores, scoring_of, scoring_said
 
 
@@ -124,7 +124,7 @@ def main():
         if ranking:
             job.ranks = identity | ranking.identity
             job.ranked = read_ranks(job.path, ranking, job.ranks, args.overwrite)
-        how = tuple(job.scoring[name] for name in ("dtype", "quantization", "attention"))
+        how = tuple(job.scoring[name] for name in HOW)
         together.setdefault(how, []).append(job)
     setups = [LoadedModel(args.base_model, args.device, *how, args.trust_remote_code, args.merge) for how in together]
     print("".join(f"{line}\n" for line in said), end="")  # by now only the first of several processes prints

@@ -174,6 +174,16 @@ def write_json(path, value, indent=2):
         file.write("\n")
 
 
+def check_new_file(path, flag, overwrite=False):
+    """Raise InputError, which names `flag`, unless a new file could be written to `path`."""
+    path = Path(path)
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise InputError(f"{flag} {path}: exists; give another {flag}, or --overwrite")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise InputError(f"{flag} {path}: {folder} cannot be written to")
+
+
 def digest_of(value):
     """Hexadecimal SHA-256 of a value of JSON, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

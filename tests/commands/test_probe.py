@@ -332,7 +332,7 @@ def test_same_command_same_bytes_and_what_exists_is_kept(probe, run_script, tiny
     status, _, err = run_script(SCRIPT, *flags)
     assert (status, err) == (
         2,
-        f"error: {tmp_path}/out/probe.json: exists; give another --output_dir, or --overwrite\n",
+        f"error: --output_dir {tmp_path}/out/probe.json: exists; give another --output_dir, or --overwrite\n",
     )
     assert (tmp_path / "out" / "probe.json").read_bytes() == before
     _, two = probe("--items", catalogue, "--overwrite")
@@ -359,7 +359,7 @@ def test_mistakes(tiny_llama, catalogue, records, tmp_path):
         ([*items, "--max_items", "1"], "--max_items 1: give 2 or more"),
         (
             [*items, "--output_dir", f"{tmp_path}/one.csv"],
-            f"--output_dir {tmp_path}/one.csv: {tmp_path}/one.csv cannot",
+            f"--output_dir {tmp_path}/one.csv/probe.json: {tmp_path}/one.csv cannot",
         ),
         ([*rows, "--base_model", f"{tmp_path}/none"], f"--base_model {tmp_path}/none: no such folder"),
         ([*rows, "--lora_weights", str(tmp_path)], f"--lora_weights {tmp_path}: no adapter_config.json in this folder"),

@@ -429,7 +429,10 @@ def test_mistakes(tiny_llama, tiny_adapter, catalogue, tmp_path):
         (everything, f"{catalogue}: the user has rated all 11 items, so none is left to recommend"),
         ([*user, "--kind", "board game"], "--kind: kind 'board game' is not a word"),
         ([*user, "--output", f"{tmp_path}/a.txt"], f"--output {tmp_path}/a.txt: the name must end in .json or .csv"),
-        ([*user, "--output", f"{tmp_path}/old.json"], f"--output {tmp_path}/old.json: exists; give another name"),
+        (
+            [*user, "--output", f"{tmp_path}/old.json"],
+            f"--output {tmp_path}/old.json: exists; give another --output, or --overwrite",
+        ),
         ([*user, "--overwrite", "--output", f"{tmp_path}/folder.json"], f"--output {tmp_path}/folder.json: exists"),
         (
             [*user, "--output", f"{tmp_path}/old.json/a.csv"],

@@ -13,12 +13,10 @@ All of it for the base model alone, and with --lora_weights also with the adapte
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from tlrec.errors import InputError, one_line_errors
-
-HOW = ("dtype", "quantization", "attention")  # how a model is run
+from tlrec.files import check_new_file
 
 
 def parse_arguments():
@@ -60,12 +58,7 @@ def check_flags(args):
     for name, least in (("max_items", 2), ("candidates", 2), ("seed", 0), ("token_budget", 1)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise InputError(f"--{name} {getattr(args, name)}: give {least} or more")
-    path = Path(args.output_dir) / "probe.json"
-    if path.exists() and not args.overwrite:
-        raise InputError(f"{path}: exists; give another --output_dir, or --overwrite")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise InputError(f"--output_dir {args.output_dir}: {folder} cannot be written to")
+    check_new_file(Path(args.output_dir) / "probe.json", "--output_dir", args.overwrite)
 
 
 def read_questions(args):
@@ -111,20 +104,6 @@ def read_questions(args):
     return questions, asked, data
 
 
-def load(args, adapter):
-    """The LoadedModel, in the number type, quantisation and attention of the adapter's tuning or as flags say."""
-    from tlrec.runs import scoring_of
-    from tlrec.scoring.loaded import LoadedModel, scoring_here
-
-    given = {name: getattr(args, name) for name in HOW if getattr(args, name) is not None}
-    kept = scoring_of(adapter, args.base_model)
-    scoring = scoring_here(kept, given, args.device, args.base_model, args.trust_remote_code)
-    setup = LoadedModel(args.base_model, args.device, *(scoring[name] for name in HOW), args.trust_remote_code)
-    if adapter:
-        setup.check_adapter(adapter)
-    return setup
-
-
 def measure(args, setup, adapter, questions):
     """The numbers of the base alone and, if there is one, with the adapter: the "models" of probe.json."""
     from tlrec.probe.knowledge import history_numbers, title_numbers
@@ -166,6 +145,7 @@ def main():
     check_flags(args)
     from tlrec.model.folders import adapter_folder, check_base_model, check_lora_weights
     from tlrec.model.identity import base_identity
+    from tlrec.runs import HOW, describe_adapter, describe_run, scoring_of
 
     check_base_model(args.base_model)
     base, adapter = base_identity(args.base_model), adapter_folder(args.lora_weights, "--lora_weights")
@@ -174,13 +154,15 @@ def main():
     questions, asked, data = read_questions(args)
 
     # 2. Log-probabilities of all continuations
-    setup = load(args, adapter)
+    from tlrec.scoring.loaded import load_as_tuned
+
+    given = {name: getattr(args, name) for name in HOW if getattr(args, name) is not None}
+    setup, _ = load_as_tuned(args, adapter, scoring_of(adapter, args.base_model), given)
     models = measure(args, setup, adapter, questions)
 
     # 3. Print and write
     from tlrec.evaluation.intervals import LEVEL
     from tlrec.files import plain_json, write_json
-    from tlrec.runs import describe_adapter, describe_run
 
     facts = {"adapter": describe_adapter(adapter), "base_model": args.base_model, "base": base}
     run = describe_run("tlrec.probe", vars(args), data, **facts, seed=args.seed, scoring=setup.machine_scoring)

@@ -13,10 +13,10 @@ they will choose next.
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from tlrec.errors import InputError, one_line_errors
+from tlrec.files import check_new_file
 from tlrec.model.prompts import FRAME_NAMES
 
 # Flags for a model that runs here; a served model runs elsewhere
@@ -93,14 +93,9 @@ def check_flags(args):
             why = "is for a model run here, not for --served" if args.served else "needs --served"
             raise InputError(f"--{name} {why}")
     if args.output:
-        path = Path(args.output)
-        if path.suffix not in (".json", ".csv"):
-            raise InputError(f"--output {path}: the name must end in .json or .csv")
-        if path.is_dir() or (path.exists() and not args.overwrite):
-            raise InputError(f"--output {path}: exists; give another name, or --overwrite")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise InputError(f"--output {path}: {folder} cannot be written to")
+        if Path(args.output).suffix not in (".json", ".csv"):
+            raise InputError(f"--output {args.output}: the name must end in .json or .csv")
+        check_new_file(args.output, "--output", args.overwrite)
 
 
 def main():

@@ -31,15 +31,10 @@ def local_scorer(args, kept, given):
     """A function from requests, as `score_candidates` takes them, to the list of their scores; kept, given: what
     `check_local` returned."""
     from tlrec.scoring.candidates import score_candidates
-    from tlrec.scoring.loaded import LoadedModel, scoring_here
+    from tlrec.scoring.loaded import load_as_tuned
 
-    device = args.device or "auto"
-    scoring = scoring_here(kept, given, device, args.base_model, args.trust_remote_code)
-    how = [scoring[name] for name in ("dtype", "quantization", "attention")]
-    setup = LoadedModel(args.base_model, device, *how, args.trust_remote_code)
+    setup, scoring = load_as_tuned(args, args.lora_weights, kept, given)
     frame = load_frame(scoring["frame"], setup.tokenizer)
-    if args.lora_weights:
-        setup.check_adapter(args.lora_weights)
     model = setup.attach(args.lora_weights)
     print(scoring_said(scoring | setup.machine_scoring, kept))
 

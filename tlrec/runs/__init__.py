@@ -25,4 +25,4 @@ from tlrec.runs.record import (
     write_run,
 )
 from tlrec.runs.same import adapter_parts, base_parts, differences, flags_of
-from tlrec.runs.scoring import SCORING, frame_of, identity_of_scores, scoring_of, scoring_said
+from tlrec.runs.scoring import HOW, SCORING, frame_of, identity_of_scores, scoring_of, scoring_said

@@ -7,6 +7,7 @@ from tlrec.runs.record import FRAME_FILE, RUN, describe_adapter, read_run
 from tlrec.runs.same import adapter_parts, base_parts
 
 SCORING = {"frame": "alpaca", "cutoff_len": 512, "dtype": "auto", "quantization": "none", "attention": "auto"}
+HOW = ("dtype", "quantization", "attention")  # of these, how a model is loaded
 
 
 def scoring_of(*folders):

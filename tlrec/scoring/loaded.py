@@ -10,7 +10,7 @@ from tlrec.errors import InputError
 from tlrec.model import adapters, base_models, memory
 from tlrec.model.processes import models_are_spread, only_the_first_prints
 from tlrec.model.prompts import load_frame
-from tlrec.runs import SCORING
+from tlrec.runs import HOW, SCORING
 from tlrec.scoring.candidates import score_candidates
 from tlrec.scoring.records import Scorer
 
@@ -37,6 +37,19 @@ def scoring_here(kept, given, device, base_model, trust_remote_code):
     dtype = resolve("dtype", base_models.resolve_dtype, base_model, trust_remote_code)
     attention = resolve("attention", base_models.resolve_attention, dtype)
     return wanted | {"dtype": str(dtype).removeprefix("torch."), "attention": attention or "auto"}
+
+
+def load_as_tuned(args, adapter, kept, given):
+    """(LoadedModel, its settings as from `scoring_here`) for an adapter, which is checked, or for the base alone.
+
+    args: flags with base_model, device (None: auto) and trust_remote_code. kept, given: as for `scoring_here`.
+    """
+    device = args.device or "auto"
+    scoring = scoring_here(kept, given, device, args.base_model, args.trust_remote_code)
+    loaded = LoadedModel(args.base_model, device, *(scoring[name] for name in HOW), args.trust_remote_code)
+    if adapter:
+        loaded.check_adapter(adapter)
+    return loaded, scoring
 
 
 ROW = 512  # tokens, the default of --cutoff_len
