@@ -1,45 +1,34 @@
 """Classical baselines: python -m tlrec.baselines.
 
- 1. Popularity is the smoothed like-rate of the target over all ratings of the shots; a user's rating counts once.
- 2. Item-kNN is the history's vote weighted by cosines; what was never rated gets the mean like-rate.
- 3. Histories are padded on the left, in time order where the prepared CSV tells it, else likes before dislikes; items
-    outside the shots are "unknown".
- 4. Padding changes nothing: padded longer, SASRec and GRU4Rec give the same logits, and its embedding stays zero.
- 5. SASRec's states do not see what comes later; an empty history leaves the biases.
- 6. Order: rows are independent; GRU4Rec reads in order; SASRec without positions and Caser's single-item filters do not.
- 7. Each network learns a rule that needs target, history and feedback together.
- 8. The state of the best validation is kept; the seed decides everything.
- 9. The command line writes an evaluation that the report reads, on the shots that rec_tuning.py draws.
-10. What is complete is skipped, other results are refused without --overwrite; mistakes are one line.
+1. Popularity is the smoothed like-rate of the target over all ratings of the shots; a user's rating counts once.
+2. Item-kNN is the history's vote weighted by cosines; what was never rated gets the mean like-rate.
+3. Histories are padded on the left, in time order where the prepared CSV tells it, else likes before dislikes; items
+   outside the shots are "unknown".
+4. Padding changes nothing; an empty history leaves the biases; rows are independent; SASRec's states do not see what
+   comes later; order matters.
+5. Each network learns a rule that needs target, history and feedback together; many targets score as each alone.
+6. The state of the best validation is kept; the seed decides everything.
+7. The command line writes an evaluation that the report reads, on the shots that rec_tuning.py draws.
+8. What is complete is skipped, other results are refused without --overwrite; mistakes are one line.
 """
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from tests.support.synthetic import make_records
+from tests.support.synthetic import make_records, preference
 from tlrec.baselines import counting, neural
-from tlrec.baselines.__main__ import main
 from tlrec.baselines.order import HistoryOrder, likes_first
-from tlrec.data.preferences import Item, Preference, build_record, parse_input
+from tlrec.data.preferences import Item, build_record, parse_input
 from tlrec.data.records import draw_shots, labels_of, read_records, write_records
-from tlrec.errors import one_line_errors
 from tlrec.evaluation.metrics import auc
 from tlrec.evaluation.results import read_evaluation
 from tlrec.files import sha256
 from tlrec.report import collect
 
 NETWORKS = [neural.SASRec, neural.GRU4Rec, neural.Caser]
-
-
-def preference(likes="", dislikes="", target="x"):
-    """A Preference whose items are single letters."""
-    return Preference(tuple(map(Item, likes)), tuple(map(Item, dislikes)), Item(target), "movie")
-
-
 # Three users: u likes a and b, not c; v likes a, not b and c; w likes c, not a.
 SHOTS, LABELS = [preference("a", "c", "b"), preference("a", "b", "c"), preference("c", "", "a")], [1, 0, 0]
 
@@ -49,31 +38,19 @@ def test_popularity_by_hand():
     assert len(ratings) == 8 and sum(ratings.values()) == 4  # m = 0.5
     found = counting.Popularity(ratings).of_targets([preference(target=item) for item in "abcx"])
     assert found.tolist() == [(2 + 2.5) / (3 + 5), (1 + 2.5) / (2 + 5), (1 + 2.5) / (3 + 5), 0.5]
-
-
-def test_ratings_of_overlapping_windows_count_once():
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    windows = [preference(letters[i : i + 10], "", letters[i + 10]) for i in range(8)]
-    ratings = counting.ratings_of(windows, [1] * 8)
-    assert {item.title for _, item in ratings} == set(letters[:18])
+    letters = "abcdefghijklmnopqr"  # of one user, in overlapping windows: each rating counts once
+    ratings = counting.ratings_of([preference(letters[i : i + 10], "", letters[i + 10]) for i in range(8)], [1] * 8)
     assert len(ratings) == 18
 
 
 def test_item_knn_by_hand():
     # Columns over (u, v, w): a (1, 1, -1), b (1, -1, 0), c (-1, -1, 1); cosines a-b 0, a-c -1, b-c 0.
-    ratings = counting.ratings_of(SHOTS, LABELS)
-    rows = [
-        preference("a", "", "c"),
-        preference("", "a", "c"),
-        preference("ab", "", "c"),
-        preference("a", "", "x"),
-        preference("x", "", "a"),
-        preference("", "", "a"),
-    ]
     # a and c are opposites: who likes a will not like c.
-    assert np.allclose(counting.ItemKNN(ratings).of_targets(rows), [0.25, 0.75, 0.25, 0.5, 0.5, 0.5])
+    rows = [("a", "", "c"), ("", "a", "c"), ("ab", "", "c"), ("a", "", "x"), ("x", "", "a"), ("", "", "a")]
+    found = counting.ItemKNN(counting.ratings_of(SHOTS, LABELS)).of_targets([preference(*row) for row in rows])
+    assert np.allclose(found, [0.25, 0.75, 0.25, 0.5, 0.5, 0.5])
 
-    # p (1, 1, 1, -1), q (1, -1, 1, 0), r (0, 1, 1, 0): cosines p-q 1/sqrt(12), p-r 2/sqrt(8); mean 8/9.
+    # p (1, 1, 1, -1), q (1, -1, 1, 0), r (0, 1, 1, 0): cosines p-q 1/sqrt(12), p-r 2/sqrt(8); mean 7/9.
     shots = [preference("p", "", "q"), preference("p", "q", "r"), preference("pq", "", "r"), preference("", "", "p")]
     ratings = counting.ratings_of(shots, [1, 1, 1, 0])
     mean, q, r = 7 / 9, 1 / 12**0.5, 2 / 8**0.5
@@ -122,6 +99,16 @@ def test_more_padding_changes_nothing_and_an_empty_history_leaves_the_biases(net
     assert torch.isclose(found[3], model.target_bias.weight[4, 0] + model.generosity.bias[0])  # an empty history
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_rows_are_independent_and_order_matters(network):
+    model, order = lively(network), torch.tensor([2, 0, 3, 1])
+    found = neural.logits(model, ROWS)
+    assert torch.allclose(neural.logits(model, [column[order] for column in ROWS]), found[order], atol=1e-5)
+    items, feedback, targets = (column[2:3] for column in ROWS)
+    swapped = items[:, [1, 2, 0, 3]], feedback[:, [1, 2, 0, 3]], targets  # the last item stays
+    assert abs(neural.logits(model, swapped) - found[2]) > 1e-3
+
+
 def test_sasrec_is_causal():
     model = lively(neural.SASRec)
     items, feedback, _ = ROWS
@@ -134,43 +121,16 @@ def test_sasrec_is_causal():
     assert before[0, 0].abs().max() == 0  # padding
 
 
-def test_order_of_the_history():
-    """Rows do not depend on each other; GRU4Rec reads in order, SASRec by its positions, Caser by its wider filters."""
-    for model in map(lively, NETWORKS):
-        order = torch.tensor([2, 0, 3, 1])
-        mixed = neural.logits(model, tuple(column[order] for column in ROWS))
-        assert torch.allclose(mixed, neural.logits(model, ROWS)[order], atol=1e-5)
-    full = tuple(column[2:3] for column in ROWS)
-    swapped = tuple(column[:, [1, 2, 0, 3]] for column in full[:2]) + full[2:]  # the last item stays
-
-    def difference(model):
-        return float((neural.logits(model, full) - neural.logits(model, swapped)).abs())
-
-    assert all(difference(lively(network)) > 1e-3 for network in NETWORKS)
-    sasrec = lively(neural.SASRec)
-    sasrec.blocks = sasrec.blocks[:1]  # the states that a second block reads have seen different beginnings
-    torch.nn.init.normal_(sasrec.positions)
-    assert difference(sasrec) > 1e-3
-    torch.nn.init.zeros_(sasrec.positions)
-    assert difference(sasrec) < 1e-4
-    caser = lively(neural.Caser)
-    with torch.no_grad():
-        caser.vertical.weight.zero_()
-        caser.dense.weight[:, 16:64] = 0  # of filters that span two items and more
-    assert difference(caser) < 1e-4
-
-
 def make_taste(rows, seed):
     """Users like either vowels or consonants; labels follow. Neither target nor history alone tells anything."""
     rng = np.random.default_rng(seed)
     kinds = ("aeiouy", "bcdfgh")
     preferences, labels = [], []
     for _ in range(rows):
-        own = rng.integers(2)
-        likes, dislikes = ("".join(rng.permutation(list(kinds[kind]))[:2]) for kind in (own, 1 - own))
-        kind = rng.integers(2)
+        own, kind = rng.integers(2, size=2)
+        likes, dislikes = ("".join(rng.permutation(list(kinds[which]))[:2]) for which in (own, 1 - own))
         rest = [letter for letter in kinds[kind] if letter not in likes + dislikes]
-        preferences.append(preference(likes, dislikes, rest[rng.integers(len(rest))]))
+        preferences.append(preference(likes, dislikes, rng.choice(rest)))
         labels.append(int(kind == own))
     return preferences, np.array(labels)
 
@@ -186,13 +146,16 @@ def test_a_planted_rule_is_learned(network, epochs):
     again, same, other = (neural.Fitted(*arguments, seed, 2, 2, likes_first).of_targets(test) for seed in (0, 0, 1))
     assert np.array_equal(again, same) and not np.array_equal(again, other)
 
+    items = [*map(Item, "aeioubcdf"), Item("never seen"), Item("nor this")]
+    found = fitted.of_items(test[0], items)
+    single = fitted.of_targets([preference(test[0].likes, test[0].dislikes, item) for item in items])
+    np.testing.assert_allclose(1 / (1 + np.exp(-found)), single, atol=1e-6)
+    assert found[-1] == found[-2] and len(set(found)) == 10
+
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_best_state_is_kept_and_patience_counts_epochs(network, monkeypatch):
-    (shots, labels), (valid, valid_labels) = (
-        make_taste(2700, 1),
-        make_taste(60, 2),
-    )  # several validations in an epoch
+    (shots, labels), (valid, valid_labels) = make_taste(2700, 1), make_taste(60, 2)  # several validations in an epoch
     epochs = []
     monkeypatch.setattr(torch, "randperm", lambda n, draw=torch.randperm: epochs.append(n) or draw(n))
     torch.manual_seed(0)
@@ -208,17 +171,15 @@ def test_the_best_state_is_kept_and_patience_counts_epochs(network, monkeypatch)
     assert model.items.weight[0].abs().max() == model.feedback.weight[0].abs().max() == 0
 
 
-def write_split(folder, name, sequence, first, size=4):
-    """`name`.json and `name`.csv of sliding windows over a user's sequence of (title, liked), as prepare_data.py writes."""
+def write_split(folder, name, sequence):
+    """`name`.json and `name`.csv of windows of four over a user's [(title, liked)], as prepare_data.py writes them."""
     records, rows = [], ["user_id,history_item_id,history_rating,history_label,item_id,rating,label,timestamp"]
-    for place in range(first, len(sequence)):
-        history, (target, liked) = sequence[place - size : place], sequence[place]
-        likes, dislikes = ("".join(one for one, like in history if like == kind) for kind in (True, False))
+    for place in range(4, len(sequence)):
+        history, (target, liked) = sequence[place - 4 : place], sequence[place]
+        likes, dislikes = ([one for one, like in history if like == kind] for kind in (True, False))
         records.append(build_record(preference(likes, dislikes, target), liked))
-        quoted = [
-            json.dumps(x).replace('"', '""') for x in ([one for one, _ in history], [int(like) for _, like in history])
-        ]
-        rows.append(f'1,"{quoted[0]}",[],"{quoted[1]}",{target},5,{int(liked)},{place}')
+        ids, answers = ",".join(f'""{one}""' for one, _ in history), [int(like) for _, like in history]
+        rows.append(f'1,"[{ids}]",[],"{answers}",{target},5,{int(liked)},{place}')
     write_records(folder / f"{name}.json", records)
     (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
     return folder / f"{name}.json", [parse_input(record["input"]) for record in records], labels_of(records)
@@ -226,7 +187,7 @@ def write_split(folder, name, sequence, first, size=4):
 
 def test_histories_are_read_in_time_order_where_the_table_says_it(tmp_path):
     sequence = list(zip("abcdefghijkl", [bool(int(answer)) for answer in "101001101011"], strict=True))
-    train, test = write_split(tmp_path, "train", sequence, 4), write_split(tmp_path, "test", sequence[::-1], 4)
+    train, test = write_split(tmp_path, "train", sequence), write_split(tmp_path, "test", sequence[::-1])
     order = HistoryOrder(train, test)
     assert order.said.startswith("in time order")
     for (_, preferences, _), told in ((train, sequence), (test, sequence[::-1])):
@@ -235,15 +196,10 @@ def test_histories_are_read_in_time_order_where_the_table_says_it(tmp_path):
     ids = neural.item_ids(train[1])
     items, feedback, _ = neural.encode(train[1][:1], ids, 5, order.history_of)
     assert items.tolist() == [[0, *(ids[Item(title)] for title in "abcd")]] and feedback.tolist() == [[0, 2, 1, 2, 1]]
-    for damage in (
-        lambda text: text.replace(",1,4", ",0,4"),
-        lambda text: text.replace("a", "b"),
-        lambda text: text[:-20],
-    ):
-        good = (tmp_path / "test.csv").read_text()
-        (tmp_path / "test.csv").write_text(damage(good))
-        assert (damage(good) == good) == HistoryOrder(train, test).said.startswith("in time order")
-        (tmp_path / "test.csv").write_text(good)
+    good = (tmp_path / "test.csv").read_text()
+    for damaged in (good.replace(",0,4\n", ",1,4\n"), good.replace("a", "b"), good[:-20]):
+        (tmp_path / "test.csv").write_text(damaged)
+        assert damaged != good and not HistoryOrder(train, test).said.startswith("in time order")
     (tmp_path / "train.csv").unlink()
     order = HistoryOrder(train, test)
     assert order.said == f"likes, then dislikes ({tmp_path / 'train.csv'} is not there, or not of these records)"
@@ -255,37 +211,34 @@ def test_histories_are_read_in_time_order_where_the_table_says_it(tmp_path):
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
-    root, paths = tmp_path_factory.mktemp("work space"), {}
+    root = tmp_path_factory.mktemp("work space")
     for name, users, seed in (("train", 20, 1), ("valid", 5, 61), ("test", 10, 76)):
-        paths[name] = root / f"{name}.json"
-        write_records(paths[name], make_records(users, seed))
-    return paths
-
-
-def baselines(monkeypatch, paths, output, *words):
-    flags = {
-        "train_data_path": paths["train"],
-        "val_data_path": paths["valid"],
-        "test_data_path": paths["test"],
-        "output_dir": output,
-        "target": "movie",
-    }
-    flags = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    monkeypatch.setattr(sys, "argv", ["baselines", *flags, *words])
-    with one_line_errors():
-        main()
+        write_records(root / f"{name}.json", make_records(users, seed))
+    return {name: root / f"{name}.json" for name in ("train", "valid", "test")}
 
 
 @pytest.fixture(scope="module")
-def results(paths, tmp_path_factory):
+def baselines(run_script, paths):
+    """baselines(output, flags, test=FILE, ...): (status, standard output, standard error)."""
+
+    def run(output, flags, **changes):
+        data = paths | changes
+        words = ["--train_data_path", data["train"], "--val_data_path", data["valid"], "--test_data_path", data["test"]]
+        words += ["--output_dir", output, "--target", "movie", *flags.split()]
+        return run_script("tlrec/baselines/__main__.py", *words)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def results(baselines, tmp_path_factory):
     output = tmp_path_factory.mktemp("results")
-    with pytest.MonkeyPatch.context() as patch:
-        baselines(patch, paths, output, "--sample", "16", "-1", "--seed", "3", "--num_epochs", "3")
+    status, _, err = baselines(output, "--sample 16 -1 --seed 3 --num_epochs 3")
+    assert status == 0, err
     return output
 
 
 def test_files_are_those_of_an_evaluation(results, paths):
-    assert len(list(results.glob("*/*/metrics.json"))) == 5 * 2
     metrics, predictions = read_evaluation(results / "popularity" / "3_16")
     shots = draw_shots(read_records(paths["train"]), 16, 3)
     ratings = counting.ratings_of([parse_input(record["input"]) for record in shots], labels_of(shots))
@@ -301,62 +254,50 @@ def test_files_are_those_of_an_evaluation(results, paths):
     assert caser["best_step"] > 0 and set(caser["data"]) == {"train", "valid", "test"}
     assert caser["identity"]["order of histories"] == "likes, then dislikes"
     workspace = collect.collect(results)  # the report reads them
-    found = {(one.facts["method"], one.facts["shots"], one.facts["seed"]) for one in workspace.evaluations}
+    found = [(one.facts["method"], one.facts["shots"], one.facts["seed"]) for one in workspace.evaluations]
     names = ("popularity", "item-kNN", "SASRec", "GRU4Rec", "Caser")
-    assert found == {(name, shots, 3) for name in names for shots in (16, -1)} and not workspace.problems
+    assert sorted(found) == sorted((name, shots, 3) for name in names for shots in (16, -1)) and not workspace.problems
 
 
-def test_same_command_same_bytes_and_nothing_twice(monkeypatch, capsys, results, paths, tmp_path):
-    words = ["--method", "sasrec", "--sample", "16", "--seed", "3", "--num_epochs", "3"]
-    baselines(monkeypatch, paths, tmp_path, *words)
+def test_same_command_same_bytes_and_nothing_twice(baselines, results, tmp_path):
+    flags = "--method sasrec --sample 16 --seed 3 --num_epochs 3"
+    baselines(tmp_path, flags)
     written = (tmp_path / "sasrec" / "3_16" / "predictions.jsonl").read_bytes()
     assert written == (results / "sasrec" / "3_16" / "predictions.jsonl").read_bytes()
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*")}
-    capsys.readouterr()
-    baselines(monkeypatch, paths, tmp_path, *words)
-    assert capsys.readouterr().out == f"complete already: {tmp_path / 'sasrec' / '3_16'}\n"
+    assert baselines(tmp_path, flags)[1] == f"complete already: {tmp_path / 'sasrec' / '3_16'}\n"
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*")} == times
 
 
-def test_other_results_are_refused(monkeypatch, capsys, results, paths):
-    words = ["--method", "popularity", "--sample", "16", "--seed", "3"]
-    folder = results / "popularity" / "3_16"
+def test_other_results_are_refused(baselines, paths, tmp_path):
+    flags, folder = "--method popularity --sample 16 --seed 3 --num_epochs", tmp_path / "popularity" / "3_16"
+    baselines(tmp_path, f"{flags} 3")
     before = (folder / "metrics.json").read_bytes()
     digests = [sha256(paths[name])[:12] for name in ("test", "valid")]
-    for arguments, other in (
-        ((paths, "--num_epochs", "5"), "--num_epochs 3, not 5"),
-        ((paths | {"test": paths["valid"]}, "--num_epochs", "3"), f"test data {digests[0]}, not {digests[1]}"),
+    for epochs, changes, other in (
+        (5, {}, "--num_epochs 3, not 5"),
+        (3, {"test": paths["valid"]}, f"test data {digests[0]}, not {digests[1]}"),
     ):
-        with pytest.raises(SystemExit, match="2"):
-            baselines(monkeypatch, arguments[0], results, *words, *arguments[1:])
+        status, _, err = baselines(tmp_path, f"{flags} {epochs}", **changes)
         expected = f"error: --output_dir {folder}: holds another run's result: {other}; give --overwrite or another"
-        assert capsys.readouterr().err.startswith(expected)
+        assert status == 2 and err.startswith(expected)
     assert (folder / "metrics.json").read_bytes() == before
-    baselines(monkeypatch, paths, results, *words, "--num_epochs", "5", "--overwrite")
+    assert baselines(tmp_path, f"{flags} 5 --overwrite")[0] == 0
     assert json.loads((folder / "metrics.json").read_text())["run"]["arguments"]["num_epochs"] == 5
-    baselines(monkeypatch, paths, results, *words, "--num_epochs", "3", "--overwrite")
 
 
-def test_mistakes_are_one_line(monkeypatch, capsys, paths, tmp_path):
-    broken, file = tmp_path / "broken.json", tmp_path / "file"
+def test_mistakes_are_one_line(baselines, paths, tmp_path):
+    broken, out, file = tmp_path / "broken.json", tmp_path / "out", tmp_path / "file"
     row = build_record(preference("a", "b", "c"), True)
     write_records(broken, [row, {**row, "input": "User Preference: a", "output": "No."}])
     file.write_text("")
-    out = tmp_path / "out"
-    for changes, output, words, message in (
-        ({}, out, ["--sample", "201"], f"--sample 201: {paths['train']} has 1 to 200 rows, or -1 for all\n"),
-        ({}, out, ["--patience", "0"], "--patience 0: give 1 or more\n"),
-        ({}, out, ["--seed", "-1"], "--seed -1: give 0 or more\n"),
-        (
-            {"valid": broken},
-            out,
-            ["--sample", "1"],
-            f"{broken}: row 2: 'input' does not parse: expected 'User Preference: ...', ",
-        ),
-        ({}, file / "x", ["--sample", "1"], f"--output_dir {file}/x/popularity/0_1: cannot be written to: "),
+    for output, flags, changes, message in (
+        (out, "--sample 201", {}, f"--sample 201: {paths['train']} has 1 to 200 rows, or -1 for all\n"),
+        (out, "--patience 0", {}, "--patience 0: give 1 or more\n"),
+        (out, "--seed -1", {}, "--seed -1: give 0 or more\n"),
+        (out, "--sample 1", {"valid": broken}, f"{broken}: row 2: 'input' does not parse: expected 'User Preference: "),
+        (file / "x", "--sample 1", {}, f"--output_dir {file}/x/popularity/0_1: cannot be written to: "),
     ):
-        with pytest.raises(SystemExit, match="2"):
-            baselines(monkeypatch, paths | changes, output, *words)
-        said = capsys.readouterr().err
-        assert said.startswith(f"error: {message}") and said.count("\n") == 1
+        status, _, err = baselines(output, flags, **changes)
+        assert status == 2 and err.startswith(f"error: {message}") and err.count("\n") == 1
     assert not out.exists()

@@ -1,4 +1,7 @@
-"""A workspace of made-up runs for the tests of report and comparison, written by the writers that the scripts use."""
+"""Made-up preferences, records and catalogues, and a workspace of made-up runs, written by the writers that the scripts
+use."""
+
+import csv
 
 import numpy as np
 
@@ -10,6 +13,23 @@ from tlrec.evaluation.evaluation_set import answered
 from tlrec.evaluation.floors import floor_scores
 from tlrec.evaluation.results import INFERRED, summarise, write_evaluation
 from tlrec.runs import describe_adapter, describe_data, describe_run, write_run
+
+
+def preference(likes=(), dislikes=(), target="T", kind="movie"):
+    """A Preference of Items, or of titles, which may be single letters."""
+    likes, dislikes = (tuple(map(_item, items)) for items in (likes, dislikes))
+    return Preference(likes, dislikes, _item(target), kind)
+
+
+def _item(title):
+    return Item(title) if isinstance(title, str) else title
+
+
+def write_catalogue(path, rows, columns=("title",)):
+    """An item_mapping.csv of these rows, or titles."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *([row] if isinstance(row, str) else row for row in rows)])
+    return path
 
 
 def make_records(users, seed, windows=10, items=300):
