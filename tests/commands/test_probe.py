@@ -1,7 +1,7 @@
 """What a model knows beforehand: python -m tlrec.probe.
 
 1.  A model that was taught the years of some titles scores far above the shuffled years; an untaught one does not, and
-    the interval of its difference holds 0. The same for the second halves of histories.
+    the interval of its difference holds 0.
 2.  Log-probabilities, greedy completion, ranks and means are those of a plain loop over transformers' logits, for the
     base alone and with an adapter, in families whose caches differ, in any batch.
 3.  Years: the last one in parentheses; authors where the catalogue has creators; the rest is left out and counted.
@@ -13,7 +13,6 @@
 9.  Mistakes are one line before torch is imported, and --help is there without numpy.
 """
 
-import csv
 import json
 import os
 import sys
@@ -28,8 +27,9 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from tests.support.mistakes import assert_mistakes
 from tests.support.models import make_family, make_llama
+from tests.support.synthetic import preference, write_catalogue
 from tlrec.data.catalogue import read_catalogue
-from tlrec.data.preferences import Item, Preference, build_record, read_checked
+from tlrec.data.preferences import build_record, read_checked
 from tlrec.data.records import labels_of, write_records
 from tlrec.model.base_models import load_base_model, load_tokenizer
 from tlrec.probe import knowledge
@@ -46,15 +46,9 @@ TITLES = [f"{a} {b} ({2101 + (7 * n) % 12})" for n, (a, b) in enumerate((a, b) f
 BOOKS = [("Emma", "Ada Norwick"), ("Emma", "Ben Zell"), ("The Reef (2101)", "Ada Norwick"), ("Snow, Ice", "Ben Zell")]
 
 
-def write_catalogue(path, rows, columns=("title",)):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *rows])
-    return path
-
-
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory):
-    return write_catalogue(tmp_path_factory.mktemp("items") / "items.csv", [[title] for title in TITLES])
+    return write_catalogue(tmp_path_factory.mktemp("items") / "items.csv", TITLES)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +56,8 @@ def records(tmp_path_factory):
     """16 users of one row each, with titles of their own."""
     rng, rows = np.random.default_rng(3), []
     for user in range(16):
-        items = [Item(f"{WORDS[rng.integers(6)]} {user}{place} ({2101 + place})") for place in range(7)]
-        rows.append(build_record(Preference(tuple(items[:6]), (items[6],), Item(f"Target {user}"), "movie"), user % 2))
+        items = [f"{WORDS[rng.integers(6)]} {user}{place} ({2101 + place})" for place in range(7)]
+        rows.append(build_record(preference(items[:6], items[6:], f"Target {user}"), user % 2))
     path = tmp_path_factory.mktemp("records") / "rows.json"
     write_records(path, rows)
     return path
@@ -73,13 +67,12 @@ def teach(folder, base, texts, steps):
     """A copy of the model `base` that has seen the texts; returns its folder."""
     make_llama(folder)
     tokenizer, model = load_tokenizer(base), LlamaForCausalLM.from_pretrained(base)
-    rows = [[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-    labels = torch.tensor([row + [-100] * (longest - len(row)) for row in rows])
+    tokenizer.pad_token = tokenizer.eos_token
+    batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0)
     for _ in range(steps):
-        model(input_ids=ids, labels=labels).loss.backward()
+        model(**batch, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     model.save_pretrained(folder)
@@ -119,17 +112,6 @@ def test_taught_years(probe, tiny_llama, catalogue, tmp_path):
         assert low <= 0 <= high
     low, high = bounds(numbers["preferred"])
     assert low < 0.5 < high
-
-
-def test_taught_histories(probe, tiny_llama, records, tmp_path):
-    _, preferences = read_checked(records)
-    texts = [f"User Preference: {', '.join(map(str, p.likes))}" for p in preferences]
-    taught, lows = teach(tmp_path / "taught", tiny_llama, texts, 70), []
-    for base in (taught, tiny_llama):
-        _, found = probe("--records", records, base=base, folder=tmp_path / f"{len(lows)}")
-        numbers = found["models"][0]["histories"]
-        lows.append(bounds(numbers["log_p"]["difference"])[0])
-    assert lows[0] > 0 >= lows[1]
 
 
 def plain(model, tokenizer, context, completions):
@@ -213,19 +195,12 @@ def test_numbers_are_those_of_a_plain_loop(probe, tiny_llama, tiny_adapter, cata
 def test_years_and_authors(tmp_path):
     titles = ["1984 (1984)", "Harbor", "Ice (1990) (V)", "Ice (1990)", "Ice (1990)", "(1985)", "Sea (1985) II (1986)"]
     titles += ["Night (1987)", "Golden(1988)"]
-    questions = title_questions(read_catalogue(write_catalogue(tmp_path / "a.csv", [[t] for t in titles])), 3)
-    asked = [(row.context, row.completions[0]) for row in questions.rows]
-    years = [
-        ('"1984 (', "1984"),
-        ('"Ice (', "1990"),
-        ('"Ice (', "1990"),
-        ('"Sea (1985) II (', "1986"),
-        ('"Night (', "1987"),
-    ]
-    assert (asked, questions.kind, questions.left_out) == (years, "year", 3)
+    questions = title_questions(read_catalogue(write_catalogue(tmp_path / "a.csv", titles)), 3)
+    asked = [row.context + row.completions[0] for row in questions.rows]
+    assert asked == ['"1984 (1984', '"Ice (1990', '"Ice (1990', '"Sea (1985) II (1986', '"Night (1987']
+    assert (questions.kind, questions.left_out) == ("year", 3)
 
-    path = write_catalogue(tmp_path / "b.csv", BOOKS, ("title", "creator"))
-    questions = title_questions(read_catalogue(path), 10)
+    questions = title_questions(read_catalogue(write_catalogue(tmp_path / "b.csv", BOOKS, ("title", "creator"))), 10)
     asked = [(row.context, row.completions) for row in questions.rows]
     names = {"Ada Norwick": ("Ada Norwick", "Ben Zell"), "Ben Zell": ("Ben Zell", "Ada Norwick")}
     assert asked == [(f'"{title}" written by ', names[creator]) for title, creator in BOOKS]
@@ -248,15 +223,11 @@ def test_shuffle_and_candidates(catalogue):
 
 
 def test_a_shuffle_that_has_hardly_room(tmp_path):
-    rows = [[f"{word} (1990)"] for word in WORDS[:3]] + [[f"{word} (199{n})"] for n, word in enumerate(WORDS[:3], 1)]
+    rows = [f"{word} (1990)" for word in WORDS[:3]] + [f"{word} (199{n})" for n, word in enumerate(WORDS[:3], 1)]
     for seed in range(20):
         questions = title_questions(read_catalogue(write_catalogue(tmp_path / "a.csv", rows)), 2, seed=seed)
         assert all(row.completions[0] != row.completions[1] for row in questions.rows)
         assert Counter(row.completions[1] for row in questions.rows)["1990"] == 3
-
-
-def preference(likes, target="T", dislikes=()):
-    return Preference(tuple(map(Item, likes)), tuple(map(Item, dislikes)), Item(target), "movie")
 
 
 def test_halves():
@@ -274,15 +245,10 @@ def test_halves_of_many_users(records):
     _, preferences = read_checked(records)
     labels = np.arange(16) % 2
     questions = history_questions(preferences, labels, records)
-    others = []
-    for user, (row, asked) in enumerate(zip(questions.rows, preferences, strict=True)):
-        likes = list(map(str, asked.likes))
-        assert row.context == f"User Preference: {', '.join(likes[:3])}, "
-        assert (row.completions[0], row.size) == (", ".join(likes[3:]), 3)
-        (other,) = [n for n, p in enumerate(preferences) if row.completions[1] == ", ".join(map(str, p.likes[3:]))]
-        assert other != user
-        others.append(other)
-    assert len(set(others)) > 6
+    halves = [", ".join(map(str, one.likes[3:])) for one in preferences]
+    others = [halves.index(row.completions[1]) for row in questions.rows]
+    assert [row.completions[0] for row in questions.rows] == halves and {row.size for row in questions.rows} == {3}
+    assert all(other != user for user, other in enumerate(others)) and len(set(others)) > 6
     assert questions == history_questions(preferences, labels, records)
     drawn = history_questions(preferences, labels, records, max_users=5)
     assert len(drawn.rows) == 5 and drawn.left_out == 0
@@ -330,10 +296,8 @@ def test_same_command_same_bytes_and_what_exists_is_kept(probe, run_script, tiny
     before = (tmp_path / "out" / "probe.json").read_bytes()
     flags = ["--base_model", tiny_llama, "--items", catalogue, "--output_dir", tmp_path / "out"]
     status, _, err = run_script(SCRIPT, *flags)
-    assert (status, err) == (
-        2,
-        f"error: --output_dir {tmp_path}/out/probe.json: exists; give another --output_dir, or --overwrite\n",
-    )
+    said = f"error: --output_dir {tmp_path}/out/probe.json: exists; give another --output_dir, or --overwrite\n"
+    assert (status, err) == (2, said)
     assert (tmp_path / "out" / "probe.json").read_bytes() == before
     _, two = probe("--items", catalogue, "--overwrite")
     assert {**one, "run": None} == {**two, "run": None}
@@ -357,27 +321,21 @@ def test_mistakes(tiny_llama, catalogue, records, tmp_path):
     cases = [
         ([], "nothing to ask: give a catalogue with --items, records with --records, or both"),
         ([*items, "--max_items", "1"], "--max_items 1: give 2 or more"),
-        (
-            [*items, "--output_dir", f"{tmp_path}/one.csv"],
-            f"--output_dir {tmp_path}/one.csv/probe.json: {tmp_path}/one.csv cannot",
-        ),
+        ([*items, "--output_dir", f"{tmp_path}/one.csv"], f"--output_dir {tmp_path}/one.csv/probe.json: "),
         ([*rows, "--base_model", f"{tmp_path}/none"], f"--base_model {tmp_path}/none: no such folder"),
         ([*rows, "--lora_weights", str(tmp_path)], f"--lora_weights {tmp_path}: no adapter_config.json in this folder"),
     ]
-    for name, message in {
-        "absent.csv": "no such file",
-        "names.csv": "line 1: no column 'title'; found 'item_id', 'name'",
-        "plain.csv": "no title ends in a year ('Title (1994)'), and no column 'creator' names authors",
-        "one.csv": "1 titles, and 1 of them have the year 1990; they cannot be shuffled",
-        "authors.csv": "line 3: 'creator' is missing",
-    }.items():
-        cases.append((["--items", f"{tmp_path}/{name}"], f"{tmp_path}/{name}: {message}"))
-    for name, message in {
-        "free.json": "no row is answered Yes. or No.; give labelled preference records",
-        "form.json": "row 1: 'input' does not parse",
-        "alone.json": "1 users, 1 of them with two liked items or more, and 0 who can be compared with another user",
-    }.items():
-        cases.append((["--records", f"{tmp_path}/{name}"], f"{tmp_path}/{name}: {message}"))
+    for flag, name, message in (
+        ("--items", "absent.csv", "no such file"),
+        ("--items", "names.csv", "line 1: no column 'title'; found 'item_id', 'name'"),
+        ("--items", "plain.csv", "no title ends in a year ('Title (1994)'), and no column 'creator' names authors"),
+        ("--items", "one.csv", "1 titles, and 1 of them have the year 1990; they cannot be shuffled"),
+        ("--items", "authors.csv", "line 3: 'creator' is missing"),
+        ("--records", "free.json", "no row is answered Yes. or No.; give labelled preference records"),
+        ("--records", "form.json", "row 1: 'input' does not parse"),
+        ("--records", "alone.json", "1 users, 1 of them with two liked items or more, and 0 who can be compared with"),
+    ):
+        cases.append(([flag, f"{tmp_path}/{name}"], f"{tmp_path}/{name}: {message}"))
     model = ["--base_model", tiny_llama, "--output_dir", f"{tmp_path}/out"]
     assert_mistakes(SCRIPT, [([*model, *flags], message) for flags, message in cases])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, "alone.json"])

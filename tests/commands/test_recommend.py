@@ -15,11 +15,11 @@
 10. Mistakes are one line before torch is imported, --help is there without numpy, and what existed is kept.
 """
 
-import csv
 import io
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -29,8 +29,9 @@ import torch
 from tests.support.hostile import serving
 from tests.support.mistakes import assert_mistakes
 from tests.support.served import completions, like_vllm
+from tests.support.synthetic import preference, write_catalogue
 from tlrec.data.catalogue import Catalogue, read_catalogue, typed_item
-from tlrec.data.preferences import Item, Preference, build_record, parse_input, without_item
+from tlrec.data.preferences import Item, build_record, parse_input, without_item
 from tlrec.data.records import write_records
 from tlrec.errors import InputError
 from tlrec.model.adapters import attach_adapter
@@ -61,15 +62,9 @@ CANDIDATES = [item for item in ITEMS if item.title not in LIKED + DISLIKED]
 BOOKS = [("Emma", "Ada Norwick"), ("Emma", "Ben Zell"), ("The Reef", "Ada Norwick"), ("Snow, Ice", 'Ben "B." Zell')]
 
 
-def write_catalogue(path, rows, columns=("title",)):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *rows])
-    return path
-
-
 @pytest.fixture
 def catalogue(tmp_path):
-    return write_catalogue(tmp_path / "items.csv", [[title] for title in TITLES])
+    return write_catalogue(tmp_path / "items.csv", TITLES)
 
 
 @pytest.fixture
@@ -96,28 +91,18 @@ def own_scores(tiny_llama, tiny_adapter):
 
 
 def record(likes, dislikes, target, kind="movie", quoted=False):
-    likes, dislikes = (tuple(map(as_item, side)) for side in (likes, dislikes))
-    return build_record(Preference(likes, dislikes, target, kind), True, quoted)
+    return build_record(preference(likes, dislikes, target, kind), True, quoted)
 
 
-def as_item(title):
-    return Item(title) if isinstance(title, str) else title
-
-
-def by_item(rows):
-    return {(row["title"], row["creator"]): (row["p_yes"], row["p_no"]) for row in rows}
-
-
-def assert_equal_logs(found, expected):
-    np.testing.assert_allclose(np.log(found), np.log(expected), atol=1e-4)
+def by_item(path):
+    return {(row["title"], row["creator"]): (row["p_yes"], row["p_no"]) for row in json.loads(path.read_text())}
 
 
 def assert_scores(path, items, scores):
     """The list at `path` has these items with these scores, in their order; returns its rows."""
-    rows = json.loads(path.read_text())
-    found = by_item(rows)
+    rows, found = json.loads(path.read_text()), by_item(path)
     assert set(found) == {(item.title, item.creator) for item in items} and len(rows) == len(items)
-    assert_equal_logs([found[item.title, item.creator] for item in items], scores)
+    np.testing.assert_allclose(np.log([found[item.title, item.creator] for item in items]), np.log(scores), atol=1e-4)
     assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
     p_yes = [row["p_yes"] for row in rows]
     assert p_yes == sorted(p_yes, reverse=True) and p_yes[0] > 1.05 * p_yes[-1]
@@ -150,10 +135,10 @@ def test_scores_order_and_files(recommend, own_scores, tmp_path):
     assert recommend(*history, "--top", 3, "--output", tmp_path / "top.csv", "--overwrite")[0] == 0
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "top.csv", na_filter=False), pd.DataFrame(rows[:3]))
 
-    backwards = write_catalogue(tmp_path / "backwards.csv", [[title] for title in TITLES[::-1]])
+    backwards = write_catalogue(tmp_path / "backwards.csv", TITLES[::-1])
     assert recommend(*history, "--top", 99, "--output", tmp_path / "b.json", items=backwards)[0] == 0
-    found = by_item(json.loads((tmp_path / "b.json").read_text()))
-    assert {key: pytest.approx(value, rel=1e-4) for key, value in by_item(rows).items()} == found
+    found, expected = by_item(tmp_path / "b.json"), by_item(tmp_path / "again.json")
+    assert {key: pytest.approx(value, rel=1e-4) for key, value in expected.items()} == found
 
 
 def test_ties_stay_in_the_order_of_the_catalogue():
@@ -168,7 +153,8 @@ def test_the_frame_of_the_adapters_tuning(recommend, own_scores, tiny_adapter, t
     for flags, frame in ([], "tallrec"), (["--prompt_frame", "alpaca"], "alpaca"):
         output = tmp_path / f"{frame}.json"
         assert recommend("--liked", *LIKED, "--top", 99, "--output", output, *flags, adapter=adapter)[0] == 0
-        lists[frame] = by_item(assert_scores(output, items, own_scores(records, frame)))
+        assert_scores(output, items, own_scores(records, frame))
+        lists[frame] = by_item(output)
     assert max(abs(lists["tallrec"][key][0] / lists["alpaca"][key][0] - 1) for key in lists["alpaca"]) > 0.01
 
 
@@ -194,7 +180,7 @@ def test_what_the_adapter_keeps_of_its_tuning(recommend, tiny_adapter, tmp_path)
 
 def test_what_has_been_rated_is_left_out(recommend, tmp_path):
     titles = ["HARBOR  of the night", "Harbor", "Lighthouse, The (2102)", "Harbor", "E\u0301a", "Yes", "Yes"]
-    items = write_catalogue(tmp_path / "spelt.csv", [[title] for title in titles])
+    items = write_catalogue(tmp_path / "spelt.csv", titles)
     output = tmp_path / "list.json"
     flags = ["--liked", "Harbor of the Night", "--disliked", "Éa", "--output", output]
     status, out, err = recommend(*flags, items=items)
@@ -207,9 +193,8 @@ def test_what_has_been_rated_is_left_out(recommend, tmp_path):
 
 
 def test_a_row_gives_what_its_titles_give(recommend, tmp_path):
-    other = record(["Yes"], ["No"], Item("Harbor"))
-    asked = record(LIKED, [*DISLIKED, "Out of Print"], Item("Harbor (2101)")) | {"output": ""}
-    write_records(tmp_path / "rows.json", [other, asked])
+    asked = record(LIKED, [*DISLIKED, "Out of Print"], "Harbor (2101)") | {"output": ""}
+    write_records(tmp_path / "rows.json", [record(["Yes"], ["No"], "Harbor"), asked])
     row = ["--record", tmp_path / "rows.json", "--row", 2, "--top", 99, "--output", tmp_path / "row.json"]
     status, out, err = recommend(*row)
     assert status == 0, err
@@ -232,7 +217,7 @@ def test_explain(recommend, own_scores, tmp_path):
     for place, (likes, dislikes) in enumerate(without):
         found = [row["without"][place] for row in rows]
         expected = own_scores([record(likes, dislikes, item) for item in top])
-        assert_equal_logs([(each["p_yes"], each["p_no"]) for each in found], expected)
+        np.testing.assert_allclose([[each["p_yes"], each["p_no"]] for each in found], expected, rtol=1e-4)
         assert {(each["title"], each["liked"]) for each in found} == {((LIKED + DISLIKED)[place], place < 2)}
     assert max(abs(row["without"][0]["p_yes"] / row["p_yes"] - 1) for row in rows) > 0.01
     line = next(line for line in out.splitlines() if line.startswith(f"without disliked {DISLIKED[0]}"))
@@ -286,25 +271,16 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize(
     ("typed", "meant", "questions"),
-    [
-        ("\n", "Harbor", 1),
-        ("x\n-1\n9\n 2 \n", "Harbor (2101)", 4),
-        ("0\n", "The Harbor", 1),
-        ("7", None, 2),
-    ],
+    [("\n", "Harbor", 1), ("x\n-1\n9\n 2 \n", "Harbor (2101)", 4), ("0\n", "The Harbor", 1), ("7", None, 2)],
 )
 def test_a_question_on_a_terminal(monkeypatch, typed, meant, questions):
     catalogue = Catalogue("items.csv", [Item(title) for title in ("Night", "Harbor", "Harbor (2101)")], [])
     screen = Terminal()
     monkeypatch.setattr(sys, "stdin", Terminal(typed))
     monkeypatch.setattr(sys, "stderr", screen)
-    if meant is None:
-        with pytest.raises(InputError, match="no answer"):
-            item_meant("--liked", "The Harbor", catalogue, False)
-    else:
+    with nullcontext() if meant else pytest.raises(InputError, match="no answer"):
         assert item_meant("--liked", "The Harbor", catalogue, False) == Item(meant)
-    lines = screen.getvalue().splitlines()
-    assert lines[:4] == [
+    assert screen.getvalue().splitlines()[:4] == [
         "--liked 'The Harbor': not in the catalogue. The nearest:",
         '  1  "Harbor"',
         '  2  "Harbor (2101)"',
@@ -314,24 +290,16 @@ def test_a_question_on_a_terminal(monkeypatch, typed, meant, questions):
 
 
 def test_nearest_titles():
-    titles = [
-        "Godfather, The (1972)",
-        "Godfather: Part II, The (1974)",
-        "Right Stuff, The (1983)",
-        "2001: A Space Odyssey (1968)",
-        "It",
-        "Star Wars (1977)",
-        "Pity the Fool",
-    ]
-    catalogue = Catalogue("items.csv", [Item(title) for title in titles], [])
+    films = "Godfather, The (1972)|Godfather: Part II, The (1974)|2001: A Space Odyssey (1968)|It|Star Wars (1977)"
+    titles = [*films.split("|"), "Pity the Fool"]
+    catalogue = Catalogue("items.csv", list(map(Item, titles)), [])
 
     def nearest(text):
         return [titles[place] for place in catalogue.nearest(typed_item(text, "--liked"))]
 
     assert nearest("The Godfather 1972") == titles[:1]
     assert nearest("godfathr") == titles[:2] == nearest("Godfather")
-    assert nearest("2001 space odyssey") == [titles[3]]
-    assert nearest("star  WARS") == [titles[5]]
+    assert nearest("2001 space odyssey") == [titles[2]] and nearest("star  WARS") == [titles[4]]
     assert nearest("the Matrix (1999)") == nearest("Zorblax") == nearest("...") == []
     assert nearest("it!") == ["It"]
     remakes = Catalogue("items.csv", [Item(f"Godfather, The ({year})") for year in (1950, 1972, 1999)], [])
@@ -409,43 +377,34 @@ def test_mistakes(tiny_llama, tiny_adapter, catalogue, tmp_path):
     }
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    write_records(tmp_path / "rows.json", [record(["Harbor"], [], Item("Night"))])
+    write_records(tmp_path / "rows.json", [record(["Harbor"], [], "Night")])
     (tmp_path / "folder.json").mkdir()
-    user, rows, model = ["--liked", "Harbor"], ["--record", f"{tmp_path}/rows.json"], ["--base_model", tiny_llama]
+    user, rows, model = "--liked Harbor ", f"--record {tmp_path}/rows.json ", f"--base_model {tiny_llama} "
     everything = ["--liked", *TITLES[:6], "--disliked", *TITLES[6:]]
     cases = [
-        ([], "no history: give --liked and --disliked titles, or --record FILE --row N"),
-        ([*user, *rows, "--row", "1"], "--record names history and kind itself"),
-        ([*rows, "--row", "1", "--kind", "game"], "--record names history and kind itself"),
-        ([*rows], "--record and --row go together"),
-        ([*user, "--row", "1"], "--record and --row go together"),
-        ([*rows, "--row", "2"], f"--row 2: {tmp_path}/rows.json has rows 1 to 1"),
-        (["--record", f"{tmp_path}/free.json", "--row", "1"], f"{tmp_path}/free.json: row 1: 'input' does not parse"),
-        (["--record", f"{tmp_path}/absent.json", "--row", "1"], f"{tmp_path}/absent.json: no such file"),
-        ([*user, "--top", "0"], "--top 0: give 1 or more"),
-        ([*user, "--disliked", "harbor"], '"Harbor": given twice as liked or disliked'),
+        ("", "no history: give --liked and --disliked titles, or --record FILE --row N"),
+        (user + rows + "--row 1", "--record names history and kind itself"),
+        (rows + "--row 1 --kind game", "--record names history and kind itself"),
+        (rows, "--record and --row go together"),
+        (user + "--row 1", "--record and --row go together"),
+        (rows + "--row 2", f"--row 2: {tmp_path}/rows.json has rows 1 to 1"),
+        (f"--record {tmp_path}/free.json --row 1", f"{tmp_path}/free.json: row 1: 'input' does not parse"),
+        (f"--record {tmp_path}/absent.json --row 1", f"{tmp_path}/absent.json: no such file"),
+        (user + "--top 0", "--top 0: give 1 or more"),
+        (user + "--disliked harbor", '"Harbor": given twice as liked or disliked'),
         (["--liked", " "], "--liked ' ': an empty title"),
         (["--liked", "a\udcffb"], "--liked 'a\\\\xffb': a title that is not UTF-8"),
         (everything, f"{catalogue}: the user has rated all 11 items, so none is left to recommend"),
-        ([*user, "--kind", "board game"], "--kind: kind 'board game' is not a word"),
-        ([*user, "--output", f"{tmp_path}/a.txt"], f"--output {tmp_path}/a.txt: the name must end in .json or .csv"),
-        (
-            [*user, "--output", f"{tmp_path}/old.json"],
-            f"--output {tmp_path}/old.json: exists; give another --output, or --overwrite",
-        ),
-        ([*user, "--overwrite", "--output", f"{tmp_path}/folder.json"], f"--output {tmp_path}/folder.json: exists"),
-        (
-            [*user, "--output", f"{tmp_path}/old.json/a.csv"],
-            f"--output {tmp_path}/old.json/a.csv: {tmp_path}/old.json c",
-        ),
-        ([*user, "--served_name", "x"], "--served_name needs --served"),
-        ([*user, "--served", "http://x/v1", "--dtype", "float32"], "--dtype is for a model run here, not for --served"),
-        (
-            [*user, "--served", "http://x/v1"],
-            f"--base_model {tiny_llama}: prompt_frame.json or tokenizer is missing there",
-        ),
-        ([*user, "--base_model", f"{tmp_path}/none"], f"--base_model {tmp_path}/none: no such folder"),
-        ([*user, "--lora_weights", str(tmp_path)], f"--lora_weights {tmp_path}: no adapter_config.json in this folder"),
+        ([*user.split(), "--kind", "board game"], "--kind: kind 'board game' is not a word"),
+        (user + f"--output {tmp_path}/a.txt", f"--output {tmp_path}/a.txt: the name must end in .json or .csv"),
+        (user + f"--output {tmp_path}/old.json", f"--output {tmp_path}/old.json: exists; give another --output, or"),
+        (user + f"--overwrite --output {tmp_path}/folder.json", f"--output {tmp_path}/folder.json: exists"),
+        (user + f"--output {tmp_path}/old.json/a.csv", f"--output {tmp_path}/old.json/a.csv: {tmp_path}/old.json c"),
+        (user + "--served_name x", "--served_name needs --served"),
+        (user + "--served http://x/v1 --dtype float32", "--dtype is for a model run here, not for --served"),
+        (user + "--served http://x/v1", f"--base_model {tiny_llama}: prompt_frame.json or tokenizer is missing there"),
+        (user + f"--base_model {tmp_path}/none", f"--base_model {tmp_path}/none: no such folder"),
+        (user + f"--lora_weights {tmp_path}", f"--lora_weights {tmp_path}: no adapter_config.json in this folder"),
     ]
     for name, message in {
         "absent.csv": "no such file",
@@ -455,7 +414,9 @@ def test_mistakes(tiny_llama, tiny_adapter, catalogue, tmp_path):
         "kinds.csv": "items of several kinds (movie, book); give --kind",
         "words.csv": "kind 'board game' is not a word such as 'movie'",
     }.items():
-        cases.append((["--liked", "Zorblax", "--items", f"{tmp_path}/{name}"], f"{tmp_path}/{name}: {message}"))
-    assert_mistakes(SCRIPT, [([*model, "--items", catalogue, *flags], message) for flags, message in cases])
+        cases.append((f"--liked Zorblax --items {tmp_path}/{name}", f"{tmp_path}/{name}: {message}"))
+    words = [flags.split() if isinstance(flags, str) else flags for flags, _ in cases]
+    words = [[*model.split(), "--items", catalogue, *flags] for flags in words]
+    assert_mistakes(SCRIPT, list(zip(words, (message for _, message in cases))))
     assert (tmp_path / "old.json").read_text() == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, "rows.json", "folder.json", "items.csv"])
