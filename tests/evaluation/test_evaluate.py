@@ -1,12 +1,12 @@
 """evaluate.py: P(Yes) for every row, one number, and files beside the adapter.
 
 1. The AUC is the published one - of p(Yes) and p(No), softmaxed once more - and what scikit-learn says.
-2. Batches, row order and the rest of the command line do not move it; titles with No, No. and Yes do not either.
+2. P is the model's own behind the whole prompt; titles with No, No. and Yes, batches, row order and merging change nothing.
 3. Several adapters load the base once; each gets its own results, as when it is evaluated alone.
 4. Without an adapter the base model is scored and nothing is written, unless a folder is given.
 5. An evaluation on other data is not replaced without --overwrite; the same command twice gives the same files.
 6. With --resume a finished evaluation is shown; other settings, weights or a damaged file make it anew.
-7. Foreign adapters (no run.json) and records in another form are scored too.
+7. Foreign adapters (no run.json) and records in another form are scored too; cut prompts are counted.
 """
 
 import json
@@ -18,7 +18,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from tests.support.models import make_adapter
-from tlrec.data.preferences import Item, Preference, build_record
+from tests.support.synthetic import preference
+from tlrec.data.preferences import Item, build_record
 from tlrec.data.records import read_records, write_records
 from tlrec.evaluation.results import read_evaluation
 from tlrec.model import adapters, base_models
@@ -57,7 +58,8 @@ def rows_of(folder):
 
 
 def test_the_auc_is_the_published_one(evaluate, adapter, test_data):
-    out = evaluate("--lora_weights", adapter)
+    train = test_data.with_name("train.json")
+    out = evaluate("--lora_weights", adapter, "--train_data_path", train)
     rows, metrics = rows_of(adapter), metrics_of(adapter)
     labels = [record["output"] == "Yes." for record in read_records(test_data)]
     assert [row["label"] for row in rows] == labels
@@ -69,40 +71,44 @@ def test_the_auc_is_the_published_one(evaluate, adapter, test_data):
     assert out.splitlines()[0].startswith(f"{adapter}: 24 rows in ")
     assert out.splitlines()[0].endswith(", 0 with a cut prompt; frame: alpaca")
     assert metrics["n"] == 24 and metrics["n_positive"] == sum(labels)
+    assert list(metrics["floors"]) == ["history", "item", "history + item"]
+    assert all(f"no training: {name} " in out for name in metrics["floors"])
     run = metrics["run"]
-    assert (run["script"], run["frame"], run["data"]["test"]["rows"]) == ("evaluate.py", "alpaca", 24)
+    assert (run["script"], run["frame"], run["scoring"]["merge"]) == ("evaluate.py", "alpaca", True)
+    assert {name: file["rows"] for name, file in run["data"].items()} == {"test": 24, "train": 40}
     assert run["adapter"]["path"] == str(adapter) and run["adapter"]["run"] is None
     read_evaluation(adapter)
+    assert ", 24 with a cut prompt; frame: alpaca" in evaluate("--lora_weights", adapter, "--cutoff_len", 200)
+    assert metrics_of(adapter)["run"]["results"]["truncated"] == {"test": 24}
 
 
 @pytest.mark.slow
-def test_how_it_is_computed_does_not_move_it(evaluate, adapter, test_data, tmp_path):
+def test_how_it_is_computed_does_not_move_it(evaluate, adapter, test_data, tmp_path, monkeypatch):
     evaluate("--lora_weights", adapter)
     order = np.random.default_rng(0).permutation(24)
     records = read_records(test_data)
     write_records(tmp_path / "shuffled.json", [records[i] for i in order])
     evaluate("--lora_weights", adapter, "--output_dir", tmp_path / "b", data=tmp_path / "shuffled.json")
     evaluate("--lora_weights", adapter, "--output_dir", tmp_path / "c", "--token_budget", 500)
+    monkeypatch.delattr("peft.tuners.lora.Linear.merge")  # with --no-merge, no weight of the base is touched
+    evaluate("--lora_weights", adapter, "--output_dir", tmp_path / "d", "--no-merge")
+    assert metrics_of(tmp_path / "d")["run"]["scoring"]["merge"] is False
     one = rows_of(adapter)
-    for name, other in (("b", [one[i] for i in order]), ("c", one)):
+    for name, other in (("b", [one[i] for i in order]), ("c", one), ("d", one)):
         for ours, theirs in zip(rows_of(tmp_path / name), other, strict=True):
-            assert ours["p_yes"] == pytest.approx(theirs["p_yes"], rel=1e-4)
-            assert ours["p_no"] == pytest.approx(theirs["p_no"], rel=1e-4)
+            assert [ours["p_yes"], ours["p_no"]] == pytest.approx([theirs["p_yes"], theirs["p_no"]], rel=1e-4)
         assert metrics_of(tmp_path / name)["auc"] == pytest.approx(metrics_of(adapter)["auc"], abs=1e-6)
 
 
 def test_titles_with_answers_in_them(evaluate, tiny_llama, adapter, pieces, tmp_path):
     titles = ["No Safe Place", "No. 1 with a Bullet", "No", "No.", "Yes", "Yes.", 'The "Yes." Man', "Harbor", "No, No"]
     books = [Item(title, "No. Author") for title in titles]
-    records = [
-        build_record(Preference((books[i],), (books[i - 1],), books[i - 2], "book"), liked=i % 2, quoted_target=True)
-        for i in range(len(books))
-    ]
+    asked = [preference([books[i]], [books[i - 1]], books[i - 2], "book") for i in range(len(books))]
+    records = [build_record(one, liked=i % 2, quoted_target=True) for i, one in enumerate(asked)]
     write_records(tmp_path / "book.json", records)
     evaluate("--lora_weights", adapter, data=tmp_path / "book.json")
-    model = adapters.attach_adapter(
-        base_models.load_base_model(tiny_llama, torch.device("cpu"), torch.float32), adapter
-    )
+    base = base_models.load_base_model(tiny_llama, torch.device("cpu"), torch.float32)
+    model = adapters.attach_adapter(base, adapter)
     for record, row in zip(records, rows_of(adapter), strict=True):
         ids = [1, *pieces.encode(load_frame("alpaca").prompt(record))]
         with torch.no_grad():
@@ -115,20 +121,16 @@ def test_titles_with_answers_in_them(evaluate, tiny_llama, adapter, pieces, tmp_
 @pytest.mark.slow
 def test_several_adapters_load_the_base_once(evaluate, adapter, tiny_llama, tmp_path, monkeypatch):
     other = make_adapter(tmp_path / "other", tiny_llama, seed=2, r=4, target_modules=["k_proj", "v_proj"])
-    shutil.copytree(adapter, tmp_path / "alone")
-    shutil.copytree(other, tmp_path / "other alone")
-    loads = []
-
-    def load(*arguments, original=base_models.load_base_model, **options):
-        loads.append(arguments)
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(base_models, "load_base_model", load)
+    alone = [(folder, shutil.copytree(folder, f"{folder} alone")) for folder in (adapter, other)]
+    loads, load = [], base_models.load_base_model
+    monkeypatch.setattr(
+        base_models, "load_base_model", lambda *words, **more: loads.append(words) or load(*words, **more)
+    )
     out = evaluate("--lora_weights", adapter, other, adapter)
     assert len(loads) == 1 and out.count("===== auc: ") == 2
-    for together, alone in ((adapter, tmp_path / "alone"), (other, tmp_path / "other alone")):
-        evaluate("--lora_weights", alone)
-        assert rows_of(together) == rows_of(alone)
+    for together, itself in alone:
+        evaluate("--lora_weights", itself)
+        assert rows_of(together) == rows_of(tmp_path / itself)
     assert rows_of(adapter) != rows_of(other)
 
 
@@ -148,64 +150,33 @@ def test_the_base_model_alone(evaluate, adapter, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_twice_is_once_and_other_data_needs_overwrite(evaluate, run_script, tiny_llama, adapter, tiny_workspace):
+def test_again_with_resume_and_on_other_data(evaluate, run_script, adapter, tiny_llama, test_data, tmp_path):
     evaluate("--lora_weights", adapter)
-    first = (adapter / "predictions.jsonl").read_bytes(), metrics_of(adapter)["auc"]
-    evaluate("--lora_weights", adapter)
-    assert ((adapter / "predictions.jsonl").read_bytes(), metrics_of(adapter)["auc"]) == first
-    valid = tiny_workspace / "rec_data" / "movie" / "valid.json"
+    metrics, first = (adapter / "metrics.json").read_bytes(), (adapter / "predictions.jsonl").read_bytes()
+    out = evaluate("--lora_weights", adapter, "--resume")
+    assert out.splitlines()[0] == f"complete already: {adapter}" and "rows/s" not in out
+    assert out.splitlines()[-1] == f"===== auc: {metrics_of(adapter)['auc']} ====="
+    assert (adapter / "metrics.json").read_bytes() == metrics
+
+    valid = test_data.with_name("valid.json")
     flags = ["--base_model", tiny_llama, "--lora_weights", adapter, "--test_data_path", valid, "--device", "cpu"]
     status, out, err = run_script("evaluate.py", *flags)
     assert (status, out) == (2, "")
     assert err.startswith(f"error: {adapter / 'metrics.json'}: is an evaluation on other data (")
     assert err.endswith("give --output_dir or --overwrite\n") and err.count("\n") == 1
-    assert (adapter / "predictions.jsonl").read_bytes() == first[0]
+    assert (adapter / "predictions.jsonl").read_bytes() == first
+
+    for flags in (["--cutoff_len", "200"], ["--dtype", "bfloat16"], ["--no-merge"], []):
+        assert "rows/s" in evaluate("--lora_weights", adapter, "--resume", *flags), flags
+    assert (adapter / "predictions.jsonl").read_bytes() == first  # the same command, the same bytes
     evaluate("--lora_weights", adapter, "--overwrite", data=valid)
     assert metrics_of(adapter)["n"] == len(rows_of(adapter)) == 12
-
-
-@pytest.mark.slow
-def test_resume(evaluate, adapter, tiny_llama, tmp_path):
-    evaluate("--lora_weights", adapter)
-    written = (adapter / "metrics.json").read_bytes()
-    out = evaluate("--lora_weights", adapter, "--resume")
-    assert out.splitlines()[0] == f"complete already: {adapter}" and "rows/s" not in out
-    assert out.splitlines()[-1] == f"===== auc: {metrics_of(adapter)['auc']} ====="
-    assert (adapter / "metrics.json").read_bytes() == written
-    for flags in (["--overwrite"], ["--cutoff_len", "200"], ["--dtype", "bfloat16"], ["--no-merge"], []):
-        assert "rows/s" in evaluate("--lora_weights", adapter, "--resume", *flags), flags
+    assert "rows/s" in evaluate("--lora_weights", adapter, "--resume", "--overwrite")
     shutil.copy(make_adapter(tmp_path / "other", tiny_llama, seed=2) / "adapter_model.safetensors", adapter)
     assert "rows/s" in evaluate("--lora_weights", adapter, "--resume")
     (adapter / "predictions.jsonl").write_text("{")
     assert "rows/s" in evaluate("--lora_weights", adapter, "--resume")
     read_evaluation(adapter)
-
-
-def test_an_adapter_beside_the_base(evaluate, adapter, tmp_path, monkeypatch):
-    """--no-merge gives the same numbers, and touches no weight of the base."""
-    evaluate("--lora_weights", adapter)
-    assert metrics_of(adapter)["run"]["scoring"]["merge"] is True
-
-    def merge(*arguments, **options):
-        raise AssertionError("merged")
-
-    monkeypatch.setattr("peft.tuners.lora.Linear.merge", merge)
-    evaluate("--lora_weights", adapter, "--output_dir", tmp_path / "beside", "--no-merge")
-    assert metrics_of(tmp_path / "beside")["run"]["scoring"]["merge"] is False
-    for one, other in zip(rows_of(adapter), rows_of(tmp_path / "beside"), strict=True):
-        assert one["p_yes"] == pytest.approx(other["p_yes"], rel=1e-4)
-
-
-@pytest.mark.slow
-def test_floors_that_know_the_items(evaluate, adapter, tiny_workspace):
-    evaluate("--lora_weights", adapter)
-    without = metrics_of(adapter)["floors"]
-    out = evaluate("--lora_weights", adapter, "--train_data_path", tiny_workspace / "rec_data" / "movie" / "train.json")
-    with_train = metrics_of(adapter)["floors"]
-    assert set(without) < set(with_train)
-    assert all(without[name] == with_train[name] for name in without)
-    assert metrics_of(adapter)["run"]["data"]["train"]["rows"] == 40
-    assert all(name in out for name in with_train)
 
 
 def test_records_in_another_form(evaluate, adapter, tmp_path):
@@ -214,20 +185,3 @@ def test_records_in_another_form(evaluate, adapter, tmp_path):
     write_records(tmp_path / "own.json", rows)
     evaluate("--lora_weights", adapter, data=tmp_path / "own.json")
     assert metrics_of(adapter)["n"] == 6 and 0 <= metrics_of(adapter)["auc"] <= 1
-
-
-@pytest.mark.slow
-def test_a_bin_adapter(evaluate, adapter, tmp_path):
-    evaluate("--lora_weights", adapter)
-    other = shutil.copytree(adapter, tmp_path / "bin")
-    (other / "predictions.jsonl").unlink()
-    torch.save(adapters.read_adapter(other), other / "adapter_model.bin")
-    (other / "adapter_model.safetensors").unlink()
-    evaluate("--lora_weights", other)
-    assert rows_of(other) == rows_of(adapter)
-
-
-def test_cut_prompts_are_counted(evaluate, adapter):
-    out = evaluate("--lora_weights", adapter, "--cutoff_len", 200)
-    assert ", 24 with a cut prompt; frame: alpaca" in out.splitlines()[0]
-    assert metrics_of(adapter)["run"]["results"]["truncated"] == {"test": 24}
