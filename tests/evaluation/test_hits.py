@@ -38,9 +38,9 @@ def test_by_hand():
     assert tied["mrr"] == pytest.approx((1 / 5 + 1 / 6) / 2)
 
 
-@pytest.mark.parametrize("levels", [3, 12, 10**6])
+@pytest.mark.parametrize("levels", [3, 10**6])
 def test_equal_to_scikit_learn(levels):
-    """With few levels most scores are tied."""
+    """With few levels most scores are tied, which only its NDCG knows to count."""
     rng = np.random.default_rng(levels)
     scores, targets = rng.integers(levels, size=(40, 70)).astype(float), rng.integers(70, size=40)
     found = row_metrics(*zip(*map(standing, scores, targets), strict=True))
@@ -48,33 +48,27 @@ def test_equal_to_scikit_learn(levels):
     for k in CUTOFFS:
         each = [ndcg_score(relevant[[row]], scores[[row]], k=k) for row in range(40)]
         np.testing.assert_allclose(found[f"ndcg@{k}"], each, atol=1e-12)
-    if levels > 100:
-        assert found["mrr"].mean() == pytest.approx(label_ranking_average_precision_score(relevant, scores))
-        for k in CUTOFFS:
+        if levels > 100:
             hits = top_k_accuracy_score(targets, scores, k=k, labels=np.arange(70))
             assert found[f"hr@{k}"].mean() == pytest.approx(hits)
+    if levels > 100:
+        assert found["mrr"].mean() == pytest.approx(label_ranking_average_precision_score(relevant, scores))
 
 
 def test_a_tie_is_the_mean_over_its_orders():
     scores = np.array([3, 2, 2, 1, 2, 3])
-    mean = {name: 0.0 for name in NAMES}
-    orders = list(permutations(range(6)))
-    for order in orders:  # equal scores, told apart by a random order
-        apart = scores + np.array(order) * 1e-6
-        for name, value in row_metrics(*zip(standing(apart, 4), strict=True)).items():
-            mean[name] += value[0] / len(orders)
+    apart = [scores + np.array(order) * 1e-6 for order in permutations(range(6))]  # told apart by a random order
+    mean = row_metrics(*zip(*(standing(one, 4) for one in apart), strict=True))
     found = row_metrics(*zip(standing(scores, 4), strict=True))
-    assert {name: value[0] for name, value in found.items()} == pytest.approx(mean)
+    assert {name: value[0] for name, value in found.items()} == pytest.approx({n: v.mean() for n, v in mean.items()})
     chance = row_metrics([0], [99])
     assert chance["hr@10"] == 0.1 and chance["mean_rank"] == 50.5
 
 
 def test_cut_offs_that_say_nothing():
-    rates = compare_hits({"model": row_metrics([0, 7], [0, 0])}, [0, 1], [9, 10])
-    means = rates.numbers(["model"])
-    bounds = {name: intervals.get("users") for name, intervals in means["intervals"].items()}
-    assert [name for name in NAMES if means[name] is None] == ["hr@10", "hr@50", "ndcg@10", "ndcg@50"]
-    assert [name for name in NAMES if bounds[name] is None] == ["hr@10", "hr@50", "ndcg@10", "ndcg@50"]
+    means = compare_hits({"model": row_metrics([0, 7], [0, 0])}, [0, 1], [9, 10]).numbers(["model"])
+    for found in (means, {name: intervals.get("users") for name, intervals in means["intervals"].items()}):
+        assert [name for name in NAMES if found[name] is None] == ["hr@10", "hr@50", "ndcg@10", "ndcg@50"]
 
 
 def test_nan_is_refused():

