@@ -14,10 +14,10 @@ from tlrec.errors import InputError
 from tlrec.files import whole_file, write_json
 
 
-def train_tokenizer(folder, seed, vocabulary, texts=12000):
+def train_tokenizer(folder, seed, vocabulary):
     """Train the SentencePiece BPE (single digits, byte fallback) and write the tokenizer files of a LLaMA folder."""
     rng = np.random.default_rng([seed, 1])
-    lines = [line for i in range(texts) for line in text(rng, i / texts).words.split("\n")]
+    lines = [line for i in range(12000) for line in text(rng, i / 12000).words.split("\n")]
     lines += [f"{word} {word.lower()} {word}" for word in COMMON_WORDS for _ in range(6)]
     lines += [f"{word.capitalize()} {word} {word}" for word in PLAIN_WORDS for _ in range(100)]
     lines += [f"{word}." for word in WORDS_TO_REPEAT for _ in range(300)]
@@ -68,15 +68,12 @@ def train_tokenizer(folder, seed, vocabulary, texts=12000):
 class Sample:
     """A tokenised text.
 
-    `answers`: places of the tokens that name a list; `is_first`: whether each names the first list; `names`: the ids of
-    the two names; `lists`: 1 in the first, 0 in the second list, -1 elsewhere; `classes`: the same number for pieces that
-    mean the same (one theme, or one word), -1 for those without meaning.
+    `answers`: places of the tokens that name a list; `lists`: 1 in the first, 0 in the second list, -1 elsewhere;
+    `classes`: the same number for pieces that mean the same (one theme, or one word), -1 for those without meaning.
     """
 
     ids: list[int]
     answers: list[int]
-    is_first: list[bool]
-    names: tuple
     lists: np.ndarray
     classes: np.ndarray
 
@@ -108,9 +105,8 @@ class Encoder:
         ids = [1] + self.pieces.encode(text.words) + [2]
         is_newline = np.array([i == self.newline for i in ids])
         line_of = np.cumsum(is_newline)
-        names = tuple(self.names[name] for name in text.answers)
         answers = [int(np.flatnonzero(line_of == line)[1]) for line in text.answer_lines]
         lists = np.full(len(ids), -1)
         for line, number in zip(text.list_lines, (1, 0)):
             lists[(line_of == line) & ~is_newline] = number
-        return Sample(ids, answers, [names[:1] == (ids[i],) for i in answers], names, lists, self.classes[ids])
+        return Sample(ids, answers, lists, self.classes[ids])

@@ -16,11 +16,13 @@ from tlrec.demo import world
 # --------------------------------------------------------------------------------------------------- 1. sorted titles
 
 
-def by_theme(rng, size, asked, kind, balance=None):
+def by_theme(rng, size, asked, kind):
     """Titles sorted by theme, with exceptions. Returns the two lists and [(item, whether the first list is right)]."""
     user = world.make_user(rng, taste=4.0, generosity_sd=0.6, followed=int(rng.integers(2, 6)))
-    if rng.random() < 0.6 if balance is None else balance:
-        user = balanced(rng, user)
+    if rng.random() < 0.6:  # as many themes for either list, so that the answer can only be found by comparing
+        taste = np.zeros_like(user.taste)
+        taste[user.followed] = rng.permutation(np.where(np.arange(len(user.followed)) % 2, 4.0, -4.0))
+        user = world.User(user.followed, taste, 0.0)
     article_last, world_kind = bool(rng.random() < 0.5), "book" if kind == "book" else "movie"
 
     def draw(themes):
@@ -33,18 +35,6 @@ def by_theme(rng, size, asked, kind, balance=None):
     return split(sorted_items) + ([(item, first) for _, item, first in (draw(themes) for _ in range(asked))],)
 
 
-def by_balanced_theme(rng, size, asked, kind):
-    """As `by_theme`, but the lengths of the lists tell nothing."""
-    return by_theme(rng, size, asked, kind, balance=True)
-
-
-def balanced(rng, user):
-    """The sorter with as many themes for either list, so that the answer can only be found by comparing."""
-    taste = np.zeros_like(user.taste)
-    taste[user.followed] = rng.permutation(np.where(np.arange(len(user.followed)) % 2, 4.0, -4.0))
-    return world.User(user.followed, taste, 0.0)
-
-
 def by_word(rng, size, asked, kind):
     """As `by_theme`, but sorted by a word or an author that some titles share and that no theme explains."""
     marks = [any_name(rng) if kind == "book" else any_word(rng) for _ in range(rng.integers(2, 5))]
@@ -52,10 +42,7 @@ def by_word(rng, size, asked, kind):
 
     def draw():
         mark = rng.integers(len(marks))
-        if kind == "book":
-            item = Item(any_title(rng, kind), marks[mark])
-        else:
-            item = Item(any_title(rng, kind, marks[mark]))
+        item = Item(any_title(rng, kind), marks[mark]) if kind == "book" else Item(any_title(rng, kind, marks[mark]))
         return mark, item, bool(first[mark] ^ (rng.random() < 0.04))
 
     sorted_items = [draw() for _ in range(size)]
@@ -164,15 +151,14 @@ def closing(rng, varied):
     return ([""] if rng.random() < 0.7 else []) + [mark_of_a_part(rng)]
 
 
-def lists_text(rng, progress, kind=None, sorting=None, size=None, varied=None):
+def lists_text(rng, progress, size=None):
     """Two lists and one or more questions; the text gets longer, and its wording more varied, as training goes on."""
-    kind = kind or ("film", "book")[int(rng.random() < 0.3)]
-    sorting = sorting or (by_theme, by_word, by_length)[rng.choice(3, p=[0.6, 0.15, 0.25])]
+    kind = ("film", "book")[int(rng.random() < 0.3)]
+    sorting = (by_theme, by_word, by_length)[rng.choice(3, p=[0.6, 0.15, 0.25])]
     longest = int(np.interp(progress, [0, 0.2, 0.4, 0.6], [3, 4, 7, 10]))
     if size is None:
         size = 10 if progress > 0.5 and rng.random() < 0.5 else int(rng.integers(2, longest + 1))
-    if varied is None:
-        varied = float(np.interp(progress, [0.15, 0.4], [0, 0.95]))
+    varied = float(np.interp(progress, [0.15, 0.4], [0, 0.95]))
     first, second, questions = sorting(rng, size, int(rng.integers(4, 9)), kind)
     if not questions:
         return lists_text(rng, progress)
@@ -206,7 +192,7 @@ def words_text(rng, progress):
 
     lists = [[], []]
     for theme, first in zip(themes, in_first):
-        lists[int(not first)] += [word(theme) for _ in range(rng.integers(1, 3))]
+        lists[not first] += [word(theme) for _ in range(rng.integers(1, 3))]
     shown = {w: first for words, first in zip(lists, (True, False)) for w in words}
     headings, answers = list_names(rng, float(np.interp(progress, [0.15, 0.4], [0, 0.95])))
     lines = [

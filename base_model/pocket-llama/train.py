@@ -1,20 +1,15 @@
 """Train pocket-llama: a LLaMA of about 1.5 million parameters that runs the whole chain on two CPU cores.
 
-    command="python base_model/pocket-llama/train.py --output_dir pocket"
-    $command --steps 1300 --stop_at 650
-    $command --steps 900
+    python base_model/pocket-llama/train.py --output_dir pocket
 
 `texts.py` generates all text: titles sorted into two lists, and in which of them further titles belong. Two extra losses
 show one attention head where to look (see `guidance`); without them the model did not learn to compare in the same time.
-The second command lets the learning rate fall sooner than the first one planned. In: nothing. Out: a folder in the LLaMA
-layout (SentencePiece `tokenizer.model`, `config.json`, `model.safetensors` ...) and `training.json`. The same command
-continues a run that was killed, from the folder's checkpoint.
+In: nothing. Out: a folder in the LLaMA layout (SentencePiece `tokenizer.model`, `config.json`, `model.safetensors` ...)
+and `training.json`, the losses along the way.
 """
 
 import argparse
 import json
-import sys
-import time
 from pathlib import Path
 
 import tlrec  # noqa: F401 - first: it quiets the libraries
@@ -23,20 +18,22 @@ import tlrec  # noqa: F401 - first: it quiets the libraries
 import numpy as np
 import torch
 from pieces import Encoder, train_tokenizer
-from sklearn.metrics import roc_auc_score
-from texts import by_balanced_theme, by_length, by_theme, by_word, lists_text, text, words_text
+from texts import lists_text, text
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import whole_file, write_json
+from tlrec.files import write_json
 
 SEED, VOCABULARY, WIDTH, LAYERS = 0, 3072, 128, 6
-TOKENS_PER_BATCH, LEARNING_RATE, TEXT_WEIGHT, GUIDANCE, LOG_STEPS = 2048, 2e-3, 0.3, 0.5, 50
+TOKENS_PER_BATCH, LEARNING_RATE, TEXT_WEIGHT, GUIDANCE = 2048, 2e-3, 0.3, 0.5
+# (last step, steps that texts and learning rate are planned for): the first plan was cut short at step 650, so that the
+# learning rate falls sooner. There batches and random numbers begin anew.
+PLANS = ((650, 1300), (900, 900))
+LOG_STEPS, LOGGED = 50, ("answer_loss", "text_loss", "guide_loss")
 SCALE = 4.0  # how strongly LoRA acts, a power of two; see `save`
-LOGGED = ("answer_loss", "text_loss", "guide_loss", "tokens_per_step")  # means of these are logged
 LEAD, COMPONENTS = 3.0, 12  # log-probability of names above Yes and No, and directions, in `open_to_yes_and_no`
 GUIDED = 2  # the layer, counted from 0, whose first head is shown where to look
 
@@ -105,30 +102,10 @@ def guidance(model, states, probe, lists, classes):
     return membership + (everything - matching).mean()
 
 
-def abilities(model, encode, texts=40):
-    """AUC of first list against second in fresh texts: lists of words, and lists of ten titles by each rule of sorting."""
-    makers = {"words": lambda rng: words_text(rng, 0.5)}
-    for rule in (by_balanced_theme, by_theme, by_word, by_length):
-        makers[rule.__name__] = lambda rng, rule=rule: lists_text(rng, 1.0, kind="film", sorting=rule, size=10)
-    result = {}
-    for name, maker in makers.items():
-        rng = np.random.default_rng([SEED, 3])
-        scores, labels = [], []
-        for _ in range(texts):
-            sample = encode(maker(rng))
-            with torch.no_grad():
-                logits = model(torch.tensor([sample.ids])).logits[0]
-            scores += [float(logits[i - 1, sample.names[0]] - logits[i - 1, sample.names[1]]) for i in sample.answers]
-            labels += sample.is_first
-        result[name] = round(float(roc_auc_score(labels, scores)), 4)
-    return result
-
-
-def build_model(vocabulary):
-    torch.manual_seed(SEED)
+def build_model():
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=vocabulary,
+            vocab_size=VOCABULARY,
             hidden_size=WIDTH,
             intermediate_size=2 * WIDTH,
             num_hidden_layers=LAYERS,
@@ -145,42 +122,29 @@ def build_model(vocabulary):
     return model
 
 
-def train(args, folder):
-    """Train a model from random weights, or from the checkpoint in `folder`; returns the model and the log."""
-    torch.set_num_threads(args.threads)
+def train(encode):
+    """Train a model from random weights; returns it, and the mean losses of every LOG_STEPS steps."""
+    torch.set_num_threads(1)  # several add in another order
     torch.manual_seed(SEED)
-    encode = Encoder(folder)
-    model = build_model(encode.pieces.vocab_size())
-    probe = torch.nn.Linear(WIDTH, 1)
-    optimizers = build_optimizers(model, probe)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {encode.pieces.vocab_size()} pieces", flush=True)
-
-    checkpoint, step, spent, log = folder / "checkpoint.pt", 0, 0.0, []
-    if checkpoint.exists():
-        step, spent, log = load_checkpoint(checkpoint, model, probe, optimizers)
-    started = time.monotonic() - spent
-    bar = tqdm(total=args.steps, initial=step, mininterval=5, unit="step")
-    queue, recent = [], []
-    while step < min(args.steps, args.stop_at or args.steps):
-        progress = step / args.steps
-        if not queue:
-            queue = batches(np.random.default_rng([SEED, 2, step]), encode, progress)
-        set_learning_rate(optimizers, step, progress)
-        recent.append(train_step(model, probe, optimizers, progress, queue.pop()))
-        step += 1
-        bar.update()
-        if step % LOG_STEPS == 0 or step == args.steps:
-            line = {"step": step, "seconds": round(time.monotonic() - started)}
-            for name, mean in zip(LOGGED, np.mean(recent, axis=0)):
-                line[name] = round(float(mean), 4)
-            model.eval()
-            line |= abilities(model, encode)
-            model.train()
-            log.append(line)
-            bar.write(json.dumps(line))
-            sys.stdout.flush()
-            recent = []
-            save_checkpoint(checkpoint, model, probe, optimizers, step, time.monotonic() - started, log)
+    model, probe = build_model(), torch.nn.Linear(WIDTH, 1)
+    optimizers, fresh = build_optimizers(model, probe), torch.get_rng_state()
+    step, recent, log = 0, [], []
+    bar = tqdm(total=PLANS[-1][0], mininterval=5, unit="step")
+    for last, planned in PLANS:
+        torch.set_rng_state(fresh)
+        queue = []
+        while step < last:
+            progress = step / planned
+            if not queue:
+                queue = batches(np.random.default_rng([SEED, 2, step]), encode, progress)
+            set_learning_rate(optimizers, step, progress)
+            recent.append(train_step(model, probe, optimizers, progress, queue.pop()))
+            step += 1
+            bar.update()
+            if step % LOG_STEPS == 0:
+                log.append({"step": step} | dict(zip(LOGGED, np.mean(recent, axis=0).round(4).tolist())))
+                bar.write(json.dumps(log[-1]))
+                recent = []
     bar.close()
     return model.eval(), log
 
@@ -221,24 +185,7 @@ def train_step(model, probe, optimizers, progress, batch):
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    return float(answer_loss.detach()), float(text_loss.detach()), float(guide_loss.detach()), ids.numel()
-
-
-def load_checkpoint(path, model, probe, optimizers):
-    """Put the checkpoint into model, probe and optimisers; returns its step, its seconds of training and its log."""
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    probe.load_state_dict(state["probe"])
-    for optimizer, saved in zip(optimizers, state["optimizers"]):
-        optimizer.load_state_dict(saved)
-    return state["step"], state["seconds"], state["log"]
-
-
-def save_checkpoint(path, model, probe, optimizers, step, seconds, log):
-    state = {"model": model.state_dict(), "probe": probe.state_dict(), "step": step, "log": log}
-    state |= {"optimizers": [o.state_dict() for o in optimizers], "seconds": seconds}
-    with whole_file(path, "wb") as file:
-        torch.save(state, file)
+    return float(answer_loss.detach()), float(text_loss.detach()), float(guide_loss.detach())
 
 
 def open_to_yes_and_no(model, encode, texts=250):
@@ -293,26 +240,16 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    add = parser.add_argument
-    add("--output_dir", type=Path, required=True)
-    add("--steps", type=int, default=2400, help="(default: %(default)s)")
-    add("--stop_at", type=int, help=f"stop after this step, a multiple of {LOG_STEPS}, for a later call to continue")
-    add("--threads", type=int, default=1, help="(default: %(default)s)")
-    args = parser.parse_args()
-    folder = args.output_dir
+    parser.add_argument("--output_dir", type=Path, required=True)
+    folder = parser.parse_args().output_dir
     if (folder / "config.json").exists():
         raise InputError(f"{folder} already holds a model; choose another --output_dir")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "tokenizer.model").exists():
-        train_tokenizer(folder, SEED, VOCABULARY)
-    model, log = train(args, folder)
-    if args.stop_at and args.stop_at < args.steps:
-        print(f"stopped; the same command without --stop_at continues from {folder}")
-        return
-    open_to_yes_and_no(model, Encoder(folder))
-    write_json(folder / "training.json", {"steps": args.steps, "threads": args.threads, "log": log})
+    train_tokenizer(folder, SEED, VOCABULARY)
+    encode = Encoder(folder)
+    model, log = train(encode)
+    open_to_yes_and_no(model, encode)
+    write_json(folder / "training.json", log)
     save(model, folder)
-    (folder / "checkpoint.pt").unlink()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """pocket-llama, its tokenizer, and the text it was trained on.
 
-1. Pretraining text never holds an answer Yes or No, a frame, the wording of records, or an item of a demo.
+1. Pretraining text never holds an answer Yes or No, a frame, the wording of records, or an item of a demo; text and weights
+   are the committed ones.
 2. It is a LLaMA folder of at most 8 MB whose tokenizer is SentencePiece's to the id; bytes carry the rest.
-3. It finds the list of a title by theme, and by length where titles tell nothing, in wordings it was trained on; of a
-   record it cannot tell whether the answer is Yes or No.
+3. It finds the list of a title in wordings it was trained on; of a record it cannot tell whether the answer is Yes or No.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from tlrec.data.preferences import Item, Preference, build_record, parse_input
 from tlrec.data.records import labels_of, read_records
 from tlrec.demo import world
 from tlrec.demo.workspace import make_workspace
+from tlrec.files import sha256
 from tlrec.model.base_models import load_base_model, load_tokenizer
 from tlrec.model.prompts import load_frame
 from tlrec.model.tokenization import RecordTokenizer
@@ -47,8 +48,8 @@ def pretraining():
 
 
 @pytest.fixture(scope="module")
-def pocket_llama():
-    return load_tokenizer(FOLDER), load_base_model(FOLDER, torch.device("cpu"), torch.float32)
+def model():
+    return load_base_model(FOLDER, torch.device("cpu"), torch.float32)
 
 
 # ------------------------------------------------------------------------------------------------- 1. pretraining text
@@ -86,32 +87,23 @@ def test_it_has_no_item_of_a_demo(demo, pretraining):
     for file in ("instruction_data/netflix/train.json", "rec_data/movie/test.json", "rec_data/book/train.json"):
         for preference in (parse_input(row["input"]) for row in read_records(demo / file)):
             for item in (*preference.history, preference.target):
-                assert f'"{item.title}"' not in text or item.creator
-                assert not item.creator or f"written by {item.creator}" not in text
+                assert (f"written by {item.creator}" if item.creator else f'"{item.title}"') not in text
 
 
-def test_the_text_of_the_committed_weights_is_still_made():
-    rng, digest = np.random.default_rng(5), hashlib.sha256()
-    for progress in np.linspace(0, 1, 100):
-        digest.update(repr(texts.text(rng, progress)).encode())
-    assert digest.hexdigest().startswith("1ca5912de31d0b6d")
-
-
-# -------------------------------------------------------------------------------------------------------- 2. the folder
-
-
-def test_the_weights_are_the_committed_ones():
-    digest = hashlib.sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest()
-    assert digest.startswith("a6e116e2683d1f90")
+def test_text_and_weights_are_the_committed_ones():
+    rng = np.random.default_rng(5)
+    made = "".join(repr(texts.text(rng, progress)) for progress in np.linspace(0, 1, 100))
+    assert hashlib.sha256(made.encode()).hexdigest().startswith("1ca5912de31d0b6d")
+    assert sha256(FOLDER / "model.safetensors").startswith("a6e116e2683d1f90")
     assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) <= 8_000_000
 
 
-def test_tokenizer_is_the_one_of_sentencepiece(pocket_llama):
-    tokenizer, _ = pocket_llama
-    oracle, frame = (
-        sentencepiece.SentencePieceProcessor(model_file=str(FOLDER / "tokenizer.model")),
-        load_frame("tallrec"),
-    )
+# ------------------------------------------------------------------------------- 2. its tokenizer, and what it can do
+
+
+def test_tokenizer_is_the_one_of_sentencepiece():
+    tokenizer, frame = load_tokenizer(FOLDER), load_frame("tallrec")
+    oracle = sentencepiece.SentencePieceProcessor(model_file=str(FOLDER / "tokenizer.model"))
     for title in ['Amélie, "Le" {fabuleux} (2001)', "千と千尋", "No. 3: Yes\u0092", "  M*A*S*H ", "Æon Flux\t(1995)"]:
         text = frame.prompt(build_record(Preference((Item(title),), (), Item(title), "movie"), True)) + "Yes."
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -122,26 +114,22 @@ def test_tokenizer_is_the_one_of_sentencepiece(pocket_llama):
     assert (record_tokenizer.bos, record_tokenizer.eos) == ([1], [2])
 
 
-# ----------------------------------------------------------------------------------------------------- 3. what it can do
-
-
-@pytest.mark.parametrize("sorting", [texts.by_balanced_theme, texts.by_length])
 @pytest.mark.slow
-def test_it_finds_the_list_of_a_title(pocket_llama, sorting):
-    rng, encode, scores = np.random.default_rng(11), pieces.Encoder(FOLDER), []
-    asked = [texts.lists_text(rng, 1.0, "film", sorting, size=10) for _ in range(60)]
-    labels = [text.words.split("\n")[text.answer_lines[0]] == text.answers[0] + "." for text in asked]
-    for sample in map(encode, asked):
+def test_it_finds_the_list_of_a_title(model):
+    rng, encode, scores, labels = np.random.default_rng(11), pieces.Encoder(FOLDER), [], []
+    for text in (texts.lists_text(rng, 1.0, size=10) for _ in range(30)):
+        sample = encode(text)
+        one, two = (encode.names[name] for name in text.answers)
         with torch.no_grad():
-            logits = pocket_llama[1](torch.tensor([sample.ids])).logits[0, sample.answers[0] - 1]
-        scores.append(float(logits[sample.names[0]] - logits[sample.names[1]]))
+            logits = model(torch.tensor([sample.ids])).logits[0]
+        scores += [float(logits[i - 1, one] - logits[i - 1, two]) for i in sample.answers]
+        labels += [sample.ids[i] == one for i in sample.answers]
     assert roc_auc_score(labels, scores) > 0.85
 
 
-def test_it_cannot_tell_yes_from_no(pocket_llama, demo):
-    tokenizer, model = pocket_llama
+def test_it_cannot_tell_yes_from_no(model, demo):
     records = [row for split in ("train", "test") for row in read_records(demo / f"rec_data/movie/{split}.json")]
-    scores = score_records(model, tokenizer, records, load_frame("alpaca"))
+    scores = score_records(model, load_tokenizer(FOLDER), records, load_frame("alpaca"))
     assert np.mean(scores.p_yes + scores.p_no) > 0.5
     difference = scores.log_p_yes - scores.log_p_no
     assert abs(roc_auc_score(labels_of(records), difference) - 0.5) < 0.08  # twice the standard error

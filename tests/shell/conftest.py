@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 # Stands for Python: notes its arguments and makes the adapter, or the teacher's address, that was asked for.
-STUB = """#!/usr/bin/env bash
+STUB = """
 printf '%s\\0' "GPU=${CUDA_VISIBLE_DEVICES-unset}" "$@" "--END--" >> "$LAUNCH_LOG"
 [ -z "${FAIL_AT-}" ] || case "$*" in *"$FAIL_AT"*) echo "error: as asked" >&2; exit 2 ;; esac
 [ "$2" != tlrec.demo.teacher ] || { echo http://nowhere > "$4"; exec sleep 20; }
@@ -20,16 +20,25 @@ while [ $# -gt 0 ]; do
   shift
 done
 """
-FILES = (
-    "base_model/llama-7b/config.json",
-    *(f"cot_data/{name}.json" for name in ("stage1", "stage12", "stage123")),
-    *(
-        f"instruction_data/{source}/{split}.json"
-        for source in ("netflix", "amazon-book")
-        for split in ("train", "valid")
-    ),
-    *(f"rec_data/{target}/{split}.json" for target in ("movie", "book") for split in ("train", "valid", "test")),
-)
+FILES = ["base_model/llama-7b/config.json", *(f"cot_data/{name}.json" for name in ("stage1", "stage12", "stage123"))]
+FILES += [
+    f"instruction_data/{name}/{split}.json" for name in ("netflix", "amazon-book") for split in ("train", "valid")
+]
+FILES += [f"rec_data/{name}/{split}.json" for name in ("movie", "book") for split in ("train", "valid", "test")]
+
+
+def program(path, text):
+    """An executable file of bash; returns its path as text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/usr/bin/env bash\n" + text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def make_adapter(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text("{}")
+    return folder
 
 
 @pytest.fixture
@@ -42,69 +51,47 @@ def root(tmp_path):
     return folder
 
 
-def make_adapter(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_config.json").write_text("{}")
-    return folder
-
-
 @pytest.fixture
 def launch(root, tmp_path):
     """launch("zero_shot.sh", *arguments, **environment) -> CompletedProcess with `commands`: for each call of Python a
     namespace of `script` (its name), `flags` (what the script makes of them, which must know them all), `words` and `gpu`.
-    Called from a folder of its own, where nothing may be left."""
-    elsewhere, stub, log = tmp_path / "some where", tmp_path / "my python", tmp_path / "log"
+    Called from a folder of its own, where nothing may be left; must end with `status`."""
+    elsewhere, log = tmp_path / "some where", tmp_path / "log"
     elsewhere.mkdir()
-    stub.write_text(STUB)
-    stub.chmod(0o755)
+    known = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    known |= {"ROOT_PATH": str(root), "PYTHON": program(tmp_path / "my python", STUB), "LAUNCH_LOG": str(log)}
 
-    def run(script, *arguments, **environment):
+    def run(script, *arguments, status=0, **environment):
         log.write_text("")
-        known = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        known |= {"ROOT_PATH": str(root), "PYTHON": str(stub), "LAUNCH_LOG": str(log)}
         command = ["bash", str(REPOSITORY / "shell" / script), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere, env=known | environment)
-        assert list(elsewhere.iterdir()) == []
-        commands = (command.split("\0") for command in log.read_text().split("\0--END--\0")[:-1])
-        done.commands = [called(gpu.removeprefix("GPU="), *words) for gpu, *words in commands]
+        assert (done.returncode, list(elsewhere.iterdir())) == (status, []), done.stderr
+        calls = (call.split("\0") for call in log.read_text().split("\0--END--\0")[:-1])
+        done.commands = [called(gpu.removeprefix("GPU="), *words) for gpu, *words in calls]
         return done
 
     return run
 
 
 @pytest.fixture
-def started(launch):
-    """Like `launch`, but returns the commands of a launcher that ends well."""
+def refused(launch, root):
+    """refused(message, "zero_shot.sh", ...): the launcher ends in this one line, before any work."""
 
-    def run(*arguments, **environment):
-        done = launch(*arguments, **environment)
-        assert done.returncode == 0, done.stderr
-        return done.commands
+    def check(message, *words, **environment):
+        done = launch(*words, status=2, **environment)
+        assert (done.stdout, done.commands, done.stderr.count("\n")) == ("", [], 1), done.stderr
+        assert done.stderr.startswith(f"error: {message.format(root=root)}"), done.stderr
 
-    return run
+    return check
 
 
 def called(gpu, path, *words):
-    is_script = path.endswith(".py")
-    return SimpleNamespace(
-        script=Path(path).name if is_script else words[0],
-        flags=parsed(path, words) if is_script else None,
-        words=list(words),
-        gpu=gpu,
-    )
-
-
-def parsed(path, words):
-    """What the script at `path` makes of its arguments; unknown flags and values end in SystemExit."""
-    spec = importlib.util.spec_from_file_location("script", REPOSITORY / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", [path, *words])
-        return module.parse_arguments()
-
-
-def refused(done, message):
-    """Whether the launcher ended in this one line, before any work."""
-    assert (done.returncode, done.stdout, done.commands) == (2, "", [])
-    assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1, done.stderr
+    call = SimpleNamespace(script=words[0], flags=None, words=list(words), gpu=gpu)
+    if path.endswith(".py"):
+        spec = importlib.util.spec_from_file_location("script", REPOSITORY / path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", [path, *words])
+            call.script, call.flags = Path(path).name, module.parse_arguments()
+    return call

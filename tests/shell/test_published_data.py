@@ -14,6 +14,7 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.shell.conftest import program
 from tlrec.data.published import FILES
 
 PLACES = {"cot_data/stage123.json": "CoT records", "rec_data/movie/test.json": "Movie test"}
@@ -22,9 +23,8 @@ CONTENT = {"cot_data/stage123.json": b"[1]\r\n", "rec_data/movie/test.json": "[\
 
 def git(folder, *words):
     own = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.autocrlf=false"]
-    return subprocess.run(
-        ["git", "-C", folder, *own, *words], check=True, capture_output=True, text=True
-    ).stdout.strip()
+    done = subprocess.run(["git", "-C", folder, *own, *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 @pytest.fixture
@@ -42,16 +42,15 @@ def public(tmp_path):
 
 @pytest.fixture
 def fetch(public, tmp_path):
-    """fetch(repository) -> (exit status, lines of stdout before the licences, lines of stderr, ROOT_PATH), with a table of
-    the two files."""
-    root, python = tmp_path / "a root", tmp_path / "python"
+    """fetch(repository, python) -> (exit status, lines of stdout before the licences, lines of stderr, ROOT_PATH), by
+    default with a table of the two files."""
+    root = tmp_path / "a root"
     lines = [f"{git(public, 'hash-object', f'old/{n}.json')} {path} {PLACES[path]}" for n, path in enumerate(CONTENT)]
-    python.write_text("#!/usr/bin/env bash\ncat <<END\n" + "\n".join(lines) + "\nEND\n")
-    python.chmod(0o755)
+    table = program(tmp_path / "python", "cat <<END\n" + "\n".join(lines) + "\nEND\n")
 
-    def run(repository=public):
+    def run(repository=public, python=table):
         command = ["bash", REPOSITORY / "shell" / "get_published_data.sh", repository]
-        environment = {"PATH": os.environ["PATH"], "PYTHON": str(python), "ROOT_PATH": str(root)}
+        environment = os.environ | {"PYTHON": python, "ROOT_PATH": str(root)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
         said, _, terms = done.stdout.partition("These are data sets of others")
         assert ("GroupLens" in terms and "Netflix Prize" in terms and "WWW 2005" in terms) or not terms
@@ -60,15 +59,14 @@ def fetch(public, tmp_path):
     return run
 
 
-def test_placed_once(fetch, public):
+def test_placed_once(fetch):
     status, out, err, root = fetch()
     assert (status, err) == (0, [])
     assert out[1:] == [f"{root}/{path}: {name}, as published" for path, name in PLACES.items()]
     assert {path: (root / path).read_bytes() for path in CONTENT} == CONTENT
     assert sum(path.is_file() for path in root.rglob("*")) == 2
-    status, out, err, _ = fetch("/no/repository")
-    assert (status, err) == (0, [])
-    assert out == [f"{root}/{path}: {name}, as published (was there already)" for path, name in PLACES.items()]
+    again = [f"{root}/{path}: {name}, as published (was there already)" for path, name in PLACES.items()]
+    assert fetch("/no/repository") == (0, again, [], root)
 
 
 def test_what_exists_is_kept(fetch, tmp_path):
@@ -81,33 +79,19 @@ def test_what_exists_is_kept(fetch, tmp_path):
     assert (root / "cot_data" / "stage123.json").read_bytes() == CONTENT["cot_data/stage123.json"]
 
 
-@pytest.mark.parametrize("change", ["changed", "missing"])
-def test_a_file_that_the_repository_lacks(fetch, public, change):
-    if change == "changed":
-        (public / "old" / "0.json").write_text("[2]")
-    else:
-        (public / "old" / "0.json").unlink()
-    git(public, "add", "-A")
-    git(public, "commit", "-qm", change)
+def test_what_the_repository_lacks(fetch, public):
+    (public / "old" / "0.json").write_text("[2]")
+    git(public, "commit", "-qam", "changed")
     status, out, (line,), root = fetch()
     assert (status, len(out)) == (2, 2) and line.startswith("error: cot_data/stage123.json: the published CoT records ")
     assert not (root / "cot_data").exists() and (root / "rec_data/movie/test.json").exists()
+    status, _, lines, _ = fetch(python=sys.executable)  # of the real table it has none
+    assert status == 2 and len(lines) == len(FILES) == 9
+    for line, (path, (blob, name)) in zip(lines, FILES.items()):
+        if path != "rec_data/movie/test.json":  # which is there now
+            assert line.startswith(f"error: {path}: the published {name} (git blob {blob}) is not in {public};")
 
 
 def test_no_such_repository(fetch):
     status, _, (line,), root = fetch("/no/repository")
     assert status == 2 and line.startswith("error: /no/repository: cannot be cloned: ") and not root.exists()
-
-
-def test_the_table_is_the_packages(public, tmp_path):
-    """All files of the real table are missing here, each in a line of its own."""
-    done = subprocess.run(
-        ["bash", REPOSITORY / "shell" / "get_published_data.sh", public],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHON": sys.executable, "ROOT_PATH": str(tmp_path / "root")},
-    )
-    lines = done.stderr.splitlines()
-    assert done.returncode == 2 and len(lines) == len(FILES) == 9
-    for line, (path, (blob, name)) in zip(lines, FILES.items()):
-        assert line.startswith(f"error: {path}: the published {name} (git blob {blob}) is not in {public};")

@@ -9,7 +9,7 @@
 
 import pytest
 
-from tests.shell.conftest import refused
+from tests.shell.conftest import program
 from tlrec.demo.forecast import rates
 from tlrec.errors import InputError
 
@@ -18,25 +18,21 @@ OTHERS = ("tlrec.demo.workspace", "tlrec.demo.teacher", "generate_data.py", "pre
 
 
 def test_a_teacher_that_dies_ends_the_quickstart(launch, tmp_path):
-    python = tmp_path / "python"
-    python.write_text(
-        "#!/usr/bin/env bash\n"
-        '[ "$2" != tlrec.demo.teacher ] || { echo "no room" >&2; exit 3; }\n'
-        '[ "$2" = tlrec.demo.workspace ] || { echo "went on: $*" >&2; exit 4; }\n'
+    teacher = '[ "$2" != tlrec.demo.teacher ] || { echo "no room" >&2; exit 3; }\n'
+    python = program(
+        tmp_path / "python", teacher + '[ "$2" = tlrec.demo.workspace ] || { echo "went on: $*" >&2; exit 4; }'
     )
-    python.chmod(0o755)
-    done = launch("quickstart.sh", PYTHON=str(python))
-    assert done.returncode == 1
+    done = launch("quickstart.sh", PYTHON=python, status=1)
     assert done.stderr == "no room\nerror: the offline teacher stopped before it was ready\n"
 
 
 @pytest.fixture
-def quickstart(started, root):
+def quickstart(launch, root):
     """quickstart(*arguments): (words of the command that makes the workspace, the tuners' and evaluations' commands)."""
     (root / "base_model" / "small").mkdir()
 
     def run(*arguments):
-        commands = started("quickstart.sh", *arguments, BASE_MODEL=str(root / "base_model" / "small"))
+        commands = launch("quickstart.sh", *arguments, BASE_MODEL=str(root / "base_model" / "small")).commands
         (workspace,) = (command.words for command in commands if command.script == "tlrec.demo.workspace")
         return workspace[1:], [command for command in commands if command.script not in OTHERS]
 
@@ -46,7 +42,7 @@ def quickstart(started, root):
 def has(command, script, **wanted):
     """Whether it is this script's, with these values of its flags."""
     assert command.script == script
-    assert {name: getattr(command.flags, name) for name in wanted} == wanted
+    assert vars(command.flags).items() >= wanted.items()
 
 
 def test_smollm2_learns_by_the_small_recipe_and_says_how_long(quickstart, root):
@@ -61,8 +57,8 @@ def test_smollm2_learns_by_the_small_recipe_and_says_how_long(quickstart, root):
     movie, few = root / "instruction_model" / "movie", SMALL | {"max_val_samples": 32}
     first, second = (str(movie / name) for name in ("alpaca_stage123", "alpaca_stage123_instrument"))
     has(cot, "ins_tuning.py", **few, stage="cot", max_train_samples=64, warmup_steps=2, output_dir=first)
+    few |= {"resume_from_checkpoint": first}
     has(source, "ins_tuning.py", **few, stage="source", max_train_samples=384, warmup_steps=2, output_dir=second)
-    assert source.flags.resume_from_checkpoint == first
     has(after_cot, "evaluate.py", lora_weights=[first])
     has(after_source, "evaluate.py", lora_weights=[second])
     few |= {"resume_from_checkpoint": second, "seed": [0], "num_epochs": 2, "warmup_steps": 1}
@@ -83,24 +79,14 @@ def test_pocket_llama_learns_by_the_small_recipe_too(quickstart, root):
         assert -(-sample // 16) * epochs / every >= 5  # validations
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["--model", "gpt"], "--model gpt: give pocket-llama or smollm2"),
-        (["--modle", "smollm2"], "--modle: quickstart.sh takes --model and --help"),
-    ],
-)
-def test_unknown_arguments(launch, arguments, message):
-    refused(launch("quickstart.sh", *arguments), message)
+def test_a_mistake_is_one_line(refused):
+    refused("--model gpt: give pocket-llama or smollm2", "quickstart.sh", "--model", "gpt")
+    refused("--modle: quickstart.sh takes --model and --help", "quickstart.sh", "--modle", "smollm2")
 
 
 def test_the_forecast():
-    run = {
-        "seconds": 40.0,
-        "arguments": {"max_train_samples": 32, "num_epochs": 1, "max_val_samples": 16},
-        "results": {"seconds": 20.0, "seconds_validation": 4.0, "history": [{}, {}]},
-    }
-    assert rates(run) == (2.0, 8.0, 20.0)
-    run["arguments"]["max_val_samples"] = -1
+    arguments = {"max_train_samples": 32, "num_epochs": 1, "max_val_samples": 16}
+    results = {"seconds": 20.0, "seconds_validation": 4.0, "history": [{}, {}]}
+    assert rates({"seconds": 40.0, "arguments": arguments, "results": results}) == (2.0, 8.0, 20.0)
     with pytest.raises(InputError, match="needs --max_train_samples and --max_val_samples"):
-        rates(run)
+        rates({"seconds": 40.0, "arguments": arguments | {"max_val_samples": -1}, "results": results})
