@@ -1,21 +1,18 @@
 """What a model knows beforehand: python -m tlrec.probe.
 
-1.  A model that was taught the years of some titles scores far above the shuffled years; an untaught one does not, and
-    the interval of its difference holds 0.
-2.  Log-probabilities, greedy completion, ranks and means are those of a plain loop over transformers' logits, for the
-    base alone and with an adapter, in families whose caches differ, in any batch.
-3.  Years: the last one in parentheses; authors where the catalogue has creators; the rest is left out and counted.
-4.  The shuffle uses each year once, never the title's own; the candidates hold both and are distinct; all of it seeded.
-5.  Halves: of the row with the most liked items; another user's is as long, and holds nothing that both have rated.
-6.  Intervals are those of Student's t.
-7.  probe.json is whole and checked; the report shows its numbers, and lists a damaged one.
-8.  Same command, same bytes but for the times; what exists is kept.
-9.  Mistakes are one line before torch is imported, and --help is there without numpy.
+1. Log-probabilities, greedy completion, ranks and means are those of a plain loop over transformers' logits, for the
+   base alone and with an adapter, in families whose caches differ, in any batch.
+2. Years: the last one in parentheses; authors where the catalogue has creators; the rest is left out and counted.
+3. The shuffle uses each year once, never the title's own; the candidates hold both and are distinct; all of it seeded.
+4. Halves: of the row with the most liked items; another user's is as long, and holds nothing that both have rated.
+5. Intervals are those of Student's t.
+6. probe.json is whole and checked; the report shows its numbers, and lists a damaged one.
+7. Same command, same bytes but for the times; what exists is kept.
+8. Mistakes are one line before torch is imported, and --help is there without numpy.
 """
 
 import json
 import os
-import sys
 from collections import Counter
 
 import numpy as np
@@ -26,7 +23,7 @@ from scipy.stats import sem, t
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from tests.support.mistakes import assert_mistakes
-from tests.support.models import make_family, make_llama
+from tests.support.models import make_family
 from tests.support.synthetic import preference, write_catalogue
 from tlrec.data.catalogue import read_catalogue
 from tlrec.data.preferences import build_record, read_checked
@@ -34,7 +31,6 @@ from tlrec.data.records import labels_of, write_records
 from tlrec.model.base_models import load_base_model, load_tokenizer
 from tlrec.probe import knowledge
 from tlrec.probe.questions import history_questions, title_questions
-from tlrec.report.__main__ import main as report
 from tlrec.scoring.completions import score_completions
 
 pytestmark = pytest.mark.slow
@@ -63,22 +59,6 @@ def records(tmp_path_factory):
     return path
 
 
-def teach(folder, base, texts, steps):
-    """A copy of the model `base` that has seen the texts; returns its folder."""
-    make_llama(folder)
-    tokenizer, model = load_tokenizer(base), LlamaForCausalLM.from_pretrained(base)
-    tokenizer.pad_token = tokenizer.eos_token
-    batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
-    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0)
-    for _ in range(steps):
-        model(**batch, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def probe(run_script, tiny_llama, tmp_path):
     """probe("--flag", value, ...): (what it printed, probe.json) of the tiny model, or another base."""
@@ -90,28 +70,6 @@ def probe(run_script, tiny_llama, tmp_path):
         return out, knowledge.read_probe(folder)
 
     return run
-
-
-def bounds(measured):
-    return measured["interval"] or [measured["value"]] * 2  # none where all titles agree
-
-
-def test_taught_years(probe, tiny_llama, catalogue, tmp_path):
-    taught = teach(tmp_path / "taught", tiny_llama, [f'"{title}"' for title in TITLES], 80)
-    _, found = probe("--items", catalogue, base=taught, folder=tmp_path / "a")
-    numbers = found["models"][0]["titles"]
-    assert numbers["greedy"]["true"]["value"] > 0.9 and numbers["greedy"]["shuffled"]["value"] < 0.1
-    assert bounds(numbers["greedy"]["difference"])[0] > 0.5 and bounds(numbers["log_p"]["difference"])[0] > 1
-    assert bounds(numbers["preferred"])[0] > 0.9 and bounds(numbers["rank"]["true"])[1] < 1.3
-    assert bounds(numbers["rank"]["difference"])[1] < -2
-
-    _, found = probe("--items", catalogue, folder=tmp_path / "b")
-    numbers = found["models"][0]["titles"]
-    for name in ("greedy", "rank", "log_p"):
-        low, high = bounds(numbers[name]["difference"])
-        assert low <= 0 <= high
-    low, high = bounds(numbers["preferred"])
-    assert low < 0.5 < high
 
 
 def plain(model, tokenizer, context, completions):
@@ -224,8 +182,9 @@ def test_shuffle_and_candidates(catalogue):
 
 def test_a_shuffle_that_has_hardly_room(tmp_path):
     rows = [f"{word} (1990)" for word in WORDS[:3]] + [f"{word} (199{n})" for n, word in enumerate(WORDS[:3], 1)]
+    catalogue = read_catalogue(write_catalogue(tmp_path / "a.csv", rows))
     for seed in range(20):
-        questions = title_questions(read_catalogue(write_catalogue(tmp_path / "a.csv", rows)), 2, seed=seed)
+        questions = title_questions(catalogue, 2, seed=seed)
         assert all(row.completions[0] != row.completions[1] for row in questions.rows)
         assert Counter(row.completions[1] for row in questions.rows)["1990"] == 3
 
@@ -259,36 +218,31 @@ def test_intervals_are_those_of_student():
     scores = [(np.array([value, 0.0]), np.array([value > 1, False])) for value in values[:, 0]]
     numbers = knowledge.title_numbers(scores)
     assert numbers["log_p"]["difference"]["value"] == pytest.approx(values[:, 0].mean())
-    assert bounds(numbers["log_p"]["difference"]) == pytest.approx(
-        t.interval(0.95, 29, values[:, 0].mean(), sem(values[:, 0]))
-    )
+    interval = t.interval(0.95, 29, values[:, 0].mean(), sem(values[:, 0]))
+    assert numbers["log_p"]["difference"]["interval"] == pytest.approx(interval)
     assert numbers["preferred"]["value"] == pytest.approx((values[:, 0] > 0).mean())
     assert numbers["rank"]["true"]["value"] == pytest.approx((values[:, 0] < 0).mean() + 1)
     equal = knowledge.title_numbers([(np.zeros(3), np.zeros(3, bool))] * 2)
     assert (equal["preferred"]["value"], equal["rank"]["true"]["value"]) == (0.5, 2.0)
 
 
-def test_report(probe, catalogue, records, tiny_adapter, tmp_path, monkeypatch, capsys):
+def test_report(probe, run_script, catalogue, records, tiny_adapter, tmp_path):
     root = tmp_path / "work"
     flags = ["--items", catalogue, "--records", records, "--lora_weights", tiny_adapter]
     _, found = probe(*flags, folder=root / "probes" / "one")
     (root / "two").mkdir()
     damaged = found | {"models": [found["models"][0] | {"titles": {"greedy": 1}}]}
     (root / "two" / "probe.json").write_text(json.dumps(damaged))
-    monkeypatch.setattr(sys, "argv", ["report", str(root)])
-    report()
-    assert "1 damaged or unfinished runs" in capsys.readouterr().out
+    assert "1 damaged or unfinished runs" in run_script("tlrec/report/__main__.py", root)[1]
     page = (root / "report" / "results.md").read_text()
     assert "## What the model knows beforehand" in page
-    for sentence in knowledge.MEANING.values():
-        assert sentence in page
+    assert all(sentence in page for sentence in knowledge.MEANING.values())
     numbers = found["models"][1]["titles"]["log_p"]["difference"]
     low, high = numbers["interval"]
     assert f"| {numbers['value']:+.2f} \\[{low:+.2f}, {high:+.2f}\\] |" in page
     assert page.count("| base alone |") == page.count(f"| with {tiny_adapter} |") == 2
     assert "| two | " in page and "probe.json: damaged: " in page
     assert "30 titles completed with release years" in page and "16 users liked, 3.0 titles each" in page
-    assert "What the model knows beforehand" in (root / "report" / "index.html").read_text()
 
 
 def test_same_command_same_bytes_and_what_exists_is_kept(probe, run_script, tiny_llama, catalogue, tmp_path):
