@@ -12,14 +12,14 @@ Prints a table and the line `===== auc: <value> =====` for each adapter.
 
 import argparse
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tlrec.data.preferences import in_another_order
 from tlrec.data.records import RecordSet
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.candidates import ranking_of
 from tlrec.evaluation.evaluation_set import EvaluationSet
-from tlrec.evaluation.ranks import rank_rows, ranking_table, read_ranks, record_ranking
+from tlrec.evaluation.ranks import Ranks, ranking_table
 from tlrec.evaluation.results import check_evaluation_dir, read_evaluation, record_evaluation, results_table
 from tlrec.model.folders import adapter_folder, check_base_model, check_lora_weights
 from tlrec.model.identity import base_identity
@@ -83,8 +83,7 @@ class Job:
     scoring: dict  # the settings used here
     prompt: dict  # what identifies its frame
     folder: RunFolder | None = None
-    ranks: dict = field(default_factory=dict)  # all that a rank depends on
-    ranked: dict = field(default_factory=dict)  # {row: line of ranks.jsonl} already written
+    ranks: Ranks | None = None
 
 
 def main():
@@ -122,8 +121,7 @@ def main():
         if job.path:
             job.folder = RunFolder(job.path, identity, args.overwrite, "metrics.json", "predictions.jsonl")
         if ranking:
-            job.ranks = identity | ranking.identity
-            job.ranked = read_ranks(job.path, ranking, job.ranks, args.overwrite)
+            job.ranks = Ranks(job.path, ranking, identity, args.overwrite)
         how = tuple(job.scoring[name] for name in HOW)
         together.setdefault(how, []).append(job)
     setups = [LoadedModel(args.base_model, args.device, *how, args.trust_remote_code, args.merge) for how in together]
@@ -213,9 +211,9 @@ def rank(job, setup, ranking, args, base):
             yield found.log_p_yes, found.truncated
 
     facts = facts_of(job, setup, args, base)
-    lines = rank_rows(ranking, job.path, job.ranks, job.ranked, score, setup.first)
+    job.ranks.complete(score, setup.first)
     if setup.first:
-        print(ranking_table(record_ranking(job.path, "evaluate.py", vars(args), ranking, lines, job.adapter, **facts)))
+        print(ranking_table(job.ranks.record("evaluate.py", vars(args), job.adapter, **facts)))
 
 
 def facts_of(job, setup, args, base):

@@ -25,7 +25,7 @@ from tlrec.errors import InputError
 from tlrec.evaluation.candidates import RankingSet
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.hits import NAMES, row_metrics, standing
-from tlrec.evaluation.ranks import NOT_NEXT, SAMPLED, read_ranking
+from tlrec.evaluation.ranks import NOT_NEXT, SAMPLED, Ranks, read_ranking
 from tlrec.model import adapters, base_models
 from tlrec.model.prompts import load_frame
 from tlrec.scoring import records as scoring
@@ -221,7 +221,7 @@ def test_what_movie_users_have_rated_before(shared_data, tmp_path):
 
 
 def test_sampled_candidates_and_drawn_rows(ranking_set):
-    full, sampled, again, other = ranking_set("full"), ranking_set(7), ranking_set(7), ranking_set(7, seed=1)
+    full, sampled, again, other = ranking_set("full"), ranking_set("7"), ranking_set("7"), ranking_set("7", rank_seed=1)
     for row in sampled.rows:
         places, target = sampled.candidates(row)
         assert places[target] == row.target and len(set(places)) == len(places) == 8
@@ -229,7 +229,7 @@ def test_sampled_candidates_and_drawn_rows(ranking_set):
         assert again.candidates(row)[0].tolist() == places.tolist()
     assert any(other.candidates(row)[0].tolist() != sampled.candidates(row)[0].tolist() for row in sampled.rows)
     assert sampled.digest == again.digest and len({full.digest, sampled.digest, other.digest}) == 3
-    few, more = ({row.row for row in ranking_set("full", max_rows=n).rows} for n in (3, 6))
+    few, more = ({row.row for row in ranking_set("full", max_rank_rows=n).rows} for n in (3, 6))
     assert len(few) == 3 and len(more) == 6 and few < more
     drawn = np.concatenate([sampled.candidates(row)[0] for row in sampled.rows])
     assert len(set(drawn)) > 40  # of the whole catalogue
@@ -280,8 +280,6 @@ def test_a_run_that_was_stopped_goes_on_with_more_rows_too(evaluate, tmp_path, m
 
 
 def test_it_is_written_row_by_row(ranking_set, tmp_path):
-    from tlrec.evaluation.ranks import rank_rows
-
     rows = ranking_set("full")
 
     def score(asked):
@@ -293,7 +291,7 @@ def test_it_is_written_row_by_row(ranking_set, tmp_path):
             yield np.arange(len(rows.candidates(row)[0])), 0
 
     with pytest.raises(KeyboardInterrupt):
-        rank_rows(rows, tmp_path, rows.identity, {}, score)
+        Ranks(tmp_path, rows, {}).complete(score)
     assert [line["row"] for line in lines_of(tmp_path)] == [row.row for row in rows.rows[:3]]
     assert not (tmp_path / "ranking.json").exists()
 

@@ -124,7 +124,7 @@ def test_floors_on_the_published_rows(shared_data):
     movie = shared_data / "rec_data/movie"
     test = EvaluationSet(movie / "test.json", RecordSet(movie / "train.json"))
     constant = np.full(len(test), 0.4)
-    found = summarise(test.labels, constant, constant, test.users, "inferred", test.floors)
+    found = summarise(test.labels, constant, constant, test.users, test.floors)
     floors = {name: (round(f["auc"], 4), round(f["uauc"], 3)) for name, f in found["floors"].items()}
     assert floors["history"] == (0.7260, 0.541) and floors["item"][1] == 0.724
     assert floors["history + item"][0] == 0.7623

@@ -21,7 +21,7 @@ from tlrec.errors import InputError
 from tlrec.evaluation.evaluation_set import EvaluationSet
 from tlrec.evaluation.floors import floor_scores
 from tlrec.evaluation.metrics import auc
-from tlrec.evaluation.results import INFERRED, read_evaluation, record_evaluation, results_table, summarise
+from tlrec.evaluation.results import read_evaluation, record_evaluation, results_table, summarise
 from tlrec.files import sha256
 from tlrec.scoring.scores import Scores
 
@@ -53,7 +53,7 @@ def test_what_is_known_and_written(tiny_workspace, tmp_path):
     scores = some_scores(24)
     found = record_evaluation(tmp_path, "x.py", {}, test, scores)
     run = found.pop("run")
-    assert found == summarise(test.labels, scores.p_yes, scores.p_no, test.users, INFERRED, test.floors)
+    assert found == summarise(test.labels, scores.p_yes, scores.p_no, test.users, test.floors)
     files = {
         name: {"path": str(p), "sha256": sha256(p), "rows": n}
         for name, p, n in (("test", path, 24), ("train", train, 40))
@@ -126,11 +126,11 @@ def test_damaged_evaluations(evaluation, name, old, new, message):
 
 def test_one_class_and_one_user_leave_none():
     p_yes, p_no, floors = np.array([0.5, 0.6, 0.7]), np.full(3, 0.2), {"history": np.array([1.0, 2.0, 1.5])}
-    found = summarise(np.ones(3, int), p_yes, p_no, np.array([0, 0, 1]), "given", floors)
+    found = summarise(np.ones(3, int), p_yes, p_no, np.array([0, 0, 1]), floors)
     assert found["auc"] is found["auc_logodds"] is found["uauc"] is found["floors"]["history"]["auc"] is None
     assert found["intervals"]["auc"] == {} and found["difference_to_best_floor"] is None
     assert (found["accuracy"], found["uauc_users"]) == (1.0, 0)
-    found = summarise(np.array([1, 0, 1]), p_yes, p_no, np.zeros(3), "given", floors)
+    found = summarise(np.array([1, 0, 1]), p_yes, p_no, np.zeros(3), floors)
     assert found["auc"] == 0.5 and found["intervals"]["auc"]["users"] is None
     json.dumps(found, allow_nan=False)
 

@@ -11,7 +11,7 @@ from tlrec.data.records import labels_of, write_records
 from tlrec.data.users import infer_users
 from tlrec.evaluation.evaluation_set import answered
 from tlrec.evaluation.floors import floor_scores
-from tlrec.evaluation.results import INFERRED, summarise, write_evaluation
+from tlrec.evaluation.results import summarise, write_evaluation
 from tlrec.runs import describe_adapter, describe_data, describe_run, write_run
 
 
@@ -111,7 +111,7 @@ def evaluate(folder, test_path, records, p_yes, p_no, adapter=None, train_record
     labels, preferences = labels_of(records), [parse_input(record["input"]) for record in records]
     users = infer_users(preferences, labels)
     floors = floor_scores(preferences, train_records and answered(train_records, "train"))
-    metrics = summarise(labels, p_yes, p_no, users, INFERRED, floors)
+    metrics = summarise(labels, p_yes, p_no, users, floors)
     test = describe_data(test_path) | {"published": published_name(test_path)}
     metrics["run"] = describe_run(
         "evaluate.py",

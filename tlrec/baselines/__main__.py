@@ -17,7 +17,7 @@ gives the same scores.
 
 import argparse
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -28,7 +28,7 @@ from tlrec.data.records import RecordSet, check_draw, draw_shots, labels_of
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.candidates import ranking_of
 from tlrec.evaluation.evaluation_set import EvaluationSet
-from tlrec.evaluation.ranks import RANKING, metric_text, metric_title, rank_rows, read_ranks, record_ranking
+from tlrec.evaluation.ranks import Ranks, metric_text, metric_title
 from tlrec.evaluation.results import record_evaluation
 from tlrec.runs import RunFolder, describe_records, flags_of
 from tlrec.scoring.scores import Scores
@@ -74,8 +74,7 @@ class Job:
     folder: RunFolder
     arguments: dict  # of an evaluation; the flags of a ranking do not affect scores
     evaluated: bool  # whether its metrics.json exists
-    ranks: dict = field(default_factory=dict)  # all that a rank depends on
-    ranked: dict = field(default_factory=dict)  # {row: line of ranks.jsonl} already written
+    ranks: Ranks | None  # of its ranking, if one is asked for
 
 
 def main():
@@ -116,7 +115,7 @@ def main():
             if not job.evaluated:
                 evaluate(job, learned, valid, test, clock, facts)
             if ranking:
-                rank(job, learned, ranking, vars(args), facts)
+                rank(job, learned, vars(args), facts)
 
 
 def jobs_of(args, train, valid, test, ranking, order):
@@ -132,14 +131,11 @@ def jobs_of(args, train, valid, test, ranking, order):
         folder = RunFolder(path, identity, args.overwrite, "metrics.json", "predictions.jsonl")
         if not (evaluated := folder.is_complete()):
             folder.check_free()
-        job = Job(method, shots, seed, folder, arguments, evaluated)
-        if ranking:
-            job.ranks = identity | ranking.identity
-            job.ranked = read_ranks(path, ranking, job.ranks, args.overwrite)
-        if evaluated and (not ranking or (len(job.ranked) == len(ranking.rows) and (path / RANKING).exists())):
+        ranks = Ranks(path, ranking, identity, args.overwrite) if ranking else None
+        if evaluated and (not ranks or ranks.is_complete()):
             print(folder.complete_already())
         else:
-            yield job
+            yield Job(method, shots, seed, folder, arguments, evaluated, ranks)
 
 
 def learn(job, drawn, valid, test, args, order):
@@ -176,17 +172,17 @@ def evaluate(job, learned, valid, test, clock, facts):
     print(f"{name_of(job)}: auc {metrics['auc']:.4f}, {within}{seconds:.1f} s: {job.folder.path}", flush=True)
 
 
-def rank(job, learned, ranking, arguments, facts):
+def rank(job, learned, arguments, facts):
     """Rank the targets of the liked rows, and record and print the numbers."""
+    ranking = job.ranks.ranking
 
     def score(rows):
         for row in rows:
-            preference = ranking.test.preferences[row.row - 1]
-            yield learned.of_items(preference, ranking.request(row)[1]), 0
+            yield learned.of_items(ranking.test.preferences[row.row - 1], ranking.request(row)[1]), 0
 
-    lines = rank_rows(ranking, job.folder.path, job.ranks, job.ranked, score)
+    job.ranks.complete(score)
     arguments = arguments | {name: job.arguments[name] for name in ("method", "sample", "seed", "output_dir")}
-    found = record_ranking(job.folder.path, "tlrec.baselines", arguments, ranking, lines, **facts)
+    found = job.ranks.record("tlrec.baselines", arguments, **facts)
     shown = [name for name in ("hr@10", "ndcg@10", "mrr", "mean_rank") if found[name] is not None]
     numbers = ", ".join(f"{metric_title(name)} {metric_text(name, found[name])}" for name in shown)
     print(f"{name_of(job)}: {numbers} ({found['protocol']}): {job.folder.path}", flush=True)

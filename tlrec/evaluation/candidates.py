@@ -22,18 +22,12 @@ from tlrec.files import digest_of, sha256
 
 def ranking_of(test, rank, items, max_rank_rows, rank_seed):
     """The RankingSet that the flags of these names ask for, None without --rank; InputError for wrong flags."""
-    if rank is None:
-        for name, value in (("items", items), ("max_rank_rows", max_rank_rows)):
-            if value is not None:
-                raise InputError(f"--{name} needs --rank")
-        return None
-    if rank != "full" and not (rank.isascii() and rank.isdigit() and int(rank) > 0):
-        raise InputError(f"--rank {rank}: give full, or how many items to sample, 1 or more")
-    if max_rank_rows is not None and max_rank_rows < 1:
-        raise InputError(f"--max_rank_rows {max_rank_rows}: give 1 or more")
-    if rank_seed < 0:
-        raise InputError(f"--rank_seed {rank_seed}: give 0 or more")
-    return RankingSet(test, items, rank, max_rank_rows, rank_seed)
+    if rank is not None:
+        return RankingSet(test, items, rank, max_rank_rows, rank_seed)
+    for name, value in (("items", items), ("max_rank_rows", max_rank_rows)):
+        if value is not None:
+            raise InputError(f"--{name} needs --rank")
+    return None
 
 
 @dataclass(frozen=True)
@@ -50,14 +44,21 @@ class RankedRow:
 class RankingSet:
     """The liked rows of an EvaluationSet and their candidates, the same for every method that ranks them.
 
-    items: path of the catalogue, None for item_mapping.csv beside the test file. protocol: "full", or a number N for
-    the target and N sampled others. max_rows: how many liked rows at most, drawn; None: all. seed: of both draws. rows:
-    RankedRows; digest: of rows and candidates. Raises InputError if nothing can be ranked, before any model is loaded.
+    items: path of the catalogue, None for item_mapping.csv beside the test file. rank: "full", or how many others to
+    sample beside the target. max_rank_rows: how many liked rows at most, drawn; None: all. rank_seed: of both draws. rows:
+    RankedRows; digest: of rows and candidates. Raises InputError for wrong values of the flags with these names, and if
+    nothing can be ranked.
     """
 
-    def __init__(self, test, items=None, protocol="full", max_rows=None, seed=0):
-        self.test, self.seed, self.items_path = test, seed, items or Path(test.path).parent / "item_mapping.csv"
-        self.sampled = None if protocol == "full" else int(protocol)
+    def __init__(self, test, items=None, rank="full", max_rank_rows=None, rank_seed=0):
+        if rank != "full" and not (rank.isascii() and rank.isdigit() and int(rank) > 0):
+            raise InputError(f"--rank {rank}: give full, or how many items to sample, 1 or more")
+        if max_rank_rows is not None and max_rank_rows < 1:
+            raise InputError(f"--max_rank_rows {max_rank_rows}: give 1 or more")
+        if rank_seed < 0:
+            raise InputError(f"--rank_seed {rank_seed}: give 0 or more")
+        self.test, self.seed, self.items_path = test, rank_seed, items or Path(test.path).parent / "item_mapping.csv"
+        self.sampled = None if rank == "full" else int(rank)
         self.protocol = "full" if self.sampled is None else f"sampled {self.sampled}"
         test.check_preferences()
         if items is None and not self.items_path.exists():
@@ -76,8 +77,8 @@ class RankingSet:
                 f"is not in the catalogue, in {self.nothing_left} the user has rated every other item"
             )
         self.eligible = len(ranked)
-        if max_rows is not None and max_rows < len(ranked):  # a larger draw with the same seed holds a smaller one
-            drawn = np.random.default_rng(seed).permutation(len(ranked))[:max_rows]
+        if max_rank_rows is not None and max_rank_rows < len(ranked):  # a larger draw holds a smaller one
+            drawn = np.random.default_rng(rank_seed).permutation(len(ranked))[:max_rank_rows]
             ranked = [ranked[place] for place in sorted(drawn)]
         self.rows = ranked
 
@@ -104,21 +105,21 @@ class RankingSet:
 
     def said(self):
         """Lines about the catalogue and the rows that a user should read."""
-        liked, left_out = int(self.test.labels.sum()), "liked rows are left out"
+        liked, items = int(self.test.labels.sum()), self.items_path
         history = {item for preference in self.test.preferences for item in preference.history}
-        unknown = sum(not self._find(item) for item in history)
+        repeated, unknown = self.catalogue.repeated, sum(not self._find(item) for item in history)
+        left_out = f"of {liked} liked rows are left out:"
         drawn = f", drawn with seed {self.seed}," if len(self.rows) < self.eligible else ""
-        lines = {
-            f"{self.items_path}: {self.catalogue.repeated} rows repeat an earlier item and are left out": (
-                self.catalogue.repeated
-            ),
-            f"{unknown} titles of the histories are not in {self.items_path}": unknown,
-            f"{self.unknown_targets} of {liked} {left_out}: their target is not in the catalogue": self.unknown_targets,
-            f"{self.nothing_left} of {liked} {left_out}: the user has rated every other item": self.nothing_left,
+        lines = (
+            (repeated, f"{items}: {repeated} rows repeat an earlier item and are left out"),
+            (unknown, f"{unknown} titles of the histories are not in {items}"),
+            (self.unknown_targets, f"{self.unknown_targets} {left_out} their target is not in the catalogue"),
+            (self.nothing_left, f"{self.nothing_left} {left_out} the user has rated every other item"),
+        )
+        return [line for count, line in lines if count] + [
             f"ranking: {len(self.rows)} of {self.eligible} liked rows{drawn} each among {self.sizes.min()} to "
-            f"{self.sizes.max()} candidates ({self.protocol})": True,
-        }
-        return [line for line, count in lines.items() if count]
+            f"{self.sizes.max()} candidates ({self.protocol})"
+        ]
 
     @cached_property
     def sizes(self):

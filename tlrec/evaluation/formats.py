@@ -25,14 +25,14 @@ class ByUnit(TypedDict):
     users: NotRequired[Bounds | None]  # only where users are known
 
 
-Values = TypedDict("Values", dict.fromkeys(METRICS, Number | None))
-Units = TypedDict("Units", dict.fromkeys(METRICS, ByUnit))
+def measured(of, names, **more):
+    """A TypedDict of numbers by these names, of a score or of the difference of two, which is paired, and their
+    intervals, which have `more` keys. None where a number is not defined, as AUC if only one label occurs."""
+    intervals = TypedDict(f"{of}Intervals", dict.fromkeys(names, ByUnit) | more)
+    return TypedDict(of, dict.fromkeys(names, Number | None) | {"intervals": intervals})
 
 
-class Measured(Values):
-    """The metrics of a score, or of the difference of two, which is paired."""
-
-    intervals: Units
+Measured = measured("Measured", METRICS)
 
 
 class Floor(Measured):
@@ -41,11 +41,6 @@ class Floor(Measured):
 
 class BestFloor(Measured):
     floor: str  # its name
-
-
-class Intervals(Units):
-    level: Share  # 0.95
-    auc_logodds: ByUnit
 
 
 class Users(TypedDict):
@@ -68,12 +63,13 @@ class EvaluationRun(RunFacts):
     adapter: NotRequired[Adapter | None]  # None for a base model alone, and for a baseline
 
 
+_Measured = measured("_Measured", METRICS, auc_logodds=ByUnit, level=Share)  # level: 0.95
 _Differences = TypedDict("_Differences", {best_floor_key(metric): BestFloor | None for metric in METRICS})
 _Calibration = TypedDict("_Calibration", dict.fromkeys(CALIBRATION, Number))
 
 
-class Metrics(Values, _Differences, _Calibration):
-    """`metrics.json`. A metric is None where it is not defined, as AUC if only one label occurs."""
+class Metrics(_Measured, _Differences, _Calibration):
+    """`metrics.json`."""
 
     format: Literal[1]
     auc_logodds: Share | None
@@ -81,7 +77,6 @@ class Metrics(Values, _Differences, _Calibration):
     answer_mass: Number  # mean probability of the two answers together
     n: Count
     n_positive: Count
-    intervals: Intervals
     users: Users
     floors: dict[str, Floor]
     run: EvaluationRun
@@ -100,20 +95,11 @@ class Prediction(TypedDict):
 
 
 # HR@K and NDCG@K, None where K is not below the number of candidates; the mean reciprocal rank; the mean rank, from 1
-RankMeans = TypedDict("RankMeans", dict.fromkeys(NAMES, Number | None))
-RankUnits = TypedDict("RankUnits", dict.fromkeys(NAMES, ByUnit))
-
-
-class RankMeasured(RankMeans):
-    intervals: RankUnits
+RankMeasured = measured("RankMeasured", NAMES)
 
 
 class RankFloor(RankMeasured):
     difference: RankMeasured  # of the model to this floor
-
-
-class RankIntervals(RankUnits):
-    level: Share
 
 
 class LeftOut(TypedDict):
@@ -133,7 +119,7 @@ class RankingRun(RunFacts):
     adapter: NotRequired[Adapter | None]
 
 
-class Ranking(RankMeans):
+class Ranking(measured("_Ranking", NAMES, level=Share)):
     """`ranking.json`, which is written once all rows are ranked."""
 
     format: Literal[1]
@@ -148,7 +134,6 @@ class Ranking(RankMeans):
     rows_left_out: LeftOut
     tied: Share  # share of rows in which other candidates have exactly the score of the target
     truncated: Count  # rows with a cut prompt
-    intervals: RankIntervals
     floors: dict[str, RankFloor]
     notes: list[str]  # what the numbers do not say
     run: RankingRun

@@ -1,8 +1,9 @@
 """Ranks of the liked rows' targets among their candidates: `ranks.jsonl`, row by row, and `ranking.json`.
 
 ranking = RankingSet(test, "rec_data/movie/item_mapping.csv", "full")     (tlrec/evaluation/candidates.py)
-lines = rank_rows(ranking, folder, identity, done, score)   a line of ranks.jsonl for each row
-record_ranking(folder, ranking, lines, ...)                 ranking.json
+ranks = Ranks(folder, ranking, identity)    what ranks.jsonl already has of this run
+ranks.complete(score)                       scores the other rows, one by one
+ranks.record(...)                           ranking.json
 """
 
 import json
@@ -31,51 +32,77 @@ SAMPLED = (
 )
 
 
-def read_ranks(folder, ranking, identity, overwrite):
-    """{row: line} of the lines that `folder/ranks.jsonl` already has from this run; {} for no folder and no file.
+class Ranks:
+    """The ranks of one run, `ranks.jsonl` in `folder` (None writes nothing); `rows`, {row: line of the file}, are those that
+    it already has. A last line that was not written whole does not count.
 
-    identity: all that a rank depends on, see tlrec.runs.same. A last line that was not written whole does not count.
-    Raises InputError if the file is another run's, or has more rows than are ranked now; with `overwrite` returns {}
-    then, so that both files are replaced.
+    identity: what determines the scores, see tlrec.runs.same. Raises InputError if the file is another run's, or has more
+    rows than are ranked now; with `overwrite` both files are replaced then.
     """
-    path = folder and Path(folder) / RANKS
-    if not path or not path.exists():
-        return {}
-    found, lines = _read(path, read_bytes(path).split(b"\n")[:-1])
-    other = differences(found, plain_json(identity))
-    if not other and not {line["row"] for line in lines} <= {row.row for row in ranking.rows}:
-        other = ["more rows"]
-    if other and not overwrite:
-        raise InputError(f"{path}: holds ranks of another run: {', '.join(other)}; give --output_dir or --overwrite")
-    return {} if other else {line["row"]: line for line in lines}
 
+    def __init__(self, folder, ranking, identity, overwrite=False):
+        self.folder, self.ranking = folder and Path(folder), ranking
+        self.identity, self.rows = plain_json(identity | ranking.identity), {}
+        if not folder or not (path := self.folder / RANKS).exists():
+            return
+        found, lines = _read(path, read_bytes(path).split(b"\n")[:-1])
+        other = differences(found, self.identity)
+        if not other and not {line["row"] for line in lines} <= {row.row for row in ranking.rows}:
+            other = ["more rows"]
+        if other and not overwrite:
+            raise InputError(
+                f"{path}: holds ranks of another run: {', '.join(other)}; give --output_dir or --overwrite"
+            )
+        self.rows = {} if other else {line["row"]: line for line in lines}
 
-def rank_rows(ranking, folder, identity, done, score, first=True):
-    """The lines of ranks.jsonl, a list of dicts in the order of rows; those that are not `done` are scored, and each is
-    written into `folder` at once (None writes nothing).
+    def is_complete(self):
+        """Whether all rows are ranked, and ranking.json says so."""
+        return len(self.rows) == len(self.ranking.rows) and (self.folder / RANKING).exists()
 
-    identity: as for `read_ranks`, which `done` comes from. score: a function from RankedRows to an iterable of (scores
-    (candidates,), number of cut prompts), one for each. first: whether this process is the one that writes.
-    """
-    todo = [row for row in ranking.rows if row.row not in done]
-    lines = dict(done)
-    path = folder and first and Path(folder) / RANKS
-    if path:
-        _write_lines(path, identity, done.values())  # drops an incomplete last line, and lines of another run
-        if todo:
-            Path(folder, RANKING).unlink(missing_ok=True)  # it exists only when all rows are ranked
-    bar = tqdm(total=len(ranking.rows), initial=len(done), desc="ranking", unit="row", leave=False, disable=not first)
-    with bar, open(path, "a", encoding="utf-8") if path else nullcontext() as file:
-        for row, (scores, truncated) in zip(todo, score(todo) if todo else (), strict=True):
-            lines[row.row] = line = _line(ranking, row, scores, truncated)
-            if file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-            bar.update()
-    lines = [lines[row.row] for row in ranking.rows]
-    if path:
-        _write_lines(path, identity, lines)
-    return lines
+    def complete(self, score, first=True):
+        """Score the rows that are missing; each is written at once.
+
+        score: a function from RankedRows to an iterable of (scores (candidates,), number of cut prompts), one for each.
+        first: whether this process is the one that writes.
+        """
+        todo = [row for row in self.ranking.rows if row.row not in self.rows]
+        path = self.folder and first and self.folder / RANKS
+        if path:
+            self._write(path)  # drops an incomplete last line, and lines of another run
+            if todo:
+                (self.folder / RANKING).unlink(missing_ok=True)  # it exists only when all rows are ranked
+        bar = {"total": len(self.ranking.rows), "initial": len(self.rows), "unit": "row", "leave": False}
+        with (
+            tqdm(desc="ranking", disable=not first, **bar) as bar,
+            open(path, "a", encoding="utf-8") if path else nullcontext() as file,
+        ):
+            for row, (scores, truncated) in zip(todo, score(todo) if todo else (), strict=True):
+                self.rows[row.row] = line = _line(self.ranking, row, scores, truncated)
+                if file:
+                    file.write(json.dumps(line) + "\n")
+                    file.flush()
+                bar.update()
+        self.rows = {row.row: self.rows[row.row] for row in self.ranking.rows}
+        if path:
+            self._write(path)
+
+    def record(self, script, arguments, adapter=None, **facts):
+        """Summarise the ranks in ranking.json, and return its content.
+
+        adapter: the adapter folder, None for the base model alone; facts: about the run, as in metrics.json.
+        """
+        files = {"test": self.ranking.test, "train": self.ranking.test.train}
+        data = {name: describe_records(file) for name, file in files.items() if file is not None}
+        data["items"] = self.ranking.catalogue_file
+        found = summarise_ranking(self.ranking, list(self.rows.values()))
+        found["run"] = describe_run(script, arguments, data, adapter=describe_adapter(adapter), **facts)
+        if self.folder:
+            write_json(self.folder / RANKING, found)
+        return found
+
+    def _write(self, path):
+        with whole_file(path) as file:
+            file.writelines(json.dumps(line) + "\n" for line in [{"identity": self.identity}, *self.rows.values()])
 
 
 def _line(ranking, row, scores, truncated):
@@ -92,11 +119,6 @@ def _line(ranking, row, scores, truncated):
         "truncated": int(truncated),
         "floors": {name: list(standing(score[places], target)) for name, score in ranking.floors.items()},
     }
-
-
-def _write_lines(path, identity, lines):
-    with whole_file(path) as file:
-        file.writelines(json.dumps(line) + "\n" for line in [{"identity": plain_json(identity)}, *lines])
 
 
 def _read(path, texts):
@@ -116,21 +138,6 @@ def hits_of(lines, floor=None):
     """What `row_metrics` says of lines of ranks.jsonl: of the model, or of a floor."""
     pairs = [(line["better"], line["tied"]) if floor is None else line["floors"][floor] for line in lines]
     return row_metrics(*np.array(pairs, dtype=np.int64).T)
-
-
-def record_ranking(folder, script, arguments, ranking, lines, adapter=None, **facts):
-    """Summarise the `lines` of a RankingSet, write ranking.json into `folder` (None writes nothing), return it.
-
-    adapter: the adapter folder, None for the base model alone; facts: about the run, as in metrics.json.
-    """
-    files = {"test": ranking.test, "train": ranking.test.train}
-    data = {name: describe_records(file) for name, file in files.items() if file is not None}
-    data["items"] = ranking.catalogue_file
-    found = summarise_ranking(ranking, lines)
-    found["run"] = describe_run(script, arguments, data, adapter=describe_adapter(adapter), **facts)
-    if folder is not None:
-        write_json(Path(folder) / RANKING, found)
-    return found
 
 
 def summarise_ranking(ranking, lines):
@@ -170,7 +177,7 @@ def summarise_ranking(ranking, lines):
 
 
 def read_ranking(folder):
-    """What `rank_rows` and `record_ranking` wrote: (content of ranking.json, lines of ranks.jsonl).
+    """What `Ranks` wrote: (content of ranking.json, lines of ranks.jsonl).
 
     Raises InputError, naming file and line, if one is missing, damaged or not in its format, or if they do not belong
     together.
@@ -194,15 +201,16 @@ def ranking_table(ranking):
     columns = shown_metrics(most)
     lines = [f"ranking, {kind}: {ranking['rows']} liked rows of {ranking['users']} users, each among {sizes} items"]
     lines.append(f"{'':<21}" + "".join(f"{metric_title(name):>11}" for name in columns))
-    for name, means in (
-        {"model": ranking} | {f"no training: {name}": one for name, one in ranking["floors"].items()}
-    ).items():
+    shown = {"model": ranking} | {f"no training: {name}": one for name, one in ranking["floors"].items()}
+    for name, means in shown.items():
         lines.append(f"{name:<21}" + "".join(f"{metric_text(column, means[column]):>11}" for column in columns))
     level = f"{ranking['intervals']['level']:.0%}"
-    for name in [name for name in ("hr@10", "ndcg@10", "mrr") if name in columns]:
+    for name in ("hr@10", "ndcg@10", "mrr"):
+        if name not in columns:
+            continue
         differences = "; ".join(
-            f"- {floor} {values[name]:+.4f} ({_bounds(values['intervals'][name], '+')})"
-            for floor, values in ((floor, means["difference"]) for floor, means in ranking["floors"].items())
+            f"- {floor} {means['difference'][name]:+.4f} ({_bounds(means['difference']['intervals'][name], '+')})"
+            for floor, means in ranking["floors"].items()
         )
         lines.append(f"{name.upper()}, {level} over users: {_bounds(ranking['intervals'][name])}; {differences}")
     if missing := [str(k) for k in CUTOFFS if k >= most]:

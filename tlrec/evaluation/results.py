@@ -23,7 +23,7 @@ from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate,
 from tlrec.runs import describe_adapter, describe_records, describe_run
 from tlrec.runs.record import FORMAT, check_format
 
-INFERRED = "inferred from overlapping windows"  # where users come from, if they were not given
+INFERRED = "inferred from overlapping windows"  # where users come from
 NO_INTERVAL = "none: no interval, since fewer than two users count, or nothing varies between them"
 
 
@@ -35,7 +35,7 @@ def record_evaluation(folder, script, arguments, test, scores, adapter=None, val
     EvaluationSet that this run itself selected on, as a baseline does; that of a tuned model is in the adapter's run.
     """
     check_predictions(test.labels, scores.p_yes, scores.p_no)
-    metrics = summarise(test.labels, scores.p_yes, scores.p_no, test.users, INFERRED, test.floors)
+    metrics = summarise(test.labels, scores.p_yes, scores.p_no, test.users, test.floors)
     files = {"test": test, "train": test.train, "valid": valid}
     data = {name: describe_records(file) for name, file in files.items() if file is not None}
     data["test"]["published"] = published_name(test.path)
@@ -46,11 +46,11 @@ def record_evaluation(folder, script, arguments, test, scores, adapter=None, val
     return metrics
 
 
-def summarise(labels, p_yes, p_no, users=None, source=None, floors=None):
+def summarise(labels, p_yes, p_no, users=None, floors=None):
     """The content of `metrics.json` except "run", as a dict of plain JSON values.
 
-    labels: (n,) of 0 and 1. p_yes, p_no: (n,) probabilities of the two answers. users: (n,) ids, or None, and their
-    `source`. floors: {name: (n,) score}. What is not defined (AUC of one class, the interval over one user) is None.
+    labels: (n,) of 0 and 1. p_yes, p_no: (n,) probabilities of the two answers. users: (n,) ids, or None. floors:
+    {name: (n,) score}. What is not defined (AUC of one class, the interval over one user) is None.
     """
     score, probability = two_probabilities_to_score(p_yes, p_no), probability_of_yes(p_yes, p_no)
     scores = {"model": score, "log-odds": log_odds(p_yes, p_no)} | (floors or {})
@@ -72,7 +72,7 @@ def summarise(labels, p_yes, p_no, users=None, source=None, floors=None):
             "answer_mass": np.mean(p_yes + p_no),
             "n": len(labels),
             "n_positive": np.sum(labels),
-            "users": {"n": None, "source": None} if users is None else {"n": len(np.unique(users)), "source": source},
+            "users": {"n": None, "source": None} if users is None else {"n": len(np.unique(users)), "source": INFERRED},
             "intervals": intervals,
             "floors": floors,
             **{best_floor_key(metric): to_best_floor(floors, metric) for metric in METRICS},
