@@ -54,8 +54,8 @@ def root(tmp_path):
 @pytest.fixture
 def launch(root, tmp_path):
     """launch("zero_shot.sh", *arguments, **environment) -> CompletedProcess with `commands`: for each call of Python a
-    namespace of `script` (its name), `flags` (what the script makes of them, which must know them all), `words` and `gpu`.
-    Called from a folder of its own, where nothing may be left; must end with `status`."""
+    namespace of `script` (its name), `flags` (what the script makes of them, which must know them all), `words` and `gpu`;
+    and `steps`, each command in short. Called from a folder of its own, where nothing may be left; ends with `status`."""
     elsewhere, log = tmp_path / "some where", tmp_path / "log"
     elsewhere.mkdir()
     known = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -68,6 +68,7 @@ def launch(root, tmp_path):
         assert (done.returncode, list(elsewhere.iterdir())) == (status, []), done.stderr
         calls = (call.split("\0") for call in log.read_text().split("\0--END--\0")[:-1])
         done.commands = [called(gpu.removeprefix("GPU="), *words) for gpu, *words in calls]
+        done.steps = [step(command, f"{root}/") for command in done.commands]
         return done
 
     return run
@@ -95,3 +96,15 @@ def called(gpu, path, *words):
             patch.setattr("sys.argv", [path, *words])
             call.script, call.flags = Path(path).name, module.parse_arguments()
     return call
+
+
+def step(command, root):
+    """ "stage: start -> adapter", "few-shot: start -> folder", "zero-shot: adapter -> folder" or the name of the script."""
+    flags = command.flags
+    if command.script in ("ins_tuning.py", "rec_tuning.py"):
+        what, start = flags.stage, flags.resume_from_checkpoint
+    elif command.script == "evaluate.py":
+        what, start = "zero-shot", " ".join(flags.lora_weights)
+    else:
+        return command.script
+    return f"{what}: {start or '-'} -> {flags.output_dir or '-'}".replace(root, "").replace("_model/", "/")

@@ -3,8 +3,7 @@
 1. It waits for its teacher only as long as there is one.
 2. --model smollm2: the recipe for small models, fewer rows, a workspace of its own; how long it takes is said before the
    first score, from a trial of two steps.
-3. An unknown model or argument is one line, before any work.
-4. The forecast is arithmetic on the run.json of a trial.
+3. The forecast is arithmetic on the run.json of a trial.
 """
 
 import pytest
@@ -77,11 +76,6 @@ def test_pocket_llama_learns_by_the_small_recipe_too(quickstart, root):
     for run, sample, epochs, every in zip(shots, (16, 64, 256), (20, 10, 5), (4, 8, 16), strict=True):
         has(run, "rec_tuning.py", sample=[sample], num_epochs=epochs, eval_steps=every, batch_size=16)
         assert -(-sample // 16) * epochs / every >= 5  # validations
-
-
-def test_a_mistake_is_one_line(refused):
-    refused("--model gpt: give pocket-llama or smollm2", "quickstart.sh", "--model", "gpt")
-    refused("--modle: quickstart.sh takes --model and --help", "quickstart.sh", "--modle", "smollm2")
 
 
 def test_the_forecast():
