@@ -10,30 +10,27 @@ Refusals
    is asked again afterwards. The first reason of each kind is told once, with the flag that mends it.
 Time and memory
 4. Bytes without end, drop by drop or in a flood, of an answer or a file: an attempt ends with its time-out and at a few
-   MiB, and a compressed bomb is not unpacked.
+   MiB; what is compressed is not unpacked.
 Keys and addresses
 5. A key that is echoed, as it is or as a URL writes it, stands in no file and no output; nor do passwords of addresses.
 6. A key that cannot be sent, an address that is none, settings of a connection that cannot be: one line.
 """
 
+import asyncio
 import base64
 import gzip
 import json
 import os
 import re
-import subprocess
-import sys
 import zlib
-from functools import cache
 from urllib.parse import quote
 
+import openai
 import pytest
 
-from tests.conftest import REPOSITORY
 from tests.support.hostile import chat, completion, serving
-from tests.support.teaching import make_source, teaching
+from tests.support.teaching import teaching
 from tlrec.cot.client import Service
-from tlrec.demo.teacher import MODEL
 
 KEY = 'sk-Proj/7"9\\x+&Zq_QR4=~wv83KmT'
 PASSWORD = "Pa55/w0rd+17"
@@ -56,19 +53,14 @@ def key(quick_retries, monkeypatch):
 
 ODD = {
     "array": [],
-    "null": None,
-    "HTML": b"<html>Welcome</html>",
     "not UTF-8": b'{"choices": "\xff"}',
     "deep": b"[" * 100_000,
     "no choices": completion(choices=[]),
-    "choice null": completion(choices=[None]),
-    "message text": completion(choices=[{"message": "fine"}]),
     "content parts": chat({"content": [{"type": "image", "text": "fine"}]}),
     "content false": chat({"content": False}),
     "lone surrogate": chat({"content": "fine \ud83d"}),
     "finish_reason list": chat(finish_reason=["stop"]),
     "usage text": completion(usage={"prompt_tokens": "7", "completion_tokens": "3"}),
-    "usage negative": completion(usage={"prompt_tokens": -7, "completion_tokens": 3}),
     "usage huge": completion(usage={"prompt_tokens": 10**400, "completion_tokens": 3}),
 }
 
@@ -83,7 +75,7 @@ def test_odd_answers_fail_their_call(generate, journal):
         assert len(server.requests) == len(ODD)  # none is asked again
     messages = {name: line["message"] for name, line in zip(ODD, journal(), strict=True)}
     assert messages["array"].startswith("not a chat completion: TypeError")
-    for name in ("HTML", "deep", "lone surrogate", "not UTF-8"):
+    for name in ("deep", "lone surrogate", "not UTF-8"):
         assert messages[name].startswith("the answer is not JSON")
     assert "the content has parts that are no text" in messages["content parts"]
     assert messages["usage text"] == "not a chat completion: prompt_tokens: Input should be a valid integer"
@@ -100,11 +92,8 @@ def test_null_and_missing_fields_are_no_oddity(generate, journal):
 
 BATCH_LINES = [
     b"<html>",
-    b"[]",
-    b"[" * 100_000,
     b'"\xff"',
     b'{"custom_id": "9999-1", "response": {"status_code": 200, "body": {}}}',
-    b'{"custom_id": 7}',
     b'{"custom_id": "%s", "response": "x", "error": "y"}',
     b'{"custom_id": "%s", "response": {"status_code": 200, "body": null}}',
     b'{"custom_id": "%s", "error": {"code": ["x"], "message": {"a": 1}}}',
@@ -131,16 +120,15 @@ def test_odd_lines_of_a_batch(generate, journal):
         teacher.finish = odd
         status, _, err = generate(teacher.url, *BATCH, "--max_samples", len(BATCH_LINES) + 1)
         assert (status, err.count("Traceback")) == (0, 0), err
-        assert [len(lines) for _, lines in teacher.batches.values()] == [10, 10, 10, 9]
+        assert [len(lines) for _, lines in teacher.batches.values()] == [7, 7, 7, 6]
     assert all("\u2028a\u2029b\u0085c" in line["text"] for line in journal() if "text" in line)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/batches/b1", "/v1/batches?limit=100"])
 def test_odd_answers_on_batches(generate, root, path):
     state = root / "cot_data/netflix/batches.json"
     state.parent.mkdir(parents=True)
-    for body in ([], {"id": 7, "status": 7, "data": [5]}, {"data": [{}], "has_more": True}, b"<html>"):
+    for body in ({"id": 7, "status": 7, "data": [5]}, {"data": [{}], "has_more": True}, b"<html>"):
         lost = [{"calls": ["1-1"], "batch": None, "status": None}]  # a batch may have been made, and not noted
         state.write_text(json.dumps({"parts": lost if "limit" in path else []}))
         with serving(batching({path: body})) as server:
@@ -200,19 +188,15 @@ CONTEXT = "This model's maximum context length is 600 tokens, but the messages h
 PARAMETER = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
 OF_THE_PROMPT = [
     (400, {"error": AZURE}, "refused"),
-    (400, {"error": {"message": "Bad.", "code": "data_inspection_failed"}}, "refused"),
     (403, {"error": {"message": "Your input was flagged by moderation", "code": 403}}, "refused"),
     (400, {"object": "error", "message": CONTEXT, "code": 400}, "too long"),  # vLLM
     (429, {"error": {"message": "Request too large: Limit 10, requested 20"}}, "too long"),
     (500, {"error": {"message": "bad", "code": "context_length_exceeded"}}, "too long"),
     (413, "<html>Request Entity Too Large</html>", "too long"),
-    (422, {"error": "`inputs` must have less than 512 tokens"}, "bad request"),
     (422, {"detail": [{"msg": "no"}]}, "bad request"),
 ]
 OF_EVERY_CALL = [
-    (401, {"error": {"message": "Incorrect API key provided"}}),
     (403, {"error": {"message": "No access to this project"}}),
-    (404, {"error": {"message": "no such model"}}),
     (429, {"error": {"message": "Check your plan", "code": "insufficient_quota"}}),
 ]
 PASSING = [
@@ -305,6 +289,7 @@ def flood(handler, head, block=b" " * 65536):
     handler.wfile.write(head)
     while not handler.server.ending.is_set():
         handler.wfile.write(block)
+        handler.server.sent = getattr(handler.server, "sent", 0) + len(block)
 
 
 def drip(handler, head, drop):
@@ -314,55 +299,36 @@ def drip(handler, head, drop):
         handler.wfile.flush()
 
 
-@cache
-def zeros():
-    return gzip.compress(b" " * (400 << 20), 1)
+def bomb(handler):
+    handler.reply(gzip.compress(b" " * (40 << 20), 1), Content_Encoding="gzip")
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
 ENDLESS = {
-    "flood": (lambda handler: flood(handler, OK + b"{"), [], "2 missing (2 malformed response)"),
-    "drops": (lambda handler: drip(handler, OK + b"{", b" "), [], "2 missing (2 time-out)"),
-    "gzip": (lambda handler: handler.reply(zeros(), Content_Encoding="gzip"), [], "2 missing (2 malformed response)"),
-    "line of a file": (batching({}, lambda handler: flood(handler, OK, b"x" * 65536)), BATCH, "stopped: "),
-    "drops of a file": (batching({}, lambda handler: drip(handler, OK, b"{}\n")), BATCH, "stopped: "),
+    "flood": (lambda handler: flood(handler, OK + b"{"), False, "malformed response"),
+    "drops": (lambda handler: drip(handler, OK + b"{", b" "), False, "time-out"),
+    "gzip": (bomb, False, "malformed response"),
+    "line of a file": (lambda handler: flood(handler, OK, b"x" * 65536), True, "malformed response"),
+    "drops of a file": (lambda handler: drip(handler, OK, b"{}\n"), True, "connection"),
 }
-MEASURED = """
-import json, resource, subprocess, sys
-code = subprocess.run([sys.executable, *sys.argv[1:]], stdout=2).returncode
-print(json.dumps([code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))
-"""
 
 
-def measured(root, url, *flags):
-    """(status, MiB at the peak, output) of the script as a process of its own, which has to end: a server that goes on
-    for ever would hold it for ever, and how long a time-out of a second takes on a busy machine says nothing."""
-    command = [sys.executable, "-c", MEASURED, REPOSITORY / "cot_data/generate_data.py", "--root_path", root]
-    command += ["--base_url", url, "--model", MODEL, "--max_samples", 2, "--attempts", 2, "--timeout", 1, *flags]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
-    return *json.loads(done.stdout), done.stderr
+@pytest.mark.parametrize(("answer", "file", "kind"), ENDLESS.values(), ids=ENDLESS)
+def test_servers_without_end(answer, file, kind):
+    """One attempt of a second; more than a minute would be for ever."""
 
+    async def attempt(service):
+        async with asyncio.timeout(60):
+            try:
+                return [line async for line in service.lines("f1")] if file else await service.post("/batches", {})
+            except openai.OpenAIError as error:
+                return service.failure(error)
+            finally:
+                await service.close()
 
-@pytest.fixture(scope="module")
-def ordinary(tmp_path_factory):
-    """MiB of a run with a good server."""
-    root = tmp_path_factory.mktemp("ordinary")
-    make_source(root)
-    with pytest.MonkeyPatch.context() as patch, teaching() as teacher:
-        patch.setenv("OPENAI_API_KEY", KEY)
-        status, memory, out = measured(root, teacher.url)
-    assert status == 0, out
-    return memory
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("answer", "flags", "told"), ENDLESS.values(), ids=ENDLESS)
-def test_servers_without_end(root, ordinary, answer, flags, told):
-    zeros()
     with serving(answer) as server:
-        status, memory, out = measured(root, server.url, *flags)
-    assert status == 1 and told in out and "Traceback" not in out, out
-    assert memory < ordinary + 60
+        assert asyncio.run(attempt(Service(server.url, 1, 1))).kind == kind
+        assert getattr(server, "sent", 0) < 32 << 20  # with what the connection's buffers hold
 
 
 # ------------------------------------------------------------------------------------------------- keys and addresses
@@ -395,8 +361,8 @@ def assert_nowhere(secret, root, *streams):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("secret", "echo"),
-    [(KEY, f"Bearer {KEY}"), (KEY, quote(KEY, safe="")), (PASSWORD, quote(PASSWORD, safe=""))],
-    ids=["key", "key in a URL", "password"],
+    [(KEY, f"Bearer {KEY}"), (PASSWORD, quote(PASSWORD, safe=""))],
+    ids=["key", "password in a URL"],
 )
 def test_echoed_secrets_stand_nowhere(generate, root, secret, echo):
     told = list(places(echo))
@@ -420,8 +386,7 @@ def test_echoed_secrets_stand_nowhere(generate, root, secret, echo):
         assert ask(lambda handler: handler.reply({"error": error}, code)) == (2, 1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("status", ["completed", "failed", "echo"])
+@pytest.mark.parametrize("status", ["failed", "echo"])
 def test_echoed_keys_in_batches(generate, root, status):
     echo = f"Bearer {KEY}"
     entries = [
@@ -438,7 +403,7 @@ def test_echoed_keys_in_batches(generate, root, status):
         handler.reply("\n".join(lines).encode(), x_request_id=echo)
 
     errors = {"data": [{"code": echo, "message": echo}]}
-    ended = {"id": echo, "status": echo if status == "echo" else status, "output_file_id": "f1", "errors": errors}
+    ended = {"id": echo, "status": status.replace("echo", echo), "output_file_id": "f1", "errors": errors}
     known = {"/v1/files": {"id": echo}, "/v1/batches": {"id": "b1", "status": echo}, "/v1/batches/b1": ended}
     with serving(batching(known, content)) as server:
         code, out, err = generate(server.url, *BATCH, "--max_samples", 5)
@@ -463,15 +428,12 @@ def test_name_and_password_are_sent(generate):
 
 MISTAKES = [
     ({"OPENAI_API_KEY": "sk-se\ncret17"}, "", "OPENAI_API_KEY holds "),
-    ({"OPENAI_API_KEY": "sk-sécret17"}, "", "OPENAI_API_KEY holds "),
     ({}, "http://u:Pa55-cret17@127.0.0.1:x/v1", "--base_url, --served or OPENAI_BASE_URL is not an address"),
-    ({}, "ftp://u:Pa55-cret17@h/", "--base_url, --served or OPENAI_BASE_URL is not an address"),
     (
         {"ALL_PROXY": "socks5h://user:Pa55-cret17@127.0.0.1:9"},
         "http://h/v1",
         "the connection cannot be set up (ALL_PROXY): Using SOCKS proxy, but",
     ),
-    ({"SSL_CERT_FILE": "/nowhere.pem"}, "http://h/v1", "the connection cannot be set up (SSL_CERT_FILE): "),
 ]
 
 

@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def serving(answer, port=0):
-    """answer: called with a request's handler, which holds `path`, `headers`, `body` (bytes) and `wfile`, and `reply`.
+    """answer: called with a request's handler, which holds `command`, `path`, `headers`, `body` (bytes)
+    and `wfile`, and `reply`.
 
     Yields the server: `url`, `requests`, the (path, body) of each request, and `keys`, their Authorization.
     """

@@ -10,51 +10,18 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from tests.support.hostile import serving
 from tlrec.data.preferences import build_record
 from tlrec.data.records import write_records
-from tlrec.demo.teacher import Handler, Teacher, error
+from tlrec.demo.teacher import complete, error
 from tlrec.demo.world import DOMAINS, make_catalogue, make_examples
 
 
-class CountingHandler(Handler):
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        teacher = self.server
-        if self.path == "/v1/chat/completions":
-            self.chat(json.loads(body))
-            return
-        with teacher.lock:
-            if self.path == "/v1/files":  # a form
-                lines = [line for line in body.splitlines(keepends=True) if line.startswith(b'{"custom_id"')]
-                self.send(200, {"id": teacher.keep(b"".join(lines))})
-            else:
-                self.send(200, teacher.create_batch(json.loads(body)))
+class CountingTeacher:
+    """The demo's teacher, which knows how many chat requests are in its hands, and of which prompts (digests) it was
+    `asked`, and has `answered` them; with files and batches, and with faults.
 
-    def do_GET(self):
-        teacher, path = self.server, urlsplit(self.path).path
-        name = path.removesuffix("/content").rpartition("/")[2]
-        with teacher.lock:
-            if path == "/v1/batches":
-                batches = [teacher.look_at_batch(name) for name in reversed(teacher.batches)]
-                self.send(200, {"data": batches, "has_more": False})
-            else:
-                self.send(200, teacher.files[name] if name in teacher.files else teacher.look_at_batch(name))
-
-    def chat(self, body):
-        teacher = self.server
-        teacher.begin()
-        status, answer = teacher.complete(body)
-        time.sleep(teacher.delay)
-        with teacher.changed:  # from here on its client may ask the next
-            teacher.in_flight -= 1
-            teacher.changed.notify_all()
-        self.send(status, answer)
-
-
-class CountingTeacher(Teacher):
-    """A teacher that knows how many chat requests are in its hands, and of which prompts (digests) it was `asked`, and
-    has `answered` them; with files and batches, and with faults.
-
+    change:      function of (request, status, answer) to the (status, answer) that is sent.
     together:    it answers nothing before so many requests have been in its hands at once, or waits a minute for them.
     delay:       seconds before each answer.
     quota:       answers until the quota is exhausted.
@@ -63,15 +30,41 @@ class CountingTeacher(Teacher):
     `allow` bounds the answers from then on (None: no bound).
     """
 
-    def __init__(self, together=1, delay=0.0, quota=None, enqueued=None, expired=0.0):
-        super().__init__(handler=CountingHandler)
+    def __init__(self, change=None, together=1, delay=0.0, quota=None, enqueued=None, expired=0.0):
+        self.change = change or (lambda body, *answer: answer)
         self.together, self.delay, self.quota, self.enqueued, self.expired = together, delay, quota, enqueued, expired
         self.in_flight = self.most_in_flight = 0
         self.asked, self.answered = [], []
         self.files, self.batches = {}, {}
-        self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
+        self.changed = threading.Condition(threading.RLock())
         self._left = None
+
+    def respond(self, handler):
+        """Answer a request to any address: chat, files and batches."""
+        path = urlsplit(handler.path).path
+        if path == "/v1/chat/completions":
+            self.chat(handler)
+            return
+        name = path.removesuffix("/content").rpartition("/")[2]
+        with self.changed:
+            if path == "/v1/files":  # a form
+                lines = [line for line in handler.body.splitlines(keepends=True) if line.startswith(b'{"custom_id"')]
+                handler.reply({"id": self.keep(b"".join(lines))})
+            elif handler.command == "POST":
+                handler.reply(self.create_batch(json.loads(handler.body)))
+            elif path == "/v1/batches":
+                handler.reply({"data": list(map(self.look_at_batch, reversed(self.batches))), "has_more": False})
+            else:
+                handler.reply(self.files[name] if name in self.files else self.look_at_batch(name))
+
+    def chat(self, handler):
+        self.begin()
+        status, answer = self.complete(json.loads(handler.body))
+        time.sleep(self.delay)
+        with self.changed:  # from here on its client may ask the next
+            self.in_flight -= 1
+            self.changed.notify_all()
+        handler.reply(answer, status, x_request_id=f"req_{time.time_ns()}")
 
     def begin(self):
         """Take a request in hand, and wait until its answer is allowed."""
@@ -106,7 +99,7 @@ class CountingTeacher(Teacher):
                 return 429, error("You exceeded your current quota, please check it.", "insufficient_quota")
             self.answered.append(digest)
             self.changed.notify_all()
-        return super().complete(body)
+        return self.change(body, *complete(body))
 
     def keep(self, content):
         """A new file; its name."""
@@ -153,20 +146,14 @@ class CountingTeacher(Teacher):
 
 @contextmanager
 def teaching(change=None, **faults):
-    """Run a CountingTeacher; yields it. change: function of (request, status, answer) to the (status, answer) sent."""
-    teacher = CountingTeacher(**faults)
-    if change:
-        complete = teacher.complete
-        teacher.complete = lambda body: change(body, *complete(body))
-    thread = threading.Thread(target=teacher.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield teacher
-    finally:
-        teacher.allow(None)
-        teacher.shutdown()
-        thread.join()
-        teacher.server_close()
+    """Serve a CountingTeacher; yields it, with its `url`."""
+    teacher = CountingTeacher(change, **faults)
+    with serving(teacher.respond) as server:
+        teacher.url = server.url
+        try:
+            yield teacher
+        finally:
+            teacher.allow(None)
 
 
 def make_source(root, name="netflix", rows=150, seed=0):

@@ -88,37 +88,26 @@ def _recommend(featured, known, candidates):
 # --------------------------------------------------------------------------------------------------------- the server
 
 
-class Teacher(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self, port=0, handler=None):
-        super().__init__(("127.0.0.1", port), handler or Handler)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def handle_error(self, request, client_address):
-        """A client that disconnects is not a server error."""
-
-    def complete(self, body):
-        """(status, answer) for the body of a chat request."""
-        if body.get("model") != MODEL:
-            message = f"The model '{body.get('model')}' does not exist; this is an offline teacher, it serves {MODEL}."
-            return 404, error(message, "model_not_found")
-        prompt = body["messages"][-1]["content"]
-        text, finish_reason = answer_prompt(prompt), "stop"
-        limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        if limit and len(text) > 4 * limit:
-            text, finish_reason = text[: 4 * limit], "length"
-        message = {"role": "assistant", "content": text, "refusal": None}
-        usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4}
-        return 200, {
-            "id": f"chatcmpl-{time.time_ns()}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": MODEL,
-            "choices": [{"index": 0, "finish_reason": finish_reason, "logprobs": None, "message": message}],
-            "usage": {**usage, "total_tokens": sum(usage.values())},
-        }
+def complete(body):
+    """(status, answer) for the body of a chat request."""
+    if body.get("model") != MODEL:
+        message = f"The model '{body.get('model')}' does not exist; this is an offline teacher, it serves {MODEL}."
+        return 404, error(message, "model_not_found")
+    prompt = body["messages"][-1]["content"]
+    text, finish_reason = answer_prompt(prompt), "stop"
+    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    if limit and len(text) > 4 * limit:
+        text, finish_reason = text[: 4 * limit], "length"
+    message = {"role": "assistant", "content": text, "refusal": None}
+    usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4}
+    return 200, {
+        "id": f"chatcmpl-{time.time_ns()}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": MODEL,
+        "choices": [{"index": 0, "finish_reason": finish_reason, "logprobs": None, "message": message}],
+        "usage": {**usage, "total_tokens": sum(usage.values())},
+    }
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -130,20 +119,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path == "/v1/chat/completions":
-            self.send(*self.server.complete(json.loads(body)))
-        else:
-            self.send(404, error(f"no such address: {self.path}", "not_found"))
-
-    def send(self, status, answer, **fields):
-        """Send JSON, or bytes as they are; fields: further headers."""
-        body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        known = self.path == "/v1/chat/completions"
+        status, answer = complete(json.loads(body)) if known else (404, error(f"no address {self.path}", "not_found"))
+        content = json.dumps(answer).encode()
         self.send_response(status)
-        fields |= {"Content-Type": "application/json", "Content-Length": len(body)}
-        for name, value in {**fields, "x-request-id": f"req_{time.time_ns()}"}.items():
-            self.send_header(name.replace("_", "-"), str(value))
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("x-request-id", f"req_{time.time_ns()}")
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(content)
+
+
+class Teacher(ThreadingHTTPServer):
+    request_queue_size = 256
+
+    def handle_error(self, request, client_address):
+        """A client that disconnects is not a server error."""
 
 
 def error(message, code):
@@ -157,11 +148,12 @@ def main():
     parser.add_argument("--port", type=int, default=0, help="0: any free port (default: %(default)s)")
     parser.add_argument("--url_file", type=Path, help="write the base URL to this file once the server listens")
     args = parser.parse_args()
-    teacher = Teacher(args.port)
+    teacher = Teacher(("127.0.0.1", args.port), Handler)
+    url = f"http://127.0.0.1:{teacher.server_port}/v1"
     if args.url_file:
         with whole_file(args.url_file) as file:
-            file.write(teacher.url)
-    print(f"{MODEL} listens on {teacher.url}", flush=True)
+            file.write(url)
+    print(f"{MODEL} listens on {url}", flush=True)
     try:
         teacher.serve_forever()
     except KeyboardInterrupt:
