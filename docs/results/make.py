@@ -26,7 +26,7 @@ from tlrec.data.published import published_name
 from tlrec.evaluation.comparison import compare_scores
 from tlrec.evaluation.metrics import two_probabilities_to_score
 from tlrec.files import whole_file
-from tlrec.report.cells import shots_name, shots_order
+from tlrec.report.cells import shots_name
 from tlrec.report.collect import chain_of, facts_of
 from tlrec.report.published import RESULTS
 from tlrec.report.tables import between, bounds, number
@@ -195,17 +195,14 @@ def draw(path, found):
 
     from tlrec.report import figures
 
-    points = {}
+    points = []
     for (method, shots), own in found.groupby(["method", "shots"]):
-        low, high = own["auc_low"].mean(), own["auc_high"].mean()
-        interval = None if np.isnan(low) else [low, high]
-        points.setdefault(method, []).append((shots, own["auc"].mean(), interval, own["auc"].tolist()))
-    for cells in points.values():
-        cells.sort(key=lambda cell: shots_order(cell[0]))
+        interval = own[["auc_low", "auc_high"]].mean().dropna().tolist()
+        points.append((method, shots, own["auc"].mean(), interval, own["auc"].tolist()))
     said = "bars: 95 % over users, of a seed on average; small dots: seeds"
     title = f"{found['target'].iloc[0]}: AUC against shots\n{said}"
     with rc_context(figures.STYLE):
-        floors, looks = {HISTORY: found["history_auc"].iloc[0]}, figures.looks_of(points)
+        floors, looks = {HISTORY: found["history_auc"].iloc[0]}, figures.looks_of(dict(found.groupby("method").size()))
         save(figures.against_shots(points, floors, published(found), title, "AUC", looks), path, digest)
 
 

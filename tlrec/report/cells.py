@@ -1,16 +1,27 @@
 """Groups evaluations into cells (one method at one number of shots on one test set) and says what is within noise."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from tlrec.evaluation.comparison import compare_scores
 from tlrec.evaluation.metrics import METRICS
-from tlrec.report.collect import settings_of
 from tlrec.report.published import RESULTS
 from tlrec.report.rankings import rankings
+from tlrec.runs import flags_of
+
+# Flags that a column of the report shows already.
+SHOWN = {"--lora_weights", "--sample", "--seed", "--source", "--stage", "--target"}
+
+
+class Measured(NamedTuple):
+    """A metric, or a difference in it: None where it is not defined. interval: [low, high], None where there is none."""
+
+    value: float | None
+    interval: list | None
 
 
 @dataclass
@@ -18,8 +29,8 @@ class Cell:
     """The seeds of one method at one number of shots.
 
     selected: what selected the checkpoints, in words; other_scoring: settings in which it was not scored as most others.
-    numbers: of the mean over seeds, see tlrec.evaluation.comparison; spread: {metric: standard deviation over seeds};
-    to_floor: {metric: numbers of the difference to the floor that is best in it}; to_best: of that to the best cell.
+    By metric: numbers, of the mean over seeds, and over_floor, its difference to the floor that is best in that metric,
+    are Measured; spread is the standard deviation over seeds. near_best: whether its AUC is within noise of the best.
     """
 
     method: str
@@ -27,19 +38,18 @@ class Cell:
     evaluations: list
     selected: str
     other_scoring: list
-    numbers: dict = field(default_factory=dict)
-    spread: dict = field(default_factory=dict)
-    to_floor: dict = field(default_factory=dict)
-    to_best: dict = field(default_factory=dict)
-    missing_seeds: list = field(default_factory=list)
+    numbers: dict
+    over_floor: dict
+    spread: dict
+    near_best: bool = False
 
     @property
     def seeds(self):
         return [evaluation.facts["seed"] for evaluation in self.evaluations]
 
-    def sign(self, metric, unit):
+    def sign(self, metric):
         """▲ above the best floor, ▼ below it, ≈ within noise of it; "" where no floor or no interval is."""
-        bounds = metric in self.to_floor and self.to_floor[metric]["intervals"][metric].get(unit)
+        bounds = self.over_floor[metric].interval if metric in self.over_floor else None
         return ("▲" if bounds[0] > 0 else "▼" if bounds[1] < 0 else "≈") if bounds else ""
 
 
@@ -47,8 +57,9 @@ class Cell:
 class TestSet:
     """Everything evaluated on the same rows.
 
-    floors: {name: numbers}; best_floor: {metric: name}; best: the cell of the best AUC, None if AUC is not defined;
-    unit: what intervals leave out; published: {method: {shots: AUC}}; rankings: of tlrec.report.rankings.
+    test: the described file. floors: {name: {metric: Measured}}; best_floor: {metric: name}; best: the cell of the best
+    AUC, None if AUC is not defined; unit: what intervals leave out; published: {method: {shots: AUC}}; rankings: of
+    tlrec.report.rankings.
     """
 
     target: str
@@ -69,7 +80,7 @@ class TestSet:
     @property
     def metrics(self):
         """Names of the metrics that are defined on these rows."""
-        return [metric for metric in METRICS if self.cells[0].numbers[metric] is not None]
+        return [metric for metric in METRICS if self.cells[0].numbers[metric].value is not None]
 
     @property
     def methods(self):
@@ -116,29 +127,32 @@ def test_set(evaluations, files, names):
     scores |= {evaluation.folder: evaluation.predictions["score"] for evaluation in evaluations}
     comparison = compare_scores(evaluations[0].predictions["label"], scores, {unit: users})
 
-    floors = {name: comparison.numbers([("floor", name)]) for name in floor_scores}
-    best_floor = {}
+    def measure(of, minus=()):
+        numbers = comparison.numbers(of, minus)
+        return {metric: Measured(numbers[metric], numbers["intervals"][metric].get(unit)) for metric in METRICS}
+
+    floors, best_floor, cells = {name: measure([("floor", name)]) for name in floor_scores}, {}, []
     for metric in METRICS:
-        if defined := [name for name in floors if floors[name][metric] is not None]:
-            best_floor[metric] = max(defined, key=lambda name: floors[name][metric])
-    cells = group(evaluations, files)
-    for cell in cells:
-        folders = [evaluation.folder for evaluation in cell.evaluations]
-        cell.numbers = comparison.numbers(folders)
-        values = pd.DataFrame([evaluation.metrics for evaluation in cell.evaluations])[list(METRICS)]
-        cell.spread = values.astype(float).std().dropna().to_dict()
-        for metric, name in best_floor.items():
-            cell.to_floor[metric] = comparison.numbers(folders, [("floor", name)])
-    defined = [cell for cell in cells if cell.numbers["auc"] is not None]
-    best = max(defined, key=lambda cell: cell.numbers["auc"], default=None)
+        if defined := [name for name in floors if floors[name][metric].value is not None]:
+            best_floor[metric] = max(defined, key=lambda name: floors[name][metric].value)
+    for method, shots, own in group(evaluations):
+        folders = [evaluation.folder for evaluation in own]
+        over_floor = {metric: measure(folders, [("floor", name)])[metric] for metric, name in best_floor.items()}
+        spread = pd.DataFrame([evaluation.metrics for evaluation in own])[list(METRICS)].astype(float).std().dropna()
+        said = (files.selected(own), other_scoring(own, evaluations))
+        cells.append(Cell(method, shots, own, *said, measure(folders), over_floor, spread.to_dict()))
+    defined = [cell for cell in cells if cell.numbers["auc"].value is not None]
+    best = max(defined, key=lambda cell: cell.numbers["auc"].value, default=None)
     for cell in defined:
-        cell.to_best = comparison.numbers(*([e.folder for e in one.evaluations] for one in (cell, best)))
+        bounds = measure(*([e.folder for e in one.evaluations] for one in (cell, best)))["auc"].interval
+        cell.near_best = bool(cell is not best and bounds and bounds[0] <= 0 <= bounds[1])
     published = RESULTS.get(test["published"], {})
     return TestSet(target, test, evaluations, cells, floors, best_floor, best, unit, published, rankings(cells))
 
 
-def group(evaluations, files):
-    """Cells in order of base model, method and shots; a method's label names the settings in which its runs differ."""
+def group(evaluations):
+    """[(method, shots, evaluations in order of seeds)] in order of base model, method and shots; a method's label names
+    the settings in which its runs differ."""
     runs = pd.DataFrame([evaluation.facts for evaluation in evaluations]).assign(run=evaluations)
     bases = set(runs["base_model"]) - {"none"}
     for (base, method, _), together in runs.groupby(["base_model", "method", "shots"]):
@@ -149,14 +163,23 @@ def group(evaluations, files):
             notes += [f"{name} {value}" for name, value in of_run.items()]
             runs.loc[place, "label"] = f"{method} ({', '.join(notes)})" if notes else method
     runs = runs.assign(order=runs["shots"].map(shots_order)).sort_values("seed", kind="stable")
-    cells = []
-    for (_, label, _), together in runs.groupby(["base_model", "label", "order"]):
-        own, shots = list(together["run"]), int(together["shots"].iloc[0])
-        cells.append(Cell(label, shots, own, files.selected(own), other_scoring(own, evaluations)))
-        if shots:
-            seeds = runs.loc[(runs["label"] == label) & (runs["shots"] != 0), "seed"].dropna()
-            cells[-1].missing_seeds = sorted(set(seeds.astype(int)) - set(cells[-1].seeds))
-    return cells
+    by_cell = runs.groupby(["base_model", "label", "order"])
+    return [(label, int(own["shots"].iloc[0]), list(own["run"])) for (_, label, _), own in by_cell]
+
+
+def settings_of(evaluation):
+    """{name: value} of what may differ between runs of the same method, shots and seed: flags, frame, data."""
+    run, chain = evaluation.metrics["run"], evaluation.chain
+    scoring = run.get("scoring") or {}
+    settings = {"frame": run.get("frame")}
+    settings |= {f"{name} in evaluation": scoring.get(name) for name in ("quantization", "cutoff_len")}
+    stages = {f"stage {position} ": stage for position, stage in enumerate(chain[:-1], start=1)}
+    for prefix, stage in (stages | {"": chain[-1] if chain else run}).items():
+        flags = {name: value for name, value in flags_of(stage["arguments"]).items() if name not in SHOWN}
+        settings |= {prefix + name.removeprefix("--"): value for name, value in flags.items()}
+        if (chain or run.get("stage") == "baseline") and (train := stage["data"].get("train")):
+            settings[f"{prefix}training data"] = f"sha256 {train['sha256'][:8]}"
+    return settings
 
 
 def other_scoring(own, evaluations):

@@ -64,28 +64,30 @@ def of_cells(test_set, files):
     """What is to be known of single cells; one line for each text, naming its cells."""
     found = {}
     for cell in test_set.cells:
-        for key in of_cell(cell, files):
+        seeds = {seed for one in test_set.cells if one.method == cell.method and one.shots for seed in one.seeds}
+        for key in of_cell(cell, seeds - {None} if cell.shots else set(), files):
             found.setdefault(key, []).append(f"{cell.method}, {shots_name(cell.shots)}")
     for (level, text), names in found.items():
         yield level, f"{test_set.target}: {'; '.join(names)}", text
 
 
-def of_cell(cell, files):
-    """(level, text) about selection, seeds, silent models, scoring settings and cut prompts of one cell."""
+def of_cell(cell, seeds, files):
+    """(level, text) about selection, seeds, silent models, scoring settings and cut prompts of one cell. seeds: those of
+    its method at any number of shots."""
     selected = f"checkpoints were selected by {cell.selected}"
     if " test rows" in cell.selected:
         yield "warning", f"{selected}: the result is of no use"
     elif cell.shots == 0 and " target rows" in cell.selected:
         hint = "VALID=source in the launcher selects on source data"
         yield "note", f"{selected}, so this is zero-shot only in its training; {hint}"
-    if cell.missing_seeds:
-        yield "warning", f"seeds missing: {', '.join(map(str, cell.missing_seeds))}"
+    if missing := sorted(seeds - set(cell.seeds)):
+        yield "warning", f"seeds missing: {', '.join(map(str, missing))}"
     if repeated := [str(seed) for seed, times in Counter(cell.seeds).items() if seed is not None and times > 1]:
         yield "warning", f"more than one run with seed {', '.join(repeated)}; all of them are in the mean"
     mass = float(np.mean([evaluation.metrics["answer_mass"] for evaluation in cell.evaluations]))
     if mass < SILENT:
-        said = "the model would often say something else"
-        yield "note", f"only {mass:.1%} of the probability is on the two answers: {said}"
+        silent = f"only {mass:.1%} of the probability is on the two answers"
+        yield "note", f"{silent}: the model would often say something else"
     if cell.other_scoring:
         yield "warning", f"scored with {', '.join(cell.other_scoring)}"
     cut = {}

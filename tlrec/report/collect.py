@@ -9,10 +9,7 @@ from tlrec.evaluation.ranks import RANKING, RANKS, read_ranking
 from tlrec.evaluation.results import read_evaluation
 from tlrec.files import printable
 from tlrec.probe import knowledge
-from tlrec.runs import flags_of, read_run
-
-# Flags that a column of the report shows already.
-SHOWN = {"--lora_weights", "--sample", "--seed", "--source", "--stage", "--target"}
+from tlrec.runs import read_run
 
 
 @dataclass
@@ -35,8 +32,8 @@ class Evaluation:
 
 @dataclass
 class Workspace:
-    """evaluations; tunings: (folder, run.json) of the tuners' runs; probes: (folder, probe.json); problems: (folder,
-    what is wrong)."""
+    """evaluations; tunings: run.json of the tuners' runs; probes: (folder, probe.json); problems: (folder, what is
+    wrong)."""
 
     evaluations: list = field(default_factory=list)
     tunings: list = field(default_factory=list)
@@ -48,11 +45,8 @@ def collect(root):
     """Everything under `root`, in the order of folder names. Links are followed, hidden folders left out."""
     workspace, seen = Workspace(), set()
 
-    def name_of(folder):
-        return printable(Path(folder).relative_to(root))
-
     def problem(folder, text):
-        workspace.problems.append((name_of(folder), printable(text)))
+        workspace.problems.append((printable(Path(folder).relative_to(root)), printable(text)))
 
     def unreadable(error):
         problem(error.filename, f"cannot be read: {error.strerror}")
@@ -67,27 +61,30 @@ def collect(root):
             problem(folder, "a trainer's checkpoint: its run has not finished")
             subfolders.clear()
             continue
-        run = None
+        if "adapter_config.json" in files and "run.json" not in files:
+            problem(folder, "an adapter without run.json: unfinished, or not made by TLRec")
         try:
-            if "run.json" in files:
-                run = read_run(folder)
-                if run.get("stage"):  # an exported model has a run.json too
-                    workspace.tunings.append((name_of(folder), run))
-            elif "adapter_config.json" in files:
-                problem(folder, "an adapter without run.json: unfinished, or not made by TLRec")
-            if "metrics.json" in files:
-                evaluation = read_result(Path(folder), name_of(folder), run)
-                workspace.evaluations.append(evaluation)  # with or without the ranking beside it
-                if RANKING in files:
-                    evaluation.ranking, evaluation.ranks = read_its_ranking(evaluation, folder)
-                elif RANKS in files:
-                    stopped = "a ranking that was stopped; give the same command again"
-                    problem(folder, f"{RANKS} without {RANKING}: {stopped}")
-            if knowledge.FILE in files:
-                workspace.probes.append((name_of(folder), knowledge.read_probe(folder)))
+            read_folder(workspace, Path(folder), printable(Path(folder).relative_to(root)), files)
         except InputError as error:
             problem(folder, str(error))
     return workspace
+
+
+def read_folder(workspace, folder, name, files):
+    """Add what `folder`, called `name` in the report, holds to the Workspace. Raises InputError for what is damaged, or
+    does not belong to the rest; what was read until then stays."""
+    run = read_run(folder) if "run.json" in files else None
+    if run and run.get("stage"):  # an exported model has a run.json too
+        workspace.tunings.append(run)
+    if "metrics.json" in files:
+        evaluation = read_result(folder, name, run)
+        workspace.evaluations.append(evaluation)  # with or without the ranking beside it
+        if RANKING in files:
+            evaluation.ranking, evaluation.ranks = read_its_ranking(evaluation, folder)
+        elif RANKS in files:
+            raise InputError(f"{RANKS} without {RANKING}: a ranking that was stopped; give the same command again")
+    if knowledge.FILE in files:
+        workspace.probes.append((name, knowledge.read_probe(folder)))
 
 
 def read_result(folder, name, run):
@@ -96,13 +93,9 @@ def read_result(folder, name, run):
     Raises InputError for damaged files and for a metrics.json made for an older adapter of the same folder.
     """
     (metrics, predictions), where = read_evaluation(folder), folder / "metrics.json"
-    chain, rows, test = (
-        chain_of(metrics["run"].get("adapter")),
-        len(predictions["label"]),
-        metrics["run"]["data"]["test"],
-    )
-    if rows != test["rows"]:
-        raise InputError(f"{where}: {rows} predictions for {test['rows']} test rows")
+    chain, rows = chain_of(metrics["run"].get("adapter")), metrics["run"]["data"]["test"]["rows"]
+    if (found := len(predictions["label"])) != rows:
+        raise InputError(f"{where}: {found} predictions for {rows} test rows")
     if not all(stage.get("stage") for stage in chain):
         raise InputError(f"{where}: the run.json of its adapter, or of an earlier one, does not name its stage")
     if run and chain and any(run.get(key) != chain[-1].get(key) for key in ("started", "ended")):
@@ -111,15 +104,15 @@ def read_result(folder, name, run):
 
 
 def read_its_ranking(evaluation, folder):
-    """(ranking.json, lines of ranks.jsonl) beside an Evaluation. Raises InputError for damaged files and for a ranking of
-    another adapter or other test data."""
+    """(ranking.json, lines of ranks.jsonl) beside an Evaluation. Raises InputError for damaged files and for a ranking
+    of another adapter or other test data."""
     ranking, ranks = read_ranking(folder)
-
-    def made_of(run):
-        return run["data"]["test"]["sha256"], (run.get("adapter") or {}).get("sha256")
-
-    if made_of(ranking["run"]) != made_of(evaluation.metrics["run"]):
-        raise InputError(f"{Path(folder) / RANKING}: was made for another adapter or other test data; rank again")
+    made_of = [
+        (run["data"]["test"]["sha256"], (run.get("adapter") or {}).get("sha256"))
+        for run in (ranking["run"], evaluation.metrics["run"])
+    ]
+    if made_of[0] != made_of[1]:
+        raise InputError(f"{folder / RANKING}: was made for another adapter or other test data; rank again")
     return ranking, ranks
 
 
@@ -147,21 +140,6 @@ def method_of(run):
     if chain and chain[-1].get("shots"):
         stages.pop()  # few-shot tuning is a column, not a method
     return " + ".join(stages) or "base model"
-
-
-def settings_of(evaluation):
-    """{name: value} of what may differ between runs of the same method, shots and seed: flags, frame, data."""
-    run, chain = evaluation.metrics["run"], evaluation.chain
-    scoring = run.get("scoring") or {}
-    settings = {"frame": run.get("frame")}
-    settings |= {f"{name} in evaluation": scoring.get(name) for name in ("quantization", "cutoff_len")}
-    stages = {f"stage {position} ": stage for position, stage in enumerate(chain[:-1], start=1)}
-    for prefix, stage in (stages | {"": chain[-1] if chain else run}).items():
-        flags = {name: value for name, value in flags_of(stage["arguments"]).items() if name not in SHOWN}
-        settings |= {prefix + name.removeprefix("--"): value for name, value in flags.items()}
-        if (chain or run.get("stage") == "baseline") and (train := stage["data"].get("train")):
-            settings[f"{prefix}training data"] = f"sha256 {train['sha256'][:8]}"
-    return settings
 
 
 def facts_of(run):

@@ -1,7 +1,8 @@
-"""The data files that runs name, as far as they are still there: what they share, and which rows selected a checkpoint."""
+"""The data files that runs name, as far as they are still there: what they share, and what selected a checkpoint."""
 
 import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from tlrec.data.overlap import Overlap, measure_overlap
@@ -10,12 +11,19 @@ from tlrec.errors import InputError
 from tlrec.files import sha256
 
 
+def digest_of(path):
+    """The SHA-256 of a file; None of what is none, or cannot be read."""
+    with suppress(OSError):  # of a file that may not be read, or a name that cannot be one
+        return sha256(path) if path.is_file() else None
+
+
 class DataFiles:
     """Data files are found where they were given or below the workspace `root`, and only if unchanged."""
 
     def __init__(self, root):
         self.root = Path(root).resolve()
-        self.files, self.digests, self.overlaps = {}, {}, {}  # by digest, by path, and by two digests
+        self.files, self.overlaps = {}, {}  # by digest, and by two digests
+        self.digest = cache(digest_of)
 
     def read(self, data):
         """(records, Preferences or None) of a file described by {"path", "sha256"}; InputError if it is not there or
@@ -77,22 +85,14 @@ class DataFiles:
         """{sha256: described file} of the target's files: beside the test file, or a copy of it in `rec_data`, and what
         few-shot stages learnt from."""
         test = evaluation.metrics["run"]["data"]["test"]
-        copies = [path for path in self.root.glob("rec_data/*/*.json") if self._digest(path) == test["sha256"]]
+        copies = [path for path in self.root.glob("rec_data/*/*.json") if self.digest(path) == test["sha256"]]
         folders = {path.parent for path in (self._find(test), *copies) if path}
         beside = [path for folder in folders for path in sorted(folder.glob("*.json"))]
-        found = {self._digest(path): {"path": str(path), "sha256": self._digest(path)} for path in beside}
+        found = {sha: {"path": str(path), "sha256": sha} for path in beside if (sha := self.digest(path))}
         learnt_from = [run["data"]["train"] for run in evaluation.runs if run.get("shots") and "train" in run["data"]]
         return found | {data["sha256"]: data for data in (test, *learnt_from)}
 
     def _find(self, data):
         """The path of a described file; None if it is gone or has changed."""
-        for path in (Path(data["path"]), self.root / data["path"]):
-            with suppress(OSError):  # of a file that may not be read, or a name that cannot be one
-                if path.is_file() and self._digest(path) == data["sha256"]:
-                    return path
-        return None
-
-    def _digest(self, path):
-        if path not in self.digests:
-            self.digests[path] = sha256(path)
-        return self.digests[path]
+        places = (Path(data["path"]), self.root / data["path"])
+        return next((path for path in places if self.digest(path) == data["sha256"]), None)

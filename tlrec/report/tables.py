@@ -1,4 +1,5 @@
-"""The report as pandas tables: `runs`, a row for each evaluation, and `sections`, what results.md and index.html show."""
+"""The report as pandas tables: `runs`, a row for each evaluation, and `sections`, which results.md and index.html
+show."""
 
 from dataclasses import dataclass, field
 
@@ -14,16 +15,17 @@ from tlrec.report.rankings import FLOORS, RULES
 
 LEGEND = (
     "AUC as published: rows in order of P(Yes) - P(No), 0.5 is chance. Mean ± standard deviation over seeds, number of "
-    "seeds in brackets; then what selected the checkpoints. ▲ above the best rule without training, ▼ below it, ≈ within noise of it; ★ "
-    "best here, ☆ within noise of the best: the paired 95 % interval of the difference, over {unit}, contains 0. That "
+    "seeds in brackets; then what selected the checkpoints. ▲ above the best rule without training, ▼ below it, ≈ "
+    "within noise of it; ★ best here, ☆ within noise of the best: the paired 95 % interval of the difference, over "
+    "{unit}, contains 0. That "
     "interval leaves out users, not seeds: read it beside the ±. No sign: {unit} do not tell how certain it is. ‡ most "
     "other cells have other scoring settings (see Checks). Without training: history is the share of liked "
     "items in the history, item is the like-rate of the target item in the training split."
 )
 WITHIN_USERS = (
     "AUC ranks the rows of all users together; uAUC ranks each user's rows separately and is averaged over the {users} "
-    "users with both labels. A method with a high AUC and a uAUC near chance tells generous users from strict ones, but "
-    "not what a user likes."
+    "users with both labels. A method with a high AUC and a uAUC near chance tells generous users from strict ones, "
+    "but not what a user likes."
 )
 
 
@@ -104,11 +106,10 @@ def headline(test_set):
     words.append(f"Best: {best.method}, {shots_name(best.shots)}.")
     for metric, name in (("auc", "AUC"), ("uauc", "uAUC")):
         if floor := test_set.best_floor.get(metric):
-            to_floor = best.to_floor[metric]
-            interval = between(to_floor["intervals"][metric].get(test_set.unit), "+")
+            over, rule = best.over_floor[metric], f"{floor}, {number(test_set.floors[floor][metric].value)}"
             words.append(
-                f"Its {name}, {number(best.numbers[metric])}, differs from that of the best rule without training ({floor}, "
-                f"{number(test_set.floors[floor][metric])}) by {number(to_floor[metric], '+')}, 95 % interval {interval}."
+                f"Its {name}, {number(best.numbers[metric].value)}, differs from that of the best rule without training "
+                f"({rule}) by {number(over.value, '+')}, 95 % interval {between(over.interval, '+')}."
             )
     return " ".join(words)
 
@@ -120,7 +121,8 @@ def main_table(test_set, metric):
     shots = {shots for _, shots in cells} | {shots for _, aucs in published for shots in aucs}
     shots = sorted(shots, key=shots_order)
     rows = [[m, *(cell_text(cells.get((m, s)), test_set, metric) for s in shots)] for m in test_set.methods]
-    rows += [[f"no training: {name}"] + [number(one[metric])] * len(shots) for name, one in test_set.floors.items()]
+    floors = {name: number(one[metric].value) for name, one in test_set.floors.items()}
+    rows += [[f"no training: {name}", *[text] * len(shots)] for name, text in floors.items()]
     if metric == "auc":
         rows += [[f"published: {name}", *(number(aucs.get(s), missing="") for s in shots)] for name, aucs in published]
     return pd.DataFrame(rows, columns=["Method", *map(shots_name, shots)])
@@ -130,39 +132,37 @@ def cell_text(cell, test_set, metric="auc"):
     """Such as "0.731 ± 0.004 (3) ▲ ☆ [1000 target rows]"."""
     if cell is None:
         return ""
-    if cell.numbers[metric] is None:
+    if cell.numbers[metric].value is None:
         return f"not defined [{cell.selected}]"
-    words = [number(cell.numbers[metric])]
+    words = [number(cell.numbers[metric].value)]
     words += [f"± {number(cell.spread[metric])}"] if metric in cell.spread else []
-    words += [f"({len(cell.evaluations)})", cell.sign(metric, test_set.unit)]
+    words += [f"({len(cell.evaluations)})", cell.sign(metric)]
     if metric == "auc":
-        bounds = cell.to_best["intervals"]["auc"][test_set.unit]
-        near = cell is not test_set.best and bounds and bounds[0] <= 0 <= bounds[1]
-        words.append("★" if cell is test_set.best else "☆" if near else "")
+        words.append("★" if cell is test_set.best else "☆" if cell.near_best else "")
         words.append("‡" if cell.other_scoring else "")
     return " ".join(word for word in (*words, f"[{cell.selected}]") if word)
 
 
 def detail_table(test_set):
-    """A row for each cell: spread over seeds beside the interval over users, differences to the best floor, the rest."""
-    rows = []
+    """A row for each cell: spread over seeds beside the interval over users, difference to the best floor, the rest."""
+    rows, over = [], f"95 % over {test_set.unit}"
     for cell in test_set.cells:
         row = {"Method": cell.method, "Shots": shots_name(cell.shots), "Seeds": seeds_text(cell.evaluations)}
         row["Selected by"] = cell.selected
         for metric in test_set.metrics:
-            row |= {metric: number(cell.numbers[metric]), f"{metric}, ± over seeds": number(cell.spread.get(metric))}
-            row[f"{metric}, 95 % over {test_set.unit}"] = between(cell.numbers["intervals"][metric].get(test_set.unit))
+            value, interval = cell.numbers[metric]
+            row |= {metric: number(value), f"{metric}, ± over seeds": number(cell.spread.get(metric))}
+            row[f"{metric}, {over}"] = between(interval)
             if floor := test_set.best_floor.get(metric):
-                numbers = cell.to_floor[metric]
-                row[f"{metric} - {floor}"] = number(numbers[metric], "+")
-                row[f"{metric} - {floor}, 95 % over {test_set.unit}"] = between(
-                    numbers["intervals"][metric].get(test_set.unit), "+"
-                )
+                value, interval = cell.over_floor[metric]
+                row |= {
+                    f"{metric} - {floor}": number(value, "+"),
+                    f"{metric} - {floor}, {over}": between(interval, "+"),
+                }
         metrics = pd.DataFrame([evaluation.metrics for evaluation in cell.evaluations])
         mean = metrics[["auc_logodds", *CALIBRATION]].astype(float).mean()
         rows.append(row | {name: number(value) for name, value in mean.items()})
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    return pd.DataFrame(rows, columns=columns).fillna("-")
+    return pd.DataFrame(rows)
 
 
 def ranking_table(ranked):
@@ -171,9 +171,8 @@ def ranking_table(ranked):
     for cell, chosen, means in ranked.cells:
         row = {"Method": cell.method, "Shots": shots_name(cell.shots), "Seeds": seeds_text(chosen)}
         row |= {"Selected by": cell.selected} | {metric_title(name): metric_text(name, means[name]) for name in names}
-        rows.append(
-            row | {f"{ranked.main.upper()}, 95 % (users)": between(means["intervals"][ranked.main]["users"], digits=4)}
-        )
+        interval = between(means["intervals"][ranked.main]["users"], digits=4)
+        rows.append(row | {f"{ranked.main.upper()}, 95 % (users)": interval})
     for name, means in ranked.floors.items():
         found = {metric_title(metric): metric_text(metric, means[metric]) for metric in names}
         rows.append({"Method": f"no training: {FLOORS.get(name, name)}"} | found)
