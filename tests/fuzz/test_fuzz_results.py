@@ -73,7 +73,7 @@ def check(root, contents, name, content):
     workspace = collect.collect(root)
     files = datafiles.DataFiles(root)
     test_sets = cells.test_sets(workspace.evaluations, files, workspace.problems)
-    pictures = {one.target: [] for one in test_sets} | {None: []}
+    pictures = {one.target: {} for one in test_sets} | {None: {}}
     tables.sections(test_sets, checks.check(test_sets, files), workspace, pictures)
     found = {evaluation.folder for evaluation in workspace.evaluations}
     assert "other" in found

@@ -30,7 +30,7 @@ class Cell:
 
     selected: what selected the checkpoints, in words; other_scoring: settings in which it was not scored as most others.
     By metric: numbers, of the mean over seeds, and over_floor, its difference to the floor that is best in that metric,
-    are Measured; spread is the standard deviation over seeds. near_best: whether its AUC is within noise of the best.
+    are Measured; spread is the standard deviation over seeds.
     """
 
     method: str
@@ -41,50 +41,15 @@ class Cell:
     numbers: dict
     over_floor: dict
     spread: dict
-    near_best: bool = False
 
     @property
     def seeds(self):
         return [evaluation.facts["seed"] for evaluation in self.evaluations]
 
-    def sign(self, metric):
-        """▲ above the best floor, ▼ below it, ≈ within noise of it; "" where no floor or no interval is."""
-        bounds = self.over_floor[metric].interval if metric in self.over_floor else None
-        return ("▲" if bounds[0] > 0 else "▼" if bounds[1] < 0 else "≈") if bounds else ""
-
-
-@dataclass
-class TestSet:
-    """Everything evaluated on the same rows.
-
-    test: the described file. floors: {name: {metric: Measured}}; best_floor: {metric: name}; best: the cell of the best
-    AUC, None if AUC is not defined; unit: what intervals leave out; published: {method: {shots: AUC}}; rankings: of
-    tlrec.report.rankings.
-    """
-
-    target: str
-    test: dict
-    evaluations: list
-    cells: list
-    floors: dict
-    best_floor: dict
-    best: Cell | None
-    unit: str
-    published: dict
-    rankings: list
-
     @property
-    def labels(self):
-        return self.evaluations[0].predictions["label"]
-
-    @property
-    def metrics(self):
-        """Names of the metrics that are defined on these rows."""
-        return [metric for metric in METRICS if self.cells[0].numbers[metric].value is not None]
-
-    @property
-    def methods(self):
-        return list(dict.fromkeys(cell.method for cell in self.cells))
+    def names(self):
+        """Of its scores, in a Comparison."""
+        return [evaluation.folder for evaluation in self.evaluations]
 
 
 def shots_order(shots):
@@ -109,45 +74,53 @@ def test_sets(evaluations, files, problems):
         else:
             together.append(evaluation)
     names = Counter(together[0].facts["target"] for together in by_digest.values())
-    return [test_set(together, files, names) for together in by_digest.values()]
+    return [TestSet(together, files, names) for together in by_digest.values()]
 
 
-def test_set(evaluations, files, names):
-    """The TestSet of evaluations on the same rows, compared in one Comparison, so that every difference is paired.
-    names: how many test sets have each name."""
-    test, target = evaluations[0].metrics["run"]["data"]["test"], evaluations[0].facts["target"]
-    if names[target] > 1:
-        target = f"{target} ({test['path']}, {test['sha256'][:8]})"
-    floor_scores = {}
-    for evaluation in evaluations:
-        floor_scores = evaluation.predictions["floors"] | floor_scores
-    users = next((e.predictions["user"] for e in evaluations if e.predictions["user"] is not None), None)
-    unit = "rows" if users is None else "users"
-    scores = {("floor", name): score for name, score in floor_scores.items()}
-    scores |= {evaluation.folder: evaluation.predictions["score"] for evaluation in evaluations}
-    comparison = compare_scores(evaluations[0].predictions["label"], scores, {unit: users})
+class TestSet:
+    """Everything evaluated on the same rows, compared in one Comparison, so that every difference is paired.
 
-    def measure(of, minus=()):
-        numbers = comparison.numbers(of, minus)
-        return {metric: Measured(numbers[metric], numbers["intervals"][metric].get(unit)) for metric in METRICS}
+    target: its name; test: the described file. floors: {name: {metric: Measured}}; best_floor: {metric: name}; metrics:
+    names of those that are defined here. methods: of the cells, in order; best: the cell of the best AUC, None if AUC is
+    not defined. unit: what intervals leave out. published: {method: {shots: AUC}}; rankings: of tlrec.report.rankings.
+    """
 
-    floors, best_floor, cells = {name: measure([("floor", name)]) for name in floor_scores}, {}, []
-    for metric in METRICS:
-        if defined := [name for name in floors if floors[name][metric].value is not None]:
-            best_floor[metric] = max(defined, key=lambda name: floors[name][metric].value)
-    for method, shots, own in group(evaluations):
-        folders = [evaluation.folder for evaluation in own]
-        over_floor = {metric: measure(folders, [("floor", name)])[metric] for metric, name in best_floor.items()}
+    def __init__(self, evaluations, files, names):
+        """files: the DataFiles. names: how many test sets have each name."""
+        first, users, scores = evaluations[0], None, {}
+        self.evaluations, self.labels = evaluations, first.predictions["label"]
+        self.target, self.test = first.facts["target"], first.metrics["run"]["data"]["test"]
+        if names[self.target] > 1:
+            self.target += f" ({self.test['path']}, {self.test['sha256'][:8]})"
+        for evaluation in evaluations:
+            users = evaluation.predictions["user"] if users is None else users
+            floors = {("floor", name): score for name, score in evaluation.predictions["floors"].items()}
+            scores = floors | scores | {evaluation.folder: evaluation.predictions["score"]}
+        self.unit = "rows" if users is None else "users"
+        self.comparison = compare_scores(self.labels, scores, {self.unit: users})
+        self.floors = {name[1]: self.measure([name]) for name in scores if name[0] == "floor"}
+        self.metrics = [metric for metric, one in self.measure([first.folder]).items() if one.value is not None]
+        values = {metric: {name: one[metric].value for name, one in self.floors.items()} for metric in self.metrics}
+        self.best_floor = {metric: max(of, key=of.get) for metric, of in values.items() if of}
+        self.cells = [self.cell(*one, files) for one in group(evaluations)]
+        self.methods = list(dict.fromkeys(cell.method for cell in self.cells))
+        self.best = max(self.cells, key=lambda cell: cell.numbers["auc"].value) if "auc" in self.metrics else None
+        self.published = RESULTS.get(self.test["published"], {})
+        self.rankings = rankings(self.cells)
+
+    def measure(self, of, minus=()):
+        """{metric: Measured} of names of the Comparison, as its `numbers`."""
+        numbers = self.comparison.numbers(of, minus)
+        return {metric: Measured(numbers[metric], numbers["intervals"][metric].get(self.unit)) for metric in METRICS}
+
+    def cell(self, method, shots, own, files):
+        """The Cell of the evaluations `own`."""
+        over_floor, names = {}, [evaluation.folder for evaluation in own]
+        for metric, floor in self.best_floor.items():
+            over_floor[metric] = self.measure(names, [("floor", floor)])[metric]
         spread = pd.DataFrame([evaluation.metrics for evaluation in own])[list(METRICS)].astype(float).std().dropna()
-        said = (files.selected(own), other_scoring(own, evaluations))
-        cells.append(Cell(method, shots, own, *said, measure(folders), over_floor, spread.to_dict()))
-    defined = [cell for cell in cells if cell.numbers["auc"].value is not None]
-    best = max(defined, key=lambda cell: cell.numbers["auc"].value, default=None)
-    for cell in defined:
-        bounds = measure(*([e.folder for e in one.evaluations] for one in (cell, best)))["auc"].interval
-        cell.near_best = bool(cell is not best and bounds and bounds[0] <= 0 <= bounds[1])
-    published = RESULTS.get(test["published"], {})
-    return TestSet(target, test, evaluations, cells, floors, best_floor, best, unit, published, rankings(cells))
+        selected, scoring = files.selected(own), other_scoring(own, self.evaluations)
+        return Cell(method, shots, own, selected, scoring, self.measure(names), over_floor, spread.to_dict())
 
 
 def group(evaluations):

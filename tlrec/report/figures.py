@@ -1,8 +1,6 @@
 """The report's figures as PNG files on white, which reads on dark pages too. Same results, same bytes."""
 
 import re
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
@@ -34,23 +32,15 @@ STYLE = {
 }
 
 
-@dataclass
-class Picture:
-    """A PNG file and what it shows, in words."""
-
-    path: Path
-    text: str
-
-
 def draw(folder, test_sets, tunings):
-    """Draw everything into `folder`; returns {target of a test set, or None for tuning: its Pictures}. A method has the
-    same look in all."""
-    pictures = {target: [] for target in (None, *(test_set.target for test_set in test_sets))}
+    """Draw everything into `folder`; returns {target of a test set, or None for tuning: {PNG file: what it shows}}. A
+    method has the same look in all."""
+    pictures = {target: {} for target in (None, *(test_set.target for test_set in test_sets))}
     with rc_context(STYLE):
         for section, name, text, figure in every_figure(test_sets, tunings):
             with whole_file(folder / f"{name}.png", "wb") as file:
                 figure.savefig(file, format="png", metadata={"Software": None})
-            pictures[section].append(Picture(folder / f"{name}.png", text))
+            pictures[section][folder / f"{name}.png"] = text
     return pictures
 
 

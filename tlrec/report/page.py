@@ -34,8 +34,8 @@ def write_markdown(path, sections):
             header, *rows = ([markdown_text(str(cell)) for cell in row] for row in (table, *table.values.tolist()))
             rows = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
             lines += [f"**{markdown_text(caption)}**", "", *rows, ""]
-        for picture in section.pictures:
-            lines += [f"![{markdown_text(picture.text)}]({picture.path.name})", ""]
+        for picture, text in section.pictures.items():
+            lines += [f"![{markdown_text(text)}]({picture.name})", ""]
     with whole_file(path) as file:
         file.write("\n".join(lines).rstrip() + "\n")
 
@@ -68,9 +68,9 @@ def section_html(number, section):
     paragraphs = [f"<p>{escape(text)}</p>\n" for text in section.paragraphs]
     tables = [table_html(caption, table) for caption, table in section.tables.items()]
     figures = []
-    for picture in section.pictures:
-        data = base64.b64encode(picture.path.read_bytes()).decode("ascii")
-        figures.append(f'<figure><img alt="{escape(picture.text)}" src="data:image/png;base64,{data}"></figure>\n')
+    for path, text in section.pictures.items():
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        figures.append(f'<figure><img alt="{escape(text)}" src="data:image/png;base64,{data}"></figure>\n')
     parts = paragraphs[:1] + tables[:1] + paragraphs[1:] + figures + tables[1:]
     return f'<section id="s{number}">\n<h2>{escape(section.heading)}</h2>\n{"".join(parts)}</section>\n'
 

@@ -1,7 +1,5 @@
 """The rankings of a test set: those on the same candidates side by side, mean over seeds."""
 
-from dataclasses import dataclass
-
 from tlrec.evaluation.hits import compare_hits
 from tlrec.evaluation.ranks import hits_of
 
@@ -14,26 +12,32 @@ RULES = (
 )
 
 
-@dataclass
 class Ranked:
     """Every method that ranked the same rows among the same candidates.
 
     facts: their ranking.json. main: the metric of the picture. cells: [(Cell, its evaluations here, numbers)]; floors:
-    {name: numbers}.
+    {name: numbers}. title: what was ranked, in words.
     """
 
-    facts: dict
-    main: str
-    cells: list
-    floors: dict
-
-    @property
-    def title(self):
-        facts = self.facts
+    def __init__(self, cells, together):
+        """together: the evaluations that ranked them."""
+        first = max(together, key=lambda evaluation: len(evaluation.ranking["floors"]))
+        values = {evaluation.folder: hits_of(evaluation.ranks) for evaluation in together}
+        values |= {("floor", name): hits_of(first.ranks, name) for name in first.ranking["floors"]}
+        comparison = compare_hits(values, *([line[name] for line in first.ranks] for name in ("user", "candidates")))
+        self.cells = []
+        for cell in cells:
+            if chosen := [evaluation for evaluation in cell.evaluations if evaluation.folder in values]:
+                numbers = comparison.numbers([evaluation.folder for evaluation in chosen])
+                self.cells.append((cell, chosen, numbers))
+        self.facts = facts = first.ranking
+        self.floors = {name: comparison.numbers([("floor", name)]) for name in facts["floors"]}
         fewest, most = facts["fewest_candidates"], facts["most_candidates"]
+        self.main = "ndcg@10" if most > 10 else "mrr"
         sizes = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         kind = "all items not rated before" if facts["protocol"] == "full" else f"{facts['protocol']}, not all items"
-        return f"{facts['rows']} liked rows of {facts['users']} users, each among {sizes} candidates ({kind})"
+        rows = f"{facts['rows']} liked rows of {facts['users']} users"
+        self.title = f"{rows}, each among {sizes} candidates ({kind})"
 
 
 def rankings(cells):
@@ -41,19 +45,5 @@ def rankings(cells):
     groups = {}
     for evaluation in (evaluation for cell in cells for evaluation in cell.evaluations if evaluation.ranking):
         groups.setdefault(evaluation.ranking["candidates_sha256"], []).append(evaluation)
-    found = [ranked(cells, together) for together in groups.values()]
+    found = [Ranked(cells, together) for together in groups.values()]
     return sorted(found, key=lambda one: (one.facts["protocol"] != "full", one.facts["protocol"], -one.facts["rows"]))
-
-
-def ranked(cells, together):
-    """The Ranked of evaluations that ranked the same candidates."""
-    first = max(together, key=lambda evaluation: len(evaluation.ranking["floors"]))
-    values = {evaluation.folder: hits_of(evaluation.ranks) for evaluation in together}
-    values |= {("floor", name): hits_of(first.ranks, name) for name in first.ranking["floors"]}
-    users, sizes = ([line[name] for line in first.ranks] for name in ("user", "candidates"))
-    comparison, found = compare_hits(values, users, sizes), []
-    for cell in cells:
-        if chosen := [evaluation for evaluation in cell.evaluations if evaluation.folder in values]:
-            found.append((cell, chosen, comparison.numbers([evaluation.folder for evaluation in chosen])))
-    floors = {name: comparison.numbers([("floor", name)]) for name in first.ranking["floors"]}
-    return Ranked(first.ranking, "ndcg@10" if first.ranking["most_candidates"] > 10 else "mrr", found, floors)

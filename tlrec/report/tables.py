@@ -3,6 +3,7 @@ show."""
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from tlrec.evaluation.hits import NAMES as RANK_METRICS
@@ -31,12 +32,12 @@ WITHIN_USERS = (
 
 @dataclass
 class Section:
-    """A heading, paragraphs, {caption: DataFrame of strings}, Pictures."""
+    """A heading, paragraphs, {caption: DataFrame of strings}, {PNG file: what it shows}."""
 
     heading: str
     paragraphs: list = field(default_factory=list)
     tables: dict = field(default_factory=dict)
-    pictures: list = field(default_factory=list)
+    pictures: dict = field(default_factory=dict)
 
 
 def sections(test_sets, findings, workspace, pictures):
@@ -134,31 +135,40 @@ def cell_text(cell, test_set, metric="auc"):
         return ""
     if cell.numbers[metric].value is None:
         return f"not defined [{cell.selected}]"
-    words = [number(cell.numbers[metric].value)]
+    words, over = [number(cell.numbers[metric].value)], cell.over_floor.get(metric)
     words += [f"± {number(cell.spread[metric])}"] if metric in cell.spread else []
-    words += [f"({len(cell.evaluations)})", cell.sign(metric)]
+    words += [f"({len(cell.evaluations)})", sign(over) if over else ""]
     if metric == "auc":
-        words.append("★" if cell is test_set.best else "☆" if cell.near_best else "")
-        words.append("‡" if cell.other_scoring else "")
+        near = sign(test_set.measure(cell.names, test_set.best.names)["auc"]) == "≈"
+        words += ["★" if cell is test_set.best else "☆" if near else "", "‡" if cell.other_scoring else ""]
     return " ".join(word for word in (*words, f"[{cell.selected}]") if word)
+
+
+def sign(difference):
+    """▲ above 0, ▼ below it, ≈ within noise of it; "" where a Measured difference has no interval."""
+    low, high = difference.interval or (np.nan, np.nan)
+    return "▲" if low > 0 else "▼" if high < 0 else "≈" if low <= high else ""
+
+
+def cell_row(cell, evaluations):
+    """What both tables with a row for each cell begin with."""
+    seeds = ", ".join("-" if one.facts["seed"] is None else str(one.facts["seed"]) for one in evaluations)
+    return {"Method": cell.method, "Shots": shots_name(cell.shots), "Seeds": seeds, "Selected by": cell.selected}
 
 
 def detail_table(test_set):
     """A row for each cell: spread over seeds beside the interval over users, difference to the best floor, the rest."""
     rows, over = [], f"95 % over {test_set.unit}"
     for cell in test_set.cells:
-        row = {"Method": cell.method, "Shots": shots_name(cell.shots), "Seeds": seeds_text(cell.evaluations)}
-        row["Selected by"] = cell.selected
+        row = cell_row(cell, cell.evaluations)
         for metric in test_set.metrics:
             value, interval = cell.numbers[metric]
             row |= {metric: number(value), f"{metric}, ± over seeds": number(cell.spread.get(metric))}
             row[f"{metric}, {over}"] = between(interval)
             if floor := test_set.best_floor.get(metric):
                 value, interval = cell.over_floor[metric]
-                row |= {
-                    f"{metric} - {floor}": number(value, "+"),
-                    f"{metric} - {floor}, {over}": between(interval, "+"),
-                }
+                floor = f"{metric} - {floor}"
+                row |= {floor: number(value, "+"), f"{floor}, {over}": between(interval, "+")}
         metrics = pd.DataFrame([evaluation.metrics for evaluation in cell.evaluations])
         mean = metrics[["auc_logodds", *CALIBRATION]].astype(float).mean()
         rows.append(row | {name: number(value) for name, value in mean.items()})
@@ -169,10 +179,9 @@ def ranking_table(ranked):
     """A row for each cell and floor: HR, NDCG, MRR, mean rank."""
     names, rows = shown_metrics(ranked.facts["most_candidates"]), []
     for cell, chosen, means in ranked.cells:
-        row = {"Method": cell.method, "Shots": shots_name(cell.shots), "Seeds": seeds_text(chosen)}
-        row |= {"Selected by": cell.selected} | {metric_title(name): metric_text(name, means[name]) for name in names}
-        interval = between(means["intervals"][ranked.main]["users"], digits=4)
-        rows.append(row | {f"{ranked.main.upper()}, 95 % (users)": interval})
+        found = {metric_title(metric): metric_text(metric, means[metric]) for metric in names}
+        found[f"{ranked.main.upper()}, 95 % (users)"] = between(means["intervals"][ranked.main]["users"], digits=4)
+        rows.append(cell_row(cell, chosen) | found)
     for name, means in ranked.floors.items():
         found = {metric_title(metric): metric_text(metric, means[metric]) for metric in names}
         rows.append({"Method": f"no training: {FLOORS.get(name, name)}"} | found)
@@ -220,10 +229,6 @@ def bounds(name, interval):
     """{name_low, name_high} of an interval that may be None."""
     low, high = interval or (None, None)
     return {f"{name}_low": low, f"{name}_high": high}
-
-
-def seeds_text(evaluations):
-    return ", ".join("-" if one.facts["seed"] is None else str(one.facts["seed"]) for one in evaluations)
 
 
 def number(value, sign="", missing="-"):
