@@ -43,15 +43,6 @@ def random_histories(n_rows, n_items, lengths, seed):
     return [[f"item {i}" for i in random.choice(n_items, n, replace=False, p=popularity)] for n in lengths]
 
 
-def windows_of_users(n_users, seed):
-    histories, users = [], []
-    for user, ratings in enumerate(random_histories(n_users, 120, (11, 16), seed)):
-        for start in range(len(ratings) - 9):
-            histories.append(ratings[start : start + 10])
-            users.append(user)
-    return histories, np.array(users)
-
-
 def assert_equal_to_dense(histories, user_num, candidate_num, users=None):
     rows, shared = nearest_rows(histories, user_num, users)
     dense_rows, dense_shared, dense = dense_candidates(histories, user_num, candidate_num, users)
@@ -62,23 +53,22 @@ def assert_equal_to_dense(histories, user_num, candidate_num, users=None):
     assert rank_candidates(histories, rows, shared, candidate_num) == dense
 
 
-def test_windows_of_users(monkeypatch):
-    histories, users = windows_of_users(60, seed=0)
-    for pairs_at_once in (16_000_000, 600):  # all rows at once, and in small pieces
-        monkeypatch.setattr("tlrec.cot.candidates.PAIRS_AT_ONCE", pairs_at_once)
-        assert_equal_to_dense(histories, 12, 19)
-        assert_equal_to_dense(histories, 12, 19, users)
+@pytest.mark.parametrize("pairs_at_once", [16_000_000, 600])  # all rows at once, and in small pieces
+def test_windows_of_users(monkeypatch, pairs_at_once):
+    monkeypatch.setattr("tlrec.cot.candidates.PAIRS_AT_ONCE", pairs_at_once)
+    ratings = random_histories(60, 120, (11, 16), seed=0)
+    windows = [(row[start : start + 10], user) for user, row in enumerate(ratings) for start in range(len(row) - 9)]
+    histories, users = [window for window, _ in windows], np.array([user for _, user in windows])
+    assert_equal_to_dense(histories, 12, 19)
+    assert_equal_to_dense(histories, 12, 19, users)
 
 
-@pytest.mark.parametrize("lengths", [(0, 4), (1, 30), (10, 11)])
-def test_histories_of_all_lengths(lengths):
-    assert_equal_to_dense(random_histories(150, 60, lengths, seed=0), 12, 19)
-    assert_equal_to_dense(random_histories(40, 2000, lengths, seed=1), 12, 19)  # hardly anything is shared
-
-
-@pytest.mark.parametrize("n_rows", [1, 5])
-def test_fewer_rows_than_neighbours(n_rows):
-    histories = random_histories(n_rows, 30, (5, 11), seed=0)
+@pytest.mark.parametrize(
+    ("n_rows", "n_items", "lengths"),
+    [(150, 60, (0, 4)), (150, 60, (1, 30)), (40, 2000, (10, 11)), (5, 30, (5, 11)), (1, 30, (5, 11))],
+)  # short and long, hardly anything shared, fewer rows than neighbours
+def test_histories_of_all_lengths(n_rows, n_items, lengths):
+    histories = random_histories(n_rows, n_items, lengths, seed=0)
     assert_equal_to_dense(histories, 12, 19)
     assert_equal_to_dense(histories, 12, 19, users=np.arange(n_rows) // 2)
 

@@ -92,15 +92,6 @@ def test_three_prompts_of_a_sample(generate, root, samples):
     assert first["Input_3"] == f"{lists}{one} {first['Predictions_1']}\n\n{two} {first['Predictions_2']}\n\n{three}"
 
 
-def test_more_samples_hold_fewer(generate, samples):
-    with teaching() as teacher:
-        assert generate(teacher.url, "--max_samples", 7)[0] == 0
-        few = samples()
-        assert generate(teacher.url, "--max_samples", 20)[0] == 0
-        assert len(few) == 7 and len(samples()) == 20 and len(teacher.answered) == 60
-    assert {row["PID"] for row in few} < {row["PID"] for row in samples()}
-
-
 # ----------------------------------------------------------------------------------------------------------- results
 
 
@@ -128,8 +119,9 @@ def test_results_of_liked_rows_whose_target_is_a_candidate(generate, root, sampl
     assert f"Hit@10: {hits / len(rows):.4f} (target among the recommended candidates)" in out
     assert f"{sum(row['Hit_substring'] for row in rows) / len(rows):.4f} (target anywhere in the text)" in out
     assert f"answered by: {MODEL}" in out
-    estimated = int(re.search(r"prompts ([\d,]+),", out)[1].replace(",", ""))
-    counted = int(re.search(r"tokens: ([\d,]+) in", out)[1].replace(",", ""))
+    estimated, counted = (
+        int(re.search(pattern, out)[1].replace(",", "")) for pattern in (r"prompts ([\d,]+),", r"tokens: ([\d,]+) in")
+    )
     assert 0.8 < estimated / counted < 1.6  # the teacher's answers are shorter than a real model's
 
 
@@ -247,27 +239,18 @@ def test_dry_run(generate, root, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     status, out, err = generate("", "--dry_run", "--price_in", 30, "--price_out", 60)
     assert status == 0 and err == "" and not (root / "cot_data").exists()
-    samples, calls = map(int, re.search(r"samples: (\d+), calls: (\d+)", out).groups())
-    assert calls == 3 * samples
-    prompts, likely, most = (
-        int(number.replace(",", ""))
-        for number in re.search(r"prompts ([\d,]+), answers ([\d,]+) \(at most ([\d,]+)\)", out).groups()
-    )
-    assert most == calls * 512
-    cost, most_cost = map(
-        float, re.search(r"cost, estimated: ([\d.]+) USD \(with the longest answers ([\d.]+)\)", out).groups()
-    )
-    assert cost == pytest.approx((prompts * 30 + likely * 60) / 1e6, abs=0.01)
-    assert most_cost == pytest.approx((prompts * 30 + most * 60) / 1e6, abs=0.01)
-    assert "----- prompt 3 of sample" in out
+
+    def told(pattern):
+        return [float(number.replace(",", "")) for number in re.search(pattern, out).groups()]
+
+    samples, calls = told(r"samples: (\d+), calls: (\d+)")
+    prompts, likely, most = told(r"prompts ([\d,]+), answers ([\d,]+) \(at most ([\d,]+)\)")
+    assert calls == 3 * samples and most == calls * 512
+    costs = [(prompts * 30 + answers * 60) / 1e6 for answers in (likely, most)]
+    assert told(r"estimated: ([\d.]+) USD \(with the longest answers ([\d.]+)\)") == pytest.approx(costs, abs=0.01)
     assert "Answer: <answer 1>" in out and "Answer: <answer 2>" in out and out.count("The candidate movies: ") == 3
-
-
-def test_without_same_user_rows(generate):
-    _, with_users, _ = generate("", "--dry_run", "--max_samples", 1000)
-    _, without, _ = generate("", "--dry_run", "--max_samples", 1000, "--exclude_same_user")
-    fewer = int(re.search(r"without rows of the same user (\d+)", with_users)[1])
-    assert f"samples: {fewer}," in without and f"samples: {fewer}," not in with_users
+    (fewer,) = told(r"without rows of the same user (\d+)")
+    assert f"samples: {fewer:.0f}," in generate("", "--dry_run", "--max_samples", 1000, "--exclude_same_user")[1]
 
 
 @pytest.mark.parametrize(
@@ -275,9 +258,7 @@ def test_without_same_user_rows(generate):
     [
         (["--max_samples", -1], "--max_samples -1: give 1 or more"),
         (["--max_cost", 5], "--max_cost needs --price_in and --price_out"),
-        (["--price_in", 5], "--price_in and --price_out go together"),
         (["--price_in", "nan", "--price_out", 1], "--price_in nan: give a number of 0 or more"),
-        (["--temperature", 3], "--temperature 3.0: give 0 to 2"),
         (["--top_p", 0], "--top_p 0.0: give a number above 0 and at most 1"),
         (["--data_name", "nextflix"], "nextflix/train.json: no such file; instruction_data/README.md tells"),
         ([], "OPENAI_API_KEY is not set"),
@@ -294,7 +275,6 @@ def test_mistakes_in_flags(generate, root, monkeypatch, flags, told):
     ("broken", "told"),
     [
         (lambda rows: [*rows, rows[3] | {"input": "x"}], "row 301: 'input' does not parse: expected 'User Preference"),
-        (lambda rows: [*rows, rows[3] | {"output": "Maybe."}], "row 301: 'output' must be 'Yes.' or 'No.'"),
         (lambda rows: [row | {"output": "No."} for row in rows], "no row is answered 'Yes.' and has a history"),
         (lambda rows: [row | {"output": "Yes."} for row in rows[:1]], "no target is among its candidates"),
         (lambda rows: [{"instruction": "Count.", "input": "1", "output": "2"}], "give labelled preference records"),
@@ -324,7 +304,6 @@ def test_another_run_is_refused_by_name_and_kept(generate, root):
         for flags, told in (
             (["--seed", 1], "--seed 0, not 1"),
             (["--temperature", 1, "--user_num", 3], "--user_num 12, not 3; --temperature 0.2, not 1.0"),
-            (["--exclude_same_user"], "--exclude_same_user False, not True"),
             (["--reasoning_model"], "--temperature 0.2, not None; --top_p 1.0, not None"),
         ):
             status, _, err = generate(teacher.url, *flags)
@@ -389,16 +368,13 @@ def test_slots_may_stand_anywhere_and_unknown_ones_are_refused(tmp_path):
         read_templates(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "left"),
-    [
-        ("a\n\nStep 3: Recommend.\nAnswer:", "a\n\nStep 3: Recommend."),
-        ("Recommend ten:\n\nYour recommendations:\n", "Recommend ten:"),
-        ("Step 3: Recommend ten (no. a - b).", "Step 3: Recommend ten (no. a - b)."),
-    ],
-)
-def test_the_closing_marker_of_a_prompt(prompt, left):
-    assert without_marker(prompt) == left
+def test_the_closing_marker_of_a_prompt_goes():
+    for prompt in (
+        "Step 3: Recommend.\nAnswer:",
+        "Step 3: Recommend.\n\nYour recommendations:\n",
+        "Step 3: Recommend.",
+    ):
+        assert without_marker(prompt) == "Step 3: Recommend."
 
 
 def test_the_readme_shows_the_prompts_as_they_are():

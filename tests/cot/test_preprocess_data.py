@@ -10,7 +10,6 @@
 """
 
 import json
-from collections import Counter
 
 import pytest
 
@@ -71,8 +70,9 @@ def inputs(root, name="."):
 
 
 def test_records_and_curriculum(preprocess, tmp_path):
-    write_samples(tmp_path, "netflix", [sample(7), sample(2)])
-    assert preprocess("--curriculum")[0] == 0
+    write_samples(tmp_path, "netflix", [sample(7), sample(2), sample(9, Hit=0, Models=["gpt-4-0613"])])
+    status, out, _ = preprocess("--curriculum")
+    assert status == 0 and "answered by gpt-4-0613, tlrec-offline-teacher" in out
     for record, pid in zip(output(tmp_path), (2, 7), strict=True):
         assert record["instruction"].startswith("Given the candidate movies, the movies that the user knows, the ")
         assert "recommend 10 of the candidates" in record["instruction"] and "{" not in record["instruction"]
@@ -83,6 +83,10 @@ def test_records_and_curriculum(preprocess, tmp_path):
     assert [(record["instruction"], record["input"]) for record in output(tmp_path, "stage12")] == [
         (f"second {pid}", f"first {pid}\nsecond {pid}") for pid in (2, 7)
     ]
+    run = read_json(tmp_path / "cot_data" / "stage123.run.json")
+    results = {"kept": {"netflix": 2}, "dropped": {"netflix": {"no hit": 1}}, "exceeding": {"netflix": {}}}
+    assert run["results"] == results and run["script"] == "preprocess_data.py"
+    assert run["models"] == [MODEL] and run["data"]["netflix"]["rows"] == 3
     framed = load_frame("alpaca").prompt(output(tmp_path)[0])
     assert "further context" in framed and "### Input:\nthird 2\n" in framed
 
@@ -100,8 +104,6 @@ def test_data_names_and_order(preprocess, tmp_path):
     before = (tmp_path / "cot_data" / "stage123.json").read_bytes()
     preprocess("--data_name", "netflix", "mine")
     assert (tmp_path / "cot_data" / "stage123.json").read_bytes() == before
-    preprocess("--data_name", "amazon-book")
-    assert inputs(tmp_path) == ["third 11", "third 12"]
     assert not (tmp_path / "cot_data" / "stage1.json").exists()
 
 
@@ -118,14 +120,11 @@ def test_both_definitions_of_a_hit(preprocess, tmp_path):
         assert inputs(tmp_path) == [f"third {pid}" for pid in kept]
 
 
-NOT_KNOWN = "step 2 names something that is not in the history"
 BREAKS = [
     ({"Hit": 0}, "no hit"),
-    ({"Predictions_2": "I cannot tell."}, NOT_KNOWN),
-    ({"Predictions_2": f"1. {HISTORY[0]}\n2. Other (1990)"}, NOT_KNOWN),
+    ({"Predictions_2": f"1. {HISTORY[0]}\n2. Other (1990)"}, "step 2 names something that is not in the history"),
     ({"Predictions_2": "\n".join(f"- {film}" for film in HISTORY[:6])}, "step 2 names more than 5"),
     ({"Predictions": numbered(HISTORY, CANDIDATES[:9])}, "step 3 does not recommend as many as asked for"),
-    ({"Predictions": numbered(HISTORY * 2, CANDIDATES[:11])}, "step 3 does not recommend as many as asked for"),
     (
         {"Predictions": numbered(HISTORY, [*CANDIDATES[:9], "Another (1990)"])},
         "step 3 recommends something that is not a candidate",
@@ -137,26 +136,19 @@ BREAKS = [
 
 def test_broken_formats_are_dropped_and_named(preprocess, tmp_path):
     broken = [sample(pid, **changes) for pid, (changes, _) in enumerate(BREAKS, start=2)]
-    write_samples(tmp_path, "netflix", [sample(1), *broken, sample(99)])
-    status, out, _ = preprocess()
-    assert status == 0 and f"netflix: 11 samples, kept 2, answered by {MODEL}\n" in out
-    counts = Counter(reason for _, reason in BREAKS)
-    assert {line.strip() for line in out.splitlines() if "dropped" in line} == {
-        f"dropped {count}: {reason}" for reason, count in counts.items()
-    }
-    assert inputs(tmp_path) == ["third 1", "third 99"]
-
-
-def test_formats_that_are_kept(preprocess, tmp_path):
     few = CANDIDATES[:4]
-    rows = [
-        sample(1, Predictions="Here you are:\n" + numbered(HISTORY, CANDIDATES).replace(" - ", " → ")),
-        sample(2, Candidates=few, Predictions=numbered(HISTORY, few)),
-        sample(3, Predictions_2=f"1. **{HISTORY[0]}**"),
+    whole = [
+        sample(96, Predictions="Here you are:\n" + numbered(HISTORY, CANDIDATES).replace(" - ", " → ")),
+        sample(97, Candidates=few, Predictions=numbered(HISTORY, few)),
+        sample(98, Predictions_2=f"1. **{HISTORY[0]}**"),
     ]
-    write_samples(tmp_path, "netflix", rows)
-    preprocess()
-    assert len(output(tmp_path)) == 3
+    write_samples(tmp_path, "netflix", [sample(1), *broken, *whole])
+    status, out, _ = preprocess()
+    assert status == 0 and f"netflix: {len(BREAKS) + 4} samples, kept 4, answered by {MODEL}\n" in out
+    assert {line for line in out.splitlines() if "dropped" in line} == {
+        f"  dropped 1: {reason}" for _, reason in BREAKS
+    }
+    assert inputs(tmp_path) == [f"third {pid}" for pid in (1, 96, 97, 98)]
 
 
 def test_other_files_are_kept_and_own_ones_renewed(preprocess, tmp_path):
@@ -168,18 +160,11 @@ def test_other_files_are_kept_and_own_ones_renewed(preprocess, tmp_path):
     assert preprocess("--overwrite")[0] == 0 and len(output(tmp_path)) == 1
     write_samples(tmp_path, "netflix", [sample(1), sample(2)])
     assert preprocess()[0] == 0 and len(output(tmp_path)) == 2
-    published.write_text(published.read_text() + " ")
-    assert preprocess()[0] == 2
-
-
-def test_what_it_was_made_of(preprocess, tmp_path):
-    write_samples(tmp_path, "netflix", [sample(1), sample(2, Hit=0, Models=["gpt-4-0613"])])
-    status, out, _ = preprocess()
-    assert "answered by gpt-4-0613, tlrec-offline-teacher" in out
-    run = read_json(tmp_path / "cot_data" / "stage123.run.json")
-    dropped = {"netflix": {"no hit": 1}}
-    assert run["results"] == {"kept": {"netflix": 1}, "dropped": dropped, "exceeding": {"netflix": {}}}
-    assert run["models"] == [MODEL] and run["data"]["netflix"]["rows"] == 2 and run["script"] == "preprocess_data.py"
+    before = published.read_bytes()
+    for content in ("", '{"outputs": []}'):  # the note of the earlier run is damaged
+        (tmp_path / "cot_data" / "stage123.run.json").write_text(content)
+        status, _, err = preprocess()
+        assert status == 2 and len(err.splitlines()) == 1 and published.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -190,8 +175,6 @@ def test_what_it_was_made_of(preprocess, tmp_path):
         ("{}", "expected a JSON array"),
         (json.dumps([sample(1), {"PID": 2}]), "row 2: the key 'Input_1' is missing"),
         (json.dumps([sample(1, Hit=0)]), "no sample is left to learn from"),
-        (json.dumps([sample(1), sample(2, Predictions=None)]), "row 2: 'Predictions': should be a valid string"),
-        (json.dumps([sample(1, Predictions="\ud800")]), "three_stages.json: damaged: "),
         (json.dumps([sample(1, Models=[None])]), "row 1: 'Models.0': should be a valid string"),
     ],
 )
@@ -202,18 +185,6 @@ def test_mistakes(preprocess, tmp_path, content, told):
     status, _, err = preprocess()
     assert status == 2 and told in err and len(err.splitlines()) == 1
     assert not (tmp_path / "cot_data" / "stage123.json").exists()
-
-
-def test_damaged_note_of_an_earlier_run(preprocess, tmp_path):
-    write_samples(tmp_path, "netflix", [sample(1)])
-    assert preprocess()[0] == 0
-    before = (tmp_path / "cot_data" / "stage123.json").read_bytes()
-    for content in ("", '{"outputs": []}'):
-        (tmp_path / "cot_data" / "stage123.run.json").write_text(content)
-        status, _, err = preprocess()
-        assert status == 2 and len(err.splitlines()) == 1 and "stage123" in err
-        assert (tmp_path / "cot_data" / "stage123.json").read_bytes() == before
-    assert preprocess("--overwrite")[0] == 0
 
 
 def test_unknown_names_and_models(preprocess, tmp_path):
