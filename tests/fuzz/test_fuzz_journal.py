@@ -126,19 +126,6 @@ def test_any_json_on_its_lines(path, entries):
         said(path, lambda: read(path))
 
 
-@given(answers, values, st.sampled_from(list(FIELDS)))
-def test_any_value_in_an_answer(path, answer, value, key):
-    entry = {name: getattr(answer, name) for name in FIELDS} | {key: value}
-    write(path, [])
-    with open(path, "a") as file:
-        file.write(as_json(entry) + "\n")
-    found, _ = read(path)
-    for answer in found:
-        assert answer.flaw in (None, "refused", "cut off", "empty", "thoughts without an answer")
-        assert (answer.text + answer.finish_reason + answer.model).encode() is not None
-        assert answer.prompt_tokens + answer.completion_tokens >= 0
-
-
 BODY = st.sampled_from(["choices", "message", "content", "usage", "prompt_tokens", "model"])
 bodies = st.recursive(
     st.one_of(st.none(), st.integers(), texts, st.booleans()),
