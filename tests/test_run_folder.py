@@ -1,23 +1,30 @@
-"""Which run a folder holds: tlrec/runs/same.py and tlrec/runs/folder.py.
+"""Which run a folder holds, and who may write there: tlrec/runs/same.py, folder.py and locks.py.
 
 1. A finished run is known again by flags, contents of data, start adapter and base model, whatever its paths are called
-   and whatever machine computes it.
+   and whatever machine computes it; "complete already" names the revision that made it when it is not today's.
 2. What differs is named with both values, digests shortened.
 3. --overwrite acts once: what a run with --overwrite has made or begun is its own; what was there before is not.
-4. A result of someone else, a folder that cannot be written to, and one where another process has just worked, are refused.
-5. "complete already" names the revision that made the result when it is not today's.
+4. A result of someone else, a folder that cannot be written to, and one where another process works or has just worked,
+   are refused. A lock ends with its process, however it dies; looking changes nothing.
 """
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tlrec.errors import InputError
 from tlrec.runs import RunFolder, base_parts, base_said, differences, flags_of, write_run
+from tlrec.runs.locks import LOCK, check_unlocked, locked
 
 IDENTITY = {"--seed": 0, "--learning_rate": 3e-4, "train data": "a" * 64, "start adapter": None}
-HELD = "holds another run's result"
+OTHER = IDENTITY | {"--seed": 1}
 
 
 def finished(folder, identity=IDENTITY, overwrite=False, **facts):
@@ -26,6 +33,10 @@ def finished(folder, identity=IDENTITY, overwrite=False, **facts):
     (folder / "adapter_config.json").write_text("{}")
     write_run(folder, "ins_tuning.py", {"overwrite": overwrite}, {}, {}, identity=identity, **facts)
     return folder
+
+
+def refused(message):
+    return pytest.raises(InputError, match=message)
 
 
 def test_flags_that_change_a_result_and_those_that_do_not():
@@ -39,67 +50,48 @@ def test_flags_that_change_a_result_and_those_that_do_not():
 
 def test_differences_name_both_values():
     assert differences(IDENTITY, dict(reversed(IDENTITY.items()))) == []
-    other = IDENTITY | {"--seed": 1, "train data": "b" * 64, "start adapter": "c" * 64, "--new": 2}
-    assert differences(IDENTITY, other) == [
-        "--seed 0, not 1",
-        "train data aaaaaaaaaaaa, not bbbbbbbbbbbb",
-        "start adapter None, not cccccccccccc",
-        "--new None, not 2",
-    ]
+    other = OTHER | {"train data": "b" * 64, "start adapter": "c" * 64, "--new": 2}
+    said = ["--seed 0, not 1", "train data aaaaaaaaaaaa, not bbbbbbbbbbbb", "start adapter None, not cccccccccccc"]
+    assert differences(IDENTITY, other) == [*said, "--new None, not 2"]
     assert differences({"text": "a\nb" * 99}, {}) == [f"text {('a b' * 99)[:77]}..., not None"]
     one, other = ({"config": "c", "tokenizer": "t", "weights": weights} for weights in "vw")
     assert differences(base_parts(one), base_parts(other)) == ["weights of the base model v, not w"]
 
 
-def test_a_finished_run_is_known_again(tmp_path):
-    folder = finished(tmp_path / "run")
+def test_a_finished_run_is_known_again(tmp_path, monkeypatch):
+    base = {"config": "c", "tokenizer": "t", "weights": "w"}
+    folder = finished(tmp_path / "run", base=base, base_model="org/name")
     run = RunFolder(folder, IDENTITY)
     assert run.is_complete() and run.complete_already() == f"complete already: {folder}"
-    other = RunFolder(folder, IDENTITY | {"--seed": 1})
-    assert not other.is_complete()
-    with pytest.raises(InputError, match=rf"^--output_dir {folder}: {HELD}: --seed 0, not 1; give --overwrite or ano"):
-        other.check_free()
-    assert not RunFolder(tmp_path / "never", IDENTITY).is_complete()
+    assert not RunFolder(folder, OTHER).is_complete() and not RunFolder(tmp_path / "never", IDENTITY).is_complete()
+    with refused(f"^--output_dir {folder}: holds another run's result: --seed 0, not 1; give --overwrite or ano"):
+        RunFolder(folder, OTHER).check_free()
+    # a base model by a hub name that is not downloaded here any more
+    assert base_said(folder, "org/name") == base and base_said(folder, "org/other") is base_said(tmp_path, "x") is None
+
+    content = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(content | {"git": {"revision": "0123456789abcdef", "dirty": True}}))
+    monkeypatch.setattr("tlrec.runs.folder.git_revision", lambda: {"revision": "f" * 40, "dirty": False})
+    by = "made by revision 0123456789ab with changes, this is ffffffffffff"
+    assert RunFolder(folder, IDENTITY).complete_already() == f"complete already: {folder} ({by})"
+
+    (folder / "metrics.json").write_text(json.dumps({"auc": 0.5, "run": content}))  # an evaluation is a run, too
+    (folder / "predictions.jsonl").write_text("")
+    files = "metrics.json", "predictions.jsonl"
+    assert RunFolder(folder, IDENTITY, False, *files).is_complete()
+    with refused("--seed 0, not 1"):
+        RunFolder(folder, OTHER, False, *files).check_free()
     (folder / "adapter_config.json").unlink()
     assert not run.is_complete()
 
 
-def test_an_evaluation_is_a_run_too(tmp_path):
-    finished(tmp_path)
-    run = json.loads((tmp_path / "run.json").read_text())
-    (tmp_path / "metrics.json").write_text(json.dumps({"auc": 0.5, "run": run}))
-    (tmp_path / "predictions.jsonl").write_text("")
-    files = "metrics.json", "predictions.jsonl"
-    assert RunFolder(tmp_path, IDENTITY, False, *files).is_complete()
-    with pytest.raises(InputError, match="--seed 0, not 2"):
-        RunFolder(tmp_path, IDENTITY | {"--seed": 2}, False, *files).check_free()
-
-
-def test_another_revision(tmp_path, monkeypatch):
-    folder = finished(tmp_path)
-    run = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(run | {"git": {"revision": "0123456789abcdef", "dirty": True}}))
-    monkeypatch.setattr("tlrec.runs.folder.git_revision", lambda: {"revision": "f" * 40, "dirty": False})
-    line = f"complete already: {folder} (made by revision 0123456789ab with changes, this is ffffffffffff)"
-    assert RunFolder(folder, IDENTITY).complete_already() == line
-
-
-def test_the_base_model_of_a_hub_name_that_is_not_here(tmp_path):
-    base = {"config": "c", "tokenizer": "t", "weights": "w"}
-    assert base_said(tmp_path, "org/name") is None
-    finished(tmp_path, base=base, base_model="org/name")
-    assert base_said(tmp_path, "org/name") == base and base_said(tmp_path, "org/other") is None
-
-
-def test_overwrite_acts_once_on_what_is_finished(tmp_path):
+def test_overwrite_acts_once(tmp_path):
     before = finished(tmp_path / "before")
     assert not RunFolder(before, IDENTITY, overwrite=True).is_complete()  # the same flags are to be tuned anew
     RunFolder(before, IDENTITY, overwrite=True).check_free()
     own = finished(tmp_path / "own", overwrite=True)
     assert RunFolder(own, IDENTITY, overwrite=True).is_complete() and RunFolder(own, IDENTITY).is_complete()
 
-
-def test_overwrite_acts_once_on_what_was_stopped(tmp_path):
     plain, overwriting = RunFolder(tmp_path, IDENTITY), RunFolder(tmp_path, IDENTITY, overwrite=True)
     assert not plain.was_stopped()
     plain.begin()
@@ -107,26 +99,25 @@ def test_overwrite_acts_once_on_what_was_stopped(tmp_path):
     (tmp_path / "checkpoints" / "left").write_text("by the run before")
     overwriting.begin()
     assert overwriting.was_stopped() and not (tmp_path / "checkpoints" / "left").exists()
-    other = IDENTITY | {"--seed": 1}
-    assert not RunFolder(tmp_path, other, overwrite=True).was_stopped()
-    with pytest.raises(InputError, match="another run was stopped there: --seed 0, not 1; give the same, or --over"):
-        RunFolder(tmp_path, other).was_stopped()
+    assert not RunFolder(tmp_path, OTHER, overwrite=True).was_stopped()
+    with refused("another run was stopped there: --seed 0, not 1; give the same, or --over"):
+        RunFolder(tmp_path, OTHER).was_stopped()
 
 
 def test_what_stands_in_the_way(tmp_path):
     adapter = tmp_path / "theirs"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
-    with pytest.raises(InputError, match=f"{HELD}; give --overwrite or another folder"):
+    with refused("holds another run's result; give --overwrite or another folder"):
         RunFolder(adapter, IDENTITY).check_free()
     RunFolder(adapter, IDENTITY, overwrite=True).check_free()
     (adapter / "checkpoints").mkdir()  # a run of ours, stopped between its adapter and its run.json
     RunFolder(adapter, IDENTITY).check_free()
-    finished(adapter, IDENTITY | {"--seed": 3})  # a complete one, whose replacement was stopped
-    with pytest.raises(InputError, match="--seed 3, not 0"):
+    finished(adapter, OTHER)  # a complete one, whose replacement was stopped
+    with refused("--seed 1, not 0"):
         RunFolder(adapter, IDENTITY).check_free()
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written to: Not a directory|cannot be written to: File exists"):
+    with refused("cannot be written to: Not a directory|cannot be written to: File exists"):
         RunFolder(tmp_path / "file", IDENTITY).check_free()
 
 
@@ -139,10 +130,41 @@ def test_several_processes_look_at_a_folder_at_once(tmp_path):
 def test_another_process_has_worked_there_in_between(tmp_path):
     run = RunFolder(tmp_path / "run", IDENTITY)
     finished(tmp_path / "run")
-    with pytest.raises(InputError, match="another process has just worked there; run the same command again"):
+    with refused("another process has just worked there; run the same command again"):
         run.locked().__enter__()
     with run.locked(first=False):
         pass
     with RunFolder(tmp_path / "run", IDENTITY).locked():
-        assert (tmp_path / "run" / ".lock").exists()
-    assert not (tmp_path / "run" / ".lock").exists()
+        assert (tmp_path / "run" / LOCK).read_text().startswith(f"{os.getpid()} on ")
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+HOLD = """
+import sys
+from tlrec.runs.locks import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_another_process_works_there_and_dies(tmp_path, monkeypatch):
+    monkeypatch.setattr("tlrec.runs.locks.PATIENCE", 0.2)
+    run = tmp_path / "run"
+    check_unlocked(run)
+    assert not run.exists()
+    command = [sys.executable, "-c", HOLD, run]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as holder:
+        assert holder.stdout.readline() == "held\n"
+        said = (
+            re.escape(f"{run}: process {holder.pid} on ") + r"\S+ is writing there; wait for its end, or give another"
+        )
+        for look in (check_unlocked, lambda folder: locked(folder).__enter__()):
+            with refused(said):
+                look(run)
+        os.kill(holder.pid, signal.SIGKILL)
+    assert (run / LOCK).exists()
+    check_unlocked(run)
+    with locked(run):
+        pass
+    assert list(run.iterdir()) == []

@@ -43,22 +43,22 @@ def test_content(tmp_path, train, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-never-written")
     started = datetime.now(UTC) - timedelta(seconds=90)
     arguments = {"train_data_path": train, "learning_rate": np.float64(3e-4), "sample": (16, 64), "seed": None}
-    written = write_run(
-        tmp_path, "rec_tuning.py", arguments, {"train": train}, {"auc": float("nan")}, started, shots=16
-    )
+    found = {"auc": float("nan")}
+    written = write_run(tmp_path, "rec_tuning.py", arguments, {"train": train}, found, started, shots=16)
     run = read_run(tmp_path)
     assert run == written
     assert run["script"] == "rec_tuning.py" and run["shots"] == 16
     assert run["arguments"] == {"train_data_path": str(train), "learning_rate": 3e-4, "sample": [16, 64], "seed": None}
-    assert run["data"] == {
-        "train": {"path": str(train), "sha256": hashlib.sha256(train.read_bytes()).hexdigest(), "rows": 2}
-    }
+    digest = hashlib.sha256(train.read_bytes()).hexdigest()
+    assert run["data"] == {"train": {"path": str(train), "sha256": digest, "rows": 2}}
     assert run["results"] == {"auc": None}
     assert run["started"] == started.isoformat(timespec="seconds") and run["started"].endswith("+00:00")
     assert 90 <= run["seconds"] <= round((datetime.now(UTC) - started).total_seconds(), 1)
     assert run["versions"]["numpy"] == np.__version__ and run["versions"]["peft"] == metadata.version("peft")
     assert run["git"] is None or set(run["git"]) == {"revision", "dirty"}
     assert "sk-never-written" not in (tmp_path / "run.json").read_text()
+    value = {1: (Path("a"), np.int64(3), np.array([1.5, np.inf])), "b": {"c": True}}
+    assert plain_json(value) == {"1": ["a", 3, [1.5, None]], "b": {"c": True}}
 
 
 def test_no_revision_outside_a_checkout(monkeypatch):
@@ -75,26 +75,16 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plain_json():
-    value = {1: (Path("a"), np.int64(3), np.array([1.5, np.inf])), "b": {"c": True}}
-    assert plain_json(value) == {"1": ["a", 3, [1.5, None]], "b": {"c": True}}
-
-
 def test_chain(tmp_path, train):
     cot = adapter(tmp_path / "cot", train, stage="cot")
     source = adapter(tmp_path / "source", train, cot, stage="source", scoring={"frame": "tallrec"})
     described = describe_adapter(source)
-    assert described["path"] == str(source)
-    assert described["sha256"] == hashlib.sha256(b"source").hexdigest()
-    assert described["run"]["stage"] == "source"
-    assert described["run"]["start_adapter"]["run"]["stage"] == "cot"
-    assert described["run"]["start_adapter"]["run"]["start_adapter"] is None
+    assert (described["path"], described["sha256"]) == (str(source), hashlib.sha256(b"source").hexdigest())
+    start = described["run"]["start_adapter"]["run"]
+    assert [described["run"]["stage"], start["stage"], start["start_adapter"]] == ["source", "cot", None]
     assert frame_of(source) == "tallrec"
-
-
-def test_no_adapter_and_one_of_someone_else(tmp_path):
     assert describe_adapter(None) is None and describe_adapter("") is None and frame_of(None) is None
-    (tmp_path / "adapter_model.bin").write_bytes(b"theirs")
+    (tmp_path / "adapter_model.bin").write_bytes(b"of someone else")
     assert describe_adapter(tmp_path)["run"] is None and frame_of(tmp_path) is None
 
 
@@ -102,15 +92,15 @@ def test_no_adapter_and_one_of_someone_else(tmp_path):
     ("content", "message"),
     [
         (None, "run.json: no such file"),
-        ("[1]", "run.json: expected a JSON object, found a list"),
-        ('{"format": 1, "script": "x", "arguments": {}}', "run.json: the key 'started' is missing"),
-        ('{"script": "x", "arguments": {}, "data": {}}', "run.json: is in format None, not 1; make the folder again"),
+        (b"[1]", "run.json: expected a JSON object, found a list"),
+        (b'{"format": 1, "script": "x", "arguments": {}}', "run.json: the key 'started' is missing"),
+        (b'{"script": "x", "arguments": {}, "data": {}}', "run.json: is in format None, not 1; make the folder again"),
         (b"\xff\xfe", "run.json: damaged"),
     ],
 )
 def test_bad_files(tmp_path, content, message):
     if content is not None:
-        (tmp_path / "run.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+        (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_run(tmp_path)
 
