@@ -12,7 +12,6 @@ base_model/score_served.py asks the folder's model once vLLM serves it.
 """
 
 import argparse
-import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -77,8 +76,7 @@ def check_output_dir(path, overwrite):
     """Raise InputError if the folder cannot be made; only an earlier export may be replaced."""
     folder = Path(path)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        ours = (folder / "run.json").exists() and runs.read_run(folder)["script"] == "export_model.py"
-        if not ours:
+        if not (folder / "run.json").exists() or runs.read_run(folder)["script"] != "export_model.py":
             raise InputError(f"--output_dir {path}: holds files that this script did not write; give another folder")
         if not overwrite:
             raise InputError(f"--output_dir {path}: holds an exported model; give --overwrite or another folder")
@@ -89,11 +87,11 @@ def check_output_dir(path, overwrite):
         raise InputError(f"--output_dir {path}: cannot be written to: {error.strerror}") from None
 
 
-def made_up_records(count):
+def made_up_records():
     """Records of the demo's fictional users and films, the same each time."""
     domain = DOMAINS["movie"]
     catalogue = make_catalogue(np.random.default_rng([0, 0]), domain, items_per_theme=12)
-    examples = make_examples(np.random.default_rng([0, 1]), domain, catalogue, count)
+    examples = make_examples(np.random.default_rng([0, 1]), domain, catalogue, MADE_UP_RECORDS)
     return [build_record(example.preference, example.liked) for example in examples]
 
 
@@ -108,32 +106,11 @@ def check(args):
     check_base_model(args.base_model, (runs.SCORING | kept | given)["cutoff_len"])
     check_not_quantized(args.base_model, args.lora_weights)
     check_output_dir(args.output_dir, args.overwrite)
-    if args.check_data_path:
-        records = read_records(args.check_data_path, labelled=False)
-    else:
-        records = made_up_records(MADE_UP_RECORDS)
+    path = args.check_data_path
+    records = read_records(path, labelled=False) if path else made_up_records()
     if other := tuned_on_another(args.lora_weights, args.base_model, base_identity(args.base_model)):
         raise InputError(f"--lora_weights {other}; give its own base model")
     return records, kept, given
-
-
-def load_tuned(args, device, dtype):
-    """(the base model with the adapter, not merged; bytes of the merged weights). Raises InputError if adapter and base
-    do not fit, or the disk has too little space."""
-    from tlrec.model import adapters, base_models, merging
-
-    adapters.check_adapter_on(args.base_model, args.lora_weights)
-    model = base_models.load_base_model(args.base_model, device, dtype)
-    if getattr(model.config, "quantization_config", None):  # of a hub name, which `check` cannot read
-        raise InputError(f"--base_model {args.base_model}: is quantised; give the model it was quantised from")
-    size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
-    if size > shutil.disk_usage(Path(args.output_dir).absolute().parent).free:
-        raise InputError(
-            f"--output_dir {args.output_dir}: the model takes {size / 1e9:.1f} GB, more than the disk has free"
-        )
-    tuned = adapters.attach_adapter(model, args.lora_weights)
-    merging.check_mergeable(tuned, args.lora_weights)
-    return tuned, size
 
 
 def write_merged(folder, model, encoder, cutoff_len):
@@ -183,16 +160,14 @@ def read_tokenizer_back(args, folder, records, scorer, encoder, cutoff_len):
     return again, reread([encoder.frame.prompt(record) for record in records])["input_ids"] == scorer.rows
 
 
-def largest_difference(merged, tuned, dtype_name):
+def largest_difference(merged, tuned, dtype):
     """Of the log-probabilities in two Scores. Raises InputError if it is more than TOLERANCE allows."""
-    difference = max(
-        float(abs(merged.log_p_yes - tuned.log_p_yes).max()), float(abs(merged.log_p_no - tuned.log_p_no).max())
-    )
-    if not difference <= TOLERANCE[dtype_name]:
+    pairs = ((merged.log_p_yes, tuned.log_p_yes), (merged.log_p_no, tuned.log_p_no))
+    difference = max(float(abs(one - other).max()) for one, other in pairs)
+    if not difference <= TOLERANCE[dtype]:
         raise InputError(
-            f"--dtype {dtype_name}: the merged model's log-probabilities differ by up to {difference:.2g} "
-            f"(allowed: {TOLERANCE[dtype_name]:g}); nothing was written"
-            + ("" if dtype_name == "float32" else "; give --dtype float32")
+            f"--dtype {dtype}: the merged model's log-probabilities differ by up to {difference:.2g} (allowed: "
+            f"{TOLERANCE[dtype]:g}); nothing was written" + ("" if dtype == "float32" else "; give --dtype float32")
         )
     return difference
 
@@ -204,35 +179,38 @@ def main():
     records, kept, given = check(args)
 
     # 2. Import the heavy libraries; settings of the adapter's tuning, unless flags say otherwise
-    from tlrec.model import base_models
+    from tlrec.model.merging import check_mergeable
     from tlrec.model.tokenization import RecordTokenizer
-    from tlrec.scoring.loaded import scoring_here
-    from tlrec.scoring.records import Scorer
+    from tlrec.scoring.loaded import LoadedModel, scoring_here
 
-    device = base_models.resolve_device(args.device)
     scoring = scoring_here(kept, given, args.device, args.base_model, trust_remote_code=False)
-    dtype_name, cutoff_len = scoring["dtype"], scoring["cutoff_len"]
-    dtype = base_models.resolve_dtype(dtype_name, device)
+    dtype, cutoff_len, attention = scoring["dtype"], scoring["cutoff_len"], scoring["attention"]
+    loaded = LoadedModel(args.base_model, args.device, dtype, "none", attention, trust_remote_code=False)
+    loaded.check_adapter(args.lora_weights)
 
     # 3. Records to token ids
-    tokenizer = base_models.load_tokenizer(args.base_model)
-    frame = load_frame(scoring["frame"], tokenizer)
-    encoder = RecordTokenizer(tokenizer, frame, cutoff_len)
-    scorer = Scorer(tokenizer, records, frame, cutoff_len)
+    frame = load_frame(scoring["frame"], loaded.tokenizer)
+    encoder = RecordTokenizer(loaded.tokenizer, frame, cutoff_len)
+    scorer = loaded.scorer(records, scoring["frame"], cutoff_len)
 
     # 4. Scores of base and adapter, not merged, as in tuning
-    model, size = load_tuned(args, device, dtype)
+    if getattr(loaded.base.config, "quantization_config", None):  # of a hub name, which `check` cannot read
+        raise InputError(f"--base_model {args.base_model}: is quantised; give the model it was quantised from")
+    model = loaded.attach(args.lora_weights)
+    check_mergeable(model, args.lora_weights)
     tuned = scorer.score(model, merge=False, progress="base and adapter")
 
     with whole_folder(args.output_dir) as folder:
         # 5. Merge, and write all files
         write_merged(folder, model, encoder, cutoff_len)
-        del model  # one model at a time in memory
+        hardware = loaded.hardware
+        del model, loaded  # one model at a time in memory
 
         # 6. Read the folder back: the same token ids, the same scores
         again, as_text = read_tokenizer_back(args, folder, records, scorer, encoder, cutoff_len)
-        merged = again.score(base_models.load_base_model(folder, device, dtype), progress="merged model")
-        difference = largest_difference(merged, tuned, dtype_name)
+        merged = LoadedModel(folder, args.device, dtype, "none", attention, trust_remote_code=False).base
+        size = sum(parameter.nbytes for parameter in merged.parameters())
+        difference = largest_difference(again.score(merged, progress="merged model"), tuned, dtype)
 
         # 7. run.json, last
         runs.write_run(
@@ -240,22 +218,22 @@ def main():
             script="export_model.py",
             arguments=vars(args),
             data={"check": args.check_data_path} if args.check_data_path else {},
-            results={"largest_difference": difference, "tolerance": TOLERANCE[dtype_name], "rows": len(records)},
+            results={"largest_difference": difference, "tolerance": TOLERANCE[dtype], "rows": len(records)},
             adapter=runs.describe_adapter(args.lora_weights),
             base_model=args.base_model,
             frame=frame.name,
-            dtype=dtype_name,
-            scoring={"frame": frame.name, "cutoff_len": cutoff_len, "dtype": dtype_name},
+            dtype=dtype,
+            scoring={"frame": frame.name, "cutoff_len": cutoff_len, "dtype": dtype},
             text_prompts=as_text,
-            hardware=base_models.hardware(device),
+            hardware=hardware,
         )
     print(
-        f"{args.output_dir}: {dtype_name}, {size / 1e6:,.1f} MB; frame: {frame.name}; prompts as text: "
+        f"{args.output_dir}: {dtype}, {size / 1e6:,.1f} MB; frame: {frame.name}; prompts as text: "
         + ("the same token ids" if as_text else "other token ids, send ids")
     )
     print(
         f"largest difference of a log-probability on {len(records)} {'' if args.check_data_path else 'made-up '}rows: "
-        f"{difference:.2g} (allowed: {TOLERANCE[dtype_name]:g})"
+        f"{difference:.2g} (allowed: {TOLERANCE[dtype]:g})"
     )
 
 

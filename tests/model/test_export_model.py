@@ -10,7 +10,6 @@
 7. The report takes it for no tuner's run.
 """
 
-import json
 import shutil
 from dataclasses import asdict
 
@@ -22,17 +21,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tests.support.mistakes import assert_mistakes
 from tests.support.models import write_tokenizer
-from tests.support.plain import log_p
-from tests.support.tuned import snapshot
+from tests.support.plain import plain_log_p
+from tests.support.tuned import read, snapshot
 from tlrec.data.records import read_records
 from tlrec.files import write_json
 from tlrec.model import adapters, base_models
 from tlrec.model.prompts import load_frame
+from tlrec.model.tokenization import RecordTokenizer
 from tlrec.report.collect import collect
-from tlrec.runs import read_run, write_run
-from tlrec.scoring.records import Scorer
+from tlrec.runs import write_run
 
-CPU = torch.device("cpu")
 SCRIPT = "base_model/export_model.py"
 
 
@@ -46,8 +44,8 @@ def export(run_script, tiny_llama, tiny_adapter):
     """export_model.py on the tiny model; returns (exit status, standard output, standard error)."""
 
     def run(output_dir, *flags, base=tiny_llama, adapter=tiny_adapter):
-        flags = ["--base_model", base, "--lora_weights", adapter, "--output_dir", output_dir, "--device", "cpu", *flags]
-        return run_script(SCRIPT, *flags)
+        words = ["--base_model", base, "--lora_weights", adapter, "--output_dir", output_dir, "--device", "cpu", *flags]
+        return run_script(SCRIPT, *words)
 
     return run
 
@@ -61,9 +59,24 @@ def exported(export, test_data, tmp_path_factory):
     return folder, out
 
 
+@pytest.fixture(scope="module")
+def tuned(tiny_llama, tiny_adapter, test_data):
+    """(token ids of the test records' prompts, their log-probabilities by base and adapter)."""
+    base = base_models.load_base_model(tiny_llama, torch.device("cpu"), torch.float32)
+    encoder, records = encoder_of(base_models.load_tokenizer(tiny_llama)), read_records(test_data)
+    untuned = plain_log_p(base, encoder, records)
+    log_p = plain_log_p(adapters.attach_adapter(base, tiny_adapter), encoder, records)
+    assert abs(log_p - untuned).max() > 0.1  # the adapter matters
+    return encoder.prompts(records).input_ids, log_p
+
+
+def encoder_of(tokenizer):
+    return RecordTokenizer(tokenizer, load_frame("alpaca"), 512)
+
+
 @pytest.mark.parametrize("special_tokens", ["good", "empty", "absent"])
 def test_the_folder_alone_gives_the_same_scores(
-    export, exported, tiny_llama, tiny_adapter, test_data, pieces, tmp_path, special_tokens
+    export, exported, tuned, tiny_llama, test_data, pieces, tmp_path, special_tokens
 ):
     folder = exported[0]
     if special_tokens != "good":
@@ -73,23 +86,14 @@ def test_the_folder_alone_gives_the_same_scores(
         write_tokenizer(base, special_tokens)
         folder = tmp_path / "exported"
         assert export(folder, base=base)[0] == 0
-    records, frame = read_records(test_data), load_frame("alpaca")
-    base = base_models.load_base_model(tiny_llama, CPU, torch.float32)
-    scorer = Scorer(base_models.load_tokenizer(tiny_llama), records, frame, 512)
-    untuned = log_p(scorer.score(base))
-    tuned = log_p(scorer.score(adapters.attach_adapter(base, tiny_adapter), merge=False))
-    assert abs(tuned - untuned).max() > 0.1  # the adapter matters
-
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
-    again = Scorer(tokenizer, records, frame, 512)
-    assert again.rows == scorer.rows and again.answer_ids == scorer.answer_ids
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
-    for record, ids, expected in zip(records, scorer.rows, tuned):
-        prompt = frame.prompt(record)
-        assert tokenizer(prompt)["input_ids"] == ids == [1, *pieces.encode(prompt)]  # text alone is understood too
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([ids])).logits[0, -1].double()
-        np.testing.assert_allclose(logits.log_softmax(-1)[list(scorer.answer_ids)].numpy(), expected, atol=1e-4)
+    records, encoder = read_records(test_data), encoder_of(tokenizer)
+    prompts = [encoder.frame.prompt(record) for record in records]
+    ids, log_p = tuned
+    assert encoder.prompts(records).input_ids == ids == [[1, *pieces.encode(prompt)] for prompt in prompts]
+    assert tokenizer(prompts)["input_ids"] == ids  # text alone is understood too
+    np.testing.assert_allclose(plain_log_p(model, encoder, records), log_p, atol=1e-4)
 
 
 def test_the_weights_are_base_plus_adapter(exported, tiny_llama, tiny_adapter):
@@ -103,24 +107,20 @@ def test_the_weights_are_base_plus_adapter(exported, tiny_llama, tiny_adapter):
         torch.testing.assert_close(merged[name], base[name] + 16 / 8 * b @ a)
 
 
-def test_files_and_what_is_said(exported, tiny_llama, tiny_adapter, test_data, pieces):
+def test_files_and_what_is_said(exported, tiny_llama, tiny_adapter, pieces):
     folder, out = exported
     names = "config generation_config model prompt_frame run tokenizer tokenizer_config".split()
     assert sorted(path.stem for path in folder.iterdir()) == names
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in folder.iterdir())
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-    assert json.loads((folder / "prompt_frame.json").read_text()) == {
-        **asdict(load_frame("alpaca")),
-        "cutoff_len": 512,
-        "bos_ids": [1],
-        "answers": ["Yes.", "No."],
-        "answer_ids": [pieces.piece_to_id("Yes"), pieces.piece_to_id("No")],
-    }
-    generation = json.loads((folder / "generation_config.json").read_text())
+    answers = {"answers": ["Yes.", "No."], "answer_ids": [pieces.piece_to_id("Yes"), pieces.piece_to_id("No")]}
+    frame = asdict(load_frame("alpaca")) | {"cutoff_len": 512, "bos_ids": [1]} | answers
+    assert read(folder, "prompt_frame.json") == frame
+    generation = read(folder, "generation_config.json")
     assert (generation["bos_token_id"], generation["eos_token_id"], generation["do_sample"]) == (1, [2], False)
     workspace = collect(folder.parent)
     assert (workspace.tunings, workspace.problems) == ([], [])
-    run = read_run(folder)
+    run = read(folder)
     assert run["script"] == "export_model.py" and run["adapter"]["path"] == str(tiny_adapter)
     assert (run["base_model"], run["frame"], run["dtype"]) == (str(tiny_llama), "alpaca", "float32")
     assert run["data"]["check"]["rows"] == run["results"]["rows"] == 24
@@ -130,18 +130,17 @@ def test_files_and_what_is_said(exported, tiny_llama, tiny_adapter, test_data, p
 
 
 def test_bfloat16_and_the_frame_of_the_adapter(export, tiny_adapter, tmp_path):
-    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    adapter, half = shutil.copytree(tiny_adapter, tmp_path / "adapter"), tmp_path / "half"
     write_run(adapter, "rec_tuning.py", {"quantization": "none"}, {}, {}, scoring={"frame": "tallrec"})
-    status, out, err = export(tmp_path / "half", "--dtype", "bfloat16", adapter=adapter)
+    status, out, err = export(half, "--dtype", "bfloat16", adapter=adapter)
     assert status == 0, err
-    assert {tensor.dtype for tensor in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.bfloat16}
-    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
-    assert json.loads((tmp_path / "half" / "prompt_frame.json").read_text())["name"] == "tallrec"
-    assert 1e-4 < read_run(tmp_path / "half")["results"]["largest_difference"] < 0.5
+    assert {tensor.dtype for tensor in load_file(half / "model.safetensors").values()} == {torch.bfloat16}
+    assert (read(half, "config.json")["dtype"], read(half, "prompt_frame.json")["name"]) == ("bfloat16", "tallrec")
+    assert 1e-4 < read(half)["results"]["largest_difference"] < 0.5
     assert "on 32 made-up rows: " in out and out.endswith("(allowed: 0.5)\n")
 
 
-def test_whole_or_not_at_all(export, exported, tiny_adapter, tmp_path, monkeypatch):
+def test_whole_or_not_at_all(export, exported, tmp_path, monkeypatch):
     folder = shutil.copytree(exported[0], tmp_path / "movie")
     before = snapshot(tmp_path)
     held = f"error: --output_dir {folder}: holds an exported model; give --overwrite or another folder\n"
@@ -158,49 +157,51 @@ def test_whole_or_not_at_all(export, exported, tiny_adapter, tmp_path, monkeypat
             assert status == 2 and err.splitlines()[-1] == line
             assert snapshot(tmp_path) == before
     assert export(folder, "--overwrite", "--dtype", "bfloat16")[0] == 0
-    assert read_run(folder)["dtype"] == "bfloat16" and [path.name for path in tmp_path.iterdir()] == ["movie"]
+    assert read(folder)["dtype"] == "bfloat16" and [path.name for path in tmp_path.iterdir()] == ["movie"]
 
 
 @pytest.mark.parametrize("dtype, noise", [("float32", 0.002), ("bfloat16", 1.0)])
 def test_changed_scores_are_an_error(export, tiny_llama, tmp_path, monkeypatch, dtype, noise):
-    def load(path, *arguments, original=base_models.load_base_model):
-        model = original(path, *arguments)
+    def load(path, *arguments, original=base_models.load_base_model, **options):
+        model = original(path, *arguments, **options)
         if path != str(tiny_llama):
             with torch.no_grad():
                 model.model.layers[0].self_attn.q_proj.weight += noise
         return model
 
     monkeypatch.setattr(base_models, "load_base_model", load)
-    status, out, err = export(tmp_path / "movie", "--dtype", dtype)
-    assert (status, list(tmp_path.iterdir())) == (2, [])
+    status, _, err = export(tmp_path / "movie", "--dtype", dtype)
     message = err.splitlines()[-1]
+    assert (status, list(tmp_path.iterdir())) == (2, [])
     assert message.startswith(f"error: --dtype {dtype}: the merged model's log-probabilities differ by up to ")
     assert message.endswith("nothing was written" + ("; give --dtype float32" if dtype == "bfloat16" else ""))
 
 
 def test_mistakes_are_one_line_without_torch(tiny_llama, tiny_adapter, tmp_path):
-    def case(message, *more, **changes):
-        flags = {"base_model": tiny_llama, "lora_weights": tiny_adapter, "output_dir": tmp_path / "out"} | changes
-        return [*(word for name, value in flags.items() for word in (f"--{name}", value)), *more], message
-
-    quantized = shutil.copytree(tiny_llama, tmp_path / "quantized")
-    config = json.loads((quantized / "config.json").read_text())
-    write_json(quantized / "config.json", config | {"quantization_config": {"quant_method": "gptq"}})
-    on_4bit = shutil.copytree(tiny_adapter, tmp_path / "on 4bit")
+    quantized, on_4bit = shutil.copytree(tiny_llama, tmp_path / "q"), shutil.copytree(tiny_adapter, tmp_path / "4bit")
+    config = read(quantized, "config.json") | {"quantization_config": {"quant_method": "gptq"}}
+    write_json(quantized / "config.json", config)
     write_run(on_4bit, "rec_tuning.py", {"quantization": "4bit"}, {}, {})
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    (foreign / "thesis.txt").write_text("years of work")
+    thesis = tmp_path / "foreign" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
     held = "holds files that this script did not write; give another folder"
-    cases = [
-        case(f"--base_model {quantized}: is quantised, and what an adapter adds to such weights", base_model=quantized),
-        case(f"--lora_weights {on_4bit}: was tuned on a base in 4bit; merged into whole", lora_weights=on_4bit),
-        case(f"--base_model {tmp_path / 'no'}: no such folder", base_model=tmp_path / "no"),
-        case(f"--output_dir {foreign}: {held}", output_dir=foreign),
-        case(f"--output_dir {tiny_llama}: {held}", "--overwrite", output_dir=tiny_llama),
-        case(f"--output_dir {foreign}/thesis.txt: {held}", "--overwrite", output_dir=foreign / "thesis.txt"),
-        case(f"--output_dir {foreign}/thesis.txt/x: cannot be written to: ", output_dir=foreign / "thesis.txt" / "x"),
-    ]
     before = snapshot(tmp_path)
-    assert_mistakes(SCRIPT, cases)
+    known = [
+        "--base_model",
+        tiny_llama,
+        "--lora_weights",
+        tiny_adapter,
+        "--output_dir",
+        tmp_path / "out",
+        "--overwrite",
+    ]
+    cases = [
+        ("--base_model", quantized, "is quantised, and what an adapter adds to such weights"),
+        ("--lora_weights", on_4bit, "was tuned on a base in 4bit; merged into whole"),
+        ("--output_dir", thesis.parent, held),
+        ("--output_dir", thesis, held),
+        ("--output_dir", thesis / "x", "cannot be written to: "),
+    ]
+    assert_mistakes(SCRIPT, [([*known, flag, path], f"{flag} {path}: {message}") for flag, path, message in cases])
     assert snapshot(tmp_path) == before
