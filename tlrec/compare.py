@@ -2,9 +2,9 @@
 
     python -m tlrec.compare output_model/movie/full/0_64 output_model/movie/source/0_64
 
-A, B: folders with the `metrics.json` and `predictions.jsonl` of evaluate.py, or files of docs/results/predictions/, made
-on the same test file. Prints every metric of both and their difference (A - B), with paired 95 % intervals over rows and
-over users; `--json FILE` also writes them. Different test data is refused.
+A, B: folders with the `metrics.json` and `predictions.jsonl` of evaluate.py, or files of docs/results/predictions/,
+made on the same test file. Prints every metric of both and their difference (A - B), with paired 95 % intervals over
+rows and over users; `--json FILE` also writes them. Different test data is refused.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from tlrec.errors import InputError, one_line_errors
 
 
 def read_scores(path):
-    """(test file as {"path", "sha256", "rows"}, labels, scores, users or None) of a folder or of a file of docs/results/predictions."""
+    """(test file as {"path", "sha256", "rows"}, labels, scores, users or None) of a folder, or of a file of
+    docs/results/predictions."""
     import numpy as np
     import pandas as pd
 
@@ -50,9 +51,8 @@ def compare(a, b):
     tests, labels, users = (first[0], second[0]), first[1], other_users if users is None else users
     if tests[0]["sha256"] != tests[1]["sha256"] or not np.array_equal(labels, second[1]):
         shown = [f"{test['path']} ({test['rows']} rows, sha256 {test['sha256'][:12]})" for test in tests]
-        raise InputError(
-            f"different test data: {a} was evaluated on {shown[0]}, {b} on {shown[1]}; evaluate both on one file"
-        )
+        on = f"{a} was evaluated on {shown[0]}, {b} on {shown[1]}"
+        raise InputError(f"different test data: {on}; evaluate both on one file")
     if np.ptp(labels) == 0:
         raise InputError(f"{tests[0]['path']}: all {len(labels)} rows have the same label, so AUC is not defined")
     comparison = compare_scores(labels, {"a": first[2], "b": second[2]}, units_of(users))
@@ -77,7 +77,8 @@ def comparison_table(result):
     for metric, intervals in difference["intervals"].items():
         if difference[metric] is None:
             continue
-        lines.append(f"{metric:<14}{a[metric]:>8.4f}{b[metric]:>9.4f}{difference[metric]:>+10.4f}   {said(intervals)}")
+        bounds = "; ".join(f"over {unit} {between(intervals[unit])}" for unit in reversed(intervals))
+        lines.append(f"{metric:<14}{a[metric]:>8.4f}{b[metric]:>9.4f}{difference[metric]:>+10.4f}   {bounds}")
     unit = "users" if result["users"] else "rows"
     bounds = difference["intervals"]["auc"][unit]
     if bounds is None:
@@ -87,12 +88,9 @@ def comparison_table(result):
     return "\n".join([*lines, f"=> {verdict}, judged by AUC over {unit}"])
 
 
-def said(intervals):
-    """ "over users -0.0123 to +0.0456; over rows none", of {unit: [low, high] or None}."""
-    return "; ".join(
-        f"over {unit} " + ("none" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}")
-        for unit, bounds in reversed(intervals.items())
-    )
+def between(bounds):
+    """ "-0.0123 to +0.0456"; "none" where there is no interval."""
+    return "none" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}"
 
 
 def main():

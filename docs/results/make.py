@@ -3,12 +3,12 @@
     python docs/results/make.py collect WORKSPACE --recipe small --base "SmolLM2-135M-Instruct, from Q4_1"
     python docs/results/make.py
 
-The first adds a row to runs.csv for each metrics.json below WORKSPACE (a row of the same run is replaced), measured anew
-from its predictions.jsonl, and keeps the predictions of those named by --keep in predictions/ (row, user, label and score
-only; `python -m tlrec.compare` takes such a file in place of a folder). The second computes differences.csv, of which the
-first four columns are written by hand: two runs whose predictions are kept, and what is asked of them. Then it fills what stands
-between `<!-- results: TEST METRIC -->` or `<!-- differences: TEST -->` and `<!-- end -->` in README.md and docs/*.md, and
-draws TEST.png and differences.png. It changes nothing that is up to date.
+The first adds a row to runs.csv for each metrics.json below WORKSPACE (a row of the same run is replaced), measured
+anew from its predictions.jsonl, and keeps the predictions of those named by --keep in predictions/ (row, user, label and
+score only; `python -m tlrec.compare` takes such a file in place of a folder). The second computes differences.csv, of
+which the first four columns are written by hand: two runs whose predictions are kept, and what is asked of them. Then it
+fills what stands between `<!-- results: TEST METRIC -->` or `<!-- differences: TEST -->` and `<!-- end -->` in README.md
+and docs/*.md, and draws TEST.png and differences.png. It changes nothing that is up to date.
 """
 
 import argparse
@@ -16,16 +16,20 @@ import gzip
 import hashlib
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from tlrec.compare import compare
 from tlrec.data.published import published_name
 from tlrec.evaluation.comparison import compare_scores
 from tlrec.evaluation.metrics import two_probabilities_to_score
 from tlrec.files import whole_file
+from tlrec.report import figures
 from tlrec.report.cells import shots_name
 from tlrec.report.collect import chain_of, facts_of
 from tlrec.report.published import RESULTS
@@ -47,25 +51,20 @@ def collect(root, recipe, base, keep):
     rows = []
     for path in sorted(root.rglob("metrics.json")):
         run, name = json.loads(path.read_text())["run"], str(path.parent.relative_to(root))
-        lines = map(json.loads, (path.parent / "predictions.jsonl").read_text().splitlines())
-        rows_of = pd.DataFrame(lines).assign(score=lambda of: two_probabilities_to_score(of["p_yes"], of["p_no"]))
-        row = describe(run, name, rows_of, root) | {"recipe": recipe, "base": base if run.get("base_model") else ""}
-        if name in keep:
+        found = pd.DataFrame(map(json.loads, (path.parent / "predictions.jsonl").read_text().splitlines()))
+        found["score"] = two_probabilities_to_score(found["p_yes"], found["p_no"])
+        row = describe(run, name, found, root) | {"recipe": recipe, "base": base if run.get("base_model") else ""}
+        if name in keep:  # what a comparison needs, compressed; the same bytes again
             row["predictions"] = f"predictions/{re.sub('[^a-z0-9]+', '_', name.lower())}.csv.gz"
-            write_scores(HERE / row["predictions"], row["test_sha256"], rows_of)
+            text = found[["row", "user", "label", "score"]].to_csv(index=False, lineterminator="\n")
+            with whole_file(HERE / row["predictions"], "wb") as file:
+                file.write(gzip.compress(f"# sha256 {row['test_sha256']}\n{text}".encode(), mtime=0))
         rows.append(row)
     return rows
 
 
-def write_scores(path, test_sha256, rows):
-    """Write what a comparison needs, compressed: row, user, label and score. The same bytes again."""
-    text = rows[["row", "user", "label", "score"]].to_csv(index=False, lineterminator="\n")
-    with whole_file(path, "wb") as file:
-        file.write(gzip.compress(f"# sha256 {test_sha256}\n{text}".encode(), mtime=0))
-
-
 def describe(run, name, rows, root):
-    """A row of runs.csv but for recipe and base, which the run does not know. rows: of predictions.jsonl, with scores."""
+    """A row of runs.csv but for recipe and base, which the run does not know. rows: of predictions.jsonl, and score."""
     facts, chain, scoring = facts_of(run), chain_of(run.get("adapter")), run.get("scoring") or {}
     users = None if rows["user"].isna().any() else rows["user"].to_numpy()
     unit = "rows" if users is None else "users"
@@ -100,8 +99,8 @@ def describe(run, name, rows, root):
 
 
 def settings(run, chain):
-    """What tells apart runs of one method: ", 256 + 1024 rows" where stages learnt from a draw, ", selected by loss" of few
-    shots, ", mean of 4 orders"."""
+    """What tells apart runs of one method: ", 256 + 1024 rows" where stages learnt from a draw, ", selected by loss" of
+    few shots, ", mean of 4 orders"."""
     stages = [stage for stage in chain if not stage.get("shots")]
     drawn = [stage["arguments"].get("max_train_samples") or -1 for stage in stages]
     words = f", {' + '.join('all' if n < 0 else str(n) for n in drawn)} rows" if max(drawn, default=-1) > 0 else ""
@@ -115,19 +114,14 @@ def command(run, root):
     """The run's command line, with $ROOT_PATH for the workspace and without any other path of the machine."""
 
     def shown(value):
-        text = str(value)
-        for folder, name in ((root, "$ROOT_PATH"), (REPOSITORY, ".")):
-            if text.startswith(f"{folder}/"):
-                return f"{name}{text.removeprefix(str(folder))}"
+        text = str(value).replace(f"{root}/", "$ROOT_PATH/").replace(f"{REPOSITORY}/", "./")
         return "/".join(Path(text).parts[-2:]) if text.startswith("/") else text
 
-    script = f"-m {run['script']}" if run["script"].startswith("tlrec.") else run["script"]
-    words = ["python", script]
+    words = ["python -m" if run["script"].startswith("tlrec.") else "python", run["script"]]
     for name, value in run["arguments"].items():
-        if value is True:
-            words.append(f"--{name}")
-        elif value not in (None, False, []):
-            words += [f"--{name}", *map(shown, value if isinstance(value, list) else [value])]
+        if value not in (None, False, []):
+            values = [] if value is True else value if isinstance(value, list) else [value]
+            words += [f"--{name}", *map(shown, values)]
     return " ".join(words)
 
 
@@ -161,19 +155,16 @@ def runs_on(runs, test):
 
 def table(found, metric):
     """Markdown: method x shots, mean over seeds with their standard deviation. The intervals are in runs.csv."""
-    lines = [f"| | {' | '.join(map(shots_name, SHOTS))} |", "|---|" + "---:|" * len(SHOTS)]
 
     def cell(values):
-        if len(values) == 0:
-            return ""
         return f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
 
-    for method, own in found.groupby("method"):
-        lines.append(f"| {method} | {' | '.join(cell(own[own['shots'] == s][metric]) for s in SHOTS)} |")
-    lines.append(f"| {HISTORY} | {' | '.join([format(found[f'history_{metric}'].iloc[0], '.3f')] * len(SHOTS))} |")
-    if metric == "auc":
-        for name, aucs in published(found).items():
-            lines.append(f"| {name}, LLaMA-7B | {' | '.join(f'{aucs[s]:.3f}' if s in aucs else '' for s in SHOTS)} |")
+    cells = found.groupby(["method", "shots"])[metric].agg(cell).unstack().reindex(columns=SHOTS).astype(object)
+    cells.loc[HISTORY] = number(found[f"history_{metric}"].iloc[0])
+    for name, aucs in published(found).items() if metric == "auc" else ():
+        cells.loc[f"{name}, LLaMA-7B"] = {shots: number(auc) for shots, auc in aucs.items()}
+    lines = [f"| | {' | '.join(map(shots_name, SHOTS))} |", "|---|" + "---:|" * len(SHOTS)]
+    lines += [f"| {method} | {' | '.join(own)} |" for method, own in cells.fillna("").iterrows()]
     return "\n".join(lines) + "\n"
 
 
@@ -182,39 +173,35 @@ def published(found):
     return RESULTS.get(name, {}) if isinstance(name, str) else {}
 
 
-def draw(path, found):
-    """AUC against shots as a picture, of every method of a language model that has shots, and of the best baseline; it knows
-    the rows that it shows, and is only drawn anew if they have changed."""
+def draw(path, shown, figure_of):
+    """Draw figure_of(shown), which knows the rows that it shows, and is only drawn anew if they have changed."""
+    digest = hashlib.sha256(shown.to_csv(index=False).encode()).hexdigest()
+    if path.exists() and digest.encode() in path.read_bytes():
+        return
+    with rc_context(figures.STYLE), whole_file(path, "wb") as file:
+        figure_of(shown).savefig(file, format="png", metadata={"Software": None, "Comment": digest})
+
+
+def shown_runs(found):
+    """What the picture of a test shows: every method of a language model that has shots, and the best baseline."""
     baselines = found[found["base"].isna()].groupby(["method", "shots"])["auc"].mean()
     found = found[found["base"].notna() | (found["method"] == (baselines.idxmax()[0] if len(baselines) else ""))]
     found = found[found.groupby("method")["shots"].transform(lambda shots: shots.ne(0).any())]
-    shown = found[["method", "shots", "seed", "auc", "auc_low", "auc_high", "history_auc", "test"]]
-    if (digest := to_be_drawn(path, shown)) is None:
-        return
-    from matplotlib import rc_context
+    return found[["method", "shots", "seed", "auc", "auc_low", "auc_high", "history_auc", "test"]]
 
-    from tlrec.report import figures
 
+def auc_against_shots(shown, target):
+    """The figure of `shown_runs`."""
     points = []
-    for (method, shots), own in found.groupby(["method", "shots"]):
+    for (method, shots), own in shown.groupby(["method", "shots"]):
         interval = own[["auc_low", "auc_high"]].mean().dropna().tolist()
         points.append((method, shots, own["auc"].mean(), interval, own["auc"].tolist()))
-    said = "bars: 95 % over users, of a seed on average; small dots: seeds"
-    title = f"{found['target'].iloc[0]}: AUC against shots\n{said}"
-    with rc_context(figures.STYLE):
-        floors, looks = {HISTORY: found["history_auc"].iloc[0]}, figures.looks_of(dict(found.groupby("method").size()))
-        save(figures.against_shots(points, floors, published(found), title, "AUC", looks), path, digest)
-
-
-def to_be_drawn(path, shown):
-    """The digest of the rows `shown`, or None where the picture is of them already."""
-    digest = hashlib.sha256(shown.to_csv(index=False).encode()).hexdigest()
-    return None if path.exists() and digest.encode() in path.read_bytes() else digest
-
-
-def save(figure, path, digest):
-    with whole_file(path, "wb") as file:
-        figure.savefig(file, format="png", metadata={"Software": None, "Comment": digest})
+    looks, floors = (
+        figures.looks_of(dict.fromkeys(point[0] for point in points)),
+        {HISTORY: shown["history_auc"].iloc[0]},
+    )
+    title = f"{target}: AUC against shots\nbars: 95 % over users, of a seed on average; small dots: seeds"
+    return figures.against_shots(points, floors, published(shown), title, "AUC", looks)
 
 
 def differences(runs):
@@ -248,31 +235,21 @@ def difference_table(found):
     return "\n".join(lines) + "\n"
 
 
-def draw_differences(path, found):
-    """The differences in AUC with their intervals, one below the other."""
-    shown = found[["test", "question", "auc", "auc_low", "auc_high"]]
-    if (digest := to_be_drawn(path, shown)) is None:
-        return
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    from tlrec.report import figures
-
-    with rc_context(figures.STYLE):
-        figure = Figure(figsize=(8, 1.2 + 0.34 * len(found)), layout="constrained")
-        axes = figure.subplots()
-        places = range(len(found), 0, -1)
-        bars = [found["auc"] - found["auc_low"], found["auc_high"] - found["auc"]]
-        axes.errorbar(found["auc"], places, xerr=bars, fmt="o", capsize=3, color=figures.COLOURS[0])
-        axes.axvline(0, color="grey", linestyle="--")
-        axes.set_yticks(places, [f"{test}: {question}" for test, question in zip(found["test"], found["question"])])
-        axes.set_xlabel("difference in AUC, 95 % over users")
-        save(figure, path, digest)
+def differences_in_auc(shown):
+    """The figure of the differences in AUC with their intervals, one below the other."""
+    figure = Figure(figsize=(8, 1.2 + 0.34 * len(shown)), layout="constrained")
+    axes, places = figure.subplots(), range(len(shown), 0, -1)
+    bars = [shown["auc"] - shown["auc_low"], shown["auc_high"] - shown["auc"]]
+    axes.errorbar(shown["auc"], places, xerr=bars, fmt="o", capsize=3, color=figures.COLOURS[0])
+    axes.axvline(0, color="grey", linestyle="--")
+    axes.set_yticks(places, shown["test"] + ": " + shown["question"])
+    axes.set_xlabel("difference in AUC, 95 % over users")
+    return figure
 
 
 def make():
-    """Compute differences.csv, fill the marked places of README.md and docs/*.md, and draw the pictures; returns what was
-    changed."""
+    """Compute differences.csv, fill the marked places of README.md and docs/*.md, and draw the pictures; returns what
+    was changed."""
     runs = read_runs()
     pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
     before = {path: path.read_bytes() for path in (*pages, *HERE.glob("*.csv"), *HERE.glob("*.png"))}
@@ -289,10 +266,11 @@ def make():
         if (new := MARK.sub(filled, old)) != old:
             page.write_text(new)
         for picture in dict.fromkeys(re.findall(r"\((?:docs/)?results/([\w-]+)\.png\)", new)):
+            path = HERE / f"{picture}.png"
             if picture == "differences":
-                draw_differences(HERE / "differences.png", pairs)
+                draw(path, pairs[["test", "question", "auc", "auc_low", "auc_high"]], differences_in_auc)
             else:
-                draw(HERE / f"{picture}.png", runs_on(runs, picture))
+                draw(path, shown_runs(runs_on(runs, picture)), partial(auc_against_shots, target=picture))
     after = (*pages, *HERE.glob("*.csv"), *HERE.glob("*.png"))
     return [path for path in after if path.read_bytes() != before.get(path)]
 

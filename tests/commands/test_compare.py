@@ -1,10 +1,10 @@
 """Two evaluations side by side: python -m tlrec.compare A B.
 
 1. Every metric of both, and their difference, is scikit-learn's; its paired intervals are those of the jackknife.
-2. A difference that is noise is called so, one that is not says who is better; A and B swapped only change the sign.
-3. A run against itself, or two without a single wrong pair, get no interval and no verdict.
-4. Different test data, damaged files and one-class data are refused in one line, exit status 2.
-5. The JSON file is never overwritten unasked.
+2. A difference that is noise is called so, one that is not says who is better; A and B swapped only change the sign. A
+   run against itself, or two without a single wrong pair, get no interval and no verdict.
+3. Different test data, damaged files and one-class data are refused in one line, exit status 2; the JSON file is never
+   overwritten unasked.
 """
 
 import json
@@ -25,18 +25,19 @@ from tlrec.evaluation.results import read_evaluation
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Folders of three evaluations on one test file, "weak", "twin" (as good) and "strong", and "other" on another."""
+    """Folders of evaluations on one test file, "weak", "twin" (as good) and "strong", "right" and "right too" (without a
+    wrong pair), "other" on another one, and "liked" on rows that are all liked."""
     root = tmp_path_factory.mktemp("runs")
-    records = make_records(users=25, seed=3)
-    write_records(root / "test.json", records)
+    records, other = (make_records(users=25, seed=seed) for seed in (3, 4))
+    liked = [record for record in records if record["output"] == "Yes."]
+    for name, own in (("test", records), ("other", other), ("liked", liked)):
+        write_records(root / f"{name}.json", own)
+        evaluate(root / name, root / f"{name}.json", own, *score(own, 0.4, 1))
     for name, skill, seed in (("weak", 0.4, 1), ("twin", 0.4, 2), ("strong", 2.0, 3)):
         evaluate(root / name, root / "test.json", records, *score(records, skill, seed))
     labels = labels_of(records)
     for name, gap in (("right", 0.4), ("right too", 0.2)):
         evaluate(root / name, root / "test.json", records, 0.3 + gap * labels, 0.7 - gap * labels)
-    other = make_records(users=25, seed=4)
-    write_records(root / "other.json", other)
-    evaluate(root / "other", root / "other.json", other, *score(other, 0.4, 1))
     return root
 
 
@@ -48,12 +49,9 @@ def test_numbers(runs):
     for metric, name in ((auc, "auc"), (uauc, "uauc")):
         expected = jackknife(metric, a["label"], [a["score"], b["score"]], a["user"]).interval([0], [1])
         assert found["difference"]["intervals"][name]["users"] == expected and expected[0] > 0
-    users = [
-        [roc_auc_score(a["label"][a["user"] == u], one["score"][a["user"] == u]) for u in range(25)] for one in (a, b)
-    ]
-    assert found["a"]["uauc"] == pytest.approx(np.mean(users[0])) and found["b"]["uauc"] == pytest.approx(
-        np.mean(users[1])
-    )
+    for name, one in (("a", a), ("b", b)):
+        of_users = [roc_auc_score(a["label"][a["user"] == u], one["score"][a["user"] == u]) for u in range(25)]
+        assert found[name]["uauc"] == pytest.approx(np.mean(of_users))
     assert (found["n"], found["users"]) == (250, 25)
     low, high = found["difference"]["intervals"]["uauc"]["users"]
     assert f"over users {low:+.4f} to {high:+.4f}" in comparison_table(found)
@@ -78,27 +76,17 @@ def test_no_verdict(runs, pair):
     assert "over users none" in comparison_table(found)
 
 
-def test_different_test_data(runs):
-    with pytest.raises(InputError, match="different test data: .*test.json .*other.json .*evaluate both on one file"):
-        compare(runs / "weak", runs / "other")
-
-
-def test_one_class(runs, tmp_path):
-    records = [record for record in make_records(users=5, seed=3) if record["output"] == "Yes."]
-    write_records(tmp_path / "yes.json", records)
-    evaluate(tmp_path / "run", tmp_path / "yes.json", records, *score(records, 1, 1))
-    with pytest.raises(InputError, match="rows have the same label, so AUC is not defined"):
-        compare(tmp_path / "run", tmp_path / "run")
-
-
-def test_metrics_without_their_test_data(runs, tmp_path):
-    for name in ("metrics.json", "predictions.jsonl"):
-        (tmp_path / name).write_bytes((runs / "weak" / name).read_bytes())
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    del metrics["run"]["data"]
-    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(InputError, match="metrics.json: the key 'run.data' is missing"):
-        compare(tmp_path, runs / "weak")
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (("weak", "other"), "different test data: .*test.json .*other.json .*evaluate both on one file"),
+        (("liked", "liked"), "rows have the same label, so AUC is not defined"),
+        (("weak", "nothing"), "nothing/metrics.json: no such file"),
+    ],
+)
+def test_what_cannot_be_compared(runs, pair, message):
+    with pytest.raises(InputError, match=message):
+        compare(*(runs / name for name in pair))
 
 
 def test_command_line(runs, tmp_path, monkeypatch, capsys):
@@ -113,11 +101,7 @@ def test_command_line(runs, tmp_path, monkeypatch, capsys):
     assert printed.splitlines()[-1].startswith("=> A is better")
     assert json.loads(output.read_text())["difference"]["auc"] > 0.1
     before = output.read_bytes()
-    for words, message in (
-        ((runs / "weak", runs / "twin", "--json", output), f"{output}: exists; choose another name or add --overwrite"),
-        ((runs / "weak", tmp_path), f"{tmp_path / 'metrics.json'}: no such file"),
-    ):
-        with pytest.raises(SystemExit, match="2"):
-            command(*words)
-        assert capsys.readouterr() == ("", f"error: {message}\n")
+    with pytest.raises(SystemExit, match="2"):
+        command(runs / "weak", runs / "twin", "--json", output)
+    assert capsys.readouterr() == ("", f"error: {output}: exists; choose another name or add --overwrite\n")
     assert output.read_bytes() == before

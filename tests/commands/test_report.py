@@ -156,11 +156,13 @@ def test_other_flags_stand_apart_and_repeated_seeds_are_named(copy):
     for name, rate in (("again", 1e-4), ("fast", 5e-4)):
         folder = tune(copy / name, paths, "few-shot", copy / "anything", 16, 0, learning_rate=rate)
         evaluate(folder, paths["test"], test, *score(test, 1, 5), folder)
+    put(copy / "fast/metrics.json", "run.versions.peft", "0.1")
     test_set, _, checked = gather(copy)
     names = {cell.method: cell.seeds for cell in test_set.cells if cell.shots == 16}
     slow, fast = (next(name for name in names if f"learning_rate {rate}" in name) for rate in (1e-4, 5e-4))
     assert names == {slow: [0, 0, 1, 2], fast: [0]}
-    assert "more than one run with seed 0; all of them are in the mean" in set(checked["Found"])
+    said = "\n".join(checked["Found"])
+    assert "more than one run with seed 0; all of them are in the mean\n" in said and "runs with peft 0.1, " in said
 
 
 def test_chain_of_stages(tmp_path, data):
