@@ -1,21 +1,31 @@
-"""What rec_data/prepare_data.py and instruction_data/prepare_data.py share; the tests of each source stand in files of its own.
+"""rec_data/prepare_data.py and instruction_data/prepare_data.py, from raw ratings to the files of a data set.
 
 1. Windows are those of the plain definition, whatever is left unsorted for speed; the splits keep what they promise.
-2. Arguments that do not fit each other are one line, and no output appears.
-3. What existed is not overwritten unasked, and a broken run leaves nothing behind.
+2. Small raw files give records, tables of ids and counts that are spelled out here; both scripts give the same.
+3. MovieLens-100K gives the published files byte for byte, Book-Crossing as many records as the published ones.
+4. Raw files that are downloaded are fetched once, checked, and unpacked inside the cache.
+5. An interruption leaves nothing behind.
 """
 
+import hashlib
+import io
+import json
 import random
 import runpy
+import zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.support.preparation import U_DATA, expect_error, prepare, run
+from tests.support.hostile import serving
+from tests.support.preparation import RAW, id_rows, refused, rows, run, wording, write_raw, written
+from tlrec.data.preferences import parse_input
 from tlrec.data.preparation import FILES, Example, last_windows, shuffled_histories, split_examples
-from tlrec.errors import InputError
+from tlrec.data.published import FILES as PUBLISHED
+from tlrec.data.published import git_blob_sha1
+from tlrec.data.records import read_records
 
 # -------------------------------------------------------------------------------------------- 1. windows and splits
 
@@ -32,7 +42,7 @@ def random_ratings(seed, users=9, count=120):
     ).assign(order=lambda table: table["timestamp"])
 
 
-@pytest.mark.parametrize("last", [1, 7, 50, 10_000, -1])
+@pytest.mark.parametrize("last", [1, 50, 10_000, -1])
 def test_windows_are_those_of_the_definition(last):
     ratings = random_ratings(seed=last + 2)
     by_user = {}
@@ -77,53 +87,69 @@ def test_shuffled_histories_take_the_last_as_target():
     assert example == Example(1, tuple(order[:10]), (6,) * 10, order[-1], 6, None, None)
 
 
-# ------------------------------------------------------------------------------------------------- 2. arguments
+# ------------------------------------------------------------------------------------------------ 2. spelled out
 
 
-NO_RAW = "give the raw ratings: --raw PATH, a folder or a file"
+@pytest.fixture
+def movie(tmp_path):
+    """Flags for the small raw files of MovieLens."""
+    return ["--domain", "movie", "--raw", write_raw(tmp_path / "raw", "movielens"), "--history", 2, "--ratio", "2:1:1"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--domain", "movie"], f"{NO_RAW}, or --download"),
-        ([], NO_RAW),
-        (
-            ["--domain", "movie", "--raw", "x", "--download"],
-            "--download is for --domain movie or book, and takes no --raw",
-        ),
-        (["--format", "goodbooks", "--download"], "--download is for --domain movie or book, and takes no --raw"),
-        (["--domain", "movie", "--raw", "x", "--url", "y"], "--url and --digest need --download"),
-        (["--raw", "nowhere"], "nowhere: no such file or folder"),
-        (
-            ["--raw", "x", "--format", "goodbooks", "--columns", "user=u"],
-            "--columns is for a table of your own, not for --format goodbooks",
-        ),
-        (["--raw", "x", "--kind", "board game"], "--kind board game: give one word, such as game"),
-        (["--raw", __file__, "--items", "nowhere", "--format", "table"], "--items nowhere: no such file"),
-        (
-            ["--domain", "netflix", "--download"],
-            "an account is needed: get https://www.kaggle.com/datasets/netflix-inc/netflix-prize-data "
-            "(combined_data_1.txt, movie_titles.csv) and give their folder as --raw",
-        ),
+# User 7 comes first; 99 < 100, and the two ratings of time 100 keep their order: 2 1 3 4. User 5: 1 2 4 3
+TOY, AMELIE, NO, YES = '"Toy Story (1995)"', '"Amélie (2001)"', '"No "Quotes", Please (1999)"', '"Yes, Yes (2004)"'
+MOVIES = {
+    "train": [
+        (wording("", f"{AMELIE}, {TOY}", NO), "No."),
+        (wording("", f"{TOY}, {NO}", YES), "Yes."),
     ],
-)
-def test_sources_that_do_not_fit(arguments, message, tmp_path):
-    expect_error(lambda: run(*arguments, "--output", tmp_path / "out"), message, tmp_path / "out")
+    "valid": [(wording(AMELIE, TOY, YES), "Yes.")],
+    "test": [(wording(f"{AMELIE}, {YES}", "", NO), "No.")],
+}
+
+
+def test_movie(movie, tmp_path):
+    out = tmp_path / "out"
+    run(*movie, "--output", out)
+    assert written(out) == MOVIES
+    assert rows(out / "train.csv") == [
+        "user_id history_item_id history_rating history_label item_id rating label timestamp".split(),
+        ["7", '["2", "1"]', "[1, 3]", "[0, 0]", "3", "2", "0", "100"],
+        ["7", '["1", "3"]', "[3, 2]", "[0, 0]", "4", "4", "1", "999"],
+    ]
+    assert id_rows(out)[2] == ["5", '["1", "2"]', "[2, 4]", "[0, 1]", "4", "5", "1", "300"]
+    assert rows(out / "item_mapping.csv") == [
+        ["item_id", "title", "creator", "kind"],
+        ["1", "Toy Story (1995)", "", "movie"],
+        ["2", "Amélie (2001)", "", "movie"],
+        ["3", 'No "Quotes", Please (1999)', "", "movie"],
+        ["4", "Yes, Yes (2004)", "", "movie"],
+    ]
+    prepared = json.loads((out / "prepared.json").read_text())
+    assert prepared["settings"]["history"] == 2 and prepared["settings"]["last"] == 10_000
+    assert prepared["raw"]["u.data"] == hashlib.sha256(RAW["movielens"]["u.data"].encode()).hexdigest()
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+
+
+def test_titles_that_do_not_parse_back_are_counted(movie, tmp_path, capsys):
+    text = RAW["movielens"]["u.item"].replace('No "Quotes", Please', 'Side "A", "B" Side')
+    (tmp_path / "raw" / "u.item").write_text(text)  # in UTF-8
+    run(*movie, "--output", tmp_path / "out")
+    assert "1 records hold a title that does not parse back" in capsys.readouterr().out
 
 
 def test_both_scripts(movie, tmp_path, monkeypatch, capsys):
-    def call(script, raw, output):
-        arguments = f"{script} --domain movie --history 2 --ratio 2:1:1 --raw {raw} --output {output}"
-        monkeypatch.setattr("sys.argv", arguments.split())
-        runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+    def call(folder, *flags):
+        monkeypatch.setattr(
+            "sys.argv", list(map(str, ["prepare_data.py", *movie, *flags, "--output", tmp_path / folder]))
+        )
+        runpy.run_path(str(REPOSITORY / folder / "prepare_data.py"), run_name="__main__")
 
     with pytest.raises(SystemExit) as stop:
-        call("rec_data/prepare_data.py", tmp_path / "nowhere", tmp_path / "out")
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere'}: no such file or folder\n"
+        call("rec_data", "--raw", "nowhere")
+    assert (stop.value.code, capsys.readouterr().err) == (2, "error: nowhere: no such file or folder\n")
     for folder in ("rec_data", "instruction_data"):
-        call(f"{folder}/prepare_data.py", movie, tmp_path / folder)
+        call(folder)
         assert capsys.readouterr().out == (
             "format: movielens (u.data, u.item)\n"
             "8 ratings of 4 items by 2 users\n"
@@ -137,30 +163,130 @@ def test_both_scripts(movie, tmp_path, monkeypatch, capsys):
         assert (tmp_path / "rec_data" / name).read_bytes() == (tmp_path / "instruction_data" / name).read_bytes()
 
 
-# ------------------------------------------------------------------------------------------------ 3. what is there
+TOWERS, REAL = '"Säulen &amp; Türme" written by Ken', '"The \\Real\\" Thing"" written by Ann'
+CREATURES, AB, SEVEN = '"Creatures, Great" written by Jim', '"A; B" written by Sem', '"Seven" written by S'
 
 
-def test_what_is_there_stays_unless_asked(movie, tmp_path):
-    flags = ["--history", 2, "--ratio", "2:1:1"]
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "notes.txt").write_text("mine")
-    message = f"{output}: already holds notes.txt; give another --output, or --overwrite"
-    with pytest.raises(InputError) as error:
-        prepare("movie", movie, output, *flags)
-    assert str(error.value) == message
-    prepare("movie", movie, output, *flags, "--overwrite")
-    assert (output / "notes.txt").read_text() == "mine"
-    before = {name: (output / name).read_bytes() for name in FILES}
+def test_book(tmp_path):
+    raw, out = write_raw(tmp_path / "raw", "book-crossing"), tmp_path / "out"
+    run("--domain", "book", "--raw", raw, "--output", out, "--ratio", "1:1:1")
+    users = [row[0] for row in id_rows(out)]
+    # What seed 42 makes of four ratings a b c d is c b d a, a constant of Python's generator
+    assert dict(zip(users, sum(written(out).values(), []), strict=True)) == {
+        "8": (wording(AB, f"{REAL}, {SEVEN}", f'"{TOWERS}"', "book"), "Yes."),  # the 0 of book 03 is left out
+        "7": (wording(f"{REAL}, {AB}", CREATURES, f'"{TOWERS}"', "book"), "Yes."),
+        "6": (wording(f"{CREATURES}, {AB}, {TOWERS}", "", f'"{SEVEN}"', "book"), "Yes."),
+    }
+    shuffled = ["8", "7", "6"]
+    random.Random(0).shuffle(shuffled)
+    assert users == shuffled
 
-    (movie / "u.data").write_text(U_DATA.replace("5\t2\t4\t300", "5\t2\tx\t300"))
-    with pytest.raises(InputError, match="line 2"):
-        prepare("movie", movie, output, *flags, "--overwrite")
-    assert {name: (output / name).read_bytes() for name in FILES} == before
 
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="a file is in the way"):
-        prepare("movie", movie, tmp_path / "file", *flags)
+def test_book_with_other_definitions(tmp_path):
+    raw, out = write_raw(tmp_path / "raw", "book-crossing"), tmp_path / "out"
+    flags = ["--ratio", "1:1:1", "--implicit", "keep", "--target_quotes", "single", "--split", "order", "--history", 2]
+    run("--domain", "book", "--raw", raw, "--output", out, *flags)
+    table = id_rows(out)
+    assert [row[0] for row in table] == ["8", "7", "6"]
+    isbn = ["01", "02", "03", "06", "07"]
+    random.Random(42).shuffle(isbn)
+    assert json.loads(table[0][1]) == isbn[:2] and table[0][4] == isbn[-1]
+    assert written(out)["valid"][0][0].endswith(f"book {TOWERS}?")
+
+
+# -------------------------------------------------------------------------------------------------- 3. the real data
+
+
+@pytest.mark.slow
+def test_movielens_gives_the_published_files(shared_data, tmp_path):
+    run("--domain", "movie", "--raw", shared_data / "raw" / "ml-100k", "--output", tmp_path)
+    for name in ("valid", "test"):
+        assert git_blob_sha1(tmp_path / f"{name}.json") == PUBLISHED[f"rec_data/movie/{name}.json"][0]
+    published = shared_data / "rec_data" / "movie" / "train.json"
+    assert (tmp_path / "train.json").read_bytes() == published.read_bytes()
+
+    titles = {item: title for item, title, _, _ in rows(tmp_path / "item_mapping.csv")[1:]}
+    assert len(titles) == 1682
+    records = [record for split in ("train", "valid", "test") for record in read_records(tmp_path / f"{split}.json")]
+    for record, row in zip(records, id_rows(tmp_path), strict=True):  # the ids tell the same story, row by row
+        _, items, _, labels, target, _, label, _ = row
+        preference, history = parse_input(record["input"]), list(zip(json.loads(items), json.loads(labels)))
+        for its_items, liked in ((preference.likes, 1), (preference.dislikes, 0)):
+            assert [item.title for item in its_items] == [titles[item] for item, its in history if its == liked]
+        assert preference.target.title == titles[target]
+        assert record["output"] == ("Yes." if label == "1" else "No.")
+
+
+@pytest.mark.slow
+def test_book_crossing_copy(shared_data, tmp_path, capsys):
+    run("--domain", "book", "--raw", shared_data / "raw" / "book-crossing", "--output", tmp_path)
+    assert capsys.readouterr().out.splitlines()[1] == "204164 ratings of 18185 items by 48299 users"
+    assert len({user for user, *_ in id_rows(tmp_path)}) == 10047
+    records = written(tmp_path)
+    assert [len(part) for part in records.values()] == [8037, 1005, 1005]
+    for text, _ in sum(records.values(), []):
+        preference = parse_input(text)
+        assert 3 <= len(preference.history) <= 10
+        assert all(item.creator for item in (*preference.history, preference.target))
+
+
+# ------------------------------------------------------------------------------------------------------ 4. download
+
+
+def zipped(files):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return archive.getvalue()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Serves the archive `content` on the loopback address."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    def answer(request):
+        found = request.path.endswith("ml-100k.zip")
+        request.reply(server.content if found else b"", 200 if found else 404)
+
+    with serving(answer) as server:
+        files = {f"ml-100k/{name}": content.encode("latin-1") for name, content in RAW["movielens"].items()}
+        server.content, server.url = zipped(files | {"ml-100k/../../evil": "outside"}), f"{server.url}/ml-100k.zip"
+        yield server
+
+
+def download(server, folder, *flags):
+    words = ["--domain", "movie", "--download", "--cache", folder / "cache", "--history", 2, "--ratio", "2:1:1"]
+    return [*words, "--url", server.url, "--digest", f"sha256:{hashlib.sha256(server.content).hexdigest()}", *flags]
+
+
+def test_download_once(server, tmp_path):
+    for name in ("out", "again"):
+        run(*download(server, tmp_path / "in", "--output", tmp_path / name))
+        assert written(tmp_path / name) == MOVIES
+    assert len(server.requests) == 1
+    assert [path.parent.parent.name for path in tmp_path.rglob("evil")] == ["ml-100k.zip.unzip"]
+
+
+def test_what_is_not_the_archive_is_not_used(server, tmp_path):
+    def said(*flags):
+        return refused(tmp_path, *download(server, tmp_path, *flags))
+
+    assert " does not match " in (line := said("--digest", "md5:" + "0" * 32))
+    assert line.startswith(f"{server.url}: ") and line.endswith("; try again, or give --url or --digest")
+    assert said("--digest", "crc:1") == "--digest crc:1: write it as sha256:HEX or md5:HEX"
+    gone = said("--url", server.url.replace("ml-100k", "gone"))
+    assert ": 404 " in gone and gone.endswith("; give another address as --url, or get it by hand for --raw")
+    for url in ("http://127.0.0.1:9/ml-100k.zip", "ml-100k.zip", "crab://x/ml-100k.zip"):
+        assert said("--url", url).endswith("; try again, or give --url or --digest")
+    server.content = b"<html>moved</html>"
+    assert said().startswith(f"{server.url}: not a zip archive")
+    server.content = zipped({"readme": ""})
+    assert said() == f"{server.url}: u.data is not in it"
+
+
+# --------------------------------------------------------------------------------------------------- 5. interruption
 
 
 def test_an_interruption_leaves_nothing_behind(movie, tmp_path, monkeypatch):
@@ -171,5 +297,5 @@ def test_an_interruption_leaves_nothing_behind(movie, tmp_path, monkeypatch):
 
     monkeypatch.setattr(preparation, "_write_examples", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        prepare("movie", movie, tmp_path / "out", "--history", 2, "--ratio", "2:1:1")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ml-100k"]
+        run(*movie, "--output", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.damage import damaged
+from tests.support.preparation import RAW, write_raw
 from tlrec.data.policies import clean
 from tlrec.data.preferences import parse_input
 from tlrec.data.preparation import build_records, shuffled_histories
@@ -37,8 +38,8 @@ def read(raw, items=None, form="auto", domain="own", **settings):
     return clean(find(raw, items, form), DOMAINS[domain] | settings)
 
 
-def read_own_ratings(ratings, items, kind):
-    return read(ratings, items, "table", kind=kind, same_title="published")
+def read_own_ratings(ratings, items):
+    return read(ratings, items, "table", kind="movie", same_title="published")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_own_tables(folder, ratings, titles, creators):
                 write_csv(path, [names_of, *rows])
             else:
                 pd.DataFrame([list(map(str, row)) for row in rows], columns=names_of).to_parquet(path)
-        source, message = said(folder, lambda: read_own_ratings(*paths, "movie"))
+        source, message = said(folder, lambda: read_own_ratings(*paths))
         if source:
             check(source, len(ratings))
             rated = source.ratings[["user", "item", "rating"]].itertuples(index=False, name=None)
@@ -108,7 +109,7 @@ def test_own_tables(folder, ratings, titles, creators):
 def test_any_cells(folder, ratings, items):
     write_csv(folder / "r.csv", [["user", "item", "rating", "timestamp"], *ratings])
     write_csv(folder / "i.csv", [["item", "title", "creator", "kind"], *items])
-    source, _ = said(folder, lambda: read_own_ratings(folder / "r.csv", folder / "i.csv", "movie"))
+    source, _ = said(folder, lambda: read_own_ratings(folder / "r.csv", folder / "i.csv"))
     if source:
         check(source, len(ratings))
 
@@ -118,51 +119,18 @@ def test_any_bytes(folder, content, ending):
     paths = [folder / f"any.{ending}", folder / f"other.{ending}"]
     for path in paths:
         path.write_bytes(content)
-    said(folder, lambda: read_own_ratings(*paths, "movie"))
+    said(folder, lambda: read_own_ratings(*paths))
 
 
-# Files of each published source: (script, reader, further arguments, {name: content})
-MOVIELENS = {
-    "u.data": b"1\t1\t5\t100\n1\t2\t3\t101\n2\t1\t4\t99\n",
-    "u.item": b"1|Toy Story (1995)|01-Jan-1995||x|0\n2|L\xe9on (1994)|01-Jan-1994||x|1\n",
-}
-NETFLIX = {
-    "combined_data_1.txt": b"1:\n7,3,2005-09-06\n8,5,2005-05-13\n2:\n7,4,2005-01-02\n",
-    "movie_titles.csv": b"1,2003,Dinosaur Planet\n2,NULL,Isle of Man, TT\n",
-}
-DUMP = {
-    "BX-Book-Ratings.csv": b'"User-ID";"ISBN";"Book-Rating"\n"1";"01";"5"\n"1";"02";"0"\n"2";"01";"9"\n',
-    "BX-Books.csv": b'"ISBN";"Book-Title";"Book-Author"\n"01";"A \\"Title\\"";"X"\n"02";"B\xe9";"Y"\n',
-}
-AMAZON = {
-    "Books_rating.csv": b"Id,Title,Price,User_id,review/score,review/time\n1,A,,u,5.0,100\n2,B,,u,3.0,101\n1,A,,v,4.0,9\n",
-    "books_data.csv": b"Title,authors,publishedDate\nA,\"['X', 'Y']\",1999\nB,['Z'],2001-01\n",
-}
-RECBOLE = {
-    "x.inter": b"user_id:token\titem_id:token\trating:float\ttimestamp:float\nu\t1\t5.0\t9\nu\t2\t3.0\t8\nv\t1\t2\t7\n",
-    "x.item": b"item_id:token\ttitle:token_seq\n1\tA\n2\tB\xc3\xa9\n",
-}
-REVIEWS = {
-    "Music.jsonl": b'{"rating": 5.0, "parent_asin": "a", "user_id": "u", "timestamp": 1}\n'
-    b'{"rating": 2.0, "parent_asin": "b", "user_id": "u", "timestamp": 2}\n',
-    "meta_Music.jsonl": b'{"title": "A", "parent_asin": "a", "store": null}\n{"title": "B", "parent_asin": "b"}\n',
-}
-SOURCES = [
-    ("movielens", "movie", MOVIELENS),
-    ("netflix", "netflix", NETFLIX),
-    ("book-crossing", "book", DUMP),
-    ("amazon-books", "amazon-book", AMAZON),
-    ("recbole", "own", RECBOLE),
-    ("amazon-2023", "own", REVIEWS),
-]
+DOMAINS_OF = {settings["format"]: domain for domain, settings in DOMAINS.items()}
 
 
-@pytest.mark.parametrize(("form", "domain", "files"), SOURCES, ids=[source[0] for source in SOURCES])
+@pytest.mark.parametrize("form", [form for form in RAW if form != "table"])
 @given(damaged(), st.integers(0, 1))
-def test_damaged_sources(tmp_path_factory, form, domain, files, damage, which):
-    folder = tmp_path_factory.mktemp(form)
-    for number, (file, content) in enumerate(files.items()):
-        (folder / file).write_bytes(damage(content) if number == which else content)
-    source, _ = said(folder, lambda: read(folder, form=form, domain=domain))
+def test_damaged_sources(tmp_path_factory, form, damage, which):
+    folder = write_raw(tmp_path_factory.mktemp(form) / "raw", form)
+    path = folder / list(RAW[form])[which]
+    path.write_bytes(damage(path.read_bytes()))
+    source, _ = said(folder, lambda: read(folder, form=form, domain=DOMAINS_OF.get(form, "own")))
     if source:
-        assert 0 < len(source.ratings) <= sum((folder / file).read_bytes().count(b"\n") + 1 for file in files)
+        assert 0 < len(source.ratings) <= sum(file.read_bytes().count(b"\n") + 1 for file in folder.iterdir())

@@ -64,7 +64,7 @@ def columns_of(path):
     if not line.strip():
         raise InputError(f"{path}: line 1 is empty")
     separator = max(_SEPARATORS, key=line.count)
-    return next(csv.reader([line], delimiter=separator), []), separator
+    return _fields_of(line, separator, quotes=True), separator
 
 
 def read_columns(path, columns, separator):
