@@ -28,7 +28,8 @@ from tlrec.evaluation.hits import NAMES, row_metrics, standing
 from tlrec.evaluation.ranks import NOT_NEXT, SAMPLED, Ranks, read_ranking
 from tlrec.model import adapters, base_models
 from tlrec.model.prompts import load_frame
-from tlrec.scoring import records as scoring
+from tlrec.scoring import loaded
+from tlrec.scoring.records import score_records
 
 
 def titles_of(*paths):
@@ -102,7 +103,7 @@ def test_ranks_are_those_of_single_prompts(ranked, movie, tiny_llama, ranking_se
     for row, line in list(zip(rows.rows, lines, strict=True))[:4]:
         record, items = rows.request(row)
         target = items.index(parse_input(record["input"]).target)
-        scores = scoring.score_records(model, tokenizer, with_targets(record, items), load_frame("alpaca")).log_p_yes
+        scores = score_records(model, tokenizer, with_targets(record, items), load_frame("alpaca")).log_p_yes
         near = (np.abs(scores - scores[target]) < 1e-4).sum() - 1
         better = (scores > scores[target]).sum()
         ranks.append(better)
@@ -222,28 +223,16 @@ def test_what_movie_users_have_rated_before(shared_data, tmp_path):
 
 def test_sampled_candidates_and_drawn_rows(ranking_set):
     full, sampled, again, other = ranking_set("full"), ranking_set("7"), ranking_set("7"), ranking_set("7", rank_seed=1)
-    for row in sampled.rows:
-        places, target = sampled.candidates(row)
-        assert places[target] == row.target and len(set(places)) == len(places) == 8
+    drawn = [sampled.candidates(row)[0].tolist() for row in sampled.rows]
+    for row, places in zip(sampled.rows, drawn, strict=True):
+        assert row.target in places and len(set(places)) == len(places) == 8
         assert set(places) <= set(full.candidates(row)[0])
-        assert again.candidates(row)[0].tolist() == places.tolist()
-    assert any(other.candidates(row)[0].tolist() != sampled.candidates(row)[0].tolist() for row in sampled.rows)
+    assert drawn == [again.candidates(row)[0].tolist() for row in again.rows]
+    assert drawn != [other.candidates(row)[0].tolist() for row in other.rows]
+    assert len(set(sum(drawn, []))) > 40  # of the whole catalogue
     assert sampled.digest == again.digest and len({full.digest, sampled.digest, other.digest}) == 3
     few, more = ({row.row for row in ranking_set("full", max_rank_rows=n).rows} for n in (3, 6))
     assert len(few) == 3 and len(more) == 6 and few < more
-    drawn = np.concatenate([sampled.candidates(row)[0] for row in sampled.rows])
-    assert len(set(drawn)) > 40  # of the whole catalogue
-
-
-def test_a_sampled_protocol_is_named(evaluate, tmp_path):
-    status, out, err = evaluate("--rank", 20, "--rank_seed", 3)
-    assert status == 0, err
-    ranking, lines = read_ranking(tmp_path / "adapter")
-    assert (ranking["protocol"], ranking["rank_seed"], ranking["candidates"]) == ("sampled 20", 3, 21)
-    assert ranking["hr@50"] is None and ranking["ndcg@50"] is None and ranking["hr@10"] is not None
-    assert ranking["notes"] == [NOT_NEXT, SAMPLED] and "Krichene and Rendle 2020" in out
-    assert "ranking, sampled 20 candidates: " in out and list(ranking["floors"]) == ["history"]
-    assert "no row has more than 21 candidates: HR and NDCG at 50 would say nothing" in out
 
 
 # --------------------------------------------------------------------------------------------------- stop, resume, files
@@ -251,32 +240,28 @@ def test_a_sampled_protocol_is_named(evaluate, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_with_more_rows_too(evaluate, tmp_path, monkeypatch):
-    from tlrec.scoring import loaded
-
-    folder, scored = tmp_path / "adapter", []
+    folder, scored, engine = tmp_path / "adapter", [], loaded.score_candidates
 
     def counted(model, tokenizer, requests, *rest):
         requests = list(requests)
         scored.append(len(requests))
         return engine(model, tokenizer, requests, *rest)
 
-    engine = loaded.score_candidates
     monkeypatch.setattr(loaded, "score_candidates", counted)
     evaluate("--rank", "full", "--max_rank_rows", 2)
     two = lines_of(folder)
     evaluate("--rank", "full", "--max_rank_rows", 4)
-    four = lines_of(folder)
+    four, ranking = lines_of(folder), read_ranking(folder)[0]
     assert scored == [2, 2] and len(four) == 4 and all(line in four for line in two)
     assert [line["row"] for line in four] == sorted(line["row"] for line in four)
-    whole, ranking = (folder / "ranks.jsonl").read_bytes(), json.loads((folder / "ranking.json").read_text())
+    whole = (folder / "ranks.jsonl").read_bytes()
     (folder / "ranks.jsonl").write_bytes(b"\n".join(whole.split(b"\n")[:3])[:-9])  # one row, and a part of another
     (folder / "ranking.json").unlink()
-    for missing in (3, None):  # then nothing is left to score
+    for _ in range(2):  # the second time nothing is left to score
         status, _, err = evaluate("--rank", "full", "--max_rank_rows", 4)
         assert status == 0, err
-        assert scored[2:] == [3] and (folder / "ranks.jsonl").read_bytes() == whole, missing
-        found = json.loads((folder / "ranking.json").read_text())
-        assert {k: v for k, v in found.items() if k != "run"} == {k: v for k, v in ranking.items() if k != "run"}
+        assert scored[2:] == [3] and (folder / "ranks.jsonl").read_bytes() == whole
+        assert read_ranking(folder)[0] | {"run": None} == ranking | {"run": None}
 
 
 def test_it_is_written_row_by_row(ranking_set, tmp_path):
@@ -297,21 +282,29 @@ def test_it_is_written_row_by_row(ranking_set, tmp_path):
 
 
 @pytest.mark.slow
-def test_other_ranks_are_refused(evaluate, tmp_path, ranked):
+def test_a_sampled_protocol_is_named_and_other_ranks_are_refused(evaluate, tmp_path):
     folder = tmp_path / "adapter"
-    evaluate("--rank", "9", "--max_rank_rows", 3)
+    flags = ["--rank", 20, "--rank_seed", 3, "--max_rank_rows", 3]
+    status, out, err = evaluate(*flags)
+    assert status == 0, err
+    ranking, _ = read_ranking(folder)
+    assert (ranking["protocol"], ranking["rank_seed"], ranking["candidates"]) == ("sampled 20", 3, 21)
+    assert ranking["hr@50"] is None and ranking["ndcg@50"] is None and ranking["hr@10"] is not None
+    assert ranking["notes"] == [NOT_NEXT, SAMPLED] and "Krichene and Rendle 2020" in out
+    assert "ranking, sampled 20 candidates: " in out and list(ranking["floors"]) == ["history"]
+    assert "no row has more than 21 candidates: HR and NDCG at 50 would say nothing" in out
+
     before = (folder / "ranks.jsonl").read_bytes()
-    for flags, other in (
-        (["--rank", "9", "--max_rank_rows", 2], "more rows"),
-        (["--rank", "full"], "--rank sampled 9, not full, --rank_seed 0, not None"),
-        (["--rank", "9", "--cutoff_len", "500"], "--cutoff_len 512, not 500"),
+    for more, other in (
+        (["--max_rank_rows", 2], "more rows"),
+        (["--rank", "full"], "--rank sampled 20, not full, --rank_seed 3, not None"),
+        (["--cutoff_len", "500"], "--cutoff_len 512, not 500"),
     ):
-        status, _, err = evaluate(*flags)
+        status, _, err = evaluate(*flags, *more)
         expected = f"holds ranks of another run: {other}; give --output_dir or --overwrite\n"
-        expected = f"error: {folder}/ranks.jsonl: {expected}"
-        assert (status, err.splitlines(True)[-1]) == (2, expected)
+        assert (status, err.splitlines(True)[-1]) == (2, f"error: {folder}/ranks.jsonl: {expected}")
         assert (folder / "ranks.jsonl").read_bytes() == before and (folder / "ranking.json").exists()
-    status, _, err = evaluate("--rank", "8", "--overwrite")
+    status, _, err = evaluate(*flags, "--rank", "8", "--overwrite")
     assert status == 0, err
     assert {line["candidates"] for line in read_ranking(folder)[1]} == {9}
 
