@@ -8,7 +8,7 @@ later stays a candidate, as it would for a recommender. The target is always a c
 import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from tlrec.data.catalogue import read_catalogue
 from tlrec.data.users import infer_timeline
 from tlrec.errors import InputError
 from tlrec.evaluation.floors import like_rate, target_counts
-from tlrec.files import digest_of, sha256
+from tlrec.files import digest_of
 
 
 def ranking_of(test, rank, items, max_rank_rows, rank_seed):
@@ -64,6 +64,7 @@ class RankingSet:
         if items is None and not self.items_path.exists():
             raise InputError(f"{self.items_path}: no catalogue beside {test.path}; give --items FILE")
         self.catalogue = read_catalogue(self.items_path)
+        self._find = cache(self.catalogue.find)  # places of an item, several if a title has several spellings
         size = len(self.catalogue.items)
         if size < 2:
             raise InputError(f"{self.items_path}: has only one item, so there is nothing to rank")
@@ -97,11 +98,6 @@ class RankingSet:
         tlrec.runs.same; unlike `digest`, the same for any number of rows."""
         catalogue = digest_of(list(map(str, self.catalogue.items)))
         return {"catalogue": catalogue, "--rank": self.protocol, "--rank_seed": self.sampled and self.seed}
-
-    @cached_property
-    def catalogue_file(self):
-        """{"path", "sha256", "rows"} of the catalogue; rows: its items, counted once each."""
-        return {"path": str(self.items_path), "sha256": sha256(self.items_path), "rows": len(self.catalogue.items)}
 
     def said(self):
         """Lines about the catalogue and the rows that a user should read."""
@@ -159,16 +155,6 @@ class RankingSet:
                 likes[self._find(item)] += liked[item]
             floors |= {"item": like_rate(times, likes), "likes": likes}
         return floors
-
-    @cached_property
-    def _found(self):
-        return {}
-
-    def _find(self, item):
-        """Places of an item in the catalogue, several if it has several spellings of one title."""
-        if item not in self._found:
-            self._found[item] = self.catalogue.find(item)
-        return self._found[item]
 
     def _ranked(self):
         """A RankedRow for each liked row that can be ranked; what cannot be is counted."""

@@ -27,6 +27,10 @@ class Comparison:
             intervals[metric] = {unit: one.interval(of, minus) for unit, one in units.items()}
         return result | {"intervals": intervals}
 
+    def beside(self, name, others):
+        """{name of another: its `numbers`, and under "difference" those of `name` minus it}."""
+        return {other: self.numbers([other]) | {"difference": self.numbers([name], [other])} for other in others}
+
 
 def units_of(users):
     """{unit: ids or None} of what an interval may leave out: rows, and users where they are known."""

@@ -17,7 +17,7 @@ from tlrec.errors import InputError
 from tlrec.evaluation.hits import CUTOFFS, compare_hits, row_metrics, standing
 from tlrec.evaluation.intervals import LEVEL
 from tlrec.files import parse_json, plain_json, read_bytes, read_json, validate, whole_file, write_json
-from tlrec.runs import describe_adapter, describe_records, describe_run, differences
+from tlrec.runs import describe_adapter, describe_data, describe_records, describe_run, differences
 from tlrec.runs.record import FORMAT, check_format
 
 RANKS, RANKING = "ranks.jsonl", "ranking.json"
@@ -93,7 +93,7 @@ class Ranks:
         """
         files = {"test": self.ranking.test, "train": self.ranking.test.train}
         data = {name: describe_records(file) for name, file in files.items() if file is not None}
-        data["items"] = self.ranking.catalogue_file
+        data["items"] = describe_data(self.ranking.items_path, rows=len(self.ranking.catalogue.items))  # each once
         found = summarise_ranking(self.ranking, list(self.rows.values()))
         found["run"] = describe_run(script, arguments, data, adapter=describe_adapter(adapter), **facts)
         if self.folder:
@@ -145,11 +145,8 @@ def summarise_ranking(ranking, lines):
     users, sizes = np.array([line["user"] for line in lines]), [line["candidates"] for line in lines]
     values = {"model": hits_of(lines)} | {name: hits_of(lines, name) for name in ranking.floors}
     comparison = compare_hits(values, users, sizes)
-    model, drawn = comparison.numbers(["model"]), len(ranking.rows) < ranking.eligible
-    floors = {
-        name: comparison.numbers([name]) | {"difference": comparison.numbers(["model"], [name])}
-        for name in ranking.floors
-    }
+    model, floors = comparison.numbers(["model"]), comparison.beside("model", ranking.floors)
+    drawn = len(ranking.rows) < ranking.eligible
     return plain_json(
         {
             "format": FORMAT,

@@ -57,10 +57,7 @@ def summarise(labels, p_yes, p_no, users=None, floors=None):
     comparison = compare_scores(labels, scores, units_of(users))
     model, odds = comparison.numbers(["model"]), comparison.numbers(["log-odds"])
     intervals = {"level": LEVEL, **model.pop("intervals"), "auc_logodds": odds["intervals"]["auc"]}
-    floors = {
-        name: comparison.numbers([name]) | {"difference": comparison.numbers(["model"], [name])}
-        for name in floors or ()
-    }
+    floors = comparison.beside("model", floors or ())
     both_labels = None if users is None else np.sum(~np.isnan(aucs_within(labels, score, users)))
     return plain_json(
         {
