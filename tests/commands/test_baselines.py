@@ -110,14 +110,11 @@ def test_rows_are_independent_and_order_matters(network):
 
 
 def test_sasrec_is_causal():
-    model = lively(neural.SASRec)
-    items, feedback, _ = ROWS
-    other = items.clone()
-    other[:, 3] = 6
+    model, (items, feedback, _) = lively(neural.SASRec), ROWS
+    other = torch.cat([items[:, :3], torch.full((4, 1), 6)], dim=1)
     with torch.inference_mode():
         before, after = (model.states(ids, model.items(ids) + model.feedback(feedback)) for ids in (items, other))
-    assert torch.equal(before[:, :3], after[:, :3])
-    assert not torch.isclose(before[2, 3], after[2, 3]).any()
+    assert torch.equal(before[:, :3], after[:, :3]) and not torch.isclose(before[2, 3], after[2, 3]).any()
     assert before[0, 0].abs().max() == 0  # padding
 
 
@@ -193,9 +190,6 @@ def test_histories_are_read_in_time_order_where_the_table_says_it(tmp_path):
     for (_, preferences, _), told in ((train, sequence), (test, sequence[::-1])):
         for place, one in enumerate(preferences):
             assert order.history_of(one) == [(Item(title), liked) for title, liked in told[place : place + 4]]
-    ids = neural.item_ids(train[1])
-    items, feedback, _ = neural.encode(train[1][:1], ids, 5, order.history_of)
-    assert items.tolist() == [[0, *(ids[Item(title)] for title in "abcd")]] and feedback.tolist() == [[0, 2, 1, 2, 1]]
     good = (tmp_path / "test.csv").read_text()
     for damaged in (good.replace(",0,4\n", ",1,4\n"), good.replace("a", "b"), good[:-20]):
         (tmp_path / "test.csv").write_text(damaged)

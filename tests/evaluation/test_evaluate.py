@@ -1,7 +1,7 @@
 """evaluate.py: P(Yes) for every row, one number, and files beside the adapter.
 
 1. The AUC is the published one - of p(Yes) and p(No), softmaxed once more - and what scikit-learn says.
-2. P is the model's own behind the whole prompt; titles with No, No. and Yes, batches, row order and merging change nothing.
+2. P is that of `score_records` (tests/evaluation/test_orders.py); batches, row order and merging change nothing.
 3. Several adapters load the base once; each gets its own results, as when it is evaluated alone.
 4. Without an adapter the base model is scored and nothing is written, unless a folder is given.
 5. An evaluation on other data is not replaced without --overwrite; the same command twice gives the same files.
@@ -14,16 +14,12 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import roc_auc_score
 
 from tests.support.models import make_adapter
-from tests.support.synthetic import preference
-from tlrec.data.preferences import Item, build_record
 from tlrec.data.records import read_records, write_records
 from tlrec.evaluation.results import read_evaluation
-from tlrec.model import adapters, base_models
-from tlrec.model.prompts import load_frame
+from tlrec.model import base_models
 
 
 @pytest.fixture
@@ -98,24 +94,6 @@ def test_how_it_is_computed_does_not_move_it(evaluate, adapter, test_data, tmp_p
         for ours, theirs in zip(rows_of(tmp_path / name), other, strict=True):
             assert [ours["p_yes"], ours["p_no"]] == pytest.approx([theirs["p_yes"], theirs["p_no"]], rel=1e-4)
         assert metrics_of(tmp_path / name)["auc"] == pytest.approx(metrics_of(adapter)["auc"], abs=1e-6)
-
-
-def test_titles_with_answers_in_them(evaluate, tiny_llama, adapter, pieces, tmp_path):
-    titles = ["No Safe Place", "No. 1 with a Bullet", "No", "No.", "Yes", "Yes.", 'The "Yes." Man', "Harbor", "No, No"]
-    books = [Item(title, "No. Author") for title in titles]
-    asked = [preference([books[i]], [books[i - 1]], books[i - 2], "book") for i in range(len(books))]
-    records = [build_record(one, liked=i % 2, quoted_target=True) for i, one in enumerate(asked)]
-    write_records(tmp_path / "book.json", records)
-    evaluate("--lora_weights", adapter, data=tmp_path / "book.json")
-    base = base_models.load_base_model(tiny_llama, torch.device("cpu"), torch.float32)
-    model = adapters.attach_adapter(base, adapter)
-    for record, row in zip(records, rows_of(adapter), strict=True):
-        ids = [1, *pieces.encode(load_frame("alpaca").prompt(record))]
-        with torch.no_grad():
-            p = model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
-        assert row["p_yes"] == pytest.approx(p[pieces.piece_to_id("Yes")].item(), rel=1e-3)
-        assert row["p_no"] == pytest.approx(p[pieces.piece_to_id("No")].item(), rel=1e-3)
-        assert row["label"] == (record["output"] == "Yes.")
 
 
 @pytest.mark.slow
