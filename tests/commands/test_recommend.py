@@ -30,7 +30,7 @@ from tests.support.mistakes import assert_mistakes
 from tests.support.served import completions, like_vllm
 from tests.support.synthetic import preference, write_catalogue
 from tlrec.data.catalogue import Catalogue, read_catalogue, typed_item
-from tlrec.data.preferences import Item, build_record, parse_input, without_item
+from tlrec.data.preferences import Item, build_record, without_item
 from tlrec.data.records import write_records
 from tlrec.errors import InputError
 from tlrec.model.adapters import attach_adapter
@@ -76,6 +76,19 @@ def recommend(run_script, tiny_llama, tiny_adapter, catalogue):
     return run
 
 
+@pytest.fixture
+def listed(recommend, tmp_path):
+    """listed("--flag", value, ...): (rows of the list of all candidates, what was printed)."""
+
+    def run(*flags, **replaced):
+        output = tmp_path / "new" / "list.json"
+        status, out, err = recommend("--top", 99, *flags, "--output", output, "--overwrite", **replaced)
+        assert status == 0, err
+        return json.loads(output.read_text()), out
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def own_scores(tiny_llama, tiny_adapter):
     """own_scores(records, frame): (n, 2) of score_records, with the adapter."""
@@ -92,30 +105,28 @@ def record(likes, dislikes, target, kind="movie", quoted=False):
     return build_record(preference(likes, dislikes, target, kind), True, quoted)
 
 
-def by_item(path):
-    return {(row["title"], row["creator"]): (row["p_yes"], row["p_no"]) for row in json.loads(path.read_text())}
+def by_item(rows):
+    return {(row["title"], row["creator"]): [row["p_yes"], row["p_no"]] for row in rows}
 
 
-def assert_scores(path, items, scores):
-    """The list at `path` has these items with these scores, in their order; returns its rows."""
-    rows, found = json.loads(path.read_text()), by_item(path)
+def assert_scores(rows, items, scores):
+    """The list has these items with these scores, in their order."""
+    found = by_item(rows)
     assert set(found) == {(item.title, item.creator) for item in items} and len(rows) == len(items)
-    np.testing.assert_allclose(np.log([found[item.title, item.creator] for item in items]), np.log(scores), atol=1e-4)
+    np.testing.assert_allclose([found[item.title, item.creator] for item in items], scores, rtol=1e-4)
     assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
     p_yes = [row["p_yes"] for row in rows]
     assert p_yes == sorted(p_yes, reverse=True) and p_yes[0] > 1.05 * p_yes[-1]
-    return rows
 
 
 # ----------------------------------------------------------------------------------------------- scores and their order
 
+HISTORY = ["--liked", *LIKED, "--disliked", *DISLIKED]
 
-def test_scores_order_and_files(recommend, own_scores, tmp_path):
-    history = ["--liked", *LIKED, "--disliked", *DISLIKED]
-    status, out, err = recommend(*history, "--top", 99, "--output", tmp_path / "new" / "all.json")
-    assert status == 0, err
-    expected = own_scores([record(LIKED, DISLIKED, item) for item in CANDIDATES])
-    rows = assert_scores(tmp_path / "new" / "all.json", CANDIDATES, expected)
+
+def test_scores_order_and_files(recommend, listed, own_scores, tmp_path):
+    rows, out = listed(*HISTORY)
+    assert_scores(rows, CANDIDATES, own_scores([record(LIKED, DISLIKED, item) for item in CANDIDATES]))
     assert list(rows[0]) == ["rank", "title", "creator", "p_yes", "p_no"]
     lines = out.splitlines()
     assert lines[0] == "candidates: 8; rated by the user and left out: 3"
@@ -124,37 +135,29 @@ def test_scores_order_and_files(recommend, own_scores, tmp_path):
     assert printed[0].split() == ["rank", "title", "P(Yes)", "P(No)"]
     for line, row in zip(printed[1:], rows, strict=True):
         assert line.split() == [str(row["rank"]), *row["title"].split(), f"{row['p_yes']:.4f}", f"{row['p_no']:.4f}"]
-
-    first = (tmp_path / "new" / "all.json").read_bytes()
-    assert recommend(*history, "--top", 99, "--output", tmp_path / "again.json")[0] == 0
-    assert (tmp_path / "again.json").read_bytes() == first
+    assert listed(*HISTORY)[0] == rows
 
     (tmp_path / "top.csv").write_text("old")
-    assert recommend(*history, "--top", 3, "--output", tmp_path / "top.csv", "--overwrite")[0] == 0
+    assert recommend(*HISTORY, "--top", 3, "--output", tmp_path / "top.csv", "--overwrite")[0] == 0
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "top.csv", na_filter=False), pd.DataFrame(rows[:3]))
 
-    backwards = write_catalogue(tmp_path / "backwards.csv", TITLES[::-1])
-    assert recommend(*history, "--top", 99, "--output", tmp_path / "b.json", items=backwards)[0] == 0
-    found, expected = by_item(tmp_path / "b.json"), by_item(tmp_path / "again.json")
-    assert {key: pytest.approx(value, rel=1e-4) for key, value in expected.items()} == found
+    backwards, _ = listed(*HISTORY, items=write_catalogue(tmp_path / "backwards.csv", TITLES[::-1]))
+    assert {key: pytest.approx(value, rel=1e-4) for key, value in by_item(rows).items()} == by_item(backwards)
 
 
-def test_what_the_adapter_keeps_of_its_tuning(recommend, own_scores, tiny_adapter, tmp_path):
+def test_what_the_adapter_keeps_of_its_tuning(recommend, listed, own_scores, tiny_adapter, tmp_path):
     adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
     write_run(adapter, "rec_tuning.py", {}, {}, {}, scoring={"frame": "tallrec"})
-    items = [item for item in ITEMS if item.title not in LIKED]
-    records, flags = [record(LIKED, [], item) for item in items], ["--liked", *LIKED, "--top", 99]
+    items, flags = [item for item in ITEMS if item.title not in LIKED], ["--liked", *LIKED]
+    records = [record(LIKED, [], item) for item in items]
     for frame, more in ("tallrec", []), ("alpaca", ["--prompt_frame", "alpaca"]):
-        output = tmp_path / f"{frame}.json"
-        assert recommend(*flags, "--output", output, *more, adapter=adapter)[0] == 0
-        assert_scores(output, items, own_scores(records, frame))
+        assert_scores(listed(*flags, *more, adapter=adapter)[0], items, own_scores(records, frame))
     assert np.abs(own_scores(records, "tallrec") / own_scores(records, "alpaca") - 1).max() > 0.01
 
     cut = " of 9 prompts were too long, so the oldest history items were cut\n"
     write_run(adapter, "rec_tuning.py", {}, {}, {}, scoring={"cutoff_len": 130})
-    status, out, err = recommend(*flags, adapter=adapter)
-    assert status == 0 and cut in out, err
-    assert "scored with cutoff_len 130, dtype float32, quantization none, attention " in out
+    out = listed(*flags, adapter=adapter)[1]
+    assert cut in out and "scored with cutoff_len 130, dtype float32, quantization none, attention " in out
     base = dict.fromkeys(("config", "tokenizer", "weights"), "another")
     write_run(adapter, "rec_tuning.py", {}, {}, {}, scoring={"cutoff_len": 130}, base=base)
     status, out, err = recommend(*flags, "--cutoff_len", 200, "--other_base", adapter=adapter)
@@ -167,40 +170,28 @@ def test_what_the_adapter_keeps_of_its_tuning(recommend, own_scores, tiny_adapte
 # ------------------------------------------------------------------------------------------------ catalogue and history
 
 
-def test_what_has_been_rated_is_left_out(recommend, tmp_path):
+def test_what_has_been_rated_is_left_out(listed, tmp_path):
     titles = ["HARBOR  of the night", "Harbor", "Lighthouse, The (2102)", "Harbor", "E\u0301a", "Yes", "Yes"]
     items = write_catalogue(tmp_path / "spelt.csv", titles)
-    output = tmp_path / "list.json"
-    flags = ["--liked", "Harbor of the Night", "--disliked", "Éa", "--output", output]
-    status, out, err = recommend(*flags, items=items)
-    assert status == 0, err
-    assert {row["title"] for row in json.loads(output.read_text())} == {"Harbor", "Lighthouse, The (2102)", "Yes"}
-    assert out.splitlines()[:2] == [
-        f"{items}: 2 rows repeat an earlier item and are left out",
-        "candidates: 3; rated by the user and left out: 2",
-    ]
+    rows, out = listed("--liked", "Harbor of the Night", "--disliked", "Éa", items=items)
+    assert {row["title"] for row in rows} == {"Harbor", "Lighthouse, The (2102)", "Yes"}
+    repeated = f"{items}: 2 rows repeat an earlier item and are left out\n"
+    assert out.startswith(repeated + "candidates: 3; rated by the user and left out: 2\n")
 
 
-def test_a_row_gives_what_its_titles_give(recommend, tmp_path):
+def test_a_row_gives_what_its_titles_give(listed, tmp_path):
     asked = record(LIKED, [*DISLIKED, "Out of Print"], "Harbor (2101)") | {"output": ""}
     write_records(tmp_path / "rows.json", [record(["Yes"], ["No"], "Harbor"), asked])
-    row = ["--record", tmp_path / "rows.json", "--row", 2, "--top", 99, "--output", tmp_path / "row.json"]
-    status, out, err = recommend(*row)
-    assert status == 0, err
-    titles = ["--liked", *LIKED, "--disliked", *DISLIKED, "Out of Print", "--as_written", "--top", 99]
-    assert recommend(*titles, "--output", tmp_path / "titles.json")[0] == 0
-    assert (tmp_path / "row.json").read_bytes() == (tmp_path / "titles.json").read_bytes()
+    rows, out = listed("--record", tmp_path / "rows.json", "--row", 2)
+    assert rows == listed(*HISTORY, "Out of Print", "--as_written")[0]
     assert out.startswith('1 of 4 history items are not in the catalogue: "Out of Print"\n')
-    ranks = {row["title"]: row["rank"] for row in json.loads((tmp_path / "row.json").read_text())}
+    ranks = {row["title"]: row["rank"] for row in rows}
     assert f'the row\'s own target, "Harbor (2101)", is at rank {ranks["Harbor (2101)"]} of 8\n' in out
 
 
-def test_explain(recommend, own_scores, tmp_path):
-    flags = ["--liked", *LIKED, "--disliked", *DISLIKED]
-    status, out, err = recommend(*flags, "--top", 3, "--explain", "--output", tmp_path / "list.json")
-    assert status == 0, err
+def test_explain(recommend, listed, own_scores, tmp_path):
+    rows, out = listed(*HISTORY, "--top", 3, "--explain")
     assert out.count("ranking: candidates packed into rows after the history\n") == 1
-    rows = json.loads((tmp_path / "list.json").read_text())
     for place, history in enumerate([(LIKED[1:], DISLIKED), (LIKED[:1], DISLIKED), (LIKED, [])]):
         found = [row["without"][place] for row in rows]
         expected = own_scores([record(*history, row["title"]) for row in rows])
@@ -210,41 +201,32 @@ def test_explain(recommend, own_scores, tmp_path):
     line = next(line for line in out.splitlines() if line.startswith(f"without disliked {DISLIKED[0]}"))
     assert line.split()[-3:] == [f"{row['without'][2]['p_yes']:.4f}" for row in rows]
 
-    assert recommend(*flags, "--top", 3, "--explain", "--output", tmp_path / "list.csv")[0] == 0
+    assert recommend(*HISTORY, "--top", 3, "--explain", "--output", tmp_path / "list.csv")[0] == 0
     table = pd.read_csv(tmp_path / "list.csv")
     assert list(table)[5:] == [f'p_yes without "{title}"' for title in LIKED + DISLIKED]
     assert table.iloc[:, 6].tolist() == pytest.approx([row["without"][1]["p_yes"] for row in rows], abs=1e-12)
 
 
 def test_without_item_leaves_all_else():
-    text = (
-        'User Preference: "A"written by B, C, "No, "D"" written by E\nUser Unpreference: "F" written by  G\n'
-        'Whether the user will like the target book ""H"written by I"?'
-    )
-    assert len(parse_input(text).history) == 3
+    items = '"A"written by B, C, ', ', "No, "D"" written by E', '"F" written by  G'
+    text = f"User Preference: {items[0][:-2]}{items[1]}\nUser Unpreference: {items[2]}\n"
+    text += 'Whether the user will like the target book ""H"written by I"?'
     cut = [without_item({"input": text, "output": ""}, place)["input"] for place in range(3)]
-    assert cut == [
-        text.replace('"A"written by B, C, ', ""),
-        text.replace(', "No, "D"" written by E', ""),
-        text.replace('"F" written by  G', ""),
-    ]
+    assert cut == [text.replace(item, "") for item in items]
 
 
 # ------------------------------------------------------------------------------------------------------------- spelling
 
 
-def test_another_spelling_without_a_terminal(recommend, catalogue, own_scores, tmp_path):
-    spelt, output = "the lighthouse 2102", tmp_path / "list.json"
+def test_another_spelling_without_a_terminal(recommend, listed, catalogue, own_scores):
+    spelt = "the lighthouse 2102"
     near = 'the nearest: "Lighthouse, The (2102)"; give one of these, or --as_written\n'
     found = recommend("--liked", "Yes", spelt)
     assert found == (2, "", f"error: --liked '{spelt}': not in the catalogue {catalogue}; {near}")
-    status, out, err = recommend("--liked", "Yes", spelt, "--as_written", "--top", 99, "--output", output)
-    assert status == 0, err
-    assert out.startswith(
-        f"--liked '{spelt}': not in the catalogue; taken as it is\ncandidates: 10; rated by the user "
-    )
+    rows, out = listed("--liked", "Yes", spelt, "--as_written")
+    assert out.startswith(f"--liked '{spelt}': not in the catalogue; taken as it is\ncandidates: 10; rated by")
     items = [item for item in ITEMS if item.title != "Yes"]
-    assert_scores(output, items, own_scores([record(["Yes", spelt], [], item) for item in items]))
+    assert_scores(rows, items, own_scores([record(["Yes", spelt], [], item) for item in items]))
 
 
 class Terminal(io.StringIO):
@@ -292,15 +274,12 @@ def test_nearest_titles():
 # ---------------------------------------------------------------------------------------------------------------- books
 
 
-def test_books(recommend, own_scores, tmp_path):
+def test_books(recommend, listed, own_scores, tmp_path):
     items = write_catalogue(tmp_path / "books.csv", [[*row, "book"] for row in BOOKS], ["title", "creator", "kind"])
     emma, other, reef, snow = (Item(*row) for row in BOOKS)
-    output = tmp_path / "list.json"
-    liked = ['"Emma" written by Ben Zell', "the reef"]
-    status, out, err = recommend("--liked", *liked, "--output", output, items=items)
-    assert status == 0, err
+    rows, out = listed("--liked", '"Emma" written by Ben Zell', "the reef", items=items)
     records = [record([other, reef], [], item, "book", quoted=True) for item in (emma, snow)]
-    assert_scores(output, [emma, snow], own_scores(records))
+    assert_scores(rows, [emma, snow], own_scores(records))
     assert [line.split()[:2] for line in out.splitlines() if "creator" in line] == [["rank", "title"]]
 
     near = 'the nearest: "Emma" written by Ada Norwick; "Emma" written by Ben Zell; give one of these\n'
@@ -321,20 +300,19 @@ def test_parquet_is_read_as_csv_is(tmp_path):
 # -------------------------------------------------------------------------------------------------------- served models
 
 
-def test_a_served_model(recommend, run_script, merged_folder, client_folder, catalogue, tmp_path, monkeypatch):
+def test_a_served_model(listed, run_script, merged_folder, client_folder, catalogue, tmp_path, monkeypatch):
     from transformers import AutoModelForCausalLM
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    flags = ["--liked", *LIKED, "--disliked", *DISLIKED, "--top", 5, "--explain", "--output"]
+    flags = [*HISTORY, "--top", 5, "--explain"]
     with serving(like_vllm(AutoModelForCausalLM.from_pretrained(merged_folder).eval())) as server:
         served = ["--base_model", client_folder, "--served", server.url, "--items", catalogue]
-        status, out, err = run_script(SCRIPT, *served, *flags, tmp_path / "served.json")
+        status, _, err = run_script(SCRIPT, *served, *flags, "--output", tmp_path / "served.json")
         assert status == 0, err
         assert sum(len(body["prompt"]) for body in completions(server)) == 8 + 3 * 5
-        status, out, err = run_script(SCRIPT, *served, "--liked", "Yes", "--served_name", "x")
+        status, _, err = run_script(SCRIPT, *served, "--liked", "Yes", "--served_name", "x")
         assert status == 2 and err.startswith(f"error: {server.url}: ") and "does not exist" in err
-    assert recommend(*flags, tmp_path / "local.json")[0] == 0
-    served, local = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("served", "local"))
+    served, local = json.loads((tmp_path / "served.json").read_text()), listed(*flags)[0]
     assert [row["title"] for row in served] == [row["title"] for row in local]
     for theirs, ours in zip(served, local, strict=True):
         theirs, ours = ([row["p_yes"], *(each["p_yes"] for each in row["without"])] for row in (theirs, ours))
