@@ -4,6 +4,7 @@ import importlib.util
 import io
 import os
 import shutil
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -105,6 +106,24 @@ def run_script():
         return status, out.getvalue(), err.getvalue()
 
     return run
+
+
+HOLD = """
+import sys
+from tlrec.runs.locks import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the lock of tmp_path / "run"; ends when its standard input does."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,10 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.conftest import REPOSITORY
 from tlrec.errors import InputError
 from tlrec.runs import RunFolder, base_parts, base_said, differences, flags_of, write_run
 from tlrec.runs.locks import LOCK, check_unlocked, locked
@@ -139,32 +136,19 @@ def test_another_process_has_worked_there_in_between(tmp_path):
     assert not (tmp_path / "run" / LOCK).exists()
 
 
-HOLD = """
-import sys
-from tlrec.runs.locks import locked
-with locked(sys.argv[1]):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_another_process_works_there_and_dies(tmp_path, monkeypatch):
+def test_another_process_works_there_and_dies(holder, tmp_path, monkeypatch):
     monkeypatch.setattr("tlrec.runs.locks.PATIENCE", 0.2)
     run = tmp_path / "run"
-    check_unlocked(run)
-    assert not run.exists()
-    command = [sys.executable, "-c", HOLD, run]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as holder:
-        assert holder.stdout.readline() == "held\n"
-        said = (
-            re.escape(f"{run}: process {holder.pid} on ") + r"\S+ is writing there; wait for its end, or give another"
-        )
-        for look in (check_unlocked, lambda folder: locked(folder).__enter__()):
-            with refused(said):
-                look(run)
-        os.kill(holder.pid, signal.SIGKILL)
+    said = re.escape(f"{run}: process {holder.pid} on ") + r"\S+ is writing there; wait for its end, or give another"
+    for look in (check_unlocked, lambda folder: locked(folder).__enter__()):
+        with refused(said):
+            look(run)
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
     assert (run / LOCK).exists()
     check_unlocked(run)
     with locked(run):
         pass
     assert list(run.iterdir()) == []
+    check_unlocked(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()

@@ -18,7 +18,6 @@ import pytest
 
 from tests.support.models import make_llama
 from tests.support.tuned import die_behind_checkpoint, digest, predictions, read, signal_in_batch, snapshot
-from tests.test_locks import holder  # noqa: F401  # a process that holds tmp_path / "run"
 from tlrec.errors import InputError
 from tlrec.model import base_models
 from tlrec.runs import check_unlocked
