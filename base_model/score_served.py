@@ -23,7 +23,7 @@ from tlrec.cot.client import Service, api_key
 from tlrec.data.records import RecordSet
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
-from tlrec.evaluation.results import check_evaluation_dir, record_evaluation
+from tlrec.evaluation.results import check_evaluation_dir, record_evaluation, results_table
 from tlrec.runs import check_unlocked, locked
 from tlrec.scoring.scores import Scores
 from tlrec.scoring.served import ATTEMPTS, SECONDS, ask_server, load_encoder, read_prompt_frame
@@ -74,8 +74,6 @@ def main():
     )
 
     # 4. Metrics, beside those of rules without training
-    from tlrec.evaluation.results import results_table
-
     with locked(args.output_dir) if args.output_dir else nullcontext():
         metrics = record_evaluation(
             args.output_dir,

@@ -20,6 +20,7 @@ import torch
 from pieces import Encoder, train_tokenizer
 from texts import lists_text, text
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
@@ -60,24 +61,23 @@ def batches(rng, encode, progress, pool=12):
 
 def tensors(batch):
     """Padded tensors of shape (rows, length): ids, answer mask, lists, classes (see Sample)."""
-    length = max(len(sample.ids) for sample in batch)
-    ids, lists, classes = (torch.full((len(batch), length), fill) for fill in (0, -1, -1))
-    answers = torch.zeros(len(batch), length, dtype=torch.bool)
+
+    def padded(name, fill):
+        return pad_sequence([torch.tensor(getattr(sample, name)) for sample in batch], True, fill)
+
+    ids = padded("ids", 0)
+    answers = torch.zeros_like(ids, dtype=torch.bool)
     for row, sample in enumerate(batch):
-        ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
         answers[row, sample.answers] = True
-        lists[row, : len(sample.ids)] = torch.tensor(sample.lists)
-        classes[row, : len(sample.ids)] = torch.tensor(sample.classes)
-    return ids, answers, lists, classes
+    return ids, answers, padded("lists", -1), padded("classes", -1)
 
 
 def guidance(model, states, probe, lists, classes):
     """Two losses that show the model where to look; faded out as training goes on.
 
-    To compare, the model must learn two things at once (which list an item is in, which item matches), so plain
-    training stays on a plateau for a long time. One loss trains a linear probe before layer GUIDED to tell which list a
-    token is in; the other trains one head of that layer to look from the words of a question to the words of the lists
-    that mean the same.
+    To compare, the model must learn two things at once, so plain training stays on a plateau for a long time. One loss
+    trains a linear probe before layer GUIDED to tell which list a token is in; the other trains one head of that layer to
+    look from the words of a question to the words of the lists that mean the same.
     """
     state, layer = states[GUIDED], model.model.layers[GUIDED]
     in_list = lists >= 0
@@ -151,8 +151,8 @@ def train(encode):
 
 def build_optimizers(model, probe):
     """Muon for the weight matrices of the layers, AdamW for everything else."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim == 1 or "embed" in name] + list(probe.parameters())
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    others = [model.model.embed_tokens.weight, *(p for p in model.parameters() if p.ndim == 1), *probe.parameters()]
     return [
         torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
@@ -189,13 +189,10 @@ def train_step(model, probe, optimizers, progress, batch):
 
 
 def open_to_yes_and_no(model, encode, texts=250):
-    """Make Yes and No as likely as the names of lists where such a name is due, for both lists alike.
+    """Make Yes and No as likely as the names of lists where such a name is due, for both lists alike; README.md says why.
 
-    A large model knows from all it has read that questions can be answered so. This one has read no such question: it
-    gives the two words less than a thousandth there, and LoRA unlearns to compare while it learns to say them. And which
-    of the two leans towards the first list is chance: over the checkpoints of one run the untuned AUC on the demo went
-    from 0.44 to 0.81. So, by the last states before names in fresh texts, the embeddings of both get the same multiple of
-    the mean state, and their difference loses the COMPONENTS directions in which these states vary most.
+    By the last states before names in fresh texts, the embeddings of both get the same multiple of the mean state, and
+    their difference loses the COMPONENTS directions in which these states vary most.
     """
     rng, states, levels = np.random.default_rng([SEED, 4]), [], []
     embeddings = model.model.embed_tokens.weight
@@ -218,20 +215,17 @@ def open_to_yes_and_no(model, encode, texts=250):
 
 
 def save(model, folder):
-    """Write configuration and float16 weights.
+    """Write configuration and float16 weights, after moving a factor SCALE from the projections to the norms before them.
 
-    The weights of the norms before attention and before the feed-forward layer are multiplied by SCALE, a power of two,
-    and those of the projections after them divided by it. The function stays the same to the bit, but LoRA on these
-    projections reads inputs SCALE times as large, so a step of the published learning rate moves this narrow model about
-    as much as a model that is SCALE^2 times as wide.
+    The function stays the same to the bit, but LoRA on these projections reads inputs SCALE times as large, so a step of
+    the published learning rate moves this narrow model about as much as one that is SCALE^2 times as wide.
     """
     with torch.no_grad():
         for layer in model.model.layers:
-            layer.input_layernorm.weight.mul_(SCALE)
-            for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
-                projection.weight.div_(SCALE)
-            layer.post_attention_layernorm.weight.mul_(SCALE)
-            for projection in (layer.mlp.gate_proj, layer.mlp.up_proj):
+            for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+                norm.weight.mul_(SCALE)
+            attention, mlp = layer.self_attn, layer.mlp
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
                 projection.weight.div_(SCALE)
     model.half().save_pretrained(folder)
 

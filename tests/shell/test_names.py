@@ -4,9 +4,8 @@
 2. Another base model, source, recipe, general adapter or choice of checkpoints has a folder of its own without EXP_NAME, in
    instruction_model/ and in output_model/; few_shot.sh finds zero_shot.sh's adapter by the same variables.
 3. Without SOURCE few_shot.sh takes the only source that has an adapter; of several it asks for one.
-4. EXP_NAME names every stage.
-5. Hub names reach the scripts unchanged.
-6. What a recipe's flags become; `published` and `original` are the published literals.
+4. EXP_NAME names every stage; hub names reach the scripts unchanged.
+5. What a recipe's flags become; `published` and `original` are the published literals.
 """
 
 import itertools
@@ -18,29 +17,31 @@ from tests.conftest import REPOSITORY
 from tests.shell.conftest import make_adapter
 
 MOVIE, FEW = ("zero_shot.sh", "cpu", "movie", "netflix"), ("few_shot.sh", "cpu", "0", "movie")
-
-
-def folders(done):
-    return [command.flags.output_dir for command in done.commands if command.script == "ins_tuning.py"]
+SOURCE_ONLY, COT_ONLY = {"STAGES": "source"}, {"STAGES": "cot"}
 
 
 @pytest.mark.parametrize(
-    "target, source, environment, names",
+    "words, environment, names",
     [
-        ("movie", "netflix", {}, ["alpaca_stage123", "alpaca_stage123_instrument"]),
-        ("movie", "netflix", {"STAGES": "source cot"}, ["alpaca_instrument", "alpaca_instrument_stage123"]),
-        ("movie", "amazon-book", {}, ["alpaca_stage123", "alpaca_stage123_instrument_amazon-book"]),
-        ("movie", "netflix", {"RECIPE": "small", "STAGES": "source"}, ["alpaca_instrument_small"]),
-        ("movie", "netflix", {"BASE_MODEL": "org/llama-7b", "STAGES": "cot"}, ["alpaca_stage123_org--llama-7b"]),
-        ("movie", "netflix", {"GENERAL_ADAPTER": "none", "STAGES": "cot"}, ["fresh_stage123"]),
-        ("book", "netflix", {"VALID": "source", "STAGES": "cot"}, ["alpaca_stage123_netflix_valid-source"]),
-        ("movie", "netflix", {"EXP_NAME": "my run"}, ["my run_stage123", "my run"]),
+        (MOVIE, {}, "alpaca_stage123 alpaca_stage123_instrument"),
+        (MOVIE, {"STAGES": "source cot"}, "alpaca_instrument alpaca_instrument_stage123"),
+        ((*MOVIE[:3], "amazon-book"), {}, "alpaca_stage123 alpaca_stage123_instrument_amazon-book"),
+        (MOVIE, SOURCE_ONLY | {"RECIPE": "small"}, "alpaca_instrument_small"),
+        (MOVIE, COT_ONLY | {"BASE_MODEL": "org/llama-7b"}, "alpaca_stage123_org--llama-7b"),
+        (MOVIE, COT_ONLY | {"GENERAL_ADAPTER": "none"}, "fresh_stage123"),
+        (
+            ("zero_shot.sh", "cpu", "book", "netflix"),
+            COT_ONLY | {"VALID": "source"},
+            "alpaca_stage123_netflix_valid-source",
+        ),
+        (MOVIE, {"EXP_NAME": "my-run"}, "my-run_stage123 my-run"),
     ],
     ids=str,
 )
-def test_names(launch, root, target, source, environment, names):
-    done = launch("zero_shot.sh", "cpu", target, source, **environment)
-    assert folders(done) == [str(root / "instruction_model" / target / name) for name in names]
+def test_names(launch, words, environment, names):
+    *made, scored = launch(*words, **environment).steps
+    folders = [f"instruction/{words[2]}/{name}" for name in names.split()]
+    assert [step.split(" -> ")[1] for step in made] == folders and scored == f"zero-shot: {folders[-1]} -> -"
 
 
 def test_everything_side_by_side(launch, root):
@@ -52,12 +53,12 @@ def test_everything_side_by_side(launch, root):
     generals = ({"GENERAL_ADAPTER": str(own_general)}, {})
     seen = set()
     for base, recipe, general, source in itertools.product(bases, recipes, generals, sources):
-        environment = {"STAGES": "source", "SHOTS": "16 64"} | base | recipe | general
-        (adapter,) = folders(launch("zero_shot.sh", "cpu", "movie", source, **environment))
+        environment = SOURCE_ONLY | {"SHOTS": "16 64"} | base | recipe | general
+        adapter = launch(*MOVIE[:3], source, **environment).commands[0].flags.output_dir
         few = launch(*FEW, SOURCE=source, **environment).commands[0].flags
-        (alone,) = launch(*FEW, INSTRUCTION_ADAPTER="none", **environment).commands
-        assert (few.resume_from_checkpoint, alone.flags.resume_from_checkpoint) == (adapter, None)
-        seen |= {adapter, few.output_dir, alone.flags.output_dir}
+        alone = launch(*FEW, INSTRUCTION_ADAPTER="none", **environment).commands[0].flags
+        assert (few.resume_from_checkpoint, alone.resume_from_checkpoint) == (adapter, None)
+        seen |= {adapter, few.output_dir, alone.output_dir}
     # 16 adapters and results on them; shots alone depend neither on the source nor on the general adapter
     assert len(seen) == 16 + 16 + 4
     assert str(root / "instruction_model/movie/alpaca_instrument") in seen
@@ -66,10 +67,9 @@ def test_everything_side_by_side(launch, root):
 def test_the_only_source_that_has_an_adapter(launch, refused, root):
     movie = root / "instruction_model" / "movie"
     make_adapter(movie / "alpaca_stage123_instrument_small")  # another recipe's
-    for source, name in (("amazon-book", "_amazon-book"), ("netflix", "")):
+    for environment, name in (({}, "_amazon-book"), ({"SOURCE": "netflix"}, "")):
         adapter = make_adapter(movie / f"alpaca_stage123_instrument{name}")
-        (command,) = launch(*FEW, **{"SOURCE": source} if source == "netflix" else {}).commands
-        assert command.flags.resume_from_checkpoint == str(adapter)
+        assert launch(*FEW, **environment).commands[0].flags.resume_from_checkpoint == str(adapter)
     refused("SOURCE is not given, and movie has adapters from netflix amazon-book; give one of them, such", *FEW)
     refused(
         "no instruction adapter at {root}/instruction_model/movie/alpaca_stage123_instrument_new/", *FEW, SOURCE="new"
@@ -78,41 +78,39 @@ def test_the_only_source_that_has_an_adapter(launch, refused, root):
 
 def test_an_exported_name_means_one_experiment_everywhere(launch, root):
     """The name is that of zero_shot.sh's adapter, of the one few_shot.sh starts from, and of its results."""
-    mine, own = str(root / "instruction_model" / "movie" / "mine"), make_adapter(root / "own")
-    *_, evaluation = launch(*MOVIE, EXP_NAME="mine", STAGES="source ", BASE_MODEL="org/other").commands
-    assert evaluation.flags.lora_weights == [mine]
-    for extra, start in (({}, mine), ({"INSTRUCTION_ADAPTER": str(own)}, str(own))):
-        flags = launch(*FEW, EXP_NAME="mine", **extra).commands[0].flags
-        assert flags.resume_from_checkpoint == start
-        assert flags.output_dir == str(root / "output_model" / "movie" / "mine")
+    own, mine = make_adapter(root / "own"), {"EXP_NAME": "mine", "SHOTS": "4 8"}
+    zero = launch(*MOVIE, STAGES="source ", BASE_MODEL="org/other", **mine)
+    assert zero.steps == ["source: - -> instruction/movie/mine", "zero-shot: instruction/movie/mine -> -"]
+    assert launch(*FEW, **mine).steps == ["few-shot: instruction/movie/mine -> output/movie/mine"]
+    assert launch(*FEW, INSTRUCTION_ADAPTER=str(own), **mine).steps == ["few-shot: own -> output/movie/mine"]
 
 
-def test_hub_names_reach_the_scripts_unchanged(launch, root):
-    hub = {"BASE_MODEL": "meta-llama/Llama-3.1-8B", "GENERAL_ADAPTER": "tloen/alpaca-lora-7b"}
-    cot, source, evaluation = (command.flags for command in launch(*MOVIE, **hub).commands)
-    assert {flags.base_model for flags in (cot, source, evaluation)} == {hub["BASE_MODEL"]}
-    assert cot.resume_from_checkpoint == hub["GENERAL_ADAPTER"]
-    name = "tloen--alpaca-lora-7b_stage123_instrument_meta-llama--Llama-3.1-8B"
-    assert source.output_dir == str(root / "instruction_model" / "movie" / name)
-    few = launch(*FEW, **hub).commands[0].flags
-    assert (few.base_model, few.resume_from_checkpoint) == (hub["BASE_MODEL"], source.output_dir)
-    few = launch(*FEW, SHOTS="4 8", INSTRUCTION_ADAPTER="some.one/lora_1").commands[0].flags
-    assert few.resume_from_checkpoint == "some.one/lora_1"
-    assert few.output_dir == str(root / "output_model" / "movie" / "some.one--lora_1")
+def test_hub_names_reach_the_scripts_unchanged(launch):
+    hub = {"BASE_MODEL": "meta-llama/Llama-3.1-8B", "GENERAL_ADAPTER": "tloen/alpaca-lora-7b", "SHOTS": "4 8"}
+    zero, few = launch(*MOVIE, STAGES="source", **hub), launch(*FEW, STAGES="source", **hub)
+    name = "movie/tloen--alpaca-lora-7b_instrument_meta-llama--Llama-3.1-8B"
+    assert zero.steps[0] == f"source: tloen/alpaca-lora-7b -> instruction/{name}"
+    assert few.steps == [f"few-shot: instruction/{name} -> output/{name}"]
+    assert {command.flags.base_model for command in zero.commands + few.commands} == {hub["BASE_MODEL"]}
+    few = launch(*FEW, SHOTS="4 8", INSTRUCTION_ADAPTER="some.one/lora_1")
+    assert few.steps == ["few-shot: some.one/lora_1 -> output/movie/some.one--lora_1"]
 
 
 # ------------------------------------------------------------------------------------------------------------- recipes
 
 
+def holds(flags, wanted):
+    assert {name: getattr(flags, name) for name in wanted} == wanted
+
+
 def test_the_small_recipe_and_the_last_word(launch):
     """A recipe's flags come before the user's."""
-    tuner = launch(*MOVIE, "--num_epochs", "2", STAGES="source", RECIPE="small").commands[0].flags
-    assert (tuner.batch_size, tuner.learning_rate, tuner.num_epochs) == (16, 1e-3, 2)
-    assert (tuner.lora_target_modules, tuner.lora_dropout) == (["all-linear"], 0)
-    assert tuner.prompt_loss_weight == 0 and tuner.share_prefix and tuner.metric_for_best_model == "last"
-    few = launch(*FEW, STAGES="source", RECIPE="small").commands[0].flags
-    assert (few.batch_size, few.learning_rate, few.num_epochs) == (16, 5e-4, 4)
-    assert (few.lora_target_modules, few.lora_dropout) == (tuner.lora_target_modules, tuner.lora_dropout)
+    lora = {"lora_target_modules": ["all-linear"], "lora_dropout": 0, "batch_size": 16}
+    tuner = launch(*MOVIE, "--num_epochs", "2", RECIPE="small", **SOURCE_ONLY).commands[0].flags
+    holds(tuner, lora | {"learning_rate": 1e-3, "num_epochs": 2, "prompt_loss_weight": 0, "share_prefix": True})
+    assert tuner.metric_for_best_model == "last"
+    few = launch(*FEW, RECIPE="small", **SOURCE_ONLY).commands[0].flags
+    holds(few, lora | {"learning_rate": 5e-4, "num_epochs": 4})
 
 
 def test_the_recipe_of_docs_extend(launch, root):
@@ -137,14 +135,17 @@ PUBLISHED = {  # ins_tuning.py and rec_tuning.py of the public repository; 512 t
     "micro_batch_size": 32,
     "warmup_steps": 20,
     "cutoff_len": 512,
-    **dict.fromkeys(
-        ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
-    ),  # test_end_to_end_stopped_and_called_again
+    **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")),  # see test_end_to_end_...
     "prompt_loss_weight": 1.0,
     "patience": 10,
 }
-STAGE = {"num_epochs": 3, "learning_rate": 3e-4, "metric_for_best_model": "auc", "eval_steps": 10}
-STAGE |= {"group_by_length": False}
+STAGE = {
+    "num_epochs": 3,
+    "learning_rate": 3e-4,
+    "metric_for_best_model": "auc",
+    "eval_steps": 10,
+    "group_by_length": False,
+}
 FEW_SHOT = {"num_epochs": 30, "learning_rate": 1e-4, "metric_for_best_model": "loss", "group_by_length": True}
 TODAY = {"quantization": "none", "dtype": "auto", "prompt_frame": None}
 ORIGINAL = {"quantization": "8bit", "dtype": "float16", "prompt_frame": "tallrec"}
@@ -155,17 +156,13 @@ def test_the_published_literals(launch, recipe, kind):
     *stages, evaluation = (command.flags for command in launch(*MOVIE, RECIPE=recipe).commands)
     few, *scoring = (command.flags for command in launch(*FEW, RECIPE=recipe).commands)
     for flags in stages:
-        wanted = PUBLISHED | STAGE | kind
-        assert {name: getattr(flags, name) for name in wanted} == wanted
-    wanted = PUBLISHED | FEW_SHOT | kind | {"sample": [16, 64, 256]}
-    assert {name: getattr(few, name) for name in wanted} == wanted
+        holds(flags, PUBLISHED | STAGE | kind)
+    holds(few, PUBLISHED | FEW_SHOT | kind | {"sample": [16, 64, 256]})
     if recipe == "published":  # as the adapter was tuned; few-shot runs by their own process
-        assert (evaluation.quantization, evaluation.dtype, evaluation.prompt_frame) == (None, None, None)
-        assert evaluation.merge
+        holds(evaluation, {"quantization": None, "dtype": None, "prompt_frame": None, "merge": True})
         assert scoring == [] and few.test_data_path
     else:
-        folders = [f"{few.output_dir}/0_{shots}" for shots in (16, 64, 256)]
-        assert few.test_data_path is None and scoring[0].lora_weights == folders
+        assert few.test_data_path is None
+        assert scoring[0].lora_weights == [f"{few.output_dir}/0_{shots}" for shots in (16, 64, 256)]
         for flags in (evaluation, *scoring):
-            assert (flags.quantization, flags.dtype, flags.prompt_frame) == ("none", "float16", "tallrec")
-            assert not flags.merge
+            holds(flags, {"quantization": "none", "dtype": "float16", "prompt_frame": "tallrec", "merge": False})

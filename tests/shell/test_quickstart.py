@@ -1,9 +1,8 @@
 """shell/quickstart.sh.
 
 1. It waits for its teacher only as long as there is one.
-2. --model smollm2: the recipe for small models, fewer rows, a workspace of its own; how long it takes is said before the
-   first score, from a trial of two steps.
-3. The forecast is arithmetic on the run.json of a trial.
+2. The recipe for small models, with fewer rows; for smollm2 it is said before the first score how long it takes, by
+   arithmetic on the run.json of a trial of two steps.
 """
 
 import pytest
@@ -12,8 +11,7 @@ from tests.shell.conftest import program
 from tlrec.demo.forecast import rates
 from tlrec.errors import InputError
 
-SMALL = {"lora_target_modules": ["all-linear"], "lora_dropout": 0, "batch_size": 16, "cutoff_len": 1024}
-OTHERS = ("tlrec.demo.workspace", "tlrec.demo.teacher", "generate_data.py", "preprocess_data.py")
+SMALL = {"lora_target_modules": ["all-linear"], "lora_dropout": 0, "batch_size": 16}
 
 
 def test_a_teacher_that_dies_ends_the_quickstart(launch, tmp_path):
@@ -25,57 +23,48 @@ def test_a_teacher_that_dies_ends_the_quickstart(launch, tmp_path):
     assert done.stderr == "no room\nerror: the offline teacher stopped before it was ready\n"
 
 
-@pytest.fixture
-def quickstart(launch, root):
-    """quickstart(*arguments): (words of the command that makes the workspace, the tuners' and evaluations' commands)."""
-    (root / "base_model" / "small").mkdir()
-
-    def run(*arguments):
-        commands = launch("quickstart.sh", *arguments, BASE_MODEL=str(root / "base_model" / "small")).commands
-        (workspace,) = (command.words for command in commands if command.script == "tlrec.demo.workspace")
-        return workspace[1:], [command for command in commands if command.script not in OTHERS]
-
-    return run
-
-
-def has(command, script, **wanted):
-    """Whether it is this script's, with these values of its flags."""
-    assert command.script == script
-    assert vars(command.flags).items() >= wanted.items()
+COT, SOURCE = "instruction/movie/alpaca_stage123", "instruction/movie/alpaca_stage123_instrument"
+STEPS = [
+    "tlrec.demo.workspace",
+    "tlrec.demo.teacher",
+    *["generate_data.py"] * 2,
+    "preprocess_data.py",
+    "zero-shot: - -> output/movie/base",
+    f"cot: - -> {COT}",
+    f"zero-shot: {COT} -> -",
+    f"source: {COT} -> {SOURCE}",
+    f"zero-shot: {SOURCE} -> -",
+    *(f"few-shot: {SOURCE} -> output/movie/alpaca_stage123_instrument/0_{shots}" for shots in (16, 64, 256)),
+    "tlrec.demo.summary",
+]
 
 
-def test_smollm2_learns_by_the_small_recipe_and_says_how_long(quickstart, root):
-    workspace, commands = quickstart("--model", "smollm2")
-    trial, said, untuned, cot, after_cot, source, after_source, *shots, summary = commands
-    assert workspace == [str(root), "--movie_test", "200"]
-    has(trial, "ins_tuning.py", **SMALL, max_train_samples=32, warmup_steps=0)
-    assert str(root) not in trial.flags.output_dir  # a folder of its own, removed
-    assert said.script == "tlrec.demo.forecast"  # 6 x 200 + 10 x 32 rows; 213 + 384 + 2 x 336 rows
-    assert said.words[2:] == ["--scored_rows", "1520", "--loads", "8", "--tuned_rows", "1269"]
-    has(untuned, "evaluate.py", lora_weights=[])
-    movie, few = root / "instruction_model" / "movie", SMALL | {"max_val_samples": 32}
-    first, second = (str(movie / name) for name in ("alpaca_stage123", "alpaca_stage123_instrument"))
-    has(cot, "ins_tuning.py", **few, stage="cot", max_train_samples=64, warmup_steps=2, output_dir=first)
-    few |= {"resume_from_checkpoint": first}
-    has(source, "ins_tuning.py", **few, stage="source", max_train_samples=384, warmup_steps=2, output_dir=second)
-    has(after_cot, "evaluate.py", lora_weights=[first])
-    has(after_source, "evaluate.py", lora_weights=[second])
-    few |= {"resume_from_checkpoint": second, "seed": [0], "num_epochs": 2, "warmup_steps": 1}
-    for run, sample, steps in zip(shots, (16, 64, 256), (2, 4, 10), strict=True):
-        has(run, "rec_tuning.py", **few, sample=[sample], eval_steps=steps)
-    assert summary.words == ["tlrec.demo.summary", str(root), "movie"]
-    _, again = quickstart("--model", "smollm2")
-    assert "tlrec.demo.forecast" not in [command.script for command in again]  # the curriculum is there
+def tuners(done):
+    flags = [command.flags for command in done.commands if "tuning" in command.script]
+    assert all(vars(each).items() >= SMALL.items() for each in flags)
+    return flags
 
 
-def test_pocket_llama_learns_by_the_small_recipe_too(quickstart, root):
-    workspace, (untuned, cot, _, source, _, *shots, summary) = quickstart()
-    assert workspace == [str(root)] and untuned.script == "evaluate.py" and summary.script == "tlrec.demo.summary"
-    for stage in (cot, source):
-        has(stage, "ins_tuning.py", **SMALL, max_train_samples=384, max_val_samples=100, eval_steps=4)
-    for run, sample, epochs, every in zip(shots, (16, 64, 256), (20, 10, 5), (4, 8, 16), strict=True):
-        has(run, "rec_tuning.py", sample=[sample], num_epochs=epochs, eval_steps=every, batch_size=16)
-        assert -(-sample // 16) * epochs / every >= 5  # validations
+def test_pocket_llama(launch, root):
+    done = launch("quickstart.sh", BASE_MODEL=f"{root}/base_model/llama-7b")
+    assert done.steps == STEPS
+    _, _, *few_shots = tuners(done)
+    for flags in few_shots:
+        assert -(-flags.sample[0] // 16) * flags.num_epochs / flags.eval_steps >= 5  # validations
+
+
+def test_smollm2_says_how_long(launch, root):
+    words = ("quickstart.sh", "--model", "smollm2")
+    done = launch(*words, BASE_MODEL=f"{root}/base_model/llama-7b")
+    trial, forecast = done.steps[5:7]
+    assert done.steps == [*STEPS[:5], trial, "tlrec.demo.forecast", *STEPS[5:]]
+    # 6 x 200 + 10 x 32 rows; 64 CoT records, 3.3 times as long, + 384 + 2 x 336 rows
+    assert done.commands[6].words[2:] == ["--scored_rows", "1520", "--loads", "8", "--tuned_rows", "1269"]
+    trial, cot, source, *few_shots = tuners(done)
+    rows = [flags.max_train_samples for flags in (trial, cot, source)]
+    assert (rows, str(root) in trial.output_dir) == ([32, 64, 384], False)  # the trial's folder is removed
+    assert {(flags.num_epochs, flags.max_val_samples) for flags in few_shots} == {(2, 32)}
+    assert launch(*words, BASE_MODEL=f"{root}/base_model/llama-7b").steps == STEPS  # the curriculum is there
 
 
 def test_the_forecast():
