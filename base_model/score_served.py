@@ -19,7 +19,6 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from tlrec.cot.client import Service, api_key
 from tlrec.data.records import RecordSet
 from tlrec.errors import InputError, one_line_errors
 from tlrec.evaluation.evaluation_set import EvaluationSet
@@ -58,6 +57,8 @@ def main():
         check_evaluation_dir(args.output_dir, test, args.overwrite)
     if not os.environ.get("OPENAI_BASE_URL"):
         raise InputError("OPENAI_BASE_URL is not set; for vLLM on this machine it is http://localhost:8000/v1")
+    from tlrec.cot.client import Service, api_key
+
     service = Service(None, SECONDS, ATTEMPTS, key=api_key(default="none"))  # vLLM needs no key
 
     # 2. Records to token ids, as in tuning

@@ -29,8 +29,9 @@ import pytest
 from tests.support.hostile import serving
 from tests.support.teaching import teaching
 from tlrec.cot import batches, dialogues
-from tlrec.cot.client import Failure, Service
+from tlrec.cot.client import Service
 from tlrec.cot.dialogues import Budget, ServiceError, Stopped
+from tlrec.cot.failures import Failure
 from tlrec.cot.journal import Journal
 from tlrec.cot.reply import Answer
 from tlrec.demo.teacher import MODEL

@@ -25,12 +25,12 @@ import re
 import zlib
 from urllib.parse import quote
 
-import openai
 import pytest
 
 from tests.support.hostile import chat, completion, serving
 from tests.support.teaching import teaching
 from tlrec.cot.client import Service
+from tlrec.cot.failures import Failure
 
 KEY = 'sk-Proj/7"9\\x+&Zq_QR4=~wv83KmT'
 PASSWORD = "Pa55/w0rd+17"
@@ -321,8 +321,8 @@ def test_servers_without_end(answer, file, kind):
         async with asyncio.timeout(60):
             try:
                 return [line async for line in service.lines("f1")] if file else await service.post("/batches", {})
-            except openai.OpenAIError as error:
-                return service.failure(error)
+            except Failure as failure:
+                return failure
             finally:
                 await service.close()
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.damage import as_json, damaged, said, texts, values
-from tlrec.cot.client import Failure
+from tlrec.cot.failures import Failure
 from tlrec.cot.journal import Journal
 from tlrec.cot.reply import Answer, read_completion
 
@@ -65,7 +65,7 @@ def read(path):
     """(answers, repairs) of the journal at `path`."""
     journal = Journal(path, PARAMETERS)
     try:
-        return {answer for pid in range(1, 6) for answer in journal.answers(pid)}, journal.repairs
+        return {answer for pid in range(1, 6) for answer in journal.answers[pid]}, journal.repairs
     finally:
         journal.close()
 
@@ -139,8 +139,8 @@ def test_any_completion(path, completion):
     for body in (completion, {"choices": [{"message": {"content": completion}}], "usage": completion}):
         try:
             answer = read_completion(1, 1, body, "r")
-        except ValueError as error:
-            assert len(str(error).splitlines()) == 1
+        except Failure as failure:
+            assert len(failure.message.splitlines()) == 1
             continue
         path.unlink(missing_ok=True)
         journal = Journal(path, PARAMETERS)

@@ -115,7 +115,7 @@ def test_many_prompts_and_their_order(model):
         ({"mode": "raw_logits"}, [], "these are not log-probabilities; start vLLM without --logprobs-mode"),
         ({"served": ("a", "b")}, [], "serves a, b; give --served_name"),
         ({"served": ()}, [], "serves no model; give --served_name"),
-        ({}, ["--served_name", "x"], "Error code: 404 - The model `x` does not exist."),
+        ({}, ["--served_name", "x"], "404: The model `x` does not exist."),
     ],
     ids=["older vLLM", "logits", "several models", "no model", "unknown model"],
 )
@@ -145,7 +145,7 @@ def test_mistakes_before_a_server_is_asked(model, score, client_folder, tmp_path
 def test_a_server_that_is_down(model, score):
     with serving(like_vllm(model)) as server:
         pass
-    assert score(server.url) == (2, "", f"error: {server.url}: Connection error.\n")
+    assert score(server.url) == (2, "", f"error: {server.url}: All connection attempts failed\n")
 
 
 MODELS = {"object": "list", "data": [{"id": "movie", "object": "model"}]}

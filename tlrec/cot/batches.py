@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
-from tlrec.cot.client import Failure
 from tlrec.cot.dialogues import IN_A_ROW, ServiceError, Stopped
+from tlrec.cot.failures import Failure
 from tlrec.cot.reply import Answer, read_completion
 from tlrec.files import read_json, write_json
 
@@ -30,12 +30,9 @@ def run_batches(work, state_path, poll_seconds):
 
     state_path: the file described above. Raises Stopped; answers received until then are in the journal.
     """
-    import openai
-
     try:
         asyncio.run(_Batches(work, Path(state_path), poll_seconds).run())
-    except (openai.OpenAIError, ValueError) as error:
-        failure = work.service.failure(error)
+    except Failure as failure:
         if failure.reach == "every call":
             raise ServiceError(failure.message) from None
         raise Stopped(f"{failure.kind}: {failure.message}") from None
@@ -102,9 +99,9 @@ class _Batches:
         self.state["parts"].append(part)
         self._save()
         file = await self.service.upload(b"".join(line for _, line in calls))
-        body = {"input_file_id": _text(file, "id"), "endpoint": ENDPOINT, "completion_window": "24h"}
+        body = {"input_file_id": _field(file, "id"), "endpoint": ENDPOINT, "completion_window": "24h"}
         batch, _ = await self.service.post("/batches", {**body, "metadata": self._label(part)})
-        part["batch"] = _text(batch, "id")
+        part["batch"] = _field(batch, "id")
         self._save()
 
     def _label(self, part):
@@ -115,34 +112,29 @@ class _Batches:
         lost = [part for part in self.state["parts"] if not part["batch"] and not part["status"]]
         if not lost:
             return
-        async for batch in self._all_batches():
-            for part in lost:
-                if batch.get("metadata") == self._label(part):
-                    part["batch"] = _text(batch, "id")
+        after = {}
+        for _ in range(MOST_PAGES):  # newest first
+            page = await self.service.get("/batches", limit=100, **after)
+            found = _field(page, "data", list)
+            for batch in found:
+                for part in lost:
+                    if _field(batch, "metadata", dict, {}) == self._label(part):
+                        part["batch"] = _field(batch, "id")
+            if not found or not page.get("has_more"):
+                break
+            after = {"after": _field(found[-1], "id")}
         for part in lost:
             part["status"] = None if part["batch"] else "never made"
         self._save()
-
-    async def _all_batches(self):
-        """The service's batches, newest first."""
-        after = {}
-        for _ in range(MOST_PAGES):
-            page = await self.service.get("/batches", limit=100, **after)
-            batches = page.get("data") if isinstance(page, dict) else None
-            if not isinstance(batches, list) or not all(isinstance(batch, dict) for batch in batches):
-                raise ValueError("not a list of batches")
-            for batch in batches:
-                yield batch
-            if not batches or not page.get("has_more"):
-                return
-            after = {"after": _text(batches[-1], "id")}
 
     async def _settle(self, part):
         """Wait for a batch and journal its answers; False if it was of no use."""
         while True:
             batch = await self.service.get(f"/batches/{quote(part['batch'], safe='')}")
-            status = self.service.hide(_text(batch, "status"))
-            self.work.report([], self.service.hide(f"batch {part['batch']} {status}{_done(batch)}"))
+            status = self.service.hide(_field(batch, "status"))
+            counts = _field(batch, "request_counts", dict, {})
+            done = f", {counts.get('completed')} of {counts.get('total')} calls" if counts else ""
+            self.work.report([], self.service.hide(f"batch {part['batch']} {status}{done}"))
             if status not in RUNNING:
                 break
             await asyncio.sleep(self.poll_seconds)
@@ -165,8 +157,8 @@ class _Batches:
 
     def _send_smaller(self, part, batch):
         """After a batch was refused as a whole: send smaller ones, one at a time, if it was only too large for now."""
-        errors = _object(batch, "errors").get("data")
-        errors = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+        errors = _field(_field(batch, "errors", dict, {}), "data", list, [])
+        errors = [error for error in errors if isinstance(error, dict)]
         if len(part["calls"]) > 1 and any(error.get("code") == TOO_MUCH_ENQUEUED for error in errors):
             self.most_requests, self.one_at_a_time = len(part["calls"]) // 2, True
             return True
@@ -181,7 +173,7 @@ class _Batches:
                 async for line in self.service.lines(file_id):
                     n_lines += 1
                     if n_lines > 2 * len(calls):
-                        raise ValueError("the files of a batch hold more lines than it has calls")
+                        raise Failure("malformed response", "the files of a batch hold more lines than it has calls")
                     call, outcome = self._read_entry(line, calls)
                     if call and not isinstance(outcomes.get(call), Answer):
                         outcomes[call] = outcome
@@ -197,16 +189,16 @@ class _Batches:
                 raise ValueError
         except (ValueError, TypeError, LookupError):
             return None, None
-        response = _object(entry, "response")
+        response = _field(entry, "response", dict, {})
         status, body = response.get("status_code"), response.get("body")
         if status == 200:
             try:
                 return call, read_completion(*_pid_and_stage(call), body, response.get("request_id"), batch=True)
-            except ValueError as error:
-                return call, self.service.failure(error)
+            except Failure as failure:
+                return call, failure
         if status is not None:
             return call, self.service.refusal(status, body)
-        error = _object(entry, "error")
+        error = _field(entry, "error", dict, {})
         kind = self.service.hide(error.get("code") or "no answer")
         return call, Failure(kind, self.service.hide(error.get("message") or kind))
 
@@ -219,24 +211,11 @@ def _pid_and_stage(call):
     return int(pid), int(stage)
 
 
-def _object(value, key):
-    """The JSON object under a key, or an empty one."""
-    found = value.get(key)
-    return found if isinstance(found, dict) else {}
-
-
-def _text(value, key):
-    """The text under a key of the service's answer."""
+def _field(value, key, kind=str, default=None):
+    """What an object of the service's answer holds under a key, of the kind it has to be; else the default, or Failure."""
     found = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(found, str) or not found:
-        raise ValueError(f"the answer on a batch or file has no {key!r}")
-    return found
-
-
-def _done(batch):
-    """ ", 3 of 20 calls" of a running batch, if the service gives the numbers."""
-    counts = batch.get("request_counts")
-    try:
-        return f", {counts['completed'] + counts['failed']} of {counts['total']} calls"
-    except (TypeError, KeyError):
-        return ""
+    if isinstance(found, kind) and (found or kind is not str):
+        return found
+    if default is None or not isinstance(value, dict):
+        raise Failure("malformed response", f"the answer on a batch or file has no {key!r}")
+    return default

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from tlrec.cot.client import Failure, Service
+from tlrec.cot.failures import Failure
 from tlrec.cot.journal import Journal
 from tlrec.cot.reply import read_completion
 
@@ -80,7 +80,7 @@ class Budget:
 class Work:
     """What is asked, and what has come of it: for one call after the other here, and in batches.
 
-    service:     it is closed at the end.
+    service:     a tlrec.cot.client.Service, closed at the end.
     request:     all fields of a chat request except the messages.
     pids:        the samples.
     next_prompt: function of (pid, texts of the answers so far) to the next prompt, or None when the dialogue is over.
@@ -88,7 +88,7 @@ class Work:
     refused:     {pid: (stage, Failure)} of prompts that the service perhaps refuses for good: `settle`.
     """
 
-    service: Service
+    service: object
     request: dict
     pids: list[int]
     next_prompt: Callable
@@ -196,14 +196,11 @@ class _Run:
 
     async def _call(self, pid, stage, prompt):
         """The Answer, or the Failure that came instead."""
-        import openai
-
-        service = self.work.service
         try:
-            completion, request_id = await service.post("/chat/completions", self.work.body(prompt))
+            completion, request_id = await self.work.service.post("/chat/completions", self.work.body(prompt))
             return read_completion(pid, stage, completion, request_id)
-        except (openai.OpenAIError, ValueError) as error:
-            return service.failure(error)
+        except Failure as failure:
+            return failure
 
     async def _settle(self):
         """Wait for a call, or a signal, and write down what came of each call that has ended."""

@@ -13,9 +13,9 @@ import errno
 import json
 import os
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict
-from itertools import count, takewhile
+from itertools import takewhile
 from pathlib import Path
 
 from pydantic_core import from_json
@@ -43,7 +43,7 @@ class Journal:
         self.tokens = Counter()  # prompt, completion, and each of them in batches
         self.n_answers = 0  # paid for, including those that a damaged line has made useless
         self.verdicts, self.failed = {}, {}
-        self._answers = {}  # pid -> {stage: Answer}
+        self.answers = defaultdict(list)  # pid -> its Answers, in order of stages
         self._head = None  # (version, id, parameters) that hold at the end
         self._end = 0  # bytes of whole lines
         try:
@@ -56,29 +56,23 @@ class Journal:
             self.close()
             raise
 
-    def answers(self, pid):
-        """Answers of a sample, in order of stages, up to the first that is missing because its line was damaged: the
-        prompts of later ones contained it."""
-        stages = self._answers.get(pid, {})
-        return [stages[stage] for stage in takewhile(stages.__contains__, count(1))]
-
     def texts(self, pid):
-        """The same without thoughts."""
-        return [answer.answer or "" for answer in self.answers(pid)]
+        """The answers of a sample without thoughts."""
+        return [answer.answer or "" for answer in self.answers[pid]]
 
     def flaw(self, pid):
         """Why a sample cannot go on (see Answer.flaw), or None. Only the last answer of a sample can be flawed."""
-        return self.verdicts.get(pid) or next((answer.flaw for answer in self.answers(pid) if answer.flaw), None)
+        return self.verdicts.get(pid) or next((answer.flaw for answer in self.answers[pid] if answer.flaw), None)
 
     def add(self, answers):
         """Write answers, and return once they are on disk. Answers that are already known are skipped."""
-        new = [answer for answer in answers if answer.stage not in self._answers.get(answer.pid, {})]
+        new = [answer for answer in answers if answer.stage > len(self.answers[answer.pid])]
         self._append(map(asdict, new))
         for answer in new:
             self._keep(answer)
 
     def add_failures(self, failures):
-        """Record why calls were given up: (pid, stage, tlrec.cot.client.Failure) each."""
+        """Record why calls were given up: (pid, stage, Failure) each."""
         self._append({"pid": p, "stage": s, "failure": why.kind, "message": why.message} for p, s, why in failures)
         self.failed |= {pid: failure.kind for pid, _, failure in failures}
 
@@ -93,10 +87,9 @@ class Journal:
         self._file.close()
 
     def _keep(self, answer):
-        stages = self._answers.setdefault(answer.pid, {})
-        for later in [stage for stage in stages if stage > answer.stage]:
-            del stages[later]  # it followed an earlier answer, now lost in a damaged line
-        stages[answer.stage] = answer
+        known = self.answers[answer.pid]
+        if 1 <= answer.stage <= len(known) + 1:  # else an earlier one, which its prompt held, is lost in a damaged line
+            known[answer.stage - 1 :] = [answer]
         self.n_answers += 1
         price = "batch_" if answer.batch else ""
         self.tokens[f"{price}prompt"] += answer.prompt_tokens
@@ -162,7 +155,7 @@ class Journal:
         if version != JOURNAL_VERSION:
             raise InputError(f"{self.path}: journal version {version!r}, this program reads {JOURNAL_VERSION}")
         made, now = ({k: v for k, v in of.items() if k not in LIMITS} for of in (made, parameters))
-        usable = any(not answer.flaw for stages in self._answers.values() for answer in stages.values())
+        usable = any(not answer.flaw for answers in self.answers.values() for answer in answers)
         if usable and (differing := differences(made, now)):
             told = " ".join("; ".join(differing).split())  # a damaged key may hold line breaks
             raise InputError(
@@ -171,7 +164,6 @@ class Journal:
 
     def _drop_unusable(self):
         """Forget unusable answers and verdicts, but not what they cost: other parameters may bring better ones."""
-        for stages in self._answers.values():
-            for stage in [stage for stage, answer in stages.items() if answer.flaw]:
-                del stages[stage]
+        for pid, answers in self.answers.items():
+            self.answers[pid] = list(takewhile(lambda answer: not answer.flaw, answers))
         self.verdicts.clear()

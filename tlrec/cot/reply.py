@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from tlrec.cot.client import FILTERED
+from tlrec.cot.failures import FILTERED, Failure
 from tlrec.cot.thoughts import answer_in
 
 Count = Annotated[int, Field(ge=0, lt=10**12)]  # a larger number is an error
@@ -50,7 +50,7 @@ class Answer:
 
 
 def read_completion(pid, stage, completion, request_id, batch=False):
-    """An Answer from a chat completion, read as JSON; ValueError if it is not one. null means not given."""
+    """An Answer from a chat completion, read as JSON; Failure if it is not one. null means not given."""
 
     def given(value, default):
         return default if value is None else value
@@ -73,9 +73,10 @@ def read_completion(pid, stage, completion, request_id, batch=False):
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"not a chat completion: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        told = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a chat completion: {error!r}") from None
+        told = repr(error)
+    raise Failure("malformed response", f"not a chat completion: {told}")
 
 
 def _is_filtered(finish_reason):

@@ -21,7 +21,7 @@ def write_three_stages(path, samples, journal, next_prompt):
                 continue
             hit = is_hit(texts[2], sample.history, sample.candidates, sample.target)
             substring_hit = sample.target in texts[2]
-            models = sorted({answer.model for answer in journal.answers(sample.pid)})
+            models = sorted({answer.model for answer in journal.answers[sample.pid]})
             totals["samples"] += 1
             totals["hits"] += hit
             totals["substring_hits"] += substring_hit

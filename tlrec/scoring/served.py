@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tlrec.cot.failures import Failure
 from tlrec.errors import InputError
 from tlrec.files import read_json
 from tlrec.model.folders import TOKENIZERS
@@ -51,8 +52,6 @@ async def ask_server(service, served_name, prompts, answer_ids):
     service: `tlrec.cot.client.Service`, closed at the end. served_name: may be None if the server has one model only.
     The other arguments are those of `answer_log_probabilities`.
     """
-    import openai
-
     url = service.url.rstrip("/")
     try:
         served = read_names(await service.get("/models"))
@@ -60,8 +59,9 @@ async def ask_server(service, served_name, prompts, answer_ids):
             raise ValueError(f"serves {', '.join(served) or 'no model'}; give --served_name")
         served_name = served_name or served[0]
         return served_name, await answer_log_probabilities(service, served_name, prompts, answer_ids)
-    except (openai.OpenAIError, ValueError) as error:
-        raise InputError(f"{url}: {service.hide(error)}") from None
+    except (Failure, ValueError) as error:
+        told = service.hide(error)
+        raise InputError(told if told.startswith(url) else f"{url}: {told}") from None
     finally:
         await service.close()
 
