@@ -61,7 +61,8 @@ def test_item_knn_by_hand():
 def test_encoding():
     ids = neural.item_ids(SHOTS)
     assert ids == {Item("a"): 2, Item("c"): 3, Item("b"): 4}
-    items, feedback, targets = neural.encode([preference("ab", "x", "c"), preference("", "", "y")], ids, 4, likes_first)
+    fitted = neural.Fitted(neural.GRU4Rec, SHOTS, LABELS, SHOTS, LABELS, 4, 0, 1, 1, likes_first)
+    items, feedback, targets = fitted.encode([preference("ab", "x", "c"), preference("", "", "y")])
     assert items.tolist() == [[0, 2, 4, 1], [0, 0, 0, 0]]
     assert feedback.tolist() == [[0, 2, 2, 1], [0, 0, 0, 0]]
     assert targets.tolist() == [3, 1]
@@ -155,16 +156,12 @@ def test_the_best_state_is_kept_and_patience_counts_epochs(network, monkeypatch)
     (shots, labels), (valid, valid_labels) = make_taste(2700, 1), make_taste(60, 2)  # several validations in an epoch
     epochs = []
     monkeypatch.setattr(torch, "randperm", lambda n, draw=torch.randperm: epochs.append(n) or draw(n))
-    torch.manual_seed(0)
-    ids = neural.item_ids(shots)
-    model = network(len(ids) + 2, 4)
-    rows, valid_rows = (neural.encode(part, ids, 4, likes_first) for part in (shots, valid))
-    wrong = torch.tensor(1.0 - valid_labels, dtype=torch.float32)  # so that every step of learning is a step back
-    labels = torch.tensor(labels, dtype=torch.float32)
-    step, loss = neural.train(model, rows, labels, valid_rows, wrong, num_epochs=30, patience=3)
-    found = torch.nn.functional.binary_cross_entropy_with_logits(neural.logits(model, valid_rows), wrong).item()
-    assert found == loss < 0.8
-    assert len(epochs) == -(-step // -(-2700 // model.batch_size)) + 3
+    wrong = 1.0 - valid_labels  # so that every step of learning is a step back
+    fitted = neural.Fitted(network, shots, labels, valid, wrong, 4, 0, 30, 3, likes_first)
+    model, valid_logits = fitted.model, neural.logits(fitted.model, fitted.encode(valid))
+    found = torch.nn.functional.binary_cross_entropy_with_logits(valid_logits, torch.tensor(wrong).float()).item()
+    assert found == fitted.valid_log_loss < 0.8
+    assert len(epochs) == -(-fitted.best_step // -(-2700 // model.batch_size)) + 3
     assert model.items.weight[0].abs().max() == model.feedback.weight[0].abs().max() == 0
 
 

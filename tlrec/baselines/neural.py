@@ -147,20 +147,6 @@ def item_ids(preferences):
     return {item: number for number, item in enumerate(dict.fromkeys(items), start=UNKNOWN + 1)}
 
 
-def encode(preferences, ids, length, history_of):
-    """Item ids and feedback ids of the histories, (n, length) each, padded on the left, and target ids, (n,).
-
-    history_of: from a Preference to its items and whether each is liked, see tlrec.baselines.order.
-    """
-    items = np.full((len(preferences), length), PADDING)
-    feedback = np.full_like(items, PADDING)
-    for row, preference in enumerate(preferences):
-        for place, (item, liked) in enumerate(history_of(preference), start=length - len(preference.history)):
-            items[row, place], feedback[row, place] = ids.get(item, UNKNOWN), LIKED if liked else DISLIKED
-    targets = np.array([ids.get(preference.target, UNKNOWN) for preference in preferences])
-    return tuple(map(torch.from_numpy, (items, feedback, targets)))
-
-
 def logits(model, rows):
     """Logits of encoded rows, (n,), without dropout or gradient."""
     model.eval()
@@ -173,7 +159,7 @@ def train(model, rows, labels, valid_rows, valid_labels, num_epochs, patience):
     """Train `model` in place, ending with its state at the best validation; returns (that step, its log-loss). It ends
     after `patience` epochs without a better validation.
 
-    rows, valid_rows: from `encode`. labels, valid_labels: (n,) float tensors of 0 and 1. Validates after every epoch,
+    rows, valid_rows: from `Fitted.encode`. labels, valid_labels: (n,) float tensors of 0 and 1. Validates after every epoch,
     and in long epochs every EVAL_STEPS steps: overlapping windows are memorised within a single epoch.
     """
     optimizer = model.optimizer()
@@ -207,8 +193,8 @@ def train(model, rows, labels, valid_rows, valid_labels, num_epochs, patience):
 class Fitted:
     """A network (SASRec, GRU4Rec or Caser) trained on the Preferences `shots` and validated on `valid`.
 
-    longest: items of the longest history that will be scored. history_of: see `encode`. best_step, valid_log_loss: of the
-    best validation.
+    longest: items of the longest history that will be scored. history_of: from a Preference to its items and whether each
+    is liked, see tlrec.baselines.order. best_step, valid_log_loss: of the best validation.
     """
 
     def __init__(
@@ -219,20 +205,27 @@ class Fitted:
         self.length = max(1, longest, *(len(preference.history) for part in (shots, valid) for preference in part))
         self.model = network(len(self.ids) + UNKNOWN + 1, self.length)
         labels, valid_labels = (torch.tensor(part, dtype=torch.float32) for part in (shot_labels, valid_labels))
-        rows, valid_rows = self._encode(shots), self._encode(valid)
-        found = train(self.model, rows, labels, valid_rows, valid_labels, num_epochs, patience)
+        found = train(self.model, self.encode(shots), labels, self.encode(valid), valid_labels, num_epochs, patience)
         self.best_step, self.valid_log_loss = found
 
-    def _encode(self, preferences):
-        return encode(preferences, self.ids, self.length, self.history_of)
+    def encode(self, preferences):
+        """Item ids and feedback ids of the histories, (n, length) each, padded on the left, and target ids, (n,)."""
+        items = np.full((len(preferences), self.length), PADDING)
+        feedback = np.full_like(items, PADDING)
+        for row, preference in enumerate(preferences):
+            history = self.history_of(preference)
+            for place, (item, liked) in enumerate(history, start=self.length - len(history)):
+                items[row, place], feedback[row, place] = self.ids.get(item, UNKNOWN), LIKED if liked else DISLIKED
+        targets = np.array([self.ids.get(preference.target, UNKNOWN) for preference in preferences])
+        return tuple(map(torch.from_numpy, (items, feedback, targets)))
 
     def of_targets(self, preferences):
         """P(like) of each preference's target, (n,)."""
-        return torch.sigmoid(logits(self.model, self._encode(preferences)).double()).numpy()
+        return torch.sigmoid(logits(self.model, self.encode(preferences)).double()).numpy()
 
     def of_items(self, preference, items):
         """The logit of P(like) of items, (n,), after the history of a preference."""
-        history, feedback, _ = self._encode([preference])
+        history, feedback, _ = self.encode([preference])
         targets = torch.tensor([self.ids.get(item, UNKNOWN) for item in items])
         self.model.eval()
         with torch.inference_mode():
