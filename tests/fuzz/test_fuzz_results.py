@@ -36,7 +36,7 @@ def workspace(tmp_path_factory):
     root = tmp_path_factory.mktemp("fuzz results")
     paths = {name: root / f"{name}.json" for name in ("source", "train", "valid", "test")}
     for seed, path in enumerate(paths.values()):
-        write_records(path, make_records(users=3, seed=seed, windows=4))
+        write_records(path, make_records(users=3, seed=seed, windows_each=4))
     test, train = read_records(paths["test"]), read_records(paths["train"])
     source = tune(root / "source", paths, "source", history=[(10, 0.6), (20, 0.66)], source="netflix")
     run = tune(root / "run", paths, "few-shot", source, 16, 0, history=[(10, 0.6), (20, 0.66)])

@@ -32,24 +32,25 @@ def write_catalogue(path, rows, columns=("title",)):
     return path
 
 
-def make_records(users, seed, windows=10, items=300):
+def windows(rated, size=10):
+    """[(Preference, liked)] of one user's ratings, (title, liked) in time order: `size` in a row predict the next."""
+    found = []
+    for before, (target, liked) in ((rated[k - size : k], rated[k]) for k in range(size, len(rated))):
+        lists = ([title for title, its in before if its == wanted] for wanted in (True, False))
+        found.append((preference(*lists, target), liked))
+    return found
+
+
+def make_records(users, seed, windows_each=10, items=300):
     """Sliding windows of `users` made-up users over a made-up catalogue: ten ratings as history, the next as target."""
     rng = np.random.default_rng(seed)
     appeal = np.random.default_rng(99).normal(0, 0.7, items)
     records = []
     for _ in range(users):
         mood = rng.normal(0.2, 1.0)
-        watched = [int(item) for item in rng.permutation(items)[: windows + 10]]
-        liked = [bool(rng.random() < 1 / (1 + np.exp(-(mood + appeal[item])))) for item in watched]
-        for start in range(windows):
-            history = list(zip(watched[start : start + 10], liked[start : start + 10], strict=True))
-            preference = Preference(
-                likes=tuple(Item(f"Made-up Film {item}") for item, like in history if like),
-                dislikes=tuple(Item(f"Made-up Film {item}") for item, like in history if not like),
-                target=Item(f"Made-up Film {watched[start + 10]}"),
-                kind="movie",
-            )
-            records.append(build_record(preference, liked[start + 10]))
+        watched = rng.permutation(items)[: windows_each + 10].tolist()
+        rated = [(f"Made-up Film {i}", bool(rng.random() < 1 / (1 + np.exp(-(mood + appeal[i]))))) for i in watched]
+        records += [build_record(*window) for window in windows(rated)]
     return records
 
 
