@@ -1,5 +1,6 @@
 """Shared fixtures: real records where they are at hand, small models and workspace, scripts run in this process."""
 
+import gc
 import importlib.util
 import io
 import os
@@ -30,6 +31,10 @@ settings.register_profile(
     "long", max_examples=1000, deadline=None, database=None, suppress_health_check=SLOW, print_blob=True
 )
 settings.load_profile("normal")
+
+
+def pytest_collection_finish(session):
+    gc.freeze()  # scripts collect garbage, which takes most of a second where all these libraries are looked through
 
 
 @pytest.fixture(scope="session")

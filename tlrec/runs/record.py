@@ -128,6 +128,7 @@ def base_said(folder, base_model):
     return run.get("base") if run.get("base_model") == str(base_model) else None
 
 
+@cache
 def _versions():
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
