@@ -133,7 +133,7 @@ def main():
         return
 
     # 6. Ask what is not in the journal yet
-    from tlrec.cot.three_stages import write_three_stages
+    from tlrec.cot.results import write_three_stages
     from tlrec.runs.locks import locked
 
     with locked(folder):
@@ -231,7 +231,7 @@ def answer_by_neighbours(samples, journal, preferences, liked, users):
 def ask(service, samples, next_prompt, journal, args):
     """(budget, what ended the run early or None); all answers received are in the journal, which is closed."""
     from tlrec.cot import dialogues
-    from tlrec.cot.progress import Progress
+    from tlrec.cot.results import Progress
 
     request = {"model": args.model, "temperature": args.temperature, "top_p": args.top_p, "max_tokens": args.max_tokens}
     if args.reasoning_model:
@@ -261,7 +261,7 @@ def finish(path, complete, samples, journal, budget, end):
     Ends with a status other than 0 unless every sample has been answered and some can be used.
     """
     from tlrec.cot.dialogues import MENDS, ServiceError
-    from tlrec.cot.progress import spent_tokens, told
+    from tlrec.cot.results import spent_tokens, told
 
     flaws = Counter(flaw for sample in samples if (flaw := journal.flaw(sample.pid)))
     failures = Counter(journal.failed[sample.pid] for sample in samples if sample.pid in journal.failed)

@@ -132,13 +132,17 @@ def main():
         refuse_to_lose(place, stages, args.overwrite)
 
     # 2. Records of the hits whose answers keep the format
-    made = {name: make_records(name, paths[name], rows, stages, args) for name, rows in samples.items()}
+    instruction = INSTRUCTION.read_text(encoding="utf-8").strip()
+    made = {}
+    for name, rows in samples.items():
+        kept, facts = choose(name, paths[name], rows, args)
+        records = {stage: [record_of(sample, stage, instruction) for sample in kept] for stage in stages}
+        made[name] = facts | {"records": records}
     if not any(each["kept"] for each in made.values()):
         raise InputError(f"{', '.join(names)}: no sample is left to learn from")
 
     # 3. How many exceed the tuner's limit
-    for name, each in made.items():
-        each["exceeding"] = measure(name, each["records"], base_model, args)
+    measure(made, base_model, args)
 
     # 4. Write the records, and last what they were made from
     for place, its_names in places.items():
@@ -184,16 +188,15 @@ def record_of(sample, stage, instruction):
     return {"instruction": told, "input": prompt, "output": answer}
 
 
-def make_records(name, path, rows, stages, args):
-    """What comes of the samples of a three_stages.json: path, rows, kept (their numbers), dropped {reason: number},
-    models (of those kept), records {stage: records}. Printed."""
+def choose(name, path, rows, args):
+    """(the samples of a three_stages.json to learn from, by PID; facts on them). Facts, printed too: path, rows, kept (how
+    many), dropped {reason: number}, models (of those kept)."""
     rows = sorted(rows, key=lambda sample: sample["PID"])
     field = "Hit" if args.hits == "parsed" else "Hit_substring"
     reasons = ["no hit" if not row[field] else None if args.any_form else format_break(row) for row in rows]
     kept = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
     dropped = dict(Counter(filter(None, reasons)).most_common())
-    models = sorted({model for sample in rows for model in sample["Models"]})
-    print(f"{name}: {len(rows)} samples, kept {len(kept)}, answered by {', '.join(models) or 'nobody'}")
+    print(f"{name}: {len(rows)} samples, kept {len(kept)}, answered by {', '.join(models_of(rows)) or 'nobody'}")
     parsed, substring = (sum(bool(row[each]) for row in rows) for each in ("Hit", "Hit_substring"))
     print(f"  hits: {parsed} parsed, {substring} by substring; --hits {args.hits}")
     for reason, count in dropped.items():
@@ -201,15 +204,12 @@ def make_records(name, path, rows, stages, args):
     journal = path.with_suffix(".jsonl")
     if journal.exists() and journal.stat().st_mtime_ns > path.stat().st_mtime_ns:
         print(f"  note: {journal} is newer; generate_data.py was stopped, start it again to finish")
-    instruction = INSTRUCTION.read_text(encoding="utf-8").strip()
-    return {
-        "path": path,
-        "rows": len(rows),
-        "kept": len(kept),
-        "dropped": dropped,
-        "models": {model for sample in kept for model in sample["Models"]},
-        "records": {stage: [record_of(sample, stage, instruction) for sample in kept] for stage in stages},
-    }
+    facts = {"path": path, "rows": len(rows), "kept": len(kept), "dropped": dropped, "models": models_of(kept)}
+    return kept, facts
+
+
+def models_of(samples):
+    return sorted({model for sample in samples for model in sample["Models"]})
 
 
 def refuse_to_lose(place, stages, overwrite):
@@ -224,26 +224,28 @@ def refuse_to_lose(place, stages, overwrite):
             )
 
 
-def measure(name, records, base_model, args):
-    """{stage: how many records exceed the tuner's limit}, printed; empty without a tokenizer."""
+def measure(made, base_model, args):
+    """Note for each name, and print, how many records of each stage exceed the tuner's limit: "exceeding"."""
+    for each in made.values():
+        each["exceeding"] = {}
     if not args.base_model and not base_model.exists():
         print(f"token limit: not checked, there is no tokenizer at {base_model}; give --base_model")
-        return {}
+        return
     from tlrec.model import base_models
     from tlrec.model.tokenization import RecordTokenizer
 
     tokenizer = base_models.load_tokenizer(base_model)
     tokenizer.model_max_length = 10**9  # long records are counted here, so no warning is needed
     encoder = RecordTokenizer(tokenizer, load_frame(args.prompt_frame, tokenizer), args.cutoff_len)
-    exceeding = {}
-    for stage, rows in records.items():
-        examples = encoder.examples(rows)
-        exceeding[stage] = examples.truncated + len(examples.dropped)
-        print(
-            f"{name}, {stage}: {exceeding[stage]} of {len(rows)} exceed --cutoff_len {args.cutoff_len}: the tuner cuts "
-            f"the prompt of {examples.truncated} and leaves out {len(examples.dropped)} whose answer alone is too long"
-        )
-    return exceeding
+    for name, each in made.items():
+        for stage, rows in each["records"].items():
+            examples = encoder.examples(rows)
+            each["exceeding"][stage] = examples.truncated + len(examples.dropped)
+            print(
+                f"{name}, {stage}: {each['exceeding'][stage]} of {len(rows)} exceed --cutoff_len {args.cutoff_len}: the "
+                f"tuner cuts the prompt of {examples.truncated} and leaves out {len(examples.dropped)} whose answer alone "
+                "is too long"
+            )
 
 
 if __name__ == "__main__":

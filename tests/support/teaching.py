@@ -59,9 +59,9 @@ class CountingTeacher:
 
     def chat(self, handler):
         self.begin()
-        status, answer = self.complete(json.loads(handler.body))
         time.sleep(self.delay)
-        with self.changed:  # from here on its client may ask the next
+        with self.changed:  # what is answered is no longer in hand: its client may ask the next
+            status, answer = self.complete(json.loads(handler.body))
             self.in_flight -= 1
             self.changed.notify_all()
         handler.reply(answer, status, x_request_id=f"req_{time.time_ns()}")
