@@ -22,10 +22,11 @@ from tests.conftest import REPOSITORY
 from tests.support.hostile import serving
 from tests.support.preparation import RAW, id_rows, refused, rows, run, wording, write_raw, written
 from tlrec.data.preferences import parse_input
-from tlrec.data.preparation import FILES, Example, last_windows, shuffled_histories, split_examples
+from tlrec.data.preparation import FILES
 from tlrec.data.published import FILES as PUBLISHED
 from tlrec.data.published import git_blob_sha1
 from tlrec.data.records import read_records
+from tlrec.data.windows import Example, last_windows, shuffled_histories, split_examples
 
 # -------------------------------------------------------------------------------------------- 1. windows and splits
 
@@ -53,8 +54,8 @@ def test_windows_are_those_of_the_definition(last):
         rated.sort(key=lambda row: row.timestamp)
         for k in range(4, len(rated)):
             before, target = rated[k - 4 : k], rated[k]
-            history = tuple(row.item for row in before), tuple(row.rating for row in before)
-            expected.append(Example(target.user, *history, target.item, target.rating, target.timestamp, target.order))
+            history = tuple((row.item, row.rating) for row in before)
+            expected.append(Example(target.user, history, target.item, target.rating, target.timestamp, target.order))
     expected = expected if last == -1 else expected[-last:]
     assert last_windows(ratings, history=4, last=last) == expected
 
@@ -71,7 +72,7 @@ def test_user_split_shares_no_user():
 
 
 def test_one_example_a_user_is_cut_exactly():
-    examples = [Example(user, ("a",), (1,), "b", 5, None, None) for user in range(97)]
+    examples = [Example(user, (("a", 1),), "b", 5) for user in range(97)]
     splits = split_examples(examples, "user", [8, 1, 1], seed=3)
     users = list(range(97))
     random.Random(3).shuffle(users)
@@ -84,7 +85,7 @@ def test_shuffled_histories_take_the_last_as_target():
     (example,) = shuffled_histories(ratings, history=10, min_ratings=4, seed=42)
     order = list(range(14))
     random.Random(42).shuffle(order)
-    assert example == Example(1, tuple(order[:10]), (6,) * 10, order[-1], 6, None, None)
+    assert example == Example(1, tuple((item, 6) for item in order[:10]), order[-1], 6)
 
 
 # ------------------------------------------------------------------------------------------------ 2. spelled out

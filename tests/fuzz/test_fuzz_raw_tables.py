@@ -17,9 +17,10 @@ from tests.fuzz.damage import damaged
 from tests.support.preparation import RAW, write_raw
 from tlrec.data.policies import clean
 from tlrec.data.preferences import parse_input
-from tlrec.data.preparation import build_records, shuffled_histories
+from tlrec.data.preparation import build_records
 from tlrec.data.prepare import DOMAINS
 from tlrec.data.sources import find
+from tlrec.data.windows import shuffled_histories
 from tlrec.errors import InputError
 
 pytestmark = pytest.mark.slow

@@ -1,7 +1,4 @@
-"""What `rec_data/prepare_data.py` and `instruction_data/prepare_data.py` do: from raw ratings to the files of a data set.
-
-    raw files ──► source ──► windows ──► splits ──► files
-    sources.find  policies   preparation
+"""The command line of `rec_data/prepare_data.py` and `instruction_data/prepare_data.py`; what it starts is in preparation.py.
 
 The definitions of the published data stand in DOMAINS; each of them is a flag.
 """
@@ -201,49 +198,15 @@ def main(folder, description, argv=None):
     if not args.output and not args.domain:
         raise InputError("--output DIR is missing: a folder for the data set")
     output = args.output or folder / args.domain
-    from tlrec.data.preparation import refuse_to_overwrite
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output}: a file is in the way; give another --output")
+    if output.is_dir() and not args.overwrite and (held := sorted(path.name for path in output.iterdir())):
+        shown = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
+        raise InputError(f"{output}: already holds {shown}; give another --output, or --overwrite")
 
-    refuse_to_overwrite(output, args.overwrite)
+    # 2. Make the data set
+    from tlrec.data.preparation import prepare  # imports pandas; not at the top, so that --help is quick
+
     raw = download(domain, args.cache, args.url, args.digest) if args.download else args.raw
     for line in prepare(raw, args.items, settings, output, checked=domain in ("own", "custom")):
         print(line)
-
-
-def prepare(raw, items, settings, output, checked=True):
-    """Make a data set in the folder `output`; yields lines of a summary. checked: refuse splits with one label only."""
-    from tlrec.data import policies
-    from tlrec.data import preparation as steps
-    from tlrec.data.sources import find
-
-    # 2. Raw ratings
-    found = find(raw, items, settings["format"])
-    yield found.said()
-    source = policies.clean(found, settings)
-    if settings["liked_above"] is None:
-        settings = settings | {"liked_above": policies.liked_above(source.ratings["rating"])}
-    if not source.has_times and "min_ratings" not in settings:
-        yield "warning: there are no times, so a user's ratings are taken in the order of the file"
-    yield from source.summary()
-    yield f"ratings from {policies.scale_of(source.ratings['rating'])}: more than {settings['liked_above']:g} is a like (--liked_above)"
-
-    # 3. Records: what a user rated before, and the item that follows
-    if "min_ratings" in settings:
-        examples = steps.shuffled_histories(
-            source.ratings, settings["history"], settings["min_ratings"], settings["shuffle_seed"]
-        )
-    else:
-        examples = steps.last_windows(source.ratings, settings["history"], settings["last"])
-    if settings["same_title"] != "published":
-        count = len(examples)
-        examples = steps.without_known_targets(examples, source.items)
-        if len(examples) < count:
-            source.counts["left out"]["rows whose target is in their history"] = count - len(examples)
-
-    # 4. Train, valid and test
-    splits = steps.split_examples(examples, settings["split"], settings["ratio"], settings["split_seed"])
-    if checked:
-        steps.check_labels(splits, settings["liked_above"])
-
-    # 5. Files
-    yield from steps.write_data_set(output, splits, source, settings | {"format": found.form.name})
-    yield f"written to {output}"
