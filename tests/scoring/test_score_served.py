@@ -4,11 +4,10 @@ The server (tests/support/served.py) answers in the form of vLLM 0.32 with real 
 
 1. Probabilities and AUC are those of evaluate.py on base and adapter; the weights of the folder are not read.
 2. Prompts go out as token ids in several requests, and answers that come back in another order are put right.
-3. Both answers are asked for by id; a server that does not know the field, or hands out logits, is an error.
-4. The key comes from the environment only, and is in no file; one that cannot be sent is refused first; keys and passwords
+3. The key comes from the environment only, and is in no file; one that cannot be sent is refused first; keys and passwords
    that a server echoes are in no message.
-5. Whatever is no list of models or no answer of vLLM's, one choice for each prompt, is one line, and never a number.
-6. Several served models, an unknown one, a server that is down or refuses, an incomplete folder: one line each.
+4. Whatever is no list of models or no answer of vLLM's with both answers' log-probabilities for each prompt, several served
+   models, an unknown one, a server that is down, an incomplete folder: one line each, and never a number.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.support.hostile import serving
-from tests.support.served import completions, like_vllm
+from tests.support.served import MODELS, completions, like_vllm
 from tlrec.cot.client import Service
 from tlrec.data.records import read_records
 from tlrec.evaluation.results import read_evaluation
@@ -108,47 +107,25 @@ def test_many_prompts_and_their_order(model):
     np.testing.assert_allclose(log_p, [[float(row[5]), float(row[630])] for row in rows], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "options, flags, message",
-    [
-        ({"knows_the_field": False}, [], "the server does not return the log-probability of token_id:"),
-        ({"mode": "raw_logits"}, [], "these are not log-probabilities; start vLLM without --logprobs-mode"),
-        ({"served": ("a", "b")}, [], "serves a, b; give --served_name"),
-        ({"served": ()}, [], "serves no model; give --served_name"),
-        ({}, ["--served_name", "x"], "404: The model `x` does not exist."),
-    ],
-    ids=["older vLLM", "logits", "several models", "no model", "unknown model"],
-)
-def test_servers_that_do_not_fit(model, score, tmp_path, options, flags, message):
-    with serving(like_vllm(model, **options)) as server:
-        assert_one_line(score(server.url, *flags, "--output_dir", tmp_path / "results"), server.url, message)
-    assert not (tmp_path / "results").exists()
-
-
-def test_mistakes_before_a_server_is_asked(model, score, client_folder, tmp_path, monkeypatch):
+def test_mistakes_before_a_server_is_asked(score, client_folder, tmp_path, monkeypatch):
     address = "error: OPENAI_BASE_URL is not set; for vLLM on this machine it is http://localhost:8000/v1\n"
     assert score("") == (2, "", address)
-    with serving(like_vllm(model)) as server:
-        for name in ("prompt_frame.json", "tokenizer.json"):
-            folder = shutil.copytree(client_folder, tmp_path / name)
-            (folder / name).unlink()
-            lacks = f"error: --model_folder {folder}: prompt_frame.json or tokenizer is missing there; export_model.py "
-            assert score(server.url, folder=folder) == (2, "", f"{lacks}writes them\n")
-        for key in ("sk-se\ncret", "sk-sécret"):
-            monkeypatch.setenv("OPENAI_API_KEY", key)
-            status, _, err = score(server.url)
-            assert status == 2 and err.startswith("error: OPENAI_API_KEY holds ") and "cret" not in err
-        assert server.requests == []
+    for name in ("prompt_frame.json", "tokenizer.json"):
+        folder = shutil.copytree(client_folder, tmp_path / name)
+        (folder / name).unlink()
+        lacks = f"error: --model_folder {folder}: prompt_frame.json or tokenizer is missing there; export_model.py "
+        assert score("http://127.0.0.1:9/v1", folder=folder) == (2, "", f"{lacks}writes them\n")
+    for key in ("sk-se\ncret", "sk-sécret"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        status, _, err = score("http://127.0.0.1:9/v1")
+        assert status == 2 and err.startswith("error: OPENAI_API_KEY holds ") and "cret" not in err
 
 
 @pytest.mark.slow
-def test_a_server_that_is_down(model, score):
-    with serving(like_vllm(model)) as server:
+def test_a_server_that_is_down(score):
+    with serving(None) as server:
         pass
     assert score(server.url) == (2, "", f"error: {server.url}: All connection attempts failed\n")
-
-
-MODELS = {"object": "list", "data": [{"id": "movie", "object": "model"}]}
 
 
 def choices(count=24, value=-2.0, **changes):
@@ -167,21 +144,29 @@ def choices(count=24, value=-2.0, **changes):
         (None, None, "answer"),
         (b"<html>", None, "answer"),
         ({"data": [{"id": 7}]}, None, "answer"),
+        ({"data": []}, None, "serves no model; give --served_name"),
+        ({"data": [{"id": "a"}, {"id": "b"}]}, None, "serves a, b; give --served_name"),
         (MODELS, lambda body: b"<html>", "the answer is not JSON"),
         (MODELS, choices(index=0), "does not answer with one choice for each of 24 prompts"),
-        (MODELS, choices(logprobs=None), "does not return the log-probability of token_id:"),
+        (MODELS, choices(logprobs=None), "does not return the log-probability of token_id:"),  # vLLM before 0.26
         (MODELS, choices(logprobs={"top_logprobs": [[1]]}), "does not answer in the form of vLLM"),
         (MODELS, choices(value=True), "is True, not a number"),
         (MODELS, choices(value=float("nan")), "is nan, not a number"),
+        (MODELS, choices(value=0.5), "these are not log-probabilities; start vLLM without --logprobs-mode"),
     ],
 )
-def test_odd_answers(score, tmp_path, models, answer, message):
+def test_odd_servers(score, tmp_path, models, answer, message):
     def reply(handler):
         handler.reply(models if handler.path == "/v1/models" else answer(json.loads(handler.body)))
 
     with serving(reply) as server:
         assert_one_line(score(server.url, "--output_dir", tmp_path / "results"), server.url, message)
     assert not (tmp_path / "results").exists()
+
+
+def test_an_unknown_model(model, score):
+    with serving(like_vllm(model)) as server:
+        assert_one_line(score(server.url, "--served_name", "x"), server.url, "404: The model `x` does not exist.")
 
 
 def test_keys_and_passwords_are_not_told(score, monkeypatch):

@@ -4,18 +4,19 @@ import json
 
 import torch
 
+MODELS = {"object": "list", "data": [{"id": "movie", "object": "model", "created": 0, "owned_by": "vllm"}]}
 
-def like_vllm(model, served=("movie",), knows_the_field=True, mode="raw_logprobs"):
-    """The `answer` of `tests.support.hostile.serving`. served: names of the model. knows_the_field: vLLM has
-    `logprob_token_ids` since 0.26; older ones ignore it. mode: what --logprobs-mode makes of the scores."""
+
+def like_vllm(model):
+    """The `answer` of `tests.support.hostile.serving`. Choices come last first: a client must look at their index."""
 
     def choice(prompt, body, index):
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([prompt])).logits[0, -1]
-        scores = logits if mode == "raw_logits" else logits.log_softmax(-1)
-        sampled = int(logits.argmax())
-        tokens = [sampled, *(body["logprob_token_ids"] if knows_the_field else [])]
-        found = {f"token_id:{token}": max(float(scores[token]), -9999.0) for token in tokens}
+            scores = model(input_ids=torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
+        sampled = int(scores.argmax())
+        found = {
+            f"token_id:{token}": max(float(scores[token]), -9999.0) for token in (sampled, *body["logprob_token_ids"])
+        }
         name = f"token_id:{sampled}"
         logprobs = {"text_offset": [0], "token_logprobs": [found[name]], "tokens": [name], "top_logprobs": [found]}
         nothing = dict.fromkeys(("stop_reason", "token_ids", "prompt_logprobs"))
@@ -23,11 +24,10 @@ def like_vllm(model, served=("movie",), knows_the_field=True, mode="raw_logprobs
 
     def answer(handler):
         if handler.path == "/v1/models":
-            data = [{"id": name, "object": "model", "created": 0, "owned_by": "vllm"} for name in served]
-            return handler.reply({"object": "list", "data": data})
+            return handler.reply(MODELS)
         assert handler.path == "/v1/completions"
         body = json.loads(handler.body)
-        if body["model"] not in served:
+        if body["model"] != "movie":
             return handler.reply({"error": {"message": f"The model `{body['model']}` does not exist."}}, 404)
         choices = [choice(prompt, body, index) for index, prompt in enumerate(body["prompt"])]
         facts = {"id": "cmpl-1", "object": "text_completion", "created": 0, "model": body["model"], "usage": None}
