@@ -144,6 +144,13 @@ def test_tables_that_are_no_parquet_or_have_holes(tmp_path):
     assert refused(tmp_path, "--raw", path, "--items", items).startswith(message)
 
 
+def test_lines_of_two_colons_are_counted_as_fields(tmp_path):
+    (tmp_path / "movies.dat").write_text("1::A\n")
+    (tmp_path / "ratings.dat").write_text("1::1::5::100\n1::2::5::100::7\n")
+    message = f"{tmp_path}/ratings.dat: line 2: expected 4 fields, found 5; mend or remove such lines"
+    assert refused(tmp_path, "--raw", tmp_path) == message
+
+
 # ---------------------------------------------------------------------------------------------------- 3. their content
 
 FILM = "expected user,rating,date or 'film:', found"

@@ -60,7 +60,7 @@ FORMS = (
     Form("amazon-2014", "*.json*", "meta_*.json*", JSON.format("reviewerID", "asin"), "item", "amazon read_2014"),
     Form("amazon-2018", "*.csv*", "meta_*.json*", r"\w{10},A\w+,[\d.]+,\d+$", "item", "amazon read_2018"),
     Form("amazon-2014", "*.csv*", "meta_*.json*", r"A\w+,\w{10},[\d.]+,\d+$", "item", "amazon read_2014"),
-    Form("recbole", "*.inter", "*.item", r"\S+:(token|float)", "item", "recbole read"),
+    Form("recbole", "*.inter", "*.item", r"\S+:(token|float)", "item", "table read_recbole"),
     Form("table", "*rating*|*interaction*|*review*", "*item*|*title*|*meta*|*product*", "", "item", "table read"),
 )
 NAMES = tuple(dict.fromkeys(form.name for form in FORMS))
@@ -88,7 +88,7 @@ class Found:
 def find(raw, items=None, name="auto"):
     """What a folder, or a file of ratings, holds: a Found. name: of a form, "auto" for any; items: a file, if not beside the
     ratings. Raises InputError if no form fits or the items are missing."""
-    from tlrec.data.sources.tables import first_line  # imports pandas; not at the top, so that --help is quick
+    from tlrec.data.sources.tables import top_line  # imports pandas; not at the top, so that --help is quick
 
     raw = Path(raw)
     if not raw.exists():
@@ -107,12 +107,12 @@ def find(raw, items=None, name="auto"):
                 continue
             if name == "auto" and form.name != "table" and not _named_so(form, ratings, items):
                 continue
-            line = first_line(ratings)
+            line = top_line(ratings)
             if re.match(form.first, line) or re.match(form.first, line.replace('"', "")):
                 return _with_items(form, ratings, items, names)
     if name != "auto":
         wanted = " or ".join(f"{form.ratings} with {form.items}" for form in forms)
-        found = f"begins with {first_line(raw)[:60]!r}" if within else f"holds {', '.join(names[:5]) or 'nothing'}"
+        found = f"begins with {top_line(raw)[:60]!r}" if within else f"holds {', '.join(names[:5]) or 'nothing'}"
         raise InputError(f"{raw}: {found}, not what --format {name} has: {wanted}")
     raise InputError(
         f"{raw}: holds {', '.join(names[:5]) or 'no files'}{', ...' if len(names) > 5 else ''}, no known format "

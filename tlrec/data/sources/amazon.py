@@ -6,7 +6,7 @@ The metadata of 2014 is no JSON: its lines are Python's own notation, in single 
 
 import ast
 
-from tlrec.data.sources.tables import first_line, is_json, read_delimited, read_objects
+from tlrec.data.sources.tables import is_json, read_delimited, read_objects, top_line
 from tlrec.errors import InputError
 from tlrec.files import opened
 
@@ -36,7 +36,7 @@ def _read(ratings, items, review, product, order=None):
     else:
         reviews = read_delimited(ratings, dict.fromkeys(order) if order else review, header=order is None)
     rated = set(reviews["item"].cat.categories)
-    literal = first_line(items).lstrip().startswith("{'")
+    literal = top_line(items).lstrip().startswith("{'")
     return reviews, read_objects(items, product, ("item", rated), _literals(items) if literal else None)
 
 

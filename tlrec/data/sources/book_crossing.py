@@ -8,7 +8,7 @@ import io
 
 import pandas as pd
 
-from tlrec.data.sources.tables import first_line, leave_out, read_text
+from tlrec.data.sources.tables import leave_out, read_text, top_line
 from tlrec.errors import InputError
 
 RATINGS = {"User-ID": "user", "ISBN": "item", "Book-Rating": "rating"}
@@ -48,7 +48,7 @@ def _read(path, columns, skipped):
     A line such as `"04";"A \\"Title\\"; more";"An Author"` has a field too many; in a few lines one is lost.
     Python's csv module splits lines as pandas did for the published files, and knows their numbers.
     """
-    separator = ";" if ";" in first_line(path) else ","
+    separator = ";" if ";" in top_line(path) else ","
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=separator)
     header, rows, malformed, line = next(reader), {}, 0, 2
     for column in columns:

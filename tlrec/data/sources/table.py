@@ -1,8 +1,9 @@
-"""A table of your own: CSV with any separator, JSON lines or Parquet; ratings, and titles in a second file or beside them."""
+"""Tables whose columns are found by their names: a table of your own (CSV with any separator, JSON lines or Parquet; ratings,
+and titles in a second file or beside them), and RecBole's atomic files."""
 
 import re
 
-from tlrec.data.sources.tables import columns_of, read_columns
+from tlrec.data.sources.tables import columns_of, read_columns, read_delimited
 from tlrec.errors import InputError
 
 # {name here: (whether it must be there, names in the wild without signs and capitals, the most telling first)}
@@ -46,6 +47,17 @@ def read(ratings, items, options, counts):
     titles, its_separator = columns_of(items)
     columns_of_items = choose_columns(titles, ITEMS, given, items)
     return read_columns(ratings, columns, separator), read_columns(items, columns_of_items, its_separator)
+
+
+def read_recbole(ratings, items, options, counts):
+    """`*.inter` and `*.item`: separated by tabs, with typed headers such as `user_id:token`, and without quoting."""
+    frames = []
+    for path, wanted in ((ratings, RATINGS), (items, ITEMS)):
+        typed = {name.partition(":")[0]: name for name in columns_of(path)[0]}
+        columns = choose_columns(list(typed), wanted, {}, path)
+        columns = {name: typed[column] for name, column in columns.items()}
+        frames.append(read_delimited(path, columns, "\t", quotes=False))
+    return frames
 
 
 def has_titles(path):

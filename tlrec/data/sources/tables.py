@@ -22,14 +22,15 @@ from tlrec.files import opened, read_bytes
 
 CATEGORIES = ("user", "item", "rating")
 MEND = "; mend or remove such lines"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how a file in UTF-16 begins
 _SEPARATORS = ",\t;|"
 
 
-def first_line(path):
+def top_line(path):
     """The first line of a file as text, without BOM and line break."""
     with opened(path) as file:
         start = file.read(1 << 16)
-    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    encoding = "utf-16" if start[:2] in UTF16 else "utf-8"
     return start.decode(encoding, errors="replace").lstrip("\ufeff").split("\n")[0].rstrip("\r")
 
 
@@ -43,7 +44,7 @@ def read_text(path):
 
 
 def is_json(path):
-    return first_line(path).lstrip().startswith(("{", "["))
+    return top_line(path).lstrip().startswith(("{", "["))
 
 
 def columns_of(path):
@@ -60,7 +61,7 @@ def columns_of(path):
         if not isinstance(row, dict):
             raise InputError(f"{path}: expected JSON objects, one for each row")
         return list(row), None
-    line = first_line(path)
+    line = top_line(path)
     if not line.strip():
         raise InputError(f"{path}: line 1 is empty")
     separator = max(_SEPARATORS, key=line.count)
@@ -106,15 +107,15 @@ def _categories(table):
     return table
 
 
-def read_delimited(path, columns, separator=",", header=True, encoding="utf-8", quotes=True, skipped=None):
+def read_delimited(path, columns, separator=",", header=True, latin=False, quotes=True, skipped=None):
     """A delimited file as a DataFrame of text; empty lines are left out.
 
     columns: {name: name in the header}; without a header, the names of the first fields, in order. The separator "::" is
-    allowed. encoding: "utf-8", or "latin-1" for what turns out to be no UTF-8. Empty fields at the end of a line are dropped
-    if the header has none. Other lines of another length are counted in `skipped`, or, without it, are an InputError; so are
-    a missing column, another encoding, a quote that is never closed, and a file without rows.
+    allowed. latin: what turns out to be no UTF-8 is Latin-1. Empty fields at the end of a line are dropped if the header has
+    none. Other lines of another length are counted in `skipped`, or, without it, are an InputError; so are a missing column,
+    another encoding, a quote that is never closed, and a file without rows.
     """
-    found = _fields_of(first_line(path), separator, quotes)
+    found = _fields_of(top_line(path), separator, quotes)
     if not any(found):
         raise InputError(f"{path}: line 1 is empty")
     if missing := [column for column in columns.values() if header and column not in found]:
@@ -125,9 +126,25 @@ def read_delimited(path, columns, separator=",", header=True, encoding="utf-8", 
             f"{path}: line 1: expected {', '.join(columns)} and {separator!r} between them, found {len(found)} field(s)"
         )
     places = {name: found.index(columns[name]) if header else place for place, name in enumerate(columns)}
-    table, odd = read_lines(path, len(found), places, separator, header, encoding, quotes)
-    if odd or skipped is not None:
-        table = _repaired(table, odd, path, len(found), places, separator, quotes, skipped)
+    table, odd = read_lines(path, len(found), places, separator, header, latin, quotes)
+    mended, malformed = {}, 0
+    for line, text in sorted(odd.items()):
+        fields = _fields_of(text, separator, quotes)
+        if len(fields) > len(found) and not any(fields[len(found) :]):
+            mended[line] = [fields[place] for place in places.values()]
+        elif any(fields):
+            malformed += 1
+            if skipped is None:
+                unclosed = quotes and text.count('"') % 2
+                what = f"expected {len(found)} fields, found {len(fields)}"
+                raise InputError(
+                    f"{path}: line {line}: {'a quote is opened and never closed' if unclosed else what}{MEND}"
+                )
+    if skipped is not None:
+        skipped[f"malformed lines of {Path(path).name}"] = malformed
+    if mended:
+        more = pd.DataFrame(mended.values(), columns=list(places), index=list(mended), dtype="str")
+        table = _categories(pd.concat([table.astype("str"), more]).sort_index())
     empty = (table == "").all(axis=1)
     table = table[~empty] if empty.any() else table
     if table.empty:
@@ -135,36 +152,20 @@ def read_delimited(path, columns, separator=",", header=True, encoding="utf-8", 
     return table
 
 
-def read_lines(path, width, places, separator=",", header=False, encoding="utf-8", quotes=False):
+def read_lines(path, width, places, separator=",", header=False, latin=False, quotes=False):
     """(DataFrame of the fields at `places`, {name: place}, of the lines with `width` fields; {line: text} of all others).
     For the other arguments see `read_delimited`."""
-    odd = {}
-    try:
-        table = _parse(path, width, places, odd, separator, header, "utf-8-sig", quotes)
-    except UnicodeError:
-        if encoding == "utf-8":
-            raise InputError(_not_utf8(path)) from None
-        odd.clear()
-        table = _parse(path, width, places, odd, separator, header, encoding, quotes)
-    table.index = np.setdiff1d(np.arange(len(table) + len(odd)) + 1 + header, list(odd), assume_unique=True)
-    return table, odd
-
-
-def _parse(path, width, places, odd, separator, header, encoding, quotes):
-    """The table of `read_lines`; all other lines go to `odd`. Raises UnicodeError, which pyarrow does for any encoding but
-    "utf-8", whose errors it finds late, and then not always as an exception."""
-    wanted = {str(place): name for name, place in places.items()}
+    odd, wanted = {}, {str(place): name for name, place in places.items()}
     types = {False: pa.string(), True: pa.dictionary(pa.int32(), pa.string())}
+    mark = separator if len(separator) == 1 else "\x1f"
 
     def invalid(row):
-        odd[row.number] = row.text
+        odd[row.number] = row.text.replace(mark, separator)
         return "skip"
 
     with opened(path) as file:
-        if len(separator) > 1:
-            file, separator = io.BytesIO(file.read().replace(separator.encode(), b"\x1f")), "\x1f"
-        elif file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            encoding = "utf-16"
+        if latin:
+            file = io.BufferedReader(io.BytesIO(read_text(path).replace(separator, mark).encode()))
         try:
             table = pa.csv.read_csv(
                 file,
@@ -172,10 +173,11 @@ def _parse(path, width, places, odd, separator, header, encoding, quotes):
                     column_names=list(map(str, range(width))),
                     skip_rows=int(header),
                     use_threads=False,
-                    encoding=encoding,
+                    # pyarrow finds errors in "utf-8" late, and then not always as an exception
+                    encoding="utf-16" if file.peek(2)[:2] in UTF16 else "utf-8-sig",
                 ),
                 pa.csv.ParseOptions(
-                    delimiter=separator,
+                    delimiter=mark,
                     quote_char='"' if quotes else False,
                     newlines_in_values=quotes,
                     ignore_empty_lines=False,
@@ -186,34 +188,15 @@ def _parse(path, width, places, odd, separator, header, encoding, quotes):
                     include_columns=list(wanted),
                 ),
             )
+        except UnicodeError:
+            raise InputError(_not_utf8(path)) from None
         except pa.ArrowInvalid as error:
             if "Could not skip initial" in str(error):
                 raise InputError(f"{path}: a header, but no rows") from None
             raise InputError(f"{path}: cannot be read as a table: {str(error).splitlines()[0]}") from None
-    return table.unify_dictionaries().rename_columns(list(wanted.values())).to_pandas()
-
-
-def _repaired(table, odd, path, width, places, separator, quotes, skipped):
-    """The table with those of the `odd` lines that only have empty fields too many; the others are counted or refused."""
-    kept, malformed = {}, 0
-    for line, text in sorted(odd.items()):
-        fields = _fields_of(text, separator, quotes)
-        if len(fields) > width and not any(fields[width:]):
-            kept[line] = [fields[place] for place in places.values()]
-        elif any(fields):
-            malformed += 1
-            if skipped is None:
-                closed = not quotes or text.count('"') % 2 == 0
-                what = (
-                    f"expected {width} fields, found {len(fields)}" if closed else "a quote is opened and never closed"
-                )
-                raise InputError(f"{path}: line {line}: {what}{MEND}")
-    if skipped is not None:
-        skipped[f"malformed lines of {Path(path).name}"] = malformed
-    if not kept:
-        return table
-    more = pd.DataFrame(kept.values(), columns=list(places), index=list(kept), dtype="str")
-    return _categories(pd.concat([table.astype("str"), more]).sort_index())
+    table = table.unify_dictionaries().rename_columns(list(wanted.values())).to_pandas()
+    table.index = np.setdiff1d(np.arange(len(table) + len(odd)) + 1 + header, list(odd), assume_unique=True)
+    return table, odd
 
 
 def _not_utf8(path):
