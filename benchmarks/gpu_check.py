@@ -190,7 +190,7 @@ def nearly_tied(records, p_yes, rounding):
 def one_auc(box):
     """evaluate.py gives each adapter the AUC that its tuning saw."""
     said = []
-    for name in ("auto", "dtype-float16", "quantization-8bit", "quantization-4bit"):
+    for name in filter(box.tuned.__contains__, ROUNDING):
         then = best(read(box.tuned[name] / "run.json")["results"])["eval_auc"]
         metrics, p_yes = box.evaluate(f"{name}-scored", box.tuned[name])
         now, tied = metrics["auc"], nearly_tied(read(box.movie / "valid.json"), p_yes, ROUNDING[name])

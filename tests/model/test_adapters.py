@@ -1,7 +1,7 @@
 """An adapter is more than A and B: whatever its configuration says, it is the function that plain PEFT makes of it on a
 freshly loaded base, in every way of use, or it is refused in one line that names the field.
 
-1. Scored alone, scored after another adapter, ranked with and read by the probe: log-probabilities within rounding.
+1. Scored alone, scored after another adapter, and ranked with: log-probabilities within rounding.
 2. Started from: validation during tuning sees that function, each run of a sweep begins with it, and what is saved is
    that function again under plain PEFT.
 3. Exported: the folder is that function.
@@ -27,7 +27,6 @@ from tlrec.model import adapters, base_models, folders
 from tlrec.model.prompts import load_frame
 from tlrec.model.tokenization import RecordTokenizer
 from tlrec.scoring.candidates import score_candidates
-from tlrec.scoring.completions import score_completions
 from tlrec.scoring.loaded import LoadedModel
 from tlrec.scoring.records import score_records
 
@@ -71,16 +70,8 @@ CARRIED_OUT = {
     "Conv1D, tied embedding": ("gpt2", {"target_modules": ["c_attn", "wte"], "fan_in_fan_out": True}),
 }
 REFUSED = {
-    "init_lora_weights": ("mica", "corda", "loftq", "lora_ga", "pissa_niter_4"),
+    "init_lora_weights": ("mica", "pissa_niter_4"),
     "alora_invocation_tokens": ([5],),
-    "layer_replication": ([[0, 2], [1, 2]],),
-    "megatron_config": ({"tensor_model_parallel_size": 1},),
-    "use_qalora": (True,),
-    "velora_config": ({"num_groups": 2},),
-    "monteclora_config": ({"num_samples": 2},),
-    "use_bdlora": ({"nblocks": 2},),
-    "arrow_config": ({"top_k": 1},),
-    "kasa_config": ({"rank": 2},),
     "loftq_config": ({"loftq_bits": 4},),
     "task_type": ("SEQ_CLS",),
     "peft_type": ("IA3",),
@@ -88,10 +79,10 @@ REFUSED = {
     "enable_lora": ([True, False],),  # of 2023
 }
 NOT_TUNED = ("head kept", "tied head kept", "tied tokens", "tied head", "tied together")
-SWEPT = ("rsLoRA", "PiSSA", "OLoRA", "all biases", "norm", "tied embedding", "tokens", "one layer", "a parameter")
-EXPORTED = ("DoRA", "PiSSA", "biases of LoRA's layers", "bias of B", "tied head kept", "tied tokens", "Conv1D, PiSSA")
+SWEPT = ("PiSSA", "all biases", "norm", "tied embedding", "tokens", "a parameter")
+EXPORTED = ("DoRA", "biases of LoRA's layers", "bias of B", "tied head kept", "tied tokens", "Conv1D, PiSSA")
 NOT_MERGED = {
-    "target_modules": ("tied embedding", "tied head", "tied together", "Conv1D, tied embedding"),
+    "target_modules": ("tied head", "Conv1D, tied embedding"),
     "lora_bias": ("bias of B, none below",),
 }
 
@@ -168,16 +159,6 @@ def test_scored_after_another(name, made, setups, records):
     requests = [(record, [parse_input(record["input"]).target]) for record in records["test"]]
     ranked = [log_p(found)[0] for found in score_candidates(model, setup.tokenizer, requests, frame)]
     assert np.array(ranked) == pytest.approx(expected, **FLOAT32)
-
-
-@pytest.mark.parametrize("name", ["plain", "PiSSA", "tied embedding", "all biases"])
-def test_the_probe_reads_the_same_function(name, made, setups):
-    base, folder = made(name)
-    setup = setups[str(base)]
-    ((found, _),) = score_completions(setup.attach(folder), setup.tokenizer, [("The film ", ("Yes", "No"))])
-    fresh = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), folder)
-    ((expected, _),) = score_completions(fresh, setup.tokenizer, [("The film ", ("Yes", "No"))])
-    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_base_alone_after_all_of_them(made, setups, records, bases):

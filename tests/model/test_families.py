@@ -20,10 +20,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from tests.support.models import (
     CHATML,
@@ -304,13 +301,6 @@ def test_only_one_answer_grows_together_with_the_frame(merges):
     message = "'Yes.' and 'No.' begin with the same token after the frame 'alpaca', or only one of them merges with it"
     with pytest.raises(InputError, match=f"{message}.*; use another --prompt_frame or model"):
         RecordTokenizer(merging(*merges), ALPACA, 512)
-
-
-def test_answers_that_are_unknown_words():
-    tokenizer = Tokenizer(WordLevel({"<unk>": 0, ".": 1, ":": 2}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    with pytest.raises(InputError, match="begin with the same token"):
-        RecordTokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>"), ALPACA, 512)
 
 
 def test_a_bare_tokenizer_model_of_mistral(tmp_path, pieces):
