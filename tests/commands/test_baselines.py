@@ -152,6 +152,7 @@ def test_a_planted_rule_is_learned(network, epochs):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.slow
 def test_the_best_state_is_kept_and_patience_counts_epochs(network, monkeypatch):
     (shots, labels), (valid, valid_labels) = make_taste(2700, 1), make_taste(60, 2)  # several validations in an epoch
     epochs = []

@@ -121,6 +121,7 @@ serve(load)
 """
 
 
+@pytest.mark.slow
 def test_worker(tmp_path, monkeypatch):
     (tmp_path / "echo_peer_worker.py").write_text(PEER_SCRIPT.format(workers=str(peers.WORKERS)))
     monkeypatch.setattr(peers, "WORKERS", tmp_path)

@@ -18,8 +18,8 @@ import torch
 
 from tests.support.mistakes import assert_mistakes
 from tests.support.synthetic import preference, write_catalogue
-from tlrec.baselines import counting
-from tlrec.data.preferences import Item, build_record, parse_input, with_targets
+from tlrec.data.catalogue import read_catalogue
+from tlrec.data.preferences import Item, build_record, parse_input, read_checked, with_targets
 from tlrec.data.records import RecordSet, labels_of, read_records, write_records
 from tlrec.errors import InputError
 from tlrec.evaluation.candidates import RankingSet
@@ -32,16 +32,12 @@ from tlrec.scoring import loaded
 from tlrec.scoring.records import score_records
 
 
-def titles_of(*paths):
-    preferences = [parse_input(record["input"]) for path in paths for record in read_records(path)]
-    return list(dict.fromkeys(item.title for p in preferences for item in (*p.history, p.target)))
-
-
 @pytest.fixture(scope="module")
 def movie(tiny_workspace, tmp_path_factory):
     """The movie data of the tiny workspace with the catalogue of its items, and two that nobody has rated."""
     folder = shutil.copytree(tiny_workspace / "rec_data" / "movie", tmp_path_factory.mktemp("data") / "movie")
-    titles = titles_of(*(folder / f"{name}.json" for name in ("train", "valid", "test")))
+    files = [read_checked(folder / f"{name}.json")[1] for name in ("train", "valid", "test")]
+    titles = dict.fromkeys(item.title for one in sum(files, []) for item in (*one.history, one.target))
     write_catalogue(folder / "item_mapping.csv", [*titles, 'No, "Never" (2100)', "Yes (2101)"])
     return folder
 
@@ -179,13 +175,12 @@ def test_what_a_user_has_rated_before(tmp_path):
                 assert left == [film for film in range(60) if not begin <= film < target]
 
 
-@pytest.mark.parametrize("again", [4, 25])
-def test_two_ids_with_one_title(tmp_path, again):
+def test_two_ids_with_one_title(tmp_path):
     """Film 3 is rated a second time, under another id: rows behind that are not taken for rows before it."""
     letters = names(26)
-    letters[again] = letters[3]
+    letters[25] = letters[3]
     test = windows(letters, "110" * 8 + "11", 6)
-    order = np.random.default_rng(again).permutation(len(test))
+    order = np.random.default_rng(0).permutation(len(test))
     write_records(tmp_path / "test.json", [test[place] for place in order])
     catalogue = write_catalogue(tmp_path / "item_mapping.csv", [*dict.fromkeys(letters), "Other"])
     ranking = RankingSet(EvaluationSet(tmp_path / "test.json"), catalogue)
@@ -327,38 +322,35 @@ def test_files_that_do_not_belong_together(ranked, tmp_path):
 # -------------------------------------------------------------------------------------------------------- the baselines
 
 
-SPLITS = {"train": "train", "val": "valid", "test": "test"}
-
-
-@pytest.fixture
-def baselines(run_script, movie, tmp_path):
-    """What tlrec.baselines prints of all methods on all rows, into tmp_path."""
-    data = [f"--{flag}_data_path={movie / name}.json" for flag, name in SPLITS.items()]
-    flags = [*data, "--output_dir", tmp_path, "--seed", 0, "--sample", -1, "--num_epochs", 2]
-    return lambda *more: run_script("tlrec/baselines/__main__.py", *flags, *more)[1]
-
-
 @pytest.mark.slow
-def test_baselines_rank_the_same_candidates(ranked, movie, tmp_path, baselines, ranking_set):
+def test_baselines_rank_the_same_candidates(run_script, ranked, movie, tmp_path):
     ours, our_lines = read_ranking(ranked[0])
-    baselines()  # without ranks
+    flags = [
+        "--seed",
+        0,
+        "--sample",
+        -1,
+        "--num_epochs",
+        2,
+        "--method",
+        "popularity",
+        "sasrec",
+        "--output_dir",
+        tmp_path,
+    ]
+    for flag, name in (("--train", "train"), ("--val", "valid"), ("--test", "test")):
+        flags += [f"{flag}_data_path", movie / f"{name}.json"]
+    run_script("tlrec/baselines/__main__.py", *flags)  # without ranks
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/metrics.json")}
-    baselines("--rank", "full")
-    assert len(before) == 5 and all(path.stat().st_mtime_ns == time for path, time in before.items())
-    rows = ranking_set("full")
-    for method in ("popularity", "item-knn", "sasrec", "gru4rec", "caser"):
+    run_script("tlrec/baselines/__main__.py", *flags, "--rank", "full")
+    assert len(before) == 2 and all(path.stat().st_mtime_ns == time for path, time in before.items())
+    for method in ("popularity", "sasrec"):
         ranking, lines = read_ranking(tmp_path / method / "0_-1")
-        assert ranking["candidates_sha256"] == ours["candidates_sha256"] == rows.digest
+        assert ranking["candidates_sha256"] == ours["candidates_sha256"]
         assert [line["floors"] for line in lines] == [line["floors"] for line in our_lines]
         assert (ranking["run"]["stage"], ranking["run"]["shots"]) == ("baseline", -1)
-    train = read_records(movie / "train.json")
-    preferences, labels = [parse_input(record["input"]) for record in train], labels_of(train)
-    learned = counting.Popularity(counting.ratings_of(preferences, labels))
-    for row, line in zip(rows.rows, read_ranking(tmp_path / "popularity" / "0_-1")[1], strict=True):
-        record, items = rows.request(row)
-        found = learned.of_targets([parse_input(r["input"]) for r in with_targets(record, items)])
-        assert (line["better"], line["tied"]) == standing(found, rows.candidates(row)[1])
-    assert baselines("--rank", "full").count("complete already: ") == 5
+    out = run_script("tlrec/baselines/__main__.py", *flags, "--rank", "full")[1]
+    assert out.count("complete already: ") == 2
 
 
 # ------------------------------------------------------------------------------------------------------------- mistakes
@@ -369,9 +361,8 @@ def test_what_cannot_be_ranked_is_counted(tmp_path):
     write_records(tmp_path / "test.json", records)
     test = EvaluationSet(tmp_path / "test.json")
     liked = int(labels_of(records).sum())
-    ranking = RankingSet(
-        test, write_catalogue(tmp_path / "a.csv", [n for n in names(14) if n not in ("Film 0", "Film 6")])
-    )
+    films = [film for film in names(14) if film not in ("Film 0", "Film 6")]
+    ranking = RankingSet(test, write_catalogue(tmp_path / "a.csv", films))
     assert (ranking.unknown_targets, len(ranking.rows)) == (1, liked - 1)  # 6 is a target, 0 in histories only
     assert f"1 of {liked} liked rows are left out: their target is not in the catalogue" in ranking.said()
     assert f"2 titles of the histories are not in {tmp_path / 'a.csv'}" in ranking.said()
@@ -389,33 +380,30 @@ def test_what_cannot_be_ranked_is_counted(tmp_path):
 
 def test_mistakes_are_one_line_before_torch_is_imported(tiny_llama, movie, tmp_path):
     write_catalogue(tmp_path / "one.csv", ["A"])
-    write_catalogue(tmp_path / "other.csv", ["A", "B", "C"])
+    write_catalogue(tmp_path / "other.csv", "ABC")
     free = [{"instruction": "i", "input": f"in {k}", "output": "Yes." if k else "No."} for k in range(2)]
     write_records(tmp_path / "free.json", free)
-    write_records(tmp_path / "test.json", read_records(movie / "test.json"))
-    items, elsewhere = f"{movie}/item_mapping.csv", ["--test_data_path", f"{tmp_path}/test.json"]
-    size = len(titles_of(*(movie / f"{name}.json" for name in SPLITS.values()))) + 2
-    liked = int(labels_of(read_records(movie / "test.json")).sum())
-    free = ["--test_data_path", f"{tmp_path}/free.json"]
-    full = ["--rank", "full"]
+    records, items = read_records(movie / "test.json"), f"{movie}/item_mapping.csv"
+    write_records(tmp_path / "test.json", records)
+    size, liked = len(read_catalogue(items).items), labels_of(records).sum()
+    full, free = "--rank full --items ", f"--test_data_path {tmp_path}/free.json "
+    no_catalogue = f"{tmp_path}/item_mapping.csv: no catalogue beside {tmp_path}/test.json; give --items FILE"
+    nothing = f"no liked row of {movie}/test.json can be ranked: in {liked} the target is not in the catalogue"
     unparsed = f"{tmp_path}/free.json: row 1: 'input' does not parse: "
     cases = [
-        (["--rank", "some"], "--rank some: give full, or how many items to sample, 1 or more"),
-        (["--rank", str(size)], f"--rank {size}: {items} has {size} items; give fewer, or full"),
-        (["--items", items], "--items needs --rank"),
-        ([*full, "--max_rank_rows", "0"], "--max_rank_rows 0: give 1 or more"),
-        ([*full, "--rank_seed", "-1"], "--rank_seed -1: give 0 or more"),
-        ([*full, "--items", f"{tmp_path}/x.csv"], f"{tmp_path}/x.csv: no such file"),
-        ([*full, "--items", f"{tmp_path}/one.csv"], f"{tmp_path}/one.csv: has only one item, so"),
-        (
-            [*full, "--items", f"{tmp_path}/other.csv"],
-            f"{tmp_path}/other.csv: no liked row of {movie}/test.json can be ranked: in {liked} the target is not in the",
-        ),
-        ([*full, *elsewhere], f"{tmp_path}/item_mapping.csv: no catalogue beside {tmp_path}/test.json; give --items"),
-        ([*full, *free, "--items", items], unparsed),
-        (["--orders", "0"], "--orders 0: give 1 or more"),
-        ([*full, "--orders", "2"], "--orders 2: give 1 or more, and 1 with --rank"),
-        ([*free, "--orders", "2"], unparsed),
+        ("--rank some", "--rank some: give full, or how many items to sample, 1 or more"),
+        (f"--rank {size}", f"--rank {size}: {items} has {size} items; give fewer, or full"),
+        (f"--items {items}", "--items needs --rank"),
+        ("--rank full --max_rank_rows 0", "--max_rank_rows 0: give 1 or more"),
+        ("--rank full --rank_seed -1", "--rank_seed -1: give 0 or more"),
+        (f"{full}{tmp_path}/x.csv", f"{tmp_path}/x.csv: no such file"),
+        (f"{full}{tmp_path}/one.csv", f"{tmp_path}/one.csv: has only one item, so"),
+        (f"{full}{tmp_path}/other.csv", f"{tmp_path}/other.csv: {nothing}"),
+        (f"--rank full --test_data_path {tmp_path}/test.json", no_catalogue),
+        (f"{free}{full}{items}", unparsed),
+        ("--orders 0", "--orders 0: give 1 or more"),
+        ("--rank full --orders 2", "--orders 2: give 1 or more, and 1 with --rank"),
+        (f"{free}--orders 2", unparsed),
     ]
     given = ["--base_model", tiny_llama, "--test_data_path", f"{movie}/test.json"]
-    assert_mistakes("evaluate.py", [([*given, *flags], message) for flags, message in cases])
+    assert_mistakes("evaluate.py", [([*given, *flags.split()], message) for flags, message in cases])
