@@ -5,7 +5,7 @@
 2. All other names, as long as they hold no line break and no white space but single spaces between words: the text is
    refused, or it is written again with all its words. Only what counts as a mark between items may change: spaces around
    `written by`, the mark itself where no author follows, and the second pair of quotes around the target.
-3. Any text at all is parsed, or refused by a ValueError of one line.
+3. Any text at all, and any damaged one, is parsed, or refused by a ValueError of one line.
 
 Items are all films or all books: the format cannot tell a film in a list of books from a book's long list of authors.
 """
@@ -76,15 +76,16 @@ def test_any_names_are_refused_or_written_again_with_all_words(preference, quote
         assert bare(text) in (bare(build_input(again)), bare(build_input(again, quoted_target=True)))
 
 
-@given(st.one_of(st.text(), st.lists(st.sampled_from(FRAME + MARKS + WORDS), max_size=25).map("".join)))
+damaged = st.builds(
+    lambda text, place, new: text[: place % len(text)] + new + text[place % len(text) + 1 :],
+    preferences.map(build_input),
+    st.integers(0),
+    st.sampled_from(["", "\n", "\x00", "?", '"', "\u2028", " written by "]),
+)
+
+
+@given(st.one_of(st.text(), st.lists(st.sampled_from(FRAME + MARKS + WORDS), max_size=25).map("".join), damaged))
 def test_any_text_is_parsed_or_refused_in_one_line(text):
     if preference := parsed(text):
         parsed(build_input(preference))
         ambiguous_names(preference)
-
-
-@given(preferences, st.integers(0), st.sampled_from(["", "\n", "\x00", "?", '"', "\u2028", " written by "]))
-def test_damaged_text_is_parsed_or_refused_in_one_line(preference, place, damage):
-    text = build_input(preference)
-    place %= len(text)
-    parsed(text[:place] + damage + text[place + 1 :])

@@ -74,6 +74,7 @@ def check(source, rows):
             parse_input(record["input"])
 
 
+RATED = ["user", "item", "rating", "timestamp"]
 own_ratings = st.lists(
     st.tuples(st.sampled_from("uvw"), st.sampled_from("abc"), st.integers(1, 5), st.integers(0, 10**9)),
     min_size=1,
@@ -82,22 +83,20 @@ own_ratings = st.lists(
 )
 
 
-@given(
-    own_ratings, st.lists(names, min_size=3, max_size=3), st.one_of(st.none(), st.lists(names, min_size=3, max_size=3))
-)
-def test_own_tables(folder, ratings, titles, creators):
-    header = ["item", "title", *(["creator"] if creators else [])]
-    items = [[*row] for row in zip("abc", titles, *([creators] if creators else []), strict=True)]
+@given(own_ratings, st.lists(st.tuples(names, names), min_size=3, max_size=3))
+def test_own_tables(folder, ratings, items):
+    tables = {
+        "ratings": [RATED, *ratings],
+        "items": [["item", "title", "creator"], *((n, *row) for n, row in zip("abc", items))],
+    }
     found = []
     for ending in ("csv", "parquet"):
-        paths = [folder / f"ratings.{ending}", folder / f"items.{ending}"]
-        tables = [(["user", "item", "rating", "timestamp"], ratings), (header, items)]
-        for path, (names_of, rows) in zip(paths, tables, strict=True):
-            if ending == "csv":
-                write_csv(path, [names_of, *rows])
-            else:
-                pd.DataFrame([list(map(str, row)) for row in rows], columns=names_of).to_parquet(path)
-        source, message = said(folder, lambda: read_own_ratings(*paths))
+        paths = [folder / f"{name}.{ending}" for name in tables]
+        for path, (header, *lines) in zip(paths, tables.values()):
+            write_csv(path, [header, *lines])
+            if ending == "parquet":
+                pd.DataFrame(lines, columns=header).astype(str).to_parquet(path)
+        source, _ = said(folder, lambda: read_own_ratings(*paths))
         if source:
             check(source, len(ratings))
             rated = source.ratings[["user", "item", "rating"]].itertuples(index=False, name=None)
@@ -108,7 +107,7 @@ def test_own_tables(folder, ratings, titles, creators):
 
 @given(st.lists(st.lists(cells, min_size=1, max_size=5), max_size=6), st.lists(st.lists(cells, max_size=4), max_size=6))
 def test_any_cells(folder, ratings, items):
-    write_csv(folder / "r.csv", [["user", "item", "rating", "timestamp"], *ratings])
+    write_csv(folder / "r.csv", [RATED, *ratings])
     write_csv(folder / "i.csv", [["item", "title", "creator", "kind"], *items])
     source, _ = said(folder, lambda: read_own_ratings(folder / "r.csv", folder / "i.csv"))
     if source:

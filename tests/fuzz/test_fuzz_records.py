@@ -78,10 +78,3 @@ def test_any_damage(path, rows, damage, block):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(records_module, "BLOCK", block)
         read_all_ways(path)
-
-
-@given(st.integers(1, 200_000), st.sampled_from(["[", '{"a":', '[{"input":[']))
-def test_any_depth(path, depth, opening):
-    path.write_text("[" + opening * depth)
-    _, message = said(path, lambda: read_records(path))
-    assert message

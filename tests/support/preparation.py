@@ -52,17 +52,13 @@ def wording(likes, dislikes, target, kind="movie"):
 
 # ------------------------------------------------------------------------------------------------- {form: its raw files}
 
+BX_RATINGS = (
+    "8 01 6,8 02 5,8 03 0,9 04 9,9 05 9,8 06 10,9 99 7,8 07 1,7 01 9,7 02 9,7 03 2,6 07 8,6 06 8,6 03 8,7 06 8,6 01 8"
+)
 RAW = {
     "movielens": {
-        "u.data": """7\t1\t3\t100
-5\t2\t4\t300
-7\t2\t1\t99
-7\t3\t2\t100
-5\t1\t2\t200
-7\t4\t4\t999
-5\t4\t5\t300
-5\t3\t3\t400
-""",
+        "u.data": "7\t1\t3\t100\n5\t2\t4\t300\n7\t2\t1\t99\n7\t3\t2\t100\n"
+        "5\t1\t2\t200\n7\t4\t4\t999\n5\t4\t5\t300\n5\t3\t3\t400\n",
         "u.item": """1|Toy Story (1995)|01-Jan-1995||http://x|0
 2|Amélie (2001)|||http://x|0
 3|No "Quotes", Please (1999)|||http://x|1
@@ -74,24 +70,8 @@ RAW = {
         "movie_titles.csv": "1,2003,Dinosaur Planet\n2,NULL,Isle of Man, TT\n",
     },
     "book-crossing": {
-        "BX-Book-Ratings.csv": """"User-ID";"ISBN";"Book-Rating"
-"8";"01";"6"
-"8";"02";"5"
-"8";"03";"0"
-"9";"04";"9"
-"9";"05";"9"
-"8";"06";"10"
-"9";"99";"7"
-"8";"07";"1"
-"7";"01";"9"
-"7";"02";"9"
-"7";"03";"2"
-"6";"07";"8"
-"6";"06";"8"
-"6";"03";"8"
-"7";"06";"8"
-"6";"01";"8"
-""",
+        "BX-Book-Ratings.csv": '"User-ID";"ISBN";"Book-Rating"\n'
+        + "".join('"{}";"{}";"{}"\n'.format(*row.split()) for row in BX_RATINGS.split(",")),
         "BX-Books.csv": r""""ISBN";"Book-Title";"Book-Author";"Year-Of-Publication"
 "01";"Säulen &amp; Türme";"Ken";"1990"
 "02";"The \"Real\" Thing";"Ann";"1990"
