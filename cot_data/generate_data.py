@@ -65,22 +65,29 @@ def parse_arguments():
     return parser.parse_args()
 
 
+BOUNDS = (
+    (
+        ("sequence_length", "user_num", "candidate_num", "max_samples", "max_tokens", "concurrency", "attempts"),
+        lambda value: value >= 1,
+        "1 or more",
+    ),
+    (
+        ("poll_seconds", "price_in", "price_out", "max_cost"),
+        lambda value: 0 <= value < math.inf,
+        "a number of 0 or more",
+    ),
+    (("timeout",), lambda value: 0 < value < math.inf, "a number above 0"),
+    (("temperature",), lambda value: 0 <= value <= 2, "0 to 2"),
+    (("top_p",), lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
+)
+
+
 def check_arguments(args):
-    counts = ("sequence_length", "user_num", "candidate_num", "max_samples", "max_tokens", "concurrency", "attempts")
-    for name in counts:
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} {value}: give 1 or more")
-    for name in ("timeout", "poll_seconds", "price_in", "price_out", "max_cost"):
-        value = getattr(args, name)
-        if value is not None and not (0 <= value < math.inf):
-            raise InputError(f"--{name} {value}: give a number of 0 or more")
-    if args.timeout == 0:
-        raise InputError("--timeout 0: give a number above 0")
-    if not 0 <= args.temperature <= 2:
-        raise InputError(f"--temperature {args.temperature}: give 0 to 2")
-    if not 0 < args.top_p <= 1:
-        raise InputError(f"--top_p {args.top_p}: give a number above 0 and at most 1")
+    for names, fits, told in BOUNDS:
+        for name in names:
+            value = getattr(args, name)
+            if value is not None and not fits(value):
+                raise InputError(f"--{name} {value}: give {told}")
     if (args.price_in is None) != (args.price_out is None):
         raise InputError("--price_in and --price_out go together")
     if args.max_cost is not None and args.price_in is None:

@@ -12,7 +12,7 @@ Calls
 Batches
 7. Expired requests go into further batches; if nothing comes back, the run ends.
 8. A run that is killed between making a batch and noting it finds it again, on whatever page of the list.
-9. Too large for the service's queue: smaller ones, one by one. Exhausted quota: what was answered is kept.
+9. Too large for the service's queue: smaller ones, one by one.
 10. Limits on requests and bytes split a batch.
 """
 
@@ -102,7 +102,6 @@ def test_journal_keeps_answers_and_what_they_cost(path):
     budget = Budget(again, 30.0, 60.0, 1.0, 512)
     assert budget.spent() == pytest.approx((1007 * 30 + 6 * 60) / 1e6 + (7 * 30 + 3 * 60) / 1e6 / 2)
     assert budget.worst_case("ä" * 10) == pytest.approx((36 * 30 + 512 * 60) / 1e6)
-    assert budget.worst_case("ä" * 10, batch=True) == pytest.approx((36 * 30 + 512 * 60) / 2e6)
 
 
 def test_damaged_middle_line_is_reported_and_what_followed_it_is_asked_again(path):
@@ -275,14 +274,6 @@ def test_too_large_for_the_queue_goes_in_smaller_batches(path):
         assert max(Counter(teacher.answered).values()) == 1
     assert_complete(journal)
     assert [part["status"] for part in parts][:3] == ["failed", "failed", "completed"]
-
-
-def test_exhausted_quota_in_a_batch_keeps_its_answers(path):
-    with teaching(quota=12) as teacher, pytest.raises(ServiceError, match="exceeded your current quota"):
-        ask_batches(teacher.url, path)
-    with teaching() as teacher:
-        assert_complete(ask_batches(teacher.url, path)[0])
-        assert len(teacher.answered) == 60 - 12
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_REQUESTS", 7), ("MAX_BYTES", 2000)])

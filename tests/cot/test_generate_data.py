@@ -40,6 +40,7 @@ from tlrec.runs import locked
 PUBLISHED_FIELDS = (
     "PID Input_1 Input_2 Input_3 Predictions_1 Predictions_2 Predictions GT Hit Count Current_total Hit@10".split()
 )
+BATCH = ["--batch", "--poll_seconds", 0.02]
 
 
 def answers(journal):
@@ -162,9 +163,8 @@ def test_unusable_answers_are_told_by_kind_paid_for_once_and_train_nothing(
 @pytest.mark.slow
 def test_batches_give_the_same_at_half_the_price_and_may_be_mixed_with_calls(generate, root, journal):
     folder, results, costs, kinds = root / "cot_data" / "netflix", set(), {}, {}
-    batch = ["--batch", "--poll_seconds", 0.02]
     with teaching() as teacher:
-        for name, steps in (("live", [[12]]), ("batch", [[12, *batch]]), ("mixed", [[5], [12, *batch]])):
+        for name, steps in (("live", [[12]]), ("batch", [[12, *BATCH]]), ("mixed", [[5], [12, *BATCH]])):
             for step in steps:
                 status, out, _ = generate(teacher.url, "--price_in", 3000, "--price_out", 6000, "--max_samples", *step)
                 assert status == 0
@@ -291,10 +291,11 @@ def test_unknown_model_and_quota(generate, journal):
     with teaching() as teacher:
         status, _, err = generate(teacher.url, "--model", "gpt-4", "--output_path", "/other/")
         assert status == 2 and "404: The model 'gpt-4' does not exist; this is an offline teacher" in err
-    with teaching(quota=30) as teacher:
-        status, _, err = generate(teacher.url)
+    for quota, kept, flags in ((20, 20, BATCH), (10, 30, [])):
+        with teaching(quota=quota) as teacher:
+            status, _, err = generate(teacher.url, *flags)
         assert status == 2 and "error: stopped by the service: 429: You exceeded your current quota" in err
-        assert len(answers(journal)) == 30
+        assert len(answers(journal)) == kept
 
 
 def test_another_run_is_refused_by_name_and_kept(generate, root):

@@ -74,11 +74,9 @@ def test_odd_answers_fail_their_call(generate, journal):
         assert status == 1 and f"{len(ODD)} missing ({len(ODD)} malformed response)" in out and "Traceback" not in err
         assert len(server.requests) == len(ODD)  # none is asked again
     messages = {name: line["message"] for name, line in zip(ODD, journal(), strict=True)}
-    assert messages["array"].startswith("not a chat completion: TypeError")
-    for name in ("deep", "lone surrogate", "not UTF-8"):
-        assert messages[name].startswith("the answer is not JSON")
-    assert "the content has parts that are no text" in messages["content parts"]
-    assert messages["usage text"] == "not a chat completion: prompt_tokens: Input should be a valid integer"
+    not_json = {name for name, message in messages.items() if message.startswith("the answer is not JSON")}
+    assert not_json == {"deep", "lone surrogate", "not UTF-8"}
+    assert all(messages[name].startswith("not a chat completion: ") for name in ODD.keys() - not_json)
     with teaching() as teacher:
         assert generate(teacher.url, *flags)[0] == 0
 
@@ -87,7 +85,7 @@ def test_null_and_missing_fields_are_no_oddity(generate, journal):
     bodies = [completion(model=None, usage=None), {"choices": [{"message": {"content": "fine"}}]}]
     with serving(lambda handler: handler.reply(bodies[len(handler.server.requests) % 2])) as server:
         assert generate(server.url, "--max_samples", 2)[0] == 0
-    assert [line["text"] != "" for line in journal()] == [True] * 6
+    assert all(line["text"] for line in journal()) and len(journal()) == 6
 
 
 BATCH_LINES = [

@@ -93,7 +93,7 @@ def test_answers_by_hand():
     neighbours, samples = Neighbours(preferences, liked, users), samples_of(preferences, liked)
     for sample in samples:
         likes, hates, score, featured, pairs = by_hand(sample, preferences, liked, users)
-        one, two, three = neighbours.answer(sample)
+        one, two, three = neighbours.texts(sample)
         assert two == listed(featured)
         assert three == listed(f"{near} - {item}" for near, item in pairs)
         pointed = [item for item in ITEMS if item not in sample.history + sample.candidates]
@@ -102,7 +102,7 @@ def test_answers_by_hand():
         like, _, dislike = one.partition(" not like ")
         assert sorted(re.findall(r"Film \d+ \(\d+\)", like)) == sorted(best)
         assert sorted(re.findall(r"Film \d+ \(\d+\)", dislike)) == sorted(worst)
-    hits = [is_hit(neighbours.answer(each)[2], each.history, each.candidates, each.target) for each in samples]
+    hits = [is_hit(neighbours.texts(each)[2], each.history, each.candidates, each.target) for each in samples]
     assert chance(samples) == pytest.approx(np.mean([10 / len(each.candidates) for each in samples]))
     assert np.mean(hits) > chance(samples)
 
@@ -112,15 +112,15 @@ def test_windows_of_the_same_user_change_nothing():
     sample = samples_of(preferences, liked)[0]
     own = preferences[sample.pid - 1]
     planted = Preference((Item(sample.target), *own.likes), (), own.likes[0], "movie")
-    before = Neighbours(preferences, liked, users).answer(sample)
+    before = Neighbours(preferences, liked, users).texts(sample)
     for number, same in ((users[sample.pid - 1], True), (users.max() + 1, False)):
         many = [number] * 3
-        after = Neighbours([*preferences, *[planted] * 3], [*liked, 1, 1, 1], np.array([*users, *many])).answer(sample)
+        after = Neighbours([*preferences, *[planted] * 3], [*liked, 1, 1, 1], np.array([*users, *many])).texts(sample)
         assert (after == before) == same
     row = sample.pid - 1
     without = [place for place in range(len(users)) if users[place] != users[row] or place == row]
     fewer = Neighbours([preferences[p] for p in without], [liked[p] for p in without], users[without])
-    assert fewer.answer(replace(sample, pid=without.index(row) + 1)) == before
+    assert fewer.texts(replace(sample, pid=without.index(row) + 1)) == before
 
 
 def test_the_script_needs_no_key_and_says_what_it_is_worth(run_script, tmp_path, monkeypatch):

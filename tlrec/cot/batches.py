@@ -70,7 +70,7 @@ class _Batches:
         for pid in self.work.pids:
             if (prompt := self.work.prompt(pid)) is None:
                 continue
-            cost = budget.worst_case(prompt, batch=True)
+            cost = budget.worst_case(prompt) / 2  # the price of batches
             if not budget.allows(worst + cost):
                 too_much = True
                 continue

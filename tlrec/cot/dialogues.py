@@ -50,22 +50,18 @@ class Budget:
         self.journal = journal
         self.price_in, self.price_out, self.max_cost, self.max_tokens = price_in, price_out, max_cost, max_tokens
 
-    def cost(self, prompt_tokens, completion_tokens, batch=False):
+    def cost(self, prompt_tokens, completion_tokens):
         """USD for these numbers of tokens."""
-        usd = (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
-        return usd / 2 if batch else usd
+        return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
 
     def spent(self):
         """USD of all answers in the journal; None without prices."""
-        if self.price_in is None:
-            return None
-        tokens = self.journal.tokens
-        live = self.cost(tokens["prompt"], tokens["completion"])
-        return live + self.cost(tokens["batch_prompt"], tokens["batch_completion"], batch=True)
+        billed = self.journal.billed
+        return None if self.price_in is None else self.cost(billed["prompt"], billed["completion"])
 
-    def worst_case(self, prompt, batch=False):
+    def worst_case(self, prompt):
         """USD that a call can cost at most; 0 without a limit."""
-        return 0.0 if self.max_cost is None else self.cost(len(prompt.encode()) + 16, self.max_tokens, batch)
+        return 0.0 if self.max_cost is None else self.cost(len(prompt.encode()) + 16, self.max_tokens)
 
     def allows(self, usd):
         """Whether this much more fits under the limit."""

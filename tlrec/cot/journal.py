@@ -40,7 +40,8 @@ class Journal:
     def __init__(self, path, parameters):
         self.path = Path(path)
         self.repairs = []
-        self.tokens = Counter()  # prompt, completion, and each of them in batches
+        self.tokens = Counter()  # prompt and completion
+        self.billed = Counter()  # the same; those in batches, which cost half the price, count half
         self.n_answers = 0  # paid for, including those that a damaged line has made useless
         self.verdicts, self.failed = {}, {}
         self.answers = defaultdict(list)  # pid -> its Answers, in order of stages
@@ -91,9 +92,9 @@ class Journal:
         if 1 <= answer.stage <= len(known) + 1:  # else an earlier one, which its prompt held, is lost in a damaged line
             known[answer.stage - 1 :] = [answer]
         self.n_answers += 1
-        price = "batch_" if answer.batch else ""
-        self.tokens[f"{price}prompt"] += answer.prompt_tokens
-        self.tokens[f"{price}completion"] += answer.completion_tokens
+        for kind, count in (("prompt", answer.prompt_tokens), ("completion", answer.completion_tokens)):
+            self.tokens[kind] += count
+            self.billed[kind] += count / 2 if answer.batch else count
         self.failed.pop(answer.pid, None)
 
     def _append(self, entries):

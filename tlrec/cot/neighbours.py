@@ -71,10 +71,10 @@ class Neighbours:
         free = {"finish_reason": "stop", "refusal": None, "prompt_tokens": 0, "completion_tokens": 0}
         return [
             Answer(pid=sample.pid, stage=stage, text=text, model=NAME, request_id=None, batch=False, **free)
-            for stage, text in enumerate(self.answer(sample), start=1)
+            for stage, text in enumerate(self.texts(sample), start=1)
         ]
 
-    def answer(self, sample):
+    def texts(self, sample):
         """The texts of the three stages."""
         ranked, likes, towards, against, away = self.rank(sample)
         chosen = ranked[:ASKED_FOR]

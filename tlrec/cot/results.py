@@ -99,10 +99,7 @@ def write_three_stages(path, samples, journal, next_prompt):
 
 
 def spent_tokens(journal):
-    tokens = journal.tokens
-    return (
-        f"{tokens['prompt'] + tokens['batch_prompt']:,} in, {tokens['completion'] + tokens['batch_completion']:,} out"
-    )
+    return f"{journal.tokens['prompt']:,} in, {journal.tokens['completion']:,} out"
 
 
 def told(counts):
