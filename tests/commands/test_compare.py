@@ -8,16 +8,16 @@
 """
 
 import json
-import sys
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from tests.support.mistakes import assert_mistakes
 from tests.support.synthetic import evaluate, make_records, score
-from tlrec.compare import compare, comparison_table, main
+from tlrec.compare import compare, comparison_table
 from tlrec.data.records import labels_of, write_records
-from tlrec.errors import InputError, one_line_errors
+from tlrec.errors import InputError
 from tlrec.evaluation.intervals import jackknife
 from tlrec.evaluation.metrics import auc, uauc
 from tlrec.evaluation.results import read_evaluation
@@ -81,7 +81,6 @@ def test_no_verdict(runs, pair):
     [
         (("weak", "other"), "different test data: .*test.json .*other.json .*evaluate both on one file"),
         (("liked", "liked"), "rows have the same label, so AUC is not defined"),
-        (("weak", "nothing"), "nothing/metrics.json: no such file"),
     ],
 )
 def test_what_cannot_be_compared(runs, pair, message):
@@ -89,19 +88,13 @@ def test_what_cannot_be_compared(runs, pair, message):
         compare(*(runs / name for name in pair))
 
 
-def test_command_line(runs, tmp_path, monkeypatch, capsys):
-    def command(*words):
-        monkeypatch.setattr(sys, "argv", ["compare", *map(str, words)])
-        with one_line_errors():
-            main()
-        return capsys.readouterr().out
-
+def test_command_line(runs, tmp_path, run_script):
     output = tmp_path / "result.json"
-    printed = command(runs / "strong", runs / "weak", "--json", output)
-    assert printed.splitlines()[-1].startswith("=> A is better")
+    status, printed, _ = run_script("tlrec/compare.py", runs / "strong", runs / "weak", "--json", output)
+    assert status == 0 and printed.splitlines()[-1].startswith("=> A is better")
     assert json.loads(output.read_text())["difference"]["auc"] > 0.1
     before = output.read_bytes()
-    with pytest.raises(SystemExit, match="2"):
-        command(runs / "weak", runs / "twin", "--json", output)
-    assert capsys.readouterr() == ("", f"error: {output}: exists; choose another name or add --overwrite\n")
+    refused = run_script("tlrec/compare.py", runs / "weak", runs / "twin", "--json", output)
+    assert refused == (2, "", f"error: {output}: exists; choose another name or add --overwrite\n")
     assert output.read_bytes() == before
+    assert_mistakes("tlrec/compare.py", [([runs / "weak", tmp_path], f"{tmp_path / 'metrics.json'}: no such file")])

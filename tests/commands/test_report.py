@@ -25,14 +25,14 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.support.mistakes import assert_mistakes, run_all
 from tests.support.synthetic import evaluate, make_data, make_records, score, tune
 from tlrec.data.records import read_records, write_records
-from tlrec.errors import InputError
 from tlrec.evaluation.intervals import jackknife
 from tlrec.evaluation.metrics import auc, uauc
 from tlrec.report import cells, checks, collect, datafiles, tables
-from tlrec.report.__main__ import main
 
+REPORT = "tlrec/report/__main__.py"
 HISTORY = [(10, 0.6), (20, 0.66), (30, 0.64)]
 GONE = object()
 
@@ -93,9 +93,16 @@ def cell_of(test_set, method, shots):
     return cell
 
 
-def report(monkeypatch, root, *words):
-    monkeypatch.setattr(sys, "argv", ["report", str(root), *map(str, words)])
-    main()
+@pytest.fixture(scope="session")
+def report(run_script):
+    """report(root, *flags) prints this."""
+
+    def run(*words):
+        status, out, err = run_script(REPORT, *words)
+        assert (status, err) == (0, "")
+        return out
+
+    return run
 
 
 def found(root):
@@ -195,22 +202,23 @@ def test_links_are_followed_once(workspace, tmp_path):
 
 
 @pytest.mark.slow
-def test_files_and_the_same_bytes_again(workspace, tmp_path, monkeypatch, capsys):
-    for name in ("again", "out"):
-        report(monkeypatch, workspace, "--output_dir", tmp_path / name)
+def test_files_and_the_same_bytes_again(workspace, tmp_path, report):
+    ((status, printed, _, heavy),) = run_all([[REPORT, workspace, "--output_dir", tmp_path / "out"]])
+    assert status == 0 and "torch" not in heavy
+    assert printed.startswith("8 evaluations on 1 test sets, 0 damaged or unfinished runs\n")
+    assert "warning: movie: source netflix, 64 shots: seeds missing: 2" in printed
+    report(workspace, "--output_dir", tmp_path / "again")
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert written == {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
     pictures = {"shots_movie.png", "uauc_movie.png", "validation.png"}
     assert set(written) == {"index.html", "results.csv", "results.md"} | pictures
-    printed = capsys.readouterr().out.partition("index.html\n")[2]
-    assert printed.startswith("8 evaluations on 1 test sets, 0 damaged or unfinished runs\n")
-    assert "warning: movie: source netflix, 64 shots: seeds missing: 2" in printed
     assert not (workspace / "report").exists()
 
-    with open(tmp_path / "out" / "results.csv", newline="") as file:
-        rows = {row["folder"]: row for row in csv.DictReader(file)}
-    row = rows["deep/run161"]
+    test_set, _, _ = gather(workspace)
     metrics = json.loads((workspace / "deep/run161/metrics.json").read_text())
+    markdown, html, table = (written[name].decode() for name in ("results.md", "index.html", "results.csv"))
+    rows = {row["folder"]: row for row in csv.DictReader(table.splitlines())}
+    row = rows["deep/run161"]
     assert (row["method"], row["shots"], row["seed"], row["target"]) == ("source netflix", "16", "1", "movie")
     assert float(row["auc"]) == metrics["auc"] and float(row["uauc"]) == metrics["uauc"]
     assert float(row["auc_users_low"]) == metrics["intervals"]["auc"]["users"][0]
@@ -219,10 +227,8 @@ def test_files_and_the_same_bytes_again(workspace, tmp_path, monkeypatch, capsys
     assert (row["selected_by"], rows["z"]["selected_by"]) == ("150 target rows", "nothing")
     assert rows["z"]["seed"] == "" and rows["baselines/x"]["method"] == "item-kNN"
 
-    test_set, _, _ = gather(workspace)
     cell = cell_of(test_set, "source netflix", 16)
     shown = f"{cell.numbers['auc'].value:.3f} ± {cell.spread['auc']:.3f} (3)"
-    markdown, html = (written[name].decode() for name in ("results.md", "index.html"))
     assert "| Method | zero-shot | 16 shots | 64 shots | all rows |" in markdown and shown in markdown
     assert f"| no training: history | {test_set.floors['history']['auc'].value:.3f} |" in markdown
     assert "tells generous users from strict ones, but not what a user likes" in markdown
@@ -232,13 +238,13 @@ def test_files_and_the_same_bytes_again(workspace, tmp_path, monkeypatch, capsys
     assert all(len(alt) > 40 for alt in re.findall(r'<img alt="([^"]*)"', html))
 
 
-def test_published_numbers_stand_beside_the_published_rows_only(monkeypatch, shared_data, tmp_path):
+def test_published_numbers_stand_beside_the_published_rows_only(report, shared_data, tmp_path):
     published = shared_data / "rec_data/movie/test.json"
     (tmp_path / "mine.json").write_bytes(published.read_bytes() + b"\n")
     records = read_records(published)
     evaluate(tmp_path / "a", published, records, *score(records, 1, 0))
     evaluate(tmp_path / "b", tmp_path / "mine.json", records, *score(records, 1, 0))
-    report(monkeypatch, tmp_path)
+    report(tmp_path)
     first, second = re.split("^## movie.*$", (tmp_path / "report/results.md").read_text(), flags=re.MULTILINE)[1:3]
     assert "Movie test, as published: 1000 test rows of 16 users" in first
     assert "| published: TLRec | 0.706 | 0.726 | 0.730 | 0.741 |" in first
@@ -367,7 +373,7 @@ ODD = {  # folder: (file, key and value to put there, words of the problem); any
 }
 
 
-def test_damaged_runs_are_listed(workspace, tmp_path, monkeypatch, capsys):
+def test_damaged_runs_are_listed(workspace, tmp_path, report):
     wrong = {name: problem for name, (*_, problem) in ODD.items() if problem}
     for name, (file, key, value, _) in ODD.items():
         folder = shutil.copytree(workspace / "deep/run161", tmp_path / name)
@@ -393,27 +399,26 @@ def test_damaged_runs_are_listed(workspace, tmp_path, monkeypatch, capsys):
     other = read_records(workspace / "rec_data/movie/test.json")[::-1]
     evaluate(tmp_path / "other rows", workspace / "rec_data/movie/test.json", other, *score(other, 1, 1))
     wrong |= {"nan": "p_yes is nan, not a probability", "other rows": "its labels are not those of fine on the same"}
-    report(monkeypatch, tmp_path)
-    assert capsys.readouterr().out.startswith("2 evaluations on 1 test sets, 15 damaged or unfinished runs\n")
+    printed = report(tmp_path)
+    assert printed.startswith("2 evaluations on 1 test sets, 15 damaged or unfinished runs\n")
     markdown = (tmp_path / "report/results.md").read_text()
     listed = dict(re.findall(r"^\| ([^|]+) \| (.*) \|$", markdown.partition("## Damaged")[2], re.MULTILINE))
     for folder, problem in wrong.items():
         assert problem in listed[folder]
 
 
-def test_only_damaged_runs(tmp_path, monkeypatch, capsys):
+def test_only_damaged_runs(tmp_path, report):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/run.json").write_text("[]")
-    report(monkeypatch, tmp_path)
-    assert "0 evaluations on 0 test sets, 1 damaged" in capsys.readouterr().out
+    assert "0 evaluations on 0 test sets, 1 damaged" in report(tmp_path)
     assert "No evaluation that can be read" in (tmp_path / "report/index.html").read_text()
 
 
-def test_one_class_is_not_defined(tmp_path, monkeypatch):
+def test_one_class_is_not_defined(tmp_path, report):
     records = [record for record in make_records(users=6, seed=3) if record["output"] == "No."]
     write_records(tmp_path / "no.json", records)
     evaluate(tmp_path / "run", tmp_path / "no.json", records, *score(records, 1, 1))
-    report(monkeypatch, tmp_path)
+    report(tmp_path)
     markdown = (tmp_path / "report/results.md").read_text()
     assert "| base model | not defined \\[nothing\\] |" in markdown and "100.0% 'No.': AUC is not defined" in markdown
     assert "Only one label occurs, so AUC is not defined." in markdown
@@ -424,7 +429,7 @@ NASTY = "a <b>|`x` [y](z) $\\nope$ \n\x1b[2J\u2028"
 
 
 @pytest.mark.slow
-def test_names_have_no_meaning(copy, monkeypatch, capsys):
+def test_names_have_no_meaning(copy, report):
     """Folder names that are HTML, Markdown, TeX, control characters, or not UTF-8."""
     os.rename(copy / "deep/run161", copy / "deep" / NASTY)
     os.rename(os.fsencode(copy / "deep/run162"), os.fsencode(copy / "deep") + b"/\xff\xfe")
@@ -433,8 +438,7 @@ def test_names_have_no_meaning(copy, monkeypatch, capsys):
     adapter = {"path": NASTY * 50, "sha256": "0", "config_sha256": "0", "run": None}
     put(copy / "z/metrics.json", "run.adapter", adapter)
     put(copy / "z/metrics.json", "run.data.train", {"path": "x" * 5000 + "\0", "sha256": "0", "rows": 5})
-    report(monkeypatch, copy, "--output_dir", copy / os.fsdecode(b"r\xff"))
-    printed = capsys.readouterr().out
+    printed = report(copy, "--output_dir", copy / os.fsdecode(b"r\xff"))
     assert printed.startswith("7 evaluations on 1 test sets, 1 damaged") and "\x1b" not in printed
     assert printed.endswith("r\\xff/index.html\n")
     shown = r"a &lt;b&gt;\|\`x\` \[y\](z) $\\nope$ \\n\\x1b\[2J\\u2028"
@@ -457,24 +461,11 @@ def test_launcher_from_a_foreign_folder(tmp_path):
     assert list((tmp_path / "my work").iterdir()) == []
 
 
-def test_heavy_libraries_wait_for_the_flags_and_torch_is_not_needed():
-    code = (
-        "import sys; sys.argv = ['report', 'nowhere']\n"
-        "import tlrec.report.__main__ as report, tlrec.compare\n"
-        "try: report.main()\n"
-        "except Exception as error: print(error)\n"
-        "heavy = ('torch', 'numpy', 'matplotlib', 'sklearn', 'pandas', 'pydantic')\n"
-        "print([name for name in heavy if name in sys.modules])\n"
-        "import tlrec.baselines.__main__\n"
-        "from tlrec.report import checks, figures, page, tables\n"
-        "print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "nowhere: no such folder\n[]\nFalse\n"
-
-
-def test_output_that_is_a_file(monkeypatch, workspace, tmp_path):
+def test_mistakes(workspace, tmp_path):
     (tmp_path / "report").write_text("mine")
-    with pytest.raises(InputError, match="report: cannot be made: File exists"):
-        report(monkeypatch, workspace, "--output_dir", tmp_path / "report")
+    cases = [
+        (["nowhere"], "nowhere: no such folder"),
+        ([workspace, "--output_dir", tmp_path / "report"], f"--output_dir {tmp_path / 'report'}: cannot be made: File"),
+    ]
+    assert_mistakes(REPORT, cases)
     assert (tmp_path / "report").read_text() == "mine"

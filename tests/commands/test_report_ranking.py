@@ -9,28 +9,21 @@
 import csv
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
 
 from tests.support.synthetic import make_data, write_catalogue
-from tlrec.baselines.__main__ import main as baselines_main
 from tlrec.evaluation.hits import row_metrics
 from tlrec.evaluation.intervals import jackknife_means
 from tlrec.evaluation.ranks import NOT_NEXT, SAMPLED, read_ranking
-from tlrec.report.__main__ import main as report_main
 from tlrec.report.page import markdown_text
 
-
-def call(main, *words):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["command", *map(str, words)])
-        main()
+REPORT, BASELINES = "tlrec/report/__main__.py", "tlrec/baselines/__main__.py"
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
+def workspace(tmp_path_factory, run_script):
     """Popularity and item-kNN of 16 shots, two seeds each, in the whole catalogue; popularity of all rows, sampled."""
     root = tmp_path_factory.mktemp("work space")
     paths = make_data(root)
@@ -39,10 +32,10 @@ def workspace(tmp_path_factory):
     for flag, name in (("train", "train"), ("val", "valid"), ("test", "test")):
         flags += [f"--{flag}_data_path", paths[name]]
     both = ["--method", "popularity", "item-knn", "--sample", 16, "--seed", 0, 1, "--rank", "full"]
-    call(baselines_main, *flags, *both, "--output_dir", root / "full")
+    run_script(BASELINES, *flags, *both, "--output_dir", root / "full")
     sampled = ["--method", "popularity", "--sample", -1, "--seed", 0, "--rank", "50"]
-    call(baselines_main, *flags, *sampled, "--output_dir", root / "sampled")
-    call(report_main, root)
+    run_script(BASELINES, *flags, *sampled, "--output_dir", root / "sampled")
+    run_script(REPORT, root)
     return root
 
 
@@ -96,7 +89,7 @@ def test_pictures_and_csv(workspace):
 
 
 @pytest.mark.slow
-def test_what_is_wrong_is_listed(workspace, tmp_path, capsys):
+def test_what_is_wrong_is_listed(workspace, tmp_path, run_script):
     root = shutil.copytree(workspace, tmp_path / "copy")
     stopped, cut, other = (root / "full" / name for name in ("popularity/0_16", "popularity/1_16", "item-knn/0_16"))
     (stopped / "ranking.json").unlink()
@@ -105,8 +98,8 @@ def test_what_is_wrong_is_listed(workspace, tmp_path, capsys):
     ranking = json.loads((other / "ranking.json").read_text())
     ranking["run"]["data"]["test"]["sha256"] = "0" * 64
     (other / "ranking.json").write_text(json.dumps(ranking))
-    call(report_main, root)
-    assert "5 evaluations on 1 test sets, 3 damaged or unfinished runs" in capsys.readouterr().out
+    _, printed, _ = run_script(REPORT, root)
+    assert printed.startswith("5 evaluations on 1 test sets, 3 damaged or unfinished runs\n")
     text = (root / "report" / "results.md").read_text()
     for message in (
         "ranks.jsonl without ranking.json: a ranking that was stopped; give the same command again",
