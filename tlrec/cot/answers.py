@@ -69,11 +69,11 @@ class Titles:
 
     def __init__(self, titles):
         self._exact = {}
-        self._parts = []
+        self._by_name = {}
         for title in titles:
             name, year, author = _split(title)
             self._exact.setdefault(_letters(title), []).append(title)
-            self._parts.append((title, _letters(name), year, _letters(author)))
+            self._by_name.setdefault(_letters(name), []).append((title, year, _letters(author)))
 
     def find(self, text):
         """The title that a text names, or None."""
@@ -84,10 +84,8 @@ class Titles:
         for name, year, author in _readings(text):
             same = [
                 title
-                for title, its_name, its_year, its_author in self._parts
-                if its_name == name
-                and (not (year and its_year) or year == its_year)
-                and _same_author(author, its_author)
+                for title, its_year, its_author in self._by_name.get(name, ())
+                if (not (year and its_year) or year == its_year) and _same_author(author, its_author)
             ]
             if len(set(same)) == 1:
                 return same[0]

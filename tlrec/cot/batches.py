@@ -192,10 +192,7 @@ class _Batches:
         response = _field(entry, "response", dict, {})
         status, body = response.get("status_code"), response.get("body")
         if status == 200:
-            try:
-                return call, read_completion(*_pid_and_stage(call), body, response.get("request_id"), batch=True)
-            except Failure as failure:
-                return call, failure
+            return call, read_completion(*_pid_and_stage(call), body, response.get("request_id"), batch=True)
         if status is not None:
             return call, self.service.refusal(status, body)
         error = _field(entry, "error", dict, {})

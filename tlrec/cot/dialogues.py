@@ -194,9 +194,9 @@ class _Run:
         """The Answer, or the Failure that came instead."""
         try:
             completion, request_id = await self.work.service.post("/chat/completions", self.work.body(prompt))
-            return read_completion(pid, stage, completion, request_id)
         except Failure as failure:
             return failure
+        return read_completion(pid, stage, completion, request_id)
 
     async def _settle(self):
         """Wait for a call, or a signal, and write down what came of each call that has ended."""

@@ -98,8 +98,9 @@ class Neighbours:
         for side in (towards.sum(axis=0) - away.sum(axis=0), away.sum(axis=0) - towards.sum(axis=0)):
             side = np.round(side, DIGITS)
             side[shown] = 0
-            best = np.argsort(-side, kind="stable")[:POINTED_TO]
-            sides.append(_listed([self.items[place] for place in best if side[place] > 0]))
+            above = np.flatnonzero(side > 0)
+            best = above[np.argsort(-side[above], kind="stable")[:POINTED_TO]]
+            sides.append(_listed([self.items[place] for place in best]))
         like, dislike = sides
         said = [f"you like {sample.kind}s close to {like}"] if like else []
         said += [f"you do not like {sample.kind}s close to {dislike}"] if dislike else []

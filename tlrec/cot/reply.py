@@ -50,7 +50,7 @@ class Answer:
 
 
 def read_completion(pid, stage, completion, request_id, batch=False):
-    """An Answer from a chat completion, read as JSON; Failure if it is not one. null means not given."""
+    """The Answer in a chat completion, read as JSON, or the Failure if it is none. null means not given."""
 
     def given(value, default):
         return default if value is None else value
@@ -76,7 +76,7 @@ def read_completion(pid, stage, completion, request_id, batch=False):
         told = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         told = repr(error)
-    raise Failure("malformed response", f"not a chat completion: {told}")
+    return Failure("malformed response", f"not a chat completion: {told}")
 
 
 def _is_filtered(finish_reason):
