@@ -2,8 +2,8 @@
 
 1. Tuned by ins_tuning.py and scored by evaluate.py, each of `tests.support.models.FAMILIES`: LoRA sits on the query and value
    projections, its tensors have changed and the base has not; the validation AUC is evaluate.py's on the same rows.
-2. P(Yes) and P(No) equal the model's own logits row by row, without cache, padding or merging, within 1e-4; so does the
-   training loss. The prefix that all rows share is computed once wherever the cache holds nothing but keys and values.
+2. P(Yes) and P(No) equal the model's own logits row by row, without cache, padding or merging, within 1e-4. The
+   prefix that all rows share is computed once wherever the cache holds nothing but keys and values.
 3. A prompt holds what the model's own chat template or tokenizer would give: BOS once or never, no other special token.
 4. Answer ids: words, merged newlines, prompts that are cut otherwise when an answer follows; what cannot be told apart,
    by one token, is an error.
@@ -14,6 +14,7 @@
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,6 @@ from tlrec.model import adapters, base_models, lora_targets, parts
 from tlrec.model.prompts import load_frame
 from tlrec.model.tokenization import RecordTokenizer
 from tlrec.scoring.records import Scorer
-from tlrec.tuning.loss import Collator, cross_entropy
 
 CPU = torch.device("cpu")
 ALPACA = load_frame("alpaca")
@@ -66,6 +66,11 @@ class Tuned:
     out: str
     frame: str
     base_unchanged: bool
+
+    @cached_property
+    def encoder(self):
+        tokenizer = base_models.load_tokenizer(self.base)
+        return RecordTokenizer(tokenizer, load_frame(self.frame, tokenizer), 512)
 
 
 @pytest.fixture(
@@ -124,11 +129,8 @@ def test_scores_are_the_models_own(tuned, evaluate, tiny_workspace):
     assert auc == pytest.approx(best["eval_auc"], abs=1e-6)
     assert f"===== auc: {auc} =====\n" in out
 
-    records = read_records(valid)
-    tokenizer = base_models.load_tokenizer(tuned.base)
-    encoder = RecordTokenizer(tokenizer, load_frame(tuned.frame, tokenizer), 512)
     model = adapters.attach_adapter(AutoModelForCausalLM.from_pretrained(tuned.base).eval(), tuned.adapter)
-    reference = plain_log_p(model, encoder, records)
+    reference = plain_log_p(model, tuned.encoder, read_records(valid))
     assert reference[:, 0].std() > 0.02  # the rows do differ
     rows = predictions(tuned.adapter)
     np.testing.assert_allclose(np.log([[row["p_yes"], row["p_no"]] for row in rows]), reference, atol=1e-4)
@@ -136,9 +138,8 @@ def test_scores_are_the_models_own(tuned, evaluate, tiny_workspace):
 
 def test_the_shared_prefix(tuned, tiny_workspace):
     records = read_records(tiny_workspace / "rec_data" / "movie" / "valid.json")
-    tokenizer = base_models.load_tokenizer(tuned.base)
     model = adapters.attach_adapter(base_models.load_base_model(tuned.base, CPU, torch.float32), tuned.adapter)
-    scorer = Scorer(tokenizer, records, load_frame(tuned.frame, tokenizer), 512, with_loss=True)
+    scorer = Scorer(tuned.encoder.tokenizer, records, tuned.encoder.frame, 512, with_loss=True)
     assert scorer.prefix_len > 20  # and longer than the sliding window, where there is one
     shared, whole = scorer.score(model), scorer.score(model, share_prefix=False, merge=False, token_budget=1)
     np.testing.assert_allclose(shared.log_p_yes, whole.log_p_yes, atol=1e-4)
@@ -146,28 +147,9 @@ def test_the_shared_prefix(tuned, tiny_workspace):
     assert (shared.tokens < whole.tokens) == (tuned.name != "qwen3_5")  # whose cache holds recurrent states
 
 
-def test_training_loss_is_the_models_own(tuned, tiny_workspace, tmp_path):
-    records = read_records(tiny_workspace / "rec_data" / "movie" / "valid.json")[:4]
-    tokenizer = base_models.load_tokenizer(tuned.base)
-    frame = load_frame(tuned.frame, tokenizer)
-    model = adapters.attach_adapter(base_models.load_base_model(tuned.base, CPU, torch.float32), tuned.adapter)
-    rows = RecordTokenizer(tokenizer, frame, 512).examples(records).rows
-    losses, counts = [], []
-    with torch.no_grad():
-        for row in rows:
-            ids = torch.tensor([row["input_ids"]])
-            losses.append(model(input_ids=ids, labels=ids, use_cache=False).loss.item())
-            counts.append(ids.numel() - 1)
-    batch = Collator(prompt_loss_weight=1)(rows)
-    with torch.no_grad():
-        ours = cross_entropy(model.eval(), batch) / batch["weights"].sum()
-    assert ours.item() == pytest.approx(np.average(losses, weights=counts), abs=1e-5)
-
-
 def test_token_ids_of_a_row(tuned, tiny_workspace):
     row = read_records(tiny_workspace / "rec_data" / "movie" / "valid.json")[0]
-    tokenizer = base_models.load_tokenizer(tuned.base)
-    encoder = RecordTokenizer(tokenizer, load_frame(tuned.frame, tokenizer), 512)
+    encoder, tokenizer = tuned.encoder, tuned.encoder.tokenizer
     (prompt,), (example,) = encoder.prompts([row]).input_ids, encoder.examples([row]).rows
     if tuned.frame == "chat":
         conversation = [
@@ -248,10 +230,7 @@ SLOTS = "does not give instruction, input and answer once each, in this order"
     "template, reason",
     [
         ("{{ raise_exception('system message\nneeded') }}", "this model's chat template fails: system message"),
-        ("{{ messages.nothing.content }}", "this model's chat template fails: .+"),
-        ("{{ messages[0].content }}", SLOTS),
         ("{{ messages[0].content | upper + messages[1].content }}", SLOTS),
-        ("{{ messages[1].content + messages[0].content }}", SLOTS),
         ("{{ messages[0].content + messages[0].content + messages[1].content }}", SLOTS),
     ],
 )
@@ -319,10 +298,7 @@ def test_a_bare_tokenizer_model_of_mistral(tmp_path, pieces):
     "config, targets",
     [
         ("PhiConfig", "q_proj v_proj"),  # PEFT's own default has the feed-forward layers in it
-        ("MixtralConfig", "q_proj v_proj"),
-        ("CodeGenConfig", "qkv_proj"),
         ("MptConfig", "Wqkv"),
-        ("GPTBigCodeConfig", "c_attn"),
         ("DeepseekV3Config", "kv_b_proj q_b_proj"),
         ("MiniMaxConfig", "q_proj qkv_proj v_proj"),  # full and linear attention
     ],

@@ -72,40 +72,30 @@ def test_tokens(monkeypatch):
     assert tokens[0] == 2048 and 100 < tokens[1] < 2048 and tokens[2] == 1
 
 
+VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
+VERSION_2 = ("memory.max", "memory.current", "memory.stat")
+
+
 @pytest.mark.parametrize(
-    "groups, files, limits",
+    "groups, folder, names, contents, limits",
     [
+        ("0::/user/job\n", "user/job", VERSION_2, ("5000", "900", "anon 500\ninactive_file 400"), [(5000, 500)]),
         (
-            "0::/user/job\n",
-            {"user/job": {"memory.max": "5000", "memory.current": "900", "memory.stat": "anon 500\ninactive_file 400"}},
-            [(5000, 500)],
-        ),
-        (  # in a container: the group is the root of what can be seen
-            "0::/elsewhere/job\n",
-            {"": {"memory.max": "7000", "memory.current": "100", "memory.stat": "inactive_file 0"}},
+            "0::/of/a/container\n",
+            "",
+            VERSION_2,
+            ("7000", "100", "inactive_file 0"),
             [(7000, 100)],
-        ),
-        ("0::/\n", {"": {"memory.max": "max", "memory.current": "100", "memory.stat": "inactive_file 0"}}, []),
-        (
-            "5:cpu:/a\n4:memory:/a\n0::/\n",
-            {
-                "memory/a": {
-                    "memory.limit_in_bytes": "6000",
-                    "memory.usage_in_bytes": "1000",
-                    "memory.stat": "total_inactive_file 300",
-                }
-            },
-            [(6000, 700)],
-        ),
+        ),  # which sees the root
+        ("0::/\n", "", VERSION_2, ("max", "100", "inactive_file 0"), []),
+        ("4:memory:/a\n0::/\n", "memory/a", VERSION_1, ("6000", "1000", "total_inactive_file 300"), [(6000, 700)]),
     ],
-    ids=["version 2", "container", "no limit", "version 1"],
 )
-def test_control_groups(tmp_path, groups, files, limits):
+def test_control_groups(tmp_path, groups, folder, names, contents, limits):
     (tmp_path / "own").write_text(groups)
-    for folder, contents in files.items():
-        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-        for name, text in contents.items():
-            (tmp_path / folder / name).write_text(text + "\n")
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for name, text in zip(names, contents):
+        (tmp_path / folder / name).write_text(text + "\n")
     assert list(memory._group_limits(tmp_path, tmp_path / "own")) == limits
 
 

@@ -121,13 +121,6 @@ def test_mistakes_before_a_server_is_asked(score, client_folder, tmp_path, monke
         assert status == 2 and err.startswith("error: OPENAI_API_KEY holds ") and "cret" not in err
 
 
-@pytest.mark.slow
-def test_a_server_that_is_down(score):
-    with serving(None) as server:
-        pass
-    assert score(server.url) == (2, "", f"error: {server.url}: All connection attempts failed\n")
-
-
 def choices(count=24, value=-2.0, **changes):
     """What vLLM answers to `count` prompts, by the ids that were asked for; `changes` go into every choice."""
 

@@ -16,6 +16,7 @@ import torch
 from accelerate import DistributedType
 from peft import LoraConfig, get_peft_model
 
+from tests.support.tuned import signal_in_batch
 from tlrec.errors import InputError
 from tlrec.model import adapters, base_models
 from tlrec.runs.folder import CHECKPOINTS
@@ -96,15 +97,8 @@ def test_a_damaged_graph(instruct, tiny_adapter, tmp_path, fresh, how, message):
 
 @pytest.mark.slow
 def test_a_run_that_goes_on_is_looked_at_too(instruct, tmp_path, monkeypatch):
-    from tlrec.tuning.trainer import TuningTrainer
-
-    def stop(self, *arguments, original=TuningTrainer.evaluate, **options):
-        if self.state.global_step == 2:
-            self.received.append(15)
-        return original(self, *arguments, **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(TuningTrainer, "evaluate", stop)
+        signal_in_batch(patch, 4)
         assert instruct(tmp_path / "out")[0] == 128 + 15
     shutil.copytree(tmp_path / "out", tmp_path / "whole")
     status, out, err = instruct(tmp_path / "whole", "--resume")  # with a B that is no longer zero

@@ -3,20 +3,12 @@
 1. The rows are those of RecordTokenizer.examples, in the order of the draw.
 2. A large file's are kept in the cache of `datasets`: a second run tokenises nothing; whatever changes the ids does.
 3. What a killed process leaves does no harm, and a cache that cannot be written to is one line.
-4. The same adapter from the cache as from memory.
-5. Memory does not grow with the rows.
 """
-
-import re
-import subprocess
-import sys
 
 import datasets
 import pytest
 
-from tests.conftest import REPOSITORY
 from tests.support.models import write_tokenizer
-from tests.support.tuned import digest, history
 from tlrec.data import records as records_module
 from tlrec.data.preferences import Item, Preference, build_record
 from tlrec.data.records import RecordSet, draw_shots, write_records
@@ -136,57 +128,3 @@ def test_a_cache_that_cannot_be_written(encoder, records, cache, monkeypatch):
         f"{cache}: token ids of 23 records cannot be written there: No space left on device; "
         "name another folder in HF_DATASETS_CACHE"
     )
-
-
-@pytest.mark.slow
-def test_the_same_adapter_from_the_cache_as_from_memory(instruct, tmp_path, monkeypatch):
-    write_records(tmp_path / "train.json", [record for record in make_records() if len(record["output"]) < 5])
-    flags = ["--train_data_path", tmp_path / "train.json", "--group_by_length", "--no-train_on_inputs"]
-    for name, size in (("memory", 1 << 20), ("cache", 0)):
-        monkeypatch.setattr(records_module, "IN_MEMORY", size)
-        status, out, err = instruct(tmp_path / name, *flags)
-        assert status == 0, err
-        assert re.search(r"^train: 21 rows, 0 with a cut prompt", out, re.MULTILINE)
-    assert digest(tmp_path / "memory") == digest(tmp_path / "cache")
-    assert history(tmp_path / "memory") == history(tmp_path / "cache")
-
-
-# Prints the memory, in bytes, that the process holds of its own at the end of each file, without what is mapped.
-PEAKS = """
-import re, sys, datasets
-from types import SimpleNamespace
-from tlrec.data import records
-from tlrec.model.tokenization import Examples
-from tlrec.tuning.rows import lengths, tokenised
-
-class Encoder:  # token ids without a tokenizer, which would take minutes
-    bos, eos, cutoff_len = [1], [2], 512
-    tokenizer = SimpleNamespace()
-    frame = SimpleNamespace(prompt=str, head=str)
-
-    def examples(self, records):
-        ids = [[1, *range(500 + len(record["input"]), 800 + len(record["input"]))] for record in records]
-        return Examples([{"input_ids": row, "answer_start": 299, "length": 301, "cut": False} for row in ids])
-
-records.IN_MEMORY = 0
-datasets.config.HF_DATASETS_CACHE = sys.argv[1]
-for path in sys.argv[2:]:
-    rows = tokenised(Encoder(), records.RecordSet(path).rows)
-    assert len(rows[len(rows) - 1]["input_ids"]) == lengths(rows)[-1] == 301
-    print(1024 * int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_rows(tmp_path, cache):
-    # The first file fills what the readers keep whatever the rows (up to 12 MB), so that only growth with the rows is left
-    sizes = {"small.json": 20_000, "large.json": 80_000}
-    for name, rows in sizes.items():
-        write_records(tmp_path / name, [{**make_records(1)[0], "output": "Yes."}] * rows)
-    command = [sys.executable, "-c", PEAKS, str(cache), *(str(tmp_path / name) for name in sizes)]
-    process = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
-    assert process.returncode == 0, process.stderr
-    small, large = (int(line) for line in process.stdout.splitlines() if line.isdigit())
-    # In memory the ids alone would take 4 bytes a token, as Python lists 8
-    assert large - small < 60_000 * 301 * 4 / 5

@@ -1,6 +1,7 @@
-"""--share_prefix: the same loss and gradients as rows on their own, and fewer tokens in the model.
+"""The loss is that of the model's own logits; with --share_prefix it is the same, from fewer tokens in the model.
 
-1. Every family: gradients equal those without, within 1e-5, or the model cannot share and says so.
+1. Every family: loss and gradients equal those of all logits, and with the prefix shared those without, within 1e-5, or the
+   model cannot share and says so.
 2. The same with the loss on answers alone, on weighted prompts, with checkpointing, and for rows that hold one another.
 3. Through the script: the same tuning but for rounding; without the flag nothing changes.
 """
@@ -58,12 +59,19 @@ def step(model, records, tokenizer, frame, loss, weight=1.0):
     seen = []
     handle = model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel()))
     model.zero_grad()
-    with loss.during_step(model, batch) if loss is not cross_entropy else nullcontext():
+    with loss.during_step(model, batch) if isinstance(loss, SharedPrefix) else nullcontext():
         total = loss(model, batch) / 100
         total.backward()
     handle.remove()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
     return total.item(), gradients, seen[-1]
+
+
+def from_logits(model, batch):
+    """The loss, a sum over the batch, by PyTorch's cross-entropy of all logits."""
+    ids, weights = batch["input_ids"], batch["weights"]
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].transpose(1, 2)
+    return (torch.nn.functional.cross_entropy(logits, ids[:, 1:], reduction="none") * weights[:, 1:]).sum()
 
 
 def same(one, other):
@@ -87,8 +95,9 @@ def test_gradients_of_every_family(name, records, tmp_path, capsys):
     tokenizer = base_models.load_tokenizer(base)
     frame = load_frame("alpaca", tokenizer)
     model = with_lora(base, lora_targets.query_and_value_modules(base))
-    losses = cross_entropy, SharedPrefix(longest=512)
-    plain, sharing = (step(model, records, tokenizer, frame, loss) for loss in losses)
+    losses = from_logits, cross_entropy, SharedPrefix(longest=512)
+    expected, plain, sharing = (step(model, records, tokenizer, frame, loss) for loss in losses)
+    same(plain, expected)
     same(sharing, plain)
     said = capsys.readouterr().out
     if name in CANNOT:
@@ -104,10 +113,11 @@ def test_gradients_of_every_family(name, records, tmp_path, capsys):
 def test_every_loss(weight, checkpointing, tiny_llama, records, capsys):
     tokenizer = base_models.load_tokenizer(tiny_llama)
     model = base_models.prepare_for_tuning(with_lora(tiny_llama, ["q_proj", "down_proj"]), checkpointing)
-    losses = cross_entropy, SharedPrefix(longest=512)
-    plain, sharing = (step(model, records, tokenizer, load_frame("alpaca"), loss, weight) for loss in losses)
+    losses = from_logits, cross_entropy, SharedPrefix(longest=512)
+    expected, plain, sharing = (step(model, records, tokenizer, load_frame("alpaca"), loss, weight) for loss in losses)
     assert "no shared" not in capsys.readouterr().out
     assert sharing[2] < plain[2]
+    same(plain, expected)
     same(sharing, plain)
 
 
