@@ -10,6 +10,7 @@
 
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -173,10 +174,9 @@ def test_command_line(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory):
+def evaluated(demo, tmp_path_factory):
     """A workspace with an evaluation after every step, the later the better."""
-    root = tmp_path_factory.mktemp("evaluated")
-    make_workspace(root, 0, SIZES)
+    root = shutil.copytree(demo[0], tmp_path_factory.mktemp("evaluated") / "root")
     paths = {split: root / "rec_data" / "movie" / f"{split}.json" for split in ("train", "valid", "test")}
     paths["source"] = root / "instruction_data" / "netflix" / "train.json"
     records = read_records(paths["test"])
@@ -211,7 +211,6 @@ def test_the_summary_names_every_step_in_order_and_compares(evaluated, monkeypat
     assert (evaluated / "quickstart.png").stat().st_size > 10_000
 
 
-def test_the_summary_of_nothing_tuned_is_one_line(tmp_path):
-    make_workspace(tmp_path, 0, SMALL)
+def test_the_summary_of_nothing_tuned_is_one_line(demo):
     with pytest.raises(InputError, match="no evaluated adapter for movie"):
-        summary.collect(tmp_path, "movie")
+        summary.collect(demo[0], "movie")

@@ -376,12 +376,3 @@ def test_the_closing_marker_of_a_prompt_goes():
         "Step 3: Recommend.",
     ):
         assert without_marker(prompt) == "Step 3: Recommend."
-
-
-def test_the_readme_shows_the_prompts_as_they_are():
-    films = ["Rose and Verdict (2160)", "Sheriff of Tomorrow (2158)", "The Loot (2164)"]
-    known = ["Saddle in Autumn (2150)", "The Vault (2166)", "Jury for Two (2153)"]
-    answers = ["Westerns and heists; courtroom films less.", "1. The Vault (2166)\n2. Saddle in Autumn (2150)"]
-    template = read_templates(REPOSITORY / "cot_data" / "prompts")[2]
-    shown = f"```\n{fill(template, 'movie', known, films, answers)}\n```"
-    assert shown in (REPOSITORY / "cot_data" / "README.md").read_text()
