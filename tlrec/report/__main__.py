@@ -31,23 +31,19 @@ def main():
         raise InputError(f"{arguments.root}: no such folder")
     output = arguments.output_dir or arguments.root / "report"
 
-    # 1. Find the runs
-    from tlrec.report import collect
+    from tlrec.report import cells, checks, collect, datafiles, figures, page, tables
 
+    # 1. Find the runs
     workspace = collect.collect(arguments.root)
     if not (workspace.evaluations or workspace.tunings or workspace.probes or workspace.problems):
-        raise InputError(
-            f"{arguments.root}: no runs; a run is a folder with a run.json, a metrics.json or a probe.json"
-        )
-
+        wanted = "a run is a folder with a run.json, a metrics.json or a probe.json"
+        raise InputError(f"{arguments.root}: no runs; {wanted}")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output_dir {output}: cannot be made: {error.strerror}") from None
 
     # 2. Group them, judge what is noise, look for leaks
-    from tlrec.report import cells, checks, datafiles, figures, page, tables
-
     files = datafiles.DataFiles(arguments.root)
     test_sets = cells.test_sets(workspace.evaluations, files, workspace.problems)
     findings = checks.check(test_sets, files)
@@ -60,12 +56,10 @@ def main():
     page.write_markdown(output / "results.md", sections)
     page.write_page(output / "index.html", sections)
 
-    evaluated = sum(len(test_set.evaluations) for test_set in test_sets)
-    damaged = len(workspace.problems)
+    evaluated, damaged = sum(len(test_set.evaluations) for test_set in test_sets), len(workspace.problems)
     print(f"{evaluated} evaluations on {len(test_sets)} test sets, {damaged} damaged or unfinished runs")
-    for level, subject, text in findings.values.tolist():
-        if level == "warning":
-            print(printable(f"warning: {subject}: {text}"))
+    for _, subject, text in findings[findings[""] == "warning"].values.tolist():
+        print(printable(f"warning: {subject}: {text}"))
     print(printable(f"report: {output / 'index.html'}"))
 
 

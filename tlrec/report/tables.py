@@ -18,10 +18,9 @@ LEGEND = (
     "AUC as published: rows in order of P(Yes) - P(No), 0.5 is chance. Mean ± standard deviation over seeds, number of "
     "seeds in brackets; then what selected the checkpoints. ▲ above the best rule without training, ▼ below it, ≈ "
     "within noise of it; ★ best here, ☆ within noise of the best: the paired 95 % interval of the difference, over "
-    "{unit}, contains 0. That "
-    "interval leaves out users, not seeds: read it beside the ±. No sign: {unit} do not tell how certain it is. ‡ most "
-    "other cells have other scoring settings (see Checks). Without training: history is the share of liked "
-    "items in the history, item is the like-rate of the target item in the training split."
+    "{unit}, contains 0. That interval leaves out users, not seeds: read it beside the ±. No sign: {unit} do not tell how "
+    "certain it is. ‡ most other cells have other scoring settings (see Checks). Without training: history is the share "
+    "of liked items in the history, item is the like-rate of the target item in the training split."
 )
 WITHIN_USERS = (
     "AUC ranks the rows of all users together; uAUC ranks each user's rows separately and is averaged over the {users} "
@@ -196,9 +195,9 @@ def runs(test_sets):
 
 def run_row(test_set, cell, evaluation):
     """{column: value} of one evaluation."""
-    metrics, run, facts, unit = evaluation.metrics, evaluation.metrics["run"], evaluation.facts, test_set.unit
-    row = {"folder": evaluation.folder, "target": test_set.target, "test": test_set.test["published"]}
-    row |= {"method": cell.method, "shots": cell.shots, "seed": facts["seed"], "selected_by": cell.selected}
+    metrics, run, unit = evaluation.metrics, evaluation.metrics["run"], test_set.unit
+    row = {"folder": evaluation.folder} | evaluation.facts | {"target": test_set.target, "method": cell.method}
+    row |= {"test": test_set.test["published"], "test_path": test_set.test["path"], "selected_by": cell.selected}
     for metric in METRICS:
         row |= {metric: metrics[metric]} | bounds(f"{metric}_{unit}", metrics["intervals"][metric].get(unit))
     row |= {name: metrics[name] for name in ("auc_logodds", *CALIBRATION, "answer_mass", "n", "n_positive")}
@@ -211,16 +210,12 @@ def run_row(test_set, cell, evaluation):
     ranking, seconds = evaluation.ranking or {}, [stage["seconds"] for stage in evaluation.chain]
     row |= {f"rank_{name}": ranking.get(name) for name in ("protocol", "rows", "candidates", *RANK_METRICS)}
     row |= {
-        "base_model": facts["base_model"],
         "frame": run.get("frame"),
         "truncated_test": (run["results"].get("truncated") or {}).get("test"),
-        "test_path": test_set.test["path"],
-        "test_sha256": facts["test_sha256"],
         "tuning_seconds": sum(seconds) if seconds else None,
         "evaluation_seconds": run["seconds"],
         "ended": run["ended"],
-        "hardware": facts["hardware"] or f"{run['platform'].get('cpus')} CPU cores",
-        "revision": facts["revision"] or "-",
+        "hardware": row["hardware"] or f"{run['platform'].get('cpus')} CPU cores",
     }
     return row | {name: run["versions"].get(name) for name in ("python", "torch", "transformers", "peft")}
 
