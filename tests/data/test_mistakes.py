@@ -134,14 +134,22 @@ def test_damaged_archives(damage, tmp_path):
     assert f"{tmp_path}/r.csv.gz: cannot be read" in refused(tmp_path, "--raw", tmp_path / "r.csv.gz")
 
 
-def test_tables_that_are_no_parquet_or_have_holes(tmp_path):
-    items, path = tmp_path / "items.csv", tmp_path / "ratings.parquet"
-    items.write_text(RAW["table"]["items.csv"])
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        (["007", None], "row 2: 'item' is missing (1 of 2 rows)"),
+        ([["007"], ["g2"]], "Unsupported cast from list<element: string> to utf8"),
+        ([b"007", b"\xff"], "not a Parquet file: "),
+        (None, "not a Parquet file: "),
+    ],
+)
+def test_parquet_that_cannot_be_read(items, message, tmp_path):
+    titles, path = tmp_path / "items.csv", tmp_path / "ratings.parquet"
+    titles.write_text(RAW["table"]["items.csv"])
     path.write_text("user,item\n")
-    assert refused(tmp_path, "--raw", path, "--items", items).startswith(f"{path}: not a Parquet file: ")
-    pd.DataFrame({"user": ["a", "b"], "item": ["007", None], "rating": [1, 2]}).to_parquet(path)
-    message = f"{path}: row 2: 'item' is missing (1 of 2 rows)"
-    assert refused(tmp_path, "--raw", path, "--items", items).startswith(message)
+    if items:
+        pd.DataFrame({"user": ["a", "b"], "item": items, "rating": [1, 2]}).to_parquet(path)
+    assert refused(tmp_path, "--raw", path, "--items", titles).startswith(f"{path}: {message}")
 
 
 def test_lines_of_two_colons_are_counted_as_fields(tmp_path):
@@ -176,6 +184,7 @@ SOON = "timestamp 'soon' is neither a number nor a date such as 2024-05-31"
         ("netflix", "combined_data_1.txt", "7,4,", "7,x,", f"line 5: {FILM} '7,x,2005-01-02'"),
         ("netflix", "combined_data_1.txt", "2005-01-02", "2005", f"line 5: {FILM} '7,4,2005'"),
         ("netflix", "combined_data_1.txt", "7,4,", "7,4,4,", f"line 5: {FILM} '7,4,4,2005-01-02'"),
+        ("netflix", "movie_titles.csv", RAW["netflix"]["movie_titles.csv"], "", "is empty"),
         ("netflix", "movie_titles.csv", "2,NULL,", "2;NULL;", "line 2: expected id,year,title, found '2;NULL;Isle"),
         (
             "amazon-books",
@@ -194,8 +203,15 @@ SOON = "timestamp 'soon' is neither a number nor a date such as 2024-05-31"
             "line 2: not utf-8: byte 0xff at column 11; save it as UTF-8",
         ),
         ("book-crossing", "BX-Books.csv", "Book-Title", "Name", "line 1: no column 'Book-Title'; found 'ISBN', 'Name'"),
+        (
+            "book-crossing",
+            "BX-Books.csv",
+            RAW["book-crossing"]["BX-Books.csv"].partition("\n")[2],
+            "",
+            "a header, but no rows",
+        ),
         ("table", "ratings.csv", "user,", "who,", f"line 1: no column for the user; {COLUMNS}"),
-        ("table", "ratings.csv", "item,", "item\r,", r"line 1: no column for the user; found 'user,item\r,rating,time"),
+        ("table", "ratings.csv", "item,", "item\r,", "line 2: expected 2 fields, found 3"),
         ("table", "ratings.csv", "ann,007,4.5,2", "ann,007,4.5,soon", f"line 2: {SOON}"),
         ("table", "ratings.csv", "g2,4,1", "g2,inf,1", "line 4: rating 'inf' is not a number (1 of 4 rows)"),
         ("table", "ratings.csv", "bob,", ",", "line 4: 'user' is missing (2 of 4 rows)"),

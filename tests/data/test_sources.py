@@ -313,7 +313,9 @@ def test_amazon_book_sorts_times_as_text_in_the_published_order_only(tmp_path, s
 # -------------------------------------------------------------------------------------------------------- 3. tables
 
 
-@pytest.mark.parametrize("form", ["csv", "tsv", "semicolons.csv", "jsonl", "json", "jsonl.gz", "parquet", "bom.csv"])
+@pytest.mark.parametrize(
+    "form", ["mac.csv", "tsv", "semicolons.csv", "jsonl", "json", "jsonl.gz", "parquet", "bom.csv"]
+)
 def test_tables_with_columns_of_other_names(tmp_path, capsys, form):
     ratings = pd.DataFrame(WORLD, columns=["Reviewer-ID", "ASIN", "stars", "when"])
     items = pd.DataFrame({"asin": list(PLAIN), "Product Title": TITLES})
@@ -333,7 +335,8 @@ def test_tables_with_columns_of_other_names(tmp_path, capsys, form):
             table.to_json(path, orient="records", lines="jsonl" in form)
         else:
             separator = {"tsv": "\t", "semicolons.csv": ";"}.get(form, ",")
-            table.to_csv(path, sep=separator, index=False, encoding="utf-8-sig" if "bom" in form else "utf-8")
+            end, encoding = "\r" if "mac" in form else "\n", "utf-8-sig" if "bom" in form else "utf-8"
+            table.to_csv(path, sep=separator, index=False, lineterminator=end, encoding=encoding)
     files = ["--ratings", tmp_path / f"r.{form}", "--items", tmp_path / f"i.{form}"]
     run(*files, *columns, "--output", tmp_path / "out", "--kind", "game", *FLAGS)
     assert written(tmp_path / "out") == expected(WORLD, PLAIN, "game")

@@ -75,9 +75,7 @@ def read_catalogue(path):
     if "title" not in found:
         raise InputError(f"{path}: line 1: no column 'title'; found {', '.join(map(repr, found))}")
     wanted = {name: name for name in ("title", "creator", "kind") if name in found}
-    table = tables.read_columns(path, wanted, separator)
-    for column in table.columns.intersection(["title", "creator"]):
-        table[column] = table[column].str.replace(r"\s*[\r\n]+\s*", " ", regex=True)
+    table = values.of_one_line(tables.read_columns(path, wanted, separator), ["title", "creator"])
     creators = "creator" in table and (table["creator"].str.strip() != "").any()
     values.require_filled(table, ["title", "creator"] if creators else ["title"], path)
     kinds = list(dict.fromkeys(table["kind"])) if "kind" in table else []

@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 
 from tlrec.data.records import labels_of
+from tlrec.data.users import infer_users
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,6 @@ def measure_overlap(files):
     files: {name: (records, Preferences)} in the order train, valid, test. Users are inferred over all files at once
     (tlrec.data.users). Returns ({name: number of users}, [Overlap]).
     """
-    from tlrec.data.users import infer_users
-
     preferences = [p for _, file_preferences in files.values() for p in file_preferences]
     labels = np.concatenate([labels_of(records) for records, _ in files.values()])
     ends = np.cumsum([len(records) for records, _ in files.values()])

@@ -3,7 +3,7 @@
 ratings, items of a reader ──► clean ──► Source, in which every rating has a number, and an item with a title
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ class Source:
     ratings: pd.DataFrame
     items: pd.DataFrame
     files: list[Path]
-    counts: dict = field(default_factory=lambda: {"left out": {}, "changed": {}})
+    counts: dict
 
     def summary(self):
         """Lines that say what was read, and what was left out or changed."""
@@ -66,8 +66,7 @@ def clean(found, settings):
 def _check_items(source, path, kind):
     """Items once each, with a title of one line, a creator where most have one, and a kind of one word."""
     items = source.items
-    for column in items.columns.intersection(["title", "creator"]):
-        items[column] = items[column].str.replace(r"\s*[\r\n]+\s*", " ", regex=True)
+    items = values.of_one_line(items, ["title", "creator"])
     values.require_filled(items, ["item"], path)
     untitled = items["title"].str.strip() == ""
     again = items[~untitled]["item"].duplicated()

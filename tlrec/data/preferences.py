@@ -51,21 +51,23 @@ def parse_input(text):
     list of books an item is complete only once it has its `written by`, and text without any belongs to the author
     before it.
     """
+    match = _match(text)
+    target = match["target"].strip()
+    if _is_quoted(target):
+        target = target[1:-1]
+    likes, dislikes = (tuple(map(parse_item, _split_items(match[name]))) for name in ("likes", "dislikes"))
+    return Preference(likes, dislikes, parse_item(target), match["kind"])
+
+
+def _match(text):
+    """The parts of an `input`; ValueError if it has another form."""
     match = _INPUT.fullmatch(text)
     if match is None:
         raise ValueError(
             "expected 'User Preference: ...', 'User Unpreference: ...' and "
             "'Whether the user will like the target ...?' on three lines"
         )
-    target = match["target"].strip()
-    if _is_quoted(target):
-        target = target[1:-1]
-    return Preference(
-        likes=_parse_items(match["likes"]),
-        dislikes=_parse_items(match["dislikes"]),
-        target=parse_item(target),
-        kind=match["kind"],
-    )
+    return match
 
 
 def build_input(preference, quoted_target=False):
@@ -113,7 +115,7 @@ def without_item(record, place):
 
     Raises ValueError if the input has another form.
     """
-    match = _INPUT.fullmatch(record["input"])
+    match = _match(record["input"])
     likes, dislikes = _split_items(match["likes"]), _split_items(match["dislikes"])
     name, items, place = ("likes", likes, place) if place < len(likes) else ("dislikes", dislikes, place - len(likes))
     start, end = match.span(name)
@@ -128,9 +130,7 @@ def in_another_order(record, *seed):
     A list that would be read as other items in that order, because a name looks like a separator, stays as it is. Raises
     ValueError if the input has another form.
     """
-    match, text, rng = _INPUT.fullmatch(record["input"]), record["input"], np.random.default_rng(seed)
-    if match is None:
-        raise ValueError("not the input of a preference record")
+    match, text, rng = _match(record["input"]), record["input"], np.random.default_rng(seed)
     for name in ("dislikes", "likes"):  # from the end, so that the places of the other list stay right
         items = _split_items(match[name])
         shuffled = [items[place] for place in rng.permutation(len(items))]
@@ -157,10 +157,6 @@ def ambiguous_names(preference):
 def _is_quoted(target):
     """Published book files quote the whole target once more."""
     return target.startswith('""') and target.endswith('"') and bool(_WRITTEN_BY.search(target))
-
-
-def _parse_items(text):
-    return tuple(map(parse_item, _split_items(text)))
 
 
 def _split_items(text):

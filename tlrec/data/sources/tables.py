@@ -7,6 +7,8 @@ breaks counts as one line. Users and items are categories, so that tens of milli
 
 import csv
 import io
+import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from tlrec.data.records import json_values
-from tlrec.errors import InputError
+from tlrec.errors import InputError, first_line
 from tlrec.files import opened, read_bytes
 
 CATEGORIES = ("user", "item", "rating")
@@ -31,7 +33,7 @@ def top_line(path):
     with opened(path) as file:
         start = file.read(1 << 16)
     encoding = "utf-16" if start[:2] in UTF16 else "utf-8"
-    return start.decode(encoding, errors="replace").lstrip("\ufeff").split("\n")[0].rstrip("\r")
+    return re.split(r"[\r\n]", start.decode(encoding, errors="replace").lstrip("\ufeff"), maxsplit=1)[0]
 
 
 def read_text(path):
@@ -49,13 +51,9 @@ def is_json(path):
 
 def columns_of(path):
     """(names of the columns, separator) of a table; the separator of JSON lines and Parquet is None."""
-    try:
-        if Path(path).suffix == ".parquet":
+    if Path(path).suffix == ".parquet":
+        with _one_line_of_parquet(path):
             return pyarrow.parquet.read_schema(path).names, None
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
     if is_json(path):
         row = next(json_values(path), None)
         if not isinstance(row, dict):
@@ -68,6 +66,18 @@ def columns_of(path):
     return _fields_of(line, separator, quotes=True), separator
 
 
+@contextmanager
+def _one_line_of_parquet(path):
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except pa.ArrowNotImplementedError as error:  # such as a column of lists
+        raise InputError(f"{path}: {first_line(error)}; write all columns as text or numbers") from None
+    except (OSError, UnicodeError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not a Parquet file: {first_line(error)}") from None
+
+
 def read_columns(path, columns, separator):
     """The `columns`, {name: name in the file}, of a table with a header, of JSON lines or of Parquet, as text."""
     once = {column: name for name, column in columns.items()}
@@ -75,9 +85,12 @@ def read_columns(path, columns, separator):
         table = read_columns(path, {name: column for column, name in once.items()}, separator)
         return _categories(table[[once[column] for column in columns.values()]].set_axis(list(columns), axis=1))
     if Path(path).suffix == ".parquet":
-        found = pyarrow.parquet.read_table(path, columns=list(columns.values()))
-        texts = {name: pa.compute.fill_null(found[column].cast(pa.string()), "") for name, column in columns.items()}
-        table = pd.DataFrame({name: text.to_pandas() for name, text in texts.items()})
+        with _one_line_of_parquet(path):
+            found = pyarrow.parquet.read_table(path, columns=list(columns.values()))
+            texts = [pa.compute.fill_null(found[column].cast(pa.string()), "") for column in columns.values()]
+            found = pa.table(texts, names=list(columns))
+            found.validate(full=True)  # that texts are UTF-8
+            table = found.to_pandas()
         table.index += 1
         return _categories(table)
     if separator is None:
@@ -193,7 +206,7 @@ def read_lines(path, width, places, separator=",", header=False, latin=False, qu
         except pa.ArrowInvalid as error:
             if "Could not skip initial" in str(error):
                 raise InputError(f"{path}: a header, but no rows") from None
-            raise InputError(f"{path}: cannot be read as a table: {str(error).splitlines()[0]}") from None
+            raise InputError(f"{path}: cannot be read as a table: {first_line(error)}") from None
     table = table.unify_dictionaries().rename_columns(list(wanted.values())).to_pandas()
     table.index = np.setdiff1d(np.arange(len(table) + len(odd)) + 1 + header, list(odd), assume_unique=True)
     return table, odd

@@ -21,6 +21,12 @@ def require_filled(table, columns, path):
             )
 
 
+def of_one_line(table, columns):
+    """The table with line breaks in those of `columns` that it has as spaces."""
+    found = table.columns.intersection(columns)
+    return table.assign(**{name: table[name].str.replace(r"\s*[\r\n]+\s*", " ", regex=True) for name in found})
+
+
 def numbers(table, column, path):
     """A text column as finite numbers: int64 if all are whole, else float64. Raises InputError at the first other."""
     codes, kinds = table[column].factorize()
