@@ -4,7 +4,6 @@
 2. ins_tuning.py through the Trainer with fsdp.yaml on two processes (gloo, CPU) is ins_tuning.py on one.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -12,9 +11,9 @@ import sys
 import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
-from safetensors.torch import load_file
 
 from tests.conftest import REPOSITORY
+from tests.support.tuned import furthest, history, weights
 
 
 def launched_with(name):
@@ -34,22 +33,20 @@ def test_they_are_read(name, fsdp, deepspeed):
 
 
 @pytest.mark.slow
-def test_fsdp_through_the_trainer(tiny_llama, tiny_workspace, run_script, tmp_path):
-    command = ["--base_model", tiny_llama, "--val_data_path", tiny_workspace / "rec_data/movie/valid.json"]
-    command += ["--train_data_path", tiny_workspace / "instruction_data/netflix/train.json", "--device", "cpu"]
-    command += ["--batch_size", "8", "--micro_batch_size", "2", "--num_epochs", "2", "--warmup_steps", "0"]
-    command += ["--eval_steps", "1", "--learning_rate", "1e-2", "--lora_dropout", "0"]  # masks differ between processes
-    status, _, err = run_script("ins_tuning.py", *command, "--output_dir", tmp_path / "one")
+def test_fsdp_through_the_trainer(instruct, stage_words, tmp_path):
+    one, two, flags = (
+        tmp_path / "one",
+        tmp_path / "two",
+        ["--micro_batch_size", 2, "--lora_dropout", 0],
+    )  # else masks differ
+    status, _, err = instruct(one, *flags)
     assert status == 0, err
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     torchrun += [REPOSITORY / "tests" / "support" / "fsdp_on_the_cpu.py", REPOSITORY / "ins_tuning.py"]
     environment = os.environ | prepare_multi_gpu_env(launched_with("fsdp.yaml")) | {"OMP_NUM_THREADS": "1"}
-    words = list(map(str, [*torchrun, *command, "--output_dir", tmp_path / "two"]))
+    words = list(map(str, [*torchrun, *stage_words(two, *flags)[1:]]))
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (
-        [*json.loads((tmp_path / name / "run.json").read_text())["results"]["history"]] for name in ("one", "two")
-    )
-    assert [entry["eval_auc"] for entry in one] == [entry["eval_auc"] for entry in two] and len(one) == 4
-    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
-    assert one.keys() == two.keys() and max((one[name] - two[name]).abs().max() for name in one) < 1e-5
+    aucs = [[entry["eval_auc"] for entry in history(folder)] for folder in (one, two)]
+    assert aucs[0] == aucs[1] and len(aucs[0]) == 4
+    assert furthest(weights(one), weights(two)) < 1e-5

@@ -80,9 +80,11 @@ def test_what_exists_is_kept(fetch, tmp_path):
 
 
 def test_what_the_repository_lacks(fetch, public):
+    status, _, (line,), root = fetch("/no/repository")
+    assert status == 2 and line.startswith("error: /no/repository: cannot be cloned: ") and not root.exists()
     (public / "old" / "0.json").write_text("[2]")
     git(public, "commit", "-qam", "changed")
-    status, out, (line,), root = fetch()
+    status, out, (line,), _ = fetch()
     assert (status, len(out)) == (2, 2) and line.startswith("error: cot_data/stage123.json: the published CoT records ")
     assert not (root / "cot_data").exists() and (root / "rec_data/movie/test.json").exists()
     status, _, lines, _ = fetch(python=sys.executable)  # of the real table it has none
@@ -90,8 +92,3 @@ def test_what_the_repository_lacks(fetch, public):
     for line, (path, (blob, name)) in zip(lines, FILES.items()):
         if path != "rec_data/movie/test.json":  # which is there now
             assert line.startswith(f"error: {path}: the published {name} (git blob {blob}) is not in {public};")
-
-
-def test_no_such_repository(fetch):
-    status, _, (line,), root = fetch("/no/repository")
-    assert status == 2 and line.startswith("error: /no/repository: cannot be cloned: ") and not root.exists()
