@@ -31,7 +31,6 @@ refuse_flags "--base_model BASE_MODEL" "--train_data_path ROOT_PATH" "--val_data
   "--seed SEEDS" "--source SOURCE" "--target TARGET" -- "$@"
 
 # 1. Check that everything the runs need exists
-data="$ROOT_PATH/rec_data/$target"
 need_base_model
 need_target_data "$target"
 need_general_adapter
@@ -61,10 +60,7 @@ for general in "${generals[@]}"; do
     fi
     adapter=none name="base$(suffix)" weights=()
     case "$general" in "" | none) ;; *) adapter="$general" name="$(named "$general")$(suffix)" weights=(--lora_weights "$general") ;; esac
-    run evaluate.py \
-      --base_model "$BASE_MODEL" ${weights[@]+"${weights[@]}"} --test_data_path "$data/test.json" \
-      --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/$target/$name" \
-      --device "$DEVICE" --target "$target" --resume ${scoring_flags[@]+"${scoring_flags[@]}"} $(trusted "$@")
+    evaluate "$target" ${weights[@]+"${weights[@]}"} --output_dir "$ROOT_PATH/output_model/$target/$name" $(trusted "$@")
     EXP_NAME="$name" INSTRUCTION_ADAPTER="$adapter" bash "$repository/shell/few_shot.sh" "$gpu" 0 "$target" "$@"
   done
 done

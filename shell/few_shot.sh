@@ -75,7 +75,4 @@ run rec_tuning.py \
 # 3. What the runs do not measure themselves: the recipe's own scores, and ranks
 checks_only "$@" && exit 0
 [ -n "${scoring_flags[*]-}$EVALUATE_ARGS" ] || exit 0
-run evaluate.py \
-  --base_model "$BASE_MODEL" --lora_weights "${adapters[@]}" --test_data_path "$data/test.json" \
-  --train_data_path "$data/train.json" --device "$DEVICE" --target "$target" --resume \
-  ${scoring_flags[@]+"${scoring_flags[@]}"} $(trusted "$@") $EVALUATE_ARGS
+evaluate "$target" --lora_weights "${adapters[@]}" $(trusted "$@") $EVALUATE_ARGS

@@ -134,6 +134,15 @@ run() {
   fi
 }
 
+# evaluate TARGET [arguments of evaluate.py]: the target's test set, scored with the settings in the adapter's run.json and those
+# of the recipe. Rules that use items need the target's train split.
+evaluate() {
+  local data="$ROOT_PATH/rec_data/$1" floors=()
+  [ ! -e "$data/train.json" ] || floors=(--train_data_path "$data/train.json")
+  run evaluate.py --base_model "$BASE_MODEL" --test_data_path "$data/test.json" ${floors[@]+"${floors[@]}"} --device "$DEVICE" \
+    --target "$1" --resume ${scoring_flags[@]+"${scoring_flags[@]}"} "${@:2}"
+}
+
 # ------------------------------------------------------------------------------------------------- names of the folders
 
 # named PATH: the last folder of a path; owner--name of a hub name.

@@ -36,7 +36,6 @@ base="$(named "$BASE_MODEL")"
 [ "$base" != smollm2-135m ] || base=""
 
 for target in $TARGETS; do
-  data="$ROOT_PATH/rec_data/$target"
   for source_domain in $SOURCES; do
     name="${RECIPE}_from_$source_domain${base:+_$base}"
     echo "==== $target, source: $source_domain"
@@ -51,9 +50,7 @@ for target in $TARGETS; do
       fi
     fi
     if [ "$source_domain" = none ] || [ "$target" != "$TUNED_FOR" ]; then # else zero_shot.sh has scored it
-      run evaluate.py --base_model "$BASE_MODEL" ${weights[@]+"${weights[@]}"} --test_data_path "$data/test.json" \
-        --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/$target/$name" --device "$DEVICE" \
-        --target "$target" --resume ${scoring_flags[@]+"${scoring_flags[@]}"}
+      evaluate "$target" ${weights[@]+"${weights[@]}"} --output_dir "$ROOT_PATH/output_model/$target/$name"
     fi
 
     # 3. Shots on top, and all rows of the target in one pass

@@ -30,7 +30,6 @@ refuse_flags "--base_model BASE_MODEL" "--train_data_path ROOT_PATH and STAGES" 
   "--source SOURCE" "--target TARGET" -- "$@"
 
 # 1. Check that everything the run needs exists
-test="$ROOT_PATH/rec_data/$target/test.json"
 case "$VALID" in
   target) valid="$ROOT_PATH/rec_data/$target/valid.json" ;;
   source) valid="$ROOT_PATH/instruction_data/$source_domain/valid.json" ;;
@@ -41,18 +40,17 @@ need_base_model
 need_general_adapter
 need_train_data "$STAGES" "$source_domain"
 need "validation data" "$valid" "rec_data/README.md tells how to make it"
-need "test data" "$test" "rec_data/README.md tells how to make it"
+need "test data" "$ROOT_PATH/rec_data/$target/test.json" "rec_data/README.md tells how to make it"
 
 # 2. One adapter after another, each starting from the one before
 adapters="$ROOT_PATH/instruction_model/$target"
-start=()
-if [ "$GENERAL_ADAPTER" != none ] && [ -n "$GENERAL_ADAPTER" ]; then
-  start=(--resume_from_checkpoint "$GENERAL_ADAPTER")
-elif [ -z "$GENERAL_ADAPTER" ] && [ -e "$adapters/alpaca/adapter_config.json" ]; then
-  start=(--resume_from_checkpoint "$adapters/alpaca")
-elif [ -z "$GENERAL_ADAPTER" ]; then
-  echo "no general adapter at $adapters/alpaca (optional): starting from a fresh LoRA"
+general="${GENERAL_ADAPTER:-$adapters/alpaca}"
+if [ -z "$GENERAL_ADAPTER" ] && [ ! -e "$general/adapter_config.json" ]; then
+  echo "no general adapter at $general (optional): starting from a fresh LoRA"
+  general=none
 fi
+start=(--resume_from_checkpoint "$general")
+[ "$general" != none ] || start=()
 done_stages=""
 for stage in $STAGES; do
   done_stages="$(words "$done_stages $stage")"
@@ -77,10 +75,6 @@ done
 
 checks_only "$@" && exit 0
 
-# 3. Zero-shot AUC on the target's test set, scored with the settings in the adapter's run.json and those of the recipe
+# 3. Zero-shot AUC on the target's test set
 echo "== zero-shot: $output"
-floors=() # the rules that use items need the target's train split
-[ -e "$ROOT_PATH/rec_data/$target/train.json" ] && floors=(--train_data_path "$ROOT_PATH/rec_data/$target/train.json")
-run evaluate.py \
-  --base_model "$BASE_MODEL" --lora_weights "$output" --test_data_path "$test" ${floors[@]+"${floors[@]}"} \
-  --device "$DEVICE" --target "$target" --resume ${scoring_flags[@]+"${scoring_flags[@]}"} $(trusted "$@") $EVALUATE_ARGS
+evaluate "$target" --lora_weights "$output" $(trusted "$@") $EVALUATE_ARGS

@@ -70,9 +70,9 @@ def test_it_never_asks_for_yes_or_no(pretraining):
 
 def test_it_has_neither_frames_nor_the_wording_of_records(pretraining):
     text = "\n".join(text.words for text in pretraining)
-    record = build_record(Preference((Item("x"),), (Item("y"),), Item("z"), "movie"), True)
-    found = re.split(r"{\w+}|\n|: ", load_frame("alpaca").with_input + load_frame("alpaca").without_input)
-    found += re.split(r'movie|"\w"|\n|: |Yes|No', record["instruction"] + "\n" + record["input"])
+    frame, record = load_frame("alpaca"), build_record(Preference((Item("x"),), (Item("y"),), Item("z"), "movie"), True)
+    wording = (frame.with_input, frame.without_input, record["instruction"], record["input"])
+    found = re.split(r'{\w+}|\n|: |movie|"\w"|Yes|No', "\n".join(wording))
     found = [piece for piece in (each.strip(' ."#,?') for each in found) if len(piece.split()) > 1]
     assert {"User Preference", "User Unpreference", "Whether the user will like the target"} <= set(found)
     assert [piece for piece in found if piece in text] == []
