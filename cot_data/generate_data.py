@@ -65,12 +65,9 @@ def parse_arguments():
     return parser.parse_args()
 
 
-BOUNDS = (
-    (
-        ("sequence_length", "user_num", "candidate_num", "max_samples", "max_tokens", "concurrency", "attempts"),
-        lambda value: value >= 1,
-        "1 or more",
-    ),
+COUNTS = ("sequence_length", "user_num", "candidate_num", "max_samples", "max_tokens", "concurrency", "attempts")
+BOUNDS = [  # flags, what their values must be, the same in words
+    (COUNTS, lambda value: value >= 1, "1 or more"),
     (
         ("poll_seconds", "price_in", "price_out", "max_cost"),
         lambda value: 0 <= value < math.inf,
@@ -79,7 +76,7 @@ BOUNDS = (
     (("timeout",), lambda value: 0 < value < math.inf, "a number above 0"),
     (("temperature",), lambda value: 0 <= value <= 2, "0 to 2"),
     (("top_p",), lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
-)
+]
 
 
 def check_arguments(args):
