@@ -134,6 +134,15 @@ def test_odd_answers_on_batches(generate, root, path):
         assert status == 1 and "stopped: malformed response: " in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize("part", [{"calls": ["x"], "batch": "b1", "status": None}, {"calls": [], "batch": 7}, []])
+def test_a_damaged_list_of_batches_is_one_line(generate, root, part):
+    state = root / "cot_data/netflix/batches.json"
+    state.parent.mkdir(parents=True)
+    state.write_text(json.dumps({"parts": [part]}))
+    status, _, err = generate("http://127.0.0.1:9/v1", *BATCH)
+    assert status == 2 and err.startswith(f"error: {state}: 'parts.0") and err.count("\n") == 1
+
+
 # ----------------------------------------------------------------------------------------------------------- thoughts
 
 

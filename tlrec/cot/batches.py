@@ -11,18 +11,34 @@ after each batch is made, lists the batches:
 import asyncio
 import json
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote
+
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic takes this one
 
 from tlrec.cot.dialogues import IN_A_ROW, ServiceError, Stopped
 from tlrec.cot.failures import Failure
 from tlrec.cot.reply import Answer, read_completion
-from tlrec.files import read_json, write_json
+from tlrec.files import read_json, validate, write_json
 
 ENDPOINT = "/v1/chat/completions"
 MAX_REQUESTS, MAX_BYTES = 50_000, 200_000_000  # per batch, the service's limits
 RUNNING = ("validating", "in_progress", "finalizing", "cancelling")
 TOO_MUCH_ENQUEUED = "token_limit_exceeded"
 MOST_PAGES = 1000  # of the service's list of batches
+
+
+class Part(TypedDict):
+    calls: list[Annotated[str, Field(pattern=r"^\d+-\d+$")]]
+    batch: str | None
+    status: str | None
+
+
+class State(TypedDict):
+    """The file beside the journal."""
+
+    parts: list[Part]
 
 
 def run_batches(work, state_path, poll_seconds):
@@ -43,7 +59,9 @@ def run_batches(work, state_path, poll_seconds):
 class _Batches:
     def __init__(self, work, state_path, poll_seconds):
         self.work, self.service, self.state_path, self.poll_seconds = work, work.service, state_path, poll_seconds
-        self.state = read_json(state_path, ["parts"]) if state_path.exists() else {"parts": []}
+        self.state = {"parts": []}
+        if state_path.exists():
+            self.state = validate(read_json(state_path), State, state_path)
         self.most_requests = MAX_REQUESTS
         self.one_at_a_time = False
 
