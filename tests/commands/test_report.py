@@ -25,7 +25,7 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.support.mistakes import assert_mistakes, run_all
+from tests.support.mistakes import run_all
 from tests.support.synthetic import evaluate, make_data, make_records, score, tune
 from tlrec.data.records import read_records, write_records
 from tlrec.evaluation.intervals import jackknife
@@ -202,9 +202,21 @@ def test_links_are_followed_once(workspace, tmp_path):
 
 
 @pytest.mark.slow
-def test_files_and_the_same_bytes_again(workspace, tmp_path, report):
-    ((status, printed, _, heavy),) = run_all([[REPORT, workspace, "--output_dir", tmp_path / "out"]])
-    assert status == 0 and "torch" not in heavy
+def test_files_mistakes_and_the_same_bytes_again(workspace, tmp_path, report):
+    (tmp_path / "mine").write_text("mine")
+    flags = (
+        ["--help"],
+        ["nowhere"],
+        [workspace, "--output_dir", tmp_path / "mine"],
+        [workspace, "--output_dir", tmp_path / "out"],
+    )
+    shown, *refused, (status, printed, _, heavy) = run_all([[REPORT, *words] for words in flags])
+    assert (shown[0], shown[3], status) == (0, [], 0) and "torch" not in heavy
+    assert [(status, err) for status, _, err, _ in refused] == [
+        (2, "error: nowhere: no such folder\n"),
+        (2, f"error: --output_dir {tmp_path / 'mine'}: cannot be made: File exists\n"),
+    ]
+    assert (tmp_path / "mine").read_text() == "mine"
     assert printed.startswith("8 evaluations on 1 test sets, 0 damaged or unfinished runs\n")
     assert "warning: movie: source netflix, 64 shots: seeds missing: 2" in printed
     report(workspace, "--output_dir", tmp_path / "again")
@@ -252,21 +264,22 @@ def test_published_numbers_stand_beside_the_published_rows_only(report, shared_d
     assert "| published: " not in second and "561abcf" not in second
 
 
-@pytest.mark.parametrize(
-    ("lies", "expected"),
-    [
-        ("link", "150 target rows"),
-        ("reordered", "150 target rows"),
-        ("source", "90 source rows"),
-        ("test", "300 test rows"),
-        ("gone", "90 unknown rows"),
-        ("last", "nothing"),
-    ],
-)
+SELECTED = {
+    "link": "150 target rows",
+    "reordered": "150 target rows",
+    "source": "90 source rows",
+    "test": "300 test rows",
+    "gone": "90 unknown rows",
+    "last": "nothing",
+}
+
+
+@pytest.mark.parametrize(("lies", "expected"), SELECTED.items())
 def test_what_selected_a_checkpoint_is_told_by_content(tmp_path, data, lies, expected):
     paths, test = data
-    valid, facts = paths["test" if lies == "test" else "valid"], {}
-    valid.with_name("nowhere.json").symlink_to("nowhere")
+    paths["valid"].with_name("nowhere.json").symlink_to("nowhere")
+    facts = {"metric_for_best_model": "last"} if lies == "last" else {}
+    valid = paths["test" if lies == "test" else "valid"]
     if lies == "link":
         valid = tmp_path / "linked.json"
         valid.symlink_to(paths["valid"])
@@ -276,8 +289,6 @@ def test_what_selected_a_checkpoint_is_told_by_content(tmp_path, data, lies, exp
     elif lies in ("source", "gone"):  # in the target's folder, but not the target's rows
         valid = paths["valid"].with_name("mine.txt")
         write_records(valid, make_records(users=9, seed=7))
-    elif lies == "last":
-        facts = {"metric_for_best_model": "last"}
     folder = tune(tmp_path / "run", paths | {"valid": valid}, "source", source="netflix", **facts)
     evaluate(folder, paths["test"], test, *score(test, 1, 0), folder)
     if lies == "gone":
@@ -327,31 +338,30 @@ def test_leaks(tmp_path, data):
 
 
 def test_sanity(tmp_path, data):
+    """One-sided labels, cut prompts, a silent model, and a cell that was scored otherwise, which is marked."""
     paths, test = data
     test = [r for r in test if r["output"] == "Yes."] + [r for r in test if r["output"] == "No."][:5]
     write_records(paths["test"], test)
     folder = tune(tmp_path / "run", paths, "source", source="netflix", truncated=7)
     p_yes, p_no = score(test, 1, 1)
-    evaluate(folder, paths["test"], test, p_yes / 10, p_no / 10, folder)
-    levels = found(tmp_path)
-    assert levels["warning"]["movie: labels"] == "149 test rows, 96.6% 'Yes.'"
-    assert levels["warning"]["movie: source netflix, zero-shot"] == (
-        "prompts of 7 rows of instruction_data/netflix/train.json were cut; raise --cutoff_len"
-    )
-    assert "only 9.0% of the probability is on the two answers" in levels["note"]["movie: source netflix, zero-shot"]
-
-
-def test_cells_that_were_scored_otherwise_are_marked(tmp_path, data):
-    paths, test = data
-    usual = {"frame": "alpaca", "cutoff_len": 512, "dtype": "bfloat16", "quantization": "none", "attention": "sdpa"}
+    evaluate(folder, paths["test"], test, p_yes / 10, p_no / 10, folder)  # does not say how it was scored
+    usual = {"frame": "alpaca", "cutoff_len": 512, "dtype": "bfloat16", "quantization": "none"}
     for shots, other in ((16, {}), (64, {}), (256, {"cutoff_len": 128, "dtype": "float32"})):
-        evaluation = tmp_path / str(shots)
-        evaluate(evaluation, paths["test"], test, *score(test, 0.3, shots), scoring=usual | other)
-        put(evaluation / "metrics.json", "run.shots", shots)
-    evaluate(tmp_path / "old", paths["test"], test, *score(test, 0, 1))  # does not say it
+        evaluate(tmp_path / str(shots), paths["test"], test, *score(test, 0.3, shots), scoring=usual | other)
+        put(tmp_path / str(shots) / "metrics.json", "run.shots", shots)
     test_set, _, checked = gather(tmp_path)
-    said = checked.set_index("What")["Found"]["movie: base model, 256 shots"]
-    assert said == "scored with cutoff_len 128 (most: 512), dtype float32 (most: bfloat16)"
+    assert set(checked.loc[checked[""] == "warning", ["What", "Found"]].itertuples(index=False, name=None)) == {
+        ("movie: labels", "149 test rows, 96.6% 'Yes.'"),
+        (
+            "movie: source netflix, zero-shot",
+            "prompts of 7 rows of instruction_data/netflix/train.json were cut; raise --cutoff_len",
+        ),
+        (
+            "movie: base model, 256 shots",
+            "scored with cutoff_len 128 (most: 512), dtype float32 (most: bfloat16)",
+        ),
+    }
+    assert "only 9.0% of the probability is on the two answers" in "\n".join(checked["Found"])
     marks = {cell.shots: "‡" in tables.cell_text(cell, test_set) for cell in test_set.cells}
     assert marks == {0: False, 16: False, 64: False, 256: True}
 
@@ -459,13 +469,3 @@ def test_launcher_from_a_foreign_folder(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: my work: no runs; a run is a folder with a run.json, a metrics.json or a probe.json\n"
     assert list((tmp_path / "my work").iterdir()) == []
-
-
-def test_mistakes(workspace, tmp_path):
-    (tmp_path / "report").write_text("mine")
-    cases = [
-        (["nowhere"], "nowhere: no such folder"),
-        ([workspace, "--output_dir", tmp_path / "report"], f"--output_dir {tmp_path / 'report'}: cannot be made: File"),
-    ]
-    assert_mistakes(REPORT, cases)
-    assert (tmp_path / "report").read_text() == "mine"
