@@ -36,10 +36,7 @@ KAGGLE = (
         ("--raw x --last 0", "--last 0: give the number of windows to keep, or -1 for all"),
         ("--raw x --liked_above nan", "--liked_above nan: give a number"),
         ("--domain movie --raw x --implicit keep", "--implicit belongs to --domain book; movie has no such setting"),
-        (
-            "--domain book --raw x --last 5",
-            "--last belongs to --domain movie and netflix and amazon-book and custom; book ",
-        ),
+        ("--domain book --raw x --last 5", "--last belongs to --domain movie and netflix and amazon-book and custom; "),
         ("--domain book --raw x --min_ratings 1", "--min_ratings 1: a history and a target take at least 2"),
         ("--raw nowhere", "nowhere: no such file or folder"),
         (f"--raw {__file__} --items nowhere --format table", "--items nowhere: no such file"),
@@ -71,8 +68,7 @@ def test_flags_that_do_not_fit_each_other(flags, message, tmp_path):
         (
             "table",
             "--columns rating=stars",
-            "{raw}/ratings.csv: line 1: no column 'stars'; found 'user', 'item', 'rating', 'timestamp'; give --columns "
-            "rating=NAME",
+            "{raw}/ratings.csv: line 1: no column 'stars'; found 'user', 'item', 'rating'",
         ),
     ],
 )

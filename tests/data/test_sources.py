@@ -54,16 +54,14 @@ def movielens_100k(folder):
     return PLAIN_LATIN, WORLD, []
 
 
-def movielens_1m(folder):
-    (folder / "movies.dat").write_text("".join("::".join(row) + "\n" for row in LATIN), encoding="latin-1")
+def movielens_1m(folder, movies=LATIN, encoding="latin-1"):
+    (folder / "movies.dat").write_text("".join("::".join(row) + "\n" for row in movies), encoding=encoding)
     (folder / "ratings.dat").write_text("".join("::".join(row) + "\r\n" for row in WORLD), newline="")
-    return PLAIN_LATIN, WORLD, []
+    return {n: f'"{title}"' for n, title, _ in movies}, WORLD, []
 
 
 def movielens_10m(folder):
-    (folder / "movies.dat").write_text("".join("::".join(row) + "\n" for row in MOVIES), encoding="utf-8")
-    (folder / "ratings.dat").write_text("".join("::".join(row) + "\n" for row in WORLD))
-    return PLAIN, WORLD, []
+    return movielens_1m(folder, MOVIES, "utf-8")
 
 
 def movielens_csv(folder):
@@ -160,19 +158,15 @@ def recbole(folder):
     return PLAIN, WORLD, []
 
 
-def goodbooks(folder):
+def goodbooks(folder, header="book_id,goodreads_book_id,authors,title"):
     (folder / "ratings.csv").write_text("user_id,book_id,rating\n" + delimited([row[:3] for row in WORLD]))
     books = delimited([(n, "77", f"A{n}, B", title, "2008.0") for n, title, _ in MOVIES])
-    header = "book_id,goodreads_book_id,authors,title,original_publication_year\n"
-    (folder / "books.csv").write_text(header + books)
+    (folder / "books.csv").write_text(f"{header},original_publication_year\n{books}")
     return SIGNED, WORLD, []
 
 
 def goodbooks_kaggle(folder):
-    (folder / "ratings.csv").write_text("book_id,user_id,rating\n" + delimited([(i, u, r) for u, i, r, _ in WORLD]))
-    books = delimited([(n, "77", f"A{n}, B", title) for n, title, _ in MOVIES])
-    (folder / "books.csv").write_text("id,book_id,authors,title\n" + books)
-    return SIGNED, WORLD, []
+    return goodbooks(folder, "id,book_id,authors,title")
 
 
 ASINS = {n: f"B0000000{n:>02}" for n in PLAIN}
@@ -195,17 +189,17 @@ def amazon_2014(folder):
     return OF_PRODUCTS
 
 
-def amazon_2014_csv(folder):
-    write_meta(folder / "meta_Music.json", notation=repr)
-    (folder / "ratings_Music.csv").write_text("".join(f"{u},{i},{r}.0,{t}\n" for u, i, r, t in REVIEWS))
-    return OF_PRODUCTS
-
-
 def amazon_2018(folder):
     write_meta(folder / "meta_Music.json")
     names = "overall", "verified", "reviewerID", "asin", "style", "unixReviewTime"
     reviews = [dict(zip(names, (float(r), True, u, i, {"Format:": " CD"}, t))) for u, i, r, t in REVIEWS]
     write_json_lines(folder / "Music.json", reviews)
+    return OF_PRODUCTS
+
+
+def amazon_2014_csv(folder):
+    write_meta(folder / "meta_Music.json", notation=repr)
+    (folder / "ratings_Music.csv").write_text("".join(f"{u},{i},{r}.0,{t}\n" for u, i, r, t in REVIEWS))
     return OF_PRODUCTS
 
 

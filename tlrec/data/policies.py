@@ -179,18 +179,11 @@ def _repeated(source, how, path):
     source.ratings = ratings.drop(dropped)
 
 
-def _codes(column):
-    """A number for each value of a column, int64."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.cat.codes.to_numpy("int64")
-    return column.factorize()[0].astype("int64")
-
-
 def _with_negatives(source):
     """The ratings, all likes, each beside a dislike: an item that its user never took, of similar popularity, drawn with a
     fixed seed. The two stand in random order, so that the order tells nothing."""
     ratings = source.ratings
-    users, ids = _codes(ratings["user"]), ratings["item"].astype("category")
+    users, ids = ratings["user"].factorize()[0], ratings["item"].astype("category")
     items = ids.cat.codes.to_numpy("int64")
     count = len(ids.cat.categories)
     by_popularity = np.argsort(-np.bincount(items, minlength=count), kind="stable")

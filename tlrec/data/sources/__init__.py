@@ -22,7 +22,7 @@ class Form:
     """How one form of a source is recognised, and read.
 
     ratings, items: patterns of file names, several with "|"; first: how the first line of the ratings begins; kind: the noun
-    for its items; reader: module and function, which is imported only when it reads.
+    for its items; module, reader: who reads it, imported only then.
     """
 
     name: str
@@ -30,38 +30,34 @@ class Form:
     items: str
     first: str
     kind: str
-    reader: str
+    module: str
+    reader: str = "read"
 
 
 JSON = r'\s*\{{(?=.*"{}")(?=.*"{}")'  # an object with these keys, in any order
 
 # Tried from top to bottom; a name may have several forms
 FORMS = (
-    Form("movielens", "u.data", "u.item", r"\d+\t\d+\t\d\t\d+", "movie", "movielens read"),
-    Form("movielens", "ratings.dat", "movies.dat", r"\d+::\d+::", "movie", "movielens read"),
-    Form("movielens", "ratings.csv*", "movies.csv*", r"userId,movieId,rating", "movie", "movielens read"),
-    Form("netflix", "combined_data_1.txt", "movie_titles.csv", r"\d+:\s*$", "movie", "netflix read"),
-    Form("amazon-books", "Books_rating.csv*", "books_data.csv*", r"Id,Title,.*User_id", "book", "amazon_books read"),
-    Form("book-crossing", "BX-Book-Ratings.csv", "BX-Books.csv", r'"?User-ID"?[;,]', "book", "book_crossing read"),
+    Form("movielens", "u.data", "u.item", r"\d+\t\d+\t\d\t\d+", "movie", "movielens"),
+    Form("movielens", "ratings.dat", "movies.dat", r"\d+::\d+::", "movie", "movielens"),
+    Form("movielens", "ratings.csv*", "movies.csv*", r"userId,movieId,rating", "movie", "movielens"),
+    Form("netflix", "combined_data_1.txt", "movie_titles.csv", r"\d+:\s*$", "movie", "netflix"),
+    Form("amazon-books", "Books_rating.csv*", "books_data.csv*", r"Id,Title,.*User_id", "book", "amazon_books"),
+    Form("book-crossing", "BX-Book-Ratings.csv", "BX-Books.csv", r'"?User-ID"?[;,]', "book", "book_crossing"),
+    Form("book-crossing", "BX-Ratings.csv|Ratings.csv", "BX-Books.csv|Books.csv", "User-ID,", "book", "book_crossing"),
+    Form("goodbooks", "ratings.csv", "books.csv", r"(user_id,book_id|book_id,user_id),rating$", "book", "goodbooks"),
     Form(
-        "book-crossing",
-        "BX-Ratings.csv|Ratings.csv",
-        "BX-Books.csv|Books.csv",
-        "User-ID,",
-        "book",
-        "book_crossing read",
+        "amazon-2023", "*.json*", "meta_*.json*", JSON.format("parent_asin", "user_id"), "item", "amazon", "read_2023"
     ),
+    Form("amazon-2023", "*.csv*", "meta_*.json*", "user_id,parent_asin,rating", "item", "amazon", "read_2023"),
     Form(
-        "goodbooks", "ratings.csv", "books.csv", r"(user_id,book_id|book_id,user_id),rating$", "book", "goodbooks read"
+        "amazon-2018", "*.json*", "meta_*.json*", JSON.format("reviewerID", "verified"), "item", "amazon", "read_2018"
     ),
-    Form("amazon-2023", "*.json*", "meta_*.json*", JSON.format("parent_asin", "user_id"), "item", "amazon read_2023"),
-    Form("amazon-2023", "*.csv*", "meta_*.json*", "user_id,parent_asin,rating", "item", "amazon read_2023"),
-    Form("amazon-2018", "*.json*", "meta_*.json*", JSON.format("reviewerID", "verified"), "item", "amazon read_2018"),
-    Form("amazon-2014", "*.json*", "meta_*.json*", JSON.format("reviewerID", "asin"), "item", "amazon read_2014"),
-    Form("amazon-2018", "*.csv*", "meta_*.json*", r"\w{10},A\w+,[\d.]+,\d+$", "item", "amazon read_2018"),
-    Form("amazon-2014", "*.csv*", "meta_*.json*", r"A\w+,\w{10},[\d.]+,\d+$", "item", "amazon read_2014"),
-    Form("recbole", "*.inter", "*.item", r"\S+:(token|float)", "item", "table read_recbole"),
-    Form("table", "*rating*|*interaction*|*review*", "*item*|*title*|*meta*|*product*", "", "item", "table read"),
+    Form("amazon-2014", "*.json*", "meta_*.json*", JSON.format("reviewerID", "asin"), "item", "amazon", "read_2014"),
+    Form("amazon-2018", "*.csv*", "meta_*.json*", r"\w{10},A\w+,[\d.]+,\d+$", "item", "amazon", "read_2018"),
+    Form("amazon-2014", "*.csv*", "meta_*.json*", r"A\w+,\w{10},[\d.]+,\d+$", "item", "amazon", "read_2014"),
+    Form("recbole", "*.inter", "*.item", r"\S+:(token|float)", "item", "table", "read_recbole"),
+    Form("table", "*rating*|*interaction*|*review*", "*item*|*title*|*meta*|*product*", "", "item", "table"),
 )
 NAMES = tuple(dict.fromkeys(form.name for form in FORMS))
 
@@ -76,9 +72,8 @@ class Found:
 
     def read(self, options, counts):
         """(ratings, items) as the form's reader has them."""
-        module, function = self.form.reader.split()
-        read = getattr(import_module(f"tlrec.data.sources.{module}"), function)
-        return read(self.ratings, self.items, options, counts)
+        module = import_module(f"tlrec.data.sources.{self.form.module}")
+        return getattr(module, self.form.reader)(self.ratings, self.items, options, counts)
 
     def said(self):
         files = self.ratings.name + (f", {self.items.name}" if self.items else "")
