@@ -2,7 +2,7 @@
 
 1. One command exports, serves as vLLM's module on this machine alone, in the export's number type, and leaves metrics.json
    and predictions.jsonl; the server is stopped.
-2. A server that stops, Ctrl-C while it starts, and SIGTERM while rows are scored leave no server.
+2. A server that stops is one line; Ctrl-C and SIGTERM leave no server.
 """
 
 import os
@@ -29,18 +29,11 @@ if how == "stops":
     sys.exit("CUDA out of memory")
 if how == "waits":
     time.sleep(300)
+from transformers import AutoModelForCausalLM
 from tests.support.hostile import serving
+from tests.support.served import like_vllm
 options = dict(zip(arguments[2::2], arguments[3::2]))
-def hang(handler):
-    if handler.path == "/v1/models":
-        return handler.reply({{"object": "list", "data": [{{"id": "movie", "object": "model"}}]}})
-    (folder / "asked").touch()
-    time.sleep(300)
-answer = hang
-if how == "serves":
-    from transformers import AutoModelForCausalLM
-    from tests.support.served import like_vllm
-    answer = like_vllm(AutoModelForCausalLM.from_pretrained(options["--model"]).eval())
+answer = like_vllm(AutoModelForCausalLM.from_pretrained(options["--model"]).eval())
 with serving(answer, int(options["--port"])):
     time.sleep(300)
 """
@@ -76,16 +69,12 @@ def score(tiny_llama, tiny_adapter, tiny_workspace, merged_folder, tmp_path):
     return start
 
 
-def assert_no_server(folder):
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((folder / "server").read_text()), 0)
-
-
 def test_one_command_leaves_the_metrics(score, tiny_llama, tiny_adapter, tmp_path):
     process = score("serves")
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
-    assert_no_server(tmp_path)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "server").read_text()), 0)
     metrics, predictions = read_evaluation(tmp_path / "out")
     assert len(predictions["p_yes"]) == metrics["n"] == 24 and f"===== auc: {metrics['auc']} =====" in out
     flags = f"--base_model {tiny_llama} --lora_weights {tiny_adapter} --output_dir {tmp_path}/merged --device cpu --overwrite"
@@ -104,12 +93,12 @@ def test_a_server_that_stops_is_one_line(score, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("how", "number", "status"), [("waits", signal.SIGINT, 130), ("hangs", signal.SIGTERM, 143)])
-def test_it_stops_the_server_whatever_happens(score, tmp_path, how, number, status):
-    process = score(how)
-    sign, until = tmp_path / ("arguments" if how == "waits" else "asked"), time.monotonic() + 120
-    while not sign.exists() and time.monotonic() < until:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_it_stops_the_server_whatever_happens(score, tmp_path, number, status):
+    process, until = score("waits"), time.monotonic() + 120
+    while not (tmp_path / "arguments").exists() and time.monotonic() < until:
         time.sleep(0.1)
     os.killpg(process.pid, number)  # as a terminal, or a batch system, does
     assert process.wait(timeout=60) == status
-    assert_no_server(tmp_path)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "server").read_text()), 0)
