@@ -67,23 +67,14 @@ class Spy:
         return os.mkdir, (self.path,)
 
 
-def test_pickled_code_is_refused_and_not_run(tiny_llama, adapter, tmp_path):
-    as_bin(adapter, {"a": Spy(tmp_path / "ran")})
-    with pytest.raises(InputError, match="adapter_model.bin: damaged adapter weights"):
-        adapters.attach_adapter(load(tiny_llama), adapter)
-    (adapter / "adapter_model.bin").write_bytes(pickle.dumps(Spy(tmp_path / "ran")))
-    with pytest.raises(InputError, match="adapter_model.bin: damaged adapter weights"):
-        adapters.read_adapter(adapter)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_cut_off_file_is_refused(adapter):
-    as_bin(adapter)
+def test_damaged_files_and_pickled_code_are_refused_and_not_run(adapter, tmp_path):
     path = adapter / "adapter_model.bin"
-    for content in (path.read_bytes()[:-100], b""):
+    as_bin(adapter, {"a": Spy(tmp_path / "ran")})
+    for content in (path.read_bytes(), pickle.dumps(Spy(tmp_path / "ran")), path.read_bytes()[:-100], b""):
         path.write_bytes(content)
         with pytest.raises(InputError, match="adapter_model.bin: damaged adapter weights: .+"):
             adapters.read_adapter(adapter)
+    assert not (tmp_path / "ran").exists()
 
 
 # --------------------------------------------------------------------------------------------------------- not fitting

@@ -29,7 +29,6 @@ from tests.support.models import (
     FAMILIES,
     GROUPED,
     NO,
-    SIZES,
     YES,
     byte_level_tokenizer,
     like_llama3,
@@ -348,13 +347,6 @@ def test_logits_that_are_unknown(tmp_path):
         InputError, match="HyperCLOVAXForCausalLM computes logits from hidden states in a way that TLRec"
     ):
         base_models.load_base_model(tmp_path, CPU, torch.float32)
-
-
-def test_models_without_keys_and_values_share_no_prefix():
-    ids = torch.arange(5)[None]
-    for config in ("OpenAIGPTConfig", "RwkvConfig", "MambaConfig"):  # no cache; another's; recurrent states
-        model = AutoModelForCausalLM.from_config(getattr(transformers, config)(**SIZES)).eval()
-        assert parts.prefix_states(model, parts.language_model_parts(model)[0], ids) == (None, None)
 
 
 def test_code_that_comes_with_a_model_runs_only_when_asked(run_script, tiny_workspace, tmp_path):

@@ -68,17 +68,12 @@ def test_a_converted_tokenizer_json_gives_the_same_ids(tmp_path, tokenizer):
     assert encoders[0].prompts(rows) == encoders[1].prompts(rows)
 
 
-def test_the_frames_differ_by_the_stray_comment_only():
+def test_the_frames_differ_by_the_stray_comment_only_and_have_a_form_without_input():
     alpaca, tallrec = load_frame("alpaca").prompt(record()), load_frame("tallrec").prompt(record())
     assert tallrec.replace("  # noqa: E501\n", "\n") == alpaca
     assert tallrec.splitlines()[0].endswith("request.  # noqa: E501")
-
-
-def test_the_form_without_input():
-    frame = load_frame("alpaca")
-    prompt = frame.prompt({"instruction": "Say {input}.", "input": "", "output": ""})
-    assert prompt.endswith("### Instruction:\nSay {input}.\n\n### Response:\n")
-    assert "### Input:" not in prompt
+    prompt = load_frame("alpaca").prompt({"instruction": "Say {input}.", "input": "", "output": ""})
+    assert prompt.endswith("### Instruction:\nSay {input}.\n\n### Response:\n") and "### Input:" not in prompt
 
 
 @pytest.mark.parametrize("title", ["No Safe Place", "No.", "Yes", 'Say "Yes." or "No."', "No", "Amélie 電影 \x80"])
@@ -89,15 +84,6 @@ def test_titles_with_answers_in_them_move_nothing(tokenizer, pieces, title):
     assert ids == [BOS, *pieces.encode(load_frame("alpaca").prompt(row))]
     no, dot = pieces.piece_to_id("No"), pieces.piece_to_id(".")
     assert encoder.examples([row]).rows[0]["input_ids"] == [*ids, no, dot, EOS]
-
-
-def test_free_text_answers(tokenizer, pieces):
-    encoder = RecordTokenizer(tokenizer, load_frame("alpaca"), 512)
-    cot = {"instruction": "Recommend {ten} items.", "input": "", "output": '1. "Night" - "No {it} was"\n2. Yes'}
-    (row,) = encoder.examples([cot]).rows
-    prompt = load_frame("alpaca").prompt(cot)
-    assert row["input_ids"] == [BOS, *pieces.encode(prompt + cot["output"]), EOS]
-    assert row["answer_start"] == 1 + len(pieces.encode(prompt))
 
 
 def test_truncation_takes_the_oldest_history(tokenizer):

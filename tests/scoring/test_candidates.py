@@ -137,6 +137,7 @@ WIDE = {"sliding_window": 400}
         ("Lfm2Config", GROUPED | {"layer_types": ["conv", "full_attention"]}, ROWS),
         ("MambaConfig", SIZES | {"state_size": 4}, WHOLE),
         ("OpenAIGPTConfig", SIZES, WHOLE),
+        ("RwkvConfig", SIZES | {"attention_hidden_size": 32}, WHOLE),
     ],
 )
 def test_other_architectures(config, arguments, way, tokenizer):

@@ -6,7 +6,6 @@
 3. The loss is the model's own mean loss over prompt, answer and EOS, or over answer and EOS, in chunks of any size.
 4. The base weights come out bit for bit as they went in, also when scoring breaks off.
 5. Out of memory halves the budget and goes on; a single row that does not fit is an error.
-6. Titles that begin with, or hold, No, No. and Yes are scored at the answer like any other.
 """
 
 import numpy as np
@@ -181,21 +180,3 @@ def test_a_row_that_does_not_fit_alone_is_an_error(model, tokenizer, records):
     with Passes(model, limit=60), pytest.raises(InputError, match=message):
         score_records(model, tokenizer, records, FRAME, share_prefix=False)
     assert not any(getattr(module, "merged", False) for module in model.modules())
-
-
-@pytest.mark.parametrize("with_loss", [False, True])
-def test_titles_with_answers_in_them(model, tokenizer, pieces, with_loss):
-    titles = ["No Safe Place", "No. 1 with a Bullet", "No", "No.", "Yes", "Yes.", 'Say "Yes." or "No."', "Harbor"]
-    books = [Item(title, "Yes No. Author") for title in titles]
-    rows = [
-        build_record(Preference((book,), tuple(books[:2]), book, "book"), liked, quoted_target=True)
-        for book in books
-        for liked in (True, False)
-    ]
-    scorer = Scorer(tokenizer, rows, FRAME, 512, with_loss)
-    for row, ids, position in zip(rows, scorer.rows, scorer.answer_positions):
-        prompt = pieces.encode(FRAME.prompt(row))
-        assert position == len(prompt)  # BOS stands before it, so this is the prompt's last token, the newline
-        assert ids[position] == pieces.piece_to_id("<0x0A>")
-    expected = plain_log_p(model, RecordTokenizer(tokenizer, FRAME, 512), rows)
-    np.testing.assert_allclose(log_p(scorer.score(model)), expected, atol=1e-4)

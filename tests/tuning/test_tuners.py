@@ -4,8 +4,8 @@
 2. The best validation is kept; its AUC and loss are what evaluate.py finds on the same rows.
 3. The same seed gives the same bytes; a sweep gives the bytes of single runs; what is complete is not made again; an
    interrupted sweep does the rest only.
-4. No start adapter, `--sample -1`, free-text answers, all linear layers and the machine's flags work.
-5. The loss is the model's own, with its gradients, in chunks, whatever the micro-batch.
+4. No start adapter, `--sample -1`, free-text answers and all linear layers work.
+5. The loss is the same in chunks of any size, whatever the micro-batch.
 """
 
 import json
@@ -266,25 +266,6 @@ def test_published_batches_fit_few_shots(few_shot, tmp_path):
     status, out, err = few_shot(tmp_path / "a", "--sample", 4, "--batch_size", 128, "--micro_batch_size", 32)
     assert status == 0, err
     assert [entry["step"] for entry in history(tmp_path / "a")] == [1, 2]  # one step an epoch
-
-
-# ------------------------------------------------------------------------------------------------------ machine's flags
-
-
-@pytest.mark.slow
-def test_micro_batches_and_checkpointing_change_nothing(few_shot, stage, tmp_path):
-    flags = ["--resume_from_checkpoint", stage[0], "--sample", 8, "--lora_dropout", 0]
-    variants = {"whole": ["--micro_batch_size", 8], "single": ["--micro_batch_size", 1]}
-    variants["checkpointed"] = ["--micro_batch_size", 8, "--gradient_checkpointing"]
-    for name, more in variants.items():
-        status, _, err = few_shot(tmp_path / name, *flags, *more)
-        assert status == 0, err
-    whole = weights(tmp_path / "whole")
-    for name in ("single", "checkpointed"):
-        for key, tensor in weights(tmp_path / name).items():
-            torch.testing.assert_close(tensor, whole[key], atol=2e-3, rtol=0)  # Adam magnifies what rounding moves
-        first = [read(tmp_path / each)["results"]["history"][0]["eval_loss"] for each in ("whole", name)]
-        assert first[0] == pytest.approx(first[1], abs=1e-3)
 
 
 # --------------------------------------------------------------------------------------------------------------- loss
