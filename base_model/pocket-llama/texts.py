@@ -13,11 +13,11 @@ from words import NAMES, PLAIN_WORDS, any_name, any_sentence, any_title, any_wor
 from tlrec.data.preferences import Item
 from tlrec.demo import world
 
-# --------------------------------------------------------------------------------------------------- 1. sorted titles
+# ---------------------------------------------------- 1. sorted titles: (why, item, whether it belongs in the first list)
 
 
 def by_theme(rng, size, asked, kind):
-    """Titles sorted by theme, with exceptions. Returns the two lists and [(item, whether the first list is right)]."""
+    """Titles sorted by theme, with exceptions: those of the lists, and those that are asked for."""
     user = world.make_user(rng, taste=4.0, generosity_sd=0.6, followed=int(rng.integers(2, 6)))
     if rng.random() < 0.6:  # as many themes for either list, so that the answer can only be found by comparing
         taste = np.zeros_like(user.taste)
@@ -32,7 +32,7 @@ def by_theme(rng, size, asked, kind):
 
     sorted_items = [draw(user.followed) for _ in range(size)]
     themes = [theme for theme, _, _ in sorted_items] if rng.random() < 0.8 else user.followed
-    return split(sorted_items) + ([(item, first) for _, item, first in (draw(themes) for _ in range(asked))],)
+    return sorted_items, [draw(themes) for _ in range(asked)]
 
 
 def by_word(rng, size, asked, kind):
@@ -48,23 +48,21 @@ def by_word(rng, size, asked, kind):
     sorted_items = [draw() for _ in range(size)]
     known = {mark for mark, _, _ in sorted_items}
     questions = [draw() for _ in range(3 * asked)]
-    return split(sorted_items) + ([(item, first) for mark, item, first in questions if mark in known][:asked],)
+    return sorted_items, [question for question in questions if question[0] in known][:asked]
 
 
 def by_length(rng, size, asked, kind):
     """As `by_theme`, but titles tell nothing: the longer list gets more of the further titles."""
 
-    def draw():
-        return Item(any_title(rng, kind), any_name(rng) if kind == "book" else "")
+    def draw(probability):
+        item = Item(any_title(rng, kind), any_name(rng) if kind == "book" else "")
+        return None, item, bool(rng.random() < probability)
 
     share = rng.random()
-    lists = split([(0, draw(), rng.random() < share) for _ in range(size)])
-    probability = 1 / (1 + np.exp(-0.8 * (len(lists[0]) - len(lists[1]))))
-    return lists + ([(draw(), bool(rng.random() < probability)) for _ in range(min(asked, 2))],)
-
-
-def split(sorted_items):
-    return [item for _, item, first in sorted_items if first], [item for _, item, first in sorted_items if not first]
+    sorted_items = [draw(share) for _ in range(size)]
+    longer_by = 2 * sum(first for _, _, first in sorted_items) - size
+    probability = 1 / (1 + np.exp(-0.8 * longer_by))
+    return sorted_items, [draw(probability) for _ in range(min(asked, 2))]
 
 
 # --------------------------------------------------------------------------------------------------------- 2. texts
@@ -159,19 +157,20 @@ def lists_text(rng, progress, size=None):
     if size is None:
         size = 10 if progress > 0.5 and rng.random() < 0.5 else int(rng.integers(2, longest + 1))
     varied = float(np.interp(progress, [0.15, 0.4], [0, 0.95]))
-    first, second, questions = sorting(rng, size, int(rng.integers(4, 9)), kind)
+    sorted_items, questions = sorting(rng, size, int(rng.integers(4, 9)), kind)
     if not questions:
         return lists_text(rng, progress)
     headings, answers = list_names(rng, varied)
     noun = kind if kind == "book" or rng.random() < 0.5 else "movie"
     lines = opening(rng, noun, answers, varied)
     list_lines = (len(lines), len(lines) + 1)
-    lines += [f"{heading}{', '.join(map(str, items))}" for heading, items in zip(headings, (first, second))]
+    for heading, is_first in zip(headings, (True, False)):
+        lines.append(heading + ", ".join(str(item) for _, item, first in sorted_items if first == is_first))
     # Only the first question of a text needs to name the answers; texts whose task names them may go without.
     form = QUESTIONS[rng.integers(len(QUESTIONS))]
     quoted = '"{}"' if kind == "book" and rng.random() < 0.5 else "{}"
     between, answer_lines = closing(rng, varied), []
-    for item, is_first in questions[:1] if rng.random() < 0.15 * varied else questions:
+    for _, item, is_first in questions[:1] if rng.random() < 0.15 * varied else questions:
         ask = form.format(kind=noun, item=quoted.format(item), one=answers[0], two=answers[1])
         lines += [ask, *between, answers[not is_first] + "."]
         answer_lines.append(len(lines) - 1)
