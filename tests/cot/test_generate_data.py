@@ -341,8 +341,13 @@ def test_launcher_makes_both_domains_and_one_file(tmp_path, root, quick_retries)
     assert done.returncode == 2 and "amazon-book" in done.stderr and "instruction_data/README.md" in done.stderr
     assert not (root / "cot_data").exists()  # before Netflix was paid for
     make_source(root, "amazon-book")
-    with teaching() as teacher:
-        done = launch(teacher.url)
+    url_file = tmp_path / "url"
+    teacher = [sys.executable, "-m", "tlrec.demo.teacher", "--url_file", url_file]
+    with subprocess.Popen(teacher, stdout=subprocess.DEVNULL) as process:  # as the quickstart starts it
+        while not url_file.exists() and process.poll() is None:
+            time.sleep(0.05)
+        done = launch(url_file.read_text())
+        process.terminate()
     assert done.returncode == 0, done.stderr
     records = json.loads((root / "cot_data" / "stage123.json").read_text())
     kinds = [re.match(r"The candidate (\w+): ", record["input"])[1] for record in records]
