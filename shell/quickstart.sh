@@ -51,7 +51,6 @@ export STAGES="${STAGES:-cot source}" RECIPE="${RECIPE:-small}"
 source "$repository/shell/setup.sh"
 [ "$model" != smollm2 ] || [ -n "${BASE_MODEL:-}" ] || bash "$repository/base_model/get_smollm2.sh"
 export BASE_MODEL="${BASE_MODEL:-$repository/base_model/$folder}"
-cd "$repository"
 
 "$PYTHON" -m tlrec.demo.workspace "$ROOT_PATH" ${sizes[@]+"${sizes[@]}"}
 
@@ -64,7 +63,7 @@ case " $STAGES " in *" cot "*)
     kill -0 "$teacher" 2>/dev/null || { echo "error: the offline teacher stopped before it was ready" >&2; exit 1; }
     sleep 0.1
   done
-  CUTOFF_LEN=1024 OPENAI_API_KEY=none-needed OPENAI_BASE_URL="$(cat "$url_file")" bash shell/generate_cot_data.sh --model tlrec-offline-teacher
+  CUTOFF_LEN=1024 OPENAI_API_KEY=none-needed OPENAI_BASE_URL="$(cat "$url_file")" bash "$repository/shell/generate_cot_data.sh" --model tlrec-offline-teacher
   ;;
 esac
 
@@ -73,7 +72,7 @@ adapters="$ROOT_PATH/instruction_model/movie"
 if [ "$model" = smollm2 ] && ! compgen -G "$adapters/*_instrument/run.json" >/dev/null; then
   trial="$(mktemp -d)"
   source "$repository/shell/recipes/$RECIPE.sh"
-  "$PYTHON" ins_tuning.py --base_model "$BASE_MODEL" --train_data_path "$ROOT_PATH/instruction_data/netflix/train.json" \
+  "$PYTHON" "$repository/ins_tuning.py" --base_model "$BASE_MODEL" --train_data_path "$ROOT_PATH/instruction_data/netflix/train.json" \
     --val_data_path "$ROOT_PATH/rec_data/movie/valid.json" --output_dir "$trial/adapter" --device cpu \
     ${source_flags[@]+"${source_flags[@]}"} "${instruction[@]}" --max_train_samples 32 --warmup_steps 0 >/dev/null
   # A CoT record is 3.3 times as long as a preference record; six evaluations, and about ten validations
@@ -84,20 +83,20 @@ fi
 
 # The score before any tuning
 data="$ROOT_PATH/rec_data/movie"
-"$PYTHON" evaluate.py --base_model "$BASE_MODEL" --device cpu --target movie --test_data_path "$data/test.json" \
+"$PYTHON" "$repository/evaluate.py" --base_model "$BASE_MODEL" --device cpu --target movie --test_data_path "$data/test.json" \
   --train_data_path "$data/train.json" --output_dir "$ROOT_PATH/output_model/movie/base" --resume >/dev/null
 
 # The curriculum, one launcher call for each stage: they learn from different numbers of rows. The workspace has one model and
 # one recipe, so the adapters get the published names.
 case " $STAGES " in *" cot "*)
-  EXP_NAME=alpaca_stage123 STAGES=cot bash shell/zero_shot.sh cpu movie netflix --max_train_samples "$cot_rows" ${instruction[@]+"${instruction[@]}"}
+  EXP_NAME=alpaca_stage123 STAGES=cot bash "$repository/shell/zero_shot.sh" cpu movie netflix --max_train_samples "$cot_rows" ${instruction[@]+"${instruction[@]}"}
   export GENERAL_ADAPTER="$adapters/alpaca_stage123" EXP_NAME=alpaca_stage123_instrument
   ;;
   *) export EXP_NAME=alpaca_instrument ;;
 esac
-STAGES=source bash shell/zero_shot.sh cpu movie netflix --max_train_samples "$source_rows" ${instruction[@]+"${instruction[@]}"}
+STAGES=source bash "$repository/shell/zero_shot.sh" cpu movie netflix --max_train_samples "$source_rows" ${instruction[@]+"${instruction[@]}"}
 for place in 0 1 2; do
-  SHOTS="${shots[place]}" STAGES=source bash shell/few_shot.sh cpu 0 movie "${few_shot[@]}" \
+  SHOTS="${shots[place]}" STAGES=source bash "$repository/shell/few_shot.sh" cpu 0 movie "${few_shot[@]}" \
     --num_epochs "${epochs[place]}" --eval_steps "${eval_steps[place]}"
 done
 

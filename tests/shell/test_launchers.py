@@ -48,7 +48,7 @@ QUICK = ["--num_epochs", "1", "--batch_size", "8", "--micro_batch_size", "8", "-
 @pytest.mark.slow
 def test_end_to_end_stopped_and_called_again(launch, workspace, tmp_path):
     adapters = workspace / "instruction_model" / "movie"
-    words = [*ZERO, *QUICK, "--num_epochs", "12", "--eval_steps", "1"]
+    words = [*ZERO, *QUICK, "--num_epochs", "16", "--eval_steps", "1"]
     stopped = stop_first_stage(
         words, adapters / "alpaca_stage123" / "checkpoints", workspace, tmp_path / "log of the first"
     )
