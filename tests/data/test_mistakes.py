@@ -97,6 +97,8 @@ def test_what_is_there_stays_unless_asked(tmp_path):
 
 # ----------------------------------------------------------------------------------------------- 2. no known form
 
+NO_PRODUCT = "/meta_Music.json: line 1: neither JSON nor Python's notation of a product"
+
 
 @pytest.mark.parametrize(
     ("files", "flags", "message"),
@@ -112,6 +114,9 @@ def test_what_is_there_stays_unless_asked(tmp_path):
             "/n.txt: begins with 'x', not what --format recbole has",
         ),
         ({"ratings.csv": "userId,movieId,rating\n1,1,5\n"}, "", "/ratings.csv: ratings of movielens, but no titles"),
+        ({"Music.csv": f"A1,{'B' * 10},5.0,9\n", "meta_Music.json": "{'asin':\n"}, "", NO_PRODUCT),
+        ({"r.csv": "\n"}, "--ratings {raw}/r.csv --items {raw}/r.csv --format table", "/r.csv: line 1 is empty"),
+        ({"r.jsonl": "[1]\n"}, "--ratings {raw}/r.jsonl", "/r.jsonl: expected JSON objects, one for each row"),
     ],
 )
 def test_folders_of_no_known_form(files, flags, message, tmp_path):

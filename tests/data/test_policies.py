@@ -1,16 +1,14 @@
 """What prepare_data.py does where ratings are not as they should be: tlrec/data/policies.py.
 
-1. Repeated ratings, identical lines, items without a title, ids with one title: decided by a flag, counted, kept.
+1. Repeated ratings, identical lines, items without a title or of two lines, ids with one title: decided, counted, kept.
 2. The scale says what a like is; a split with one label, clicks and unknown scales are one line with the flag to give.
 3. Dislikes drawn for clicks are unseen items of like popularity; the same flags give the same bytes.
-4. `--split time` trains on the past, whatever the digits of the times; a title is one line.
 """
 
 import csv
 import json
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from tests.support.preparation import TITLES, expected, id_rows, run, world, written
@@ -101,6 +99,13 @@ def test_creators_that_are_missing(tmp_path):
     assert written(tmp_path / "out") == expected(ratings, NAMES, "item")
 
 
+def test_a_line_break_in_a_title_becomes_a_space(tmp_path):
+    ratings = world()
+    write(tmp_path, ratings, [["item", "title"], *enumerate(["Two\r\n lines", *TITLES[1:]], start=1)])
+    prepare(tmp_path)
+    assert written(tmp_path / "out") == expected(ratings, NAMES | {"1": '"Two lines"'}, "item")
+
+
 def test_files_that_do_not_belong_together(tmp_path):
     write(tmp_path, [(user, f"x{item}", rating, time) for user, item, rating, time in world()])
     with pytest.raises(InputError, match="no row is left without 48 ratings of items without a title; do the two"):
@@ -189,27 +194,3 @@ def test_negatives_are_as_popular_as_what_was_taken(tmp_path):
     prepare(tmp_path, "--negatives", "sampled", "--last", -1)
     kinds = Counter((row[4][0], row[6]) for row in id_rows(tmp_path / "out"))
     assert kinds["p", "0"] > 0.5 * kinds["p", "1"] and kinds["r", "0"] > 0.5 * kinds["r", "1"]
-
-
-# ---------------------------------------------------------------------------------------------------------- 4. time
-
-
-def test_split_time_trains_on_the_past(tmp_path):
-    ratings = world()
-    assert len({len(time) for *_, time in ratings}) == 2  # 9 and 10 digits
-    write(tmp_path, ratings)
-    prepare(tmp_path, "--split", "time")
-    table, sizes = id_rows(tmp_path / "out"), [len(part) for part in written(tmp_path / "out").values()]
-    times = np.split([int(row[7]) for row in table], np.cumsum(sizes)[:2])
-    assert max(times[0]) <= min(times[1]) and max(times[1]) <= min(times[2])
-    rated = {(user, item): int(time) for user, item, _, time in ratings}
-    for user, history, _, _, item, *_ in table:
-        before = [rated[user, seen] for seen in (*json.loads(history), item)]
-        assert before == sorted(before)
-
-
-def test_a_line_break_in_a_title_becomes_a_space(tmp_path):
-    ratings = world()
-    write(tmp_path, ratings, [["item", "title"], *enumerate(["Two\r\n lines", *TITLES[1:]], start=1)])
-    prepare(tmp_path)
-    assert written(tmp_path / "out") == expected(ratings, NAMES | {"1": '"Two lines"'}, "item")

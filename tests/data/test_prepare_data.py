@@ -100,29 +100,6 @@ MOVIES = {
 }
 
 
-def test_movie(movie, tmp_path):
-    out = tmp_path / "out"
-    run(*movie, "--output", out)
-    assert written(out) == MOVIES
-    assert rows(out / "train.csv") == [
-        "user_id history_item_id history_rating history_label item_id rating label timestamp".split(),
-        ["7", '["2", "1"]', "[1, 3]", "[0, 0]", "3", "2", "0", "100"],
-        ["7", '["1", "3"]', "[3, 2]", "[0, 0]", "4", "4", "1", "999"],
-    ]
-    assert id_rows(out)[2] == ["5", '["1", "2"]', "[2, 4]", "[0, 1]", "4", "5", "1", "300"]
-    assert rows(out / "item_mapping.csv") == [
-        ["item_id", "title", "creator", "kind"],
-        ["1", "Toy Story (1995)", "", "movie"],
-        ["2", "Amélie (2001)", "", "movie"],
-        ["3", 'No "Quotes", Please (1999)', "", "movie"],
-        ["4", "Yes, Yes (2004)", "", "movie"],
-    ]
-    prepared = json.loads((out / "prepared.json").read_text())
-    assert prepared["settings"]["history"] == 2 and prepared["settings"]["last"] == 10_000
-    assert prepared["raw"]["u.data"] == hashlib.sha256(RAW["movielens"]["u.data"].encode()).hexdigest()
-    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
-
-
 def test_titles_that_do_not_parse_back_are_counted(movie, tmp_path, capsys):
     text = RAW["movielens"]["u.item"].replace('No "Quotes", Please', 'Side "A", "B" Side')
     (tmp_path / "raw" / "u.item").write_text(text)  # in UTF-8
@@ -151,8 +128,28 @@ def test_both_scripts(movie, tmp_path, monkeypatch, capsys):
             "test       1 records,  0.0% Yes, 1 users, 0 of them also in train\n"
             f"written to {tmp_path / folder}\n"
         )
+        assert written(tmp_path / folder) == MOVIES
     for name in FILES:
         assert (tmp_path / "rec_data" / name).read_bytes() == (tmp_path / "instruction_data" / name).read_bytes()
+
+    out = tmp_path / "rec_data"
+    assert rows(out / "train.csv") == [
+        "user_id history_item_id history_rating history_label item_id rating label timestamp".split(),
+        ["7", '["2", "1"]', "[1, 3]", "[0, 0]", "3", "2", "0", "100"],
+        ["7", '["1", "3"]', "[3, 2]", "[0, 0]", "4", "4", "1", "999"],
+    ]
+    assert id_rows(out)[2] == ["5", '["1", "2"]', "[2, 4]", "[0, 1]", "4", "5", "1", "300"]
+    assert rows(out / "item_mapping.csv") == [
+        ["item_id", "title", "creator", "kind"],
+        ["1", "Toy Story (1995)", "", "movie"],
+        ["2", "Amélie (2001)", "", "movie"],
+        ["3", 'No "Quotes", Please (1999)', "", "movie"],
+        ["4", "Yes, Yes (2004)", "", "movie"],
+    ]
+    prepared = json.loads((out / "prepared.json").read_text())
+    assert prepared["settings"]["history"] == 2 and prepared["settings"]["last"] == 10_000
+    assert prepared["raw"]["u.data"] == hashlib.sha256(RAW["movielens"]["u.data"].encode()).hexdigest()
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
 
 
 TOWERS, REAL = '"Säulen &amp; Türme" written by Ken', '"The \\Real\\" Thing"" written by Ann'

@@ -73,14 +73,12 @@ def _shared_parts(preferences, liked):
     """What rows share: for each part the rows that have it, a list of (row, number of ratings from the end of the part to the
     row's target)."""
     ids = {}
-    likes, dislikes, targets = (
-        [tuple(ids.setdefault(item, len(ids)) for item in items) for items in column]
-        for column in (
-            [p.likes for p in preferences],
-            [p.dislikes for p in preferences],
-            [(p.target,) for p in preferences],
-        )
-    )
+
+    def numbers(items):
+        return tuple(ids.setdefault(item, len(ids)) for item in items)
+
+    likes, dislikes = [numbers(p.likes) for p in preferences], [numbers(p.dislikes) for p in preferences]
+    targets = [numbers([p.target]) for p in preferences]
     counts = Counter(item for items in (*likes, *dislikes, *targets) for item in items)
     n_ratings = counts.total()
     rarity = {item: -log(count / n_ratings) for item, count in counts.items()}
