@@ -250,6 +250,7 @@ def test_files_mistakes_and_the_same_bytes_again(workspace, tmp_path, report):
     assert all(len(alt) > 40 for alt in re.findall(r'<img alt="([^"]*)"', html))
 
 
+@pytest.mark.slow
 def test_published_numbers_stand_beside_the_published_rows_only(report, shared_data, tmp_path):
     published = shared_data / "rec_data/movie/test.json"
     (tmp_path / "mine.json").write_bytes(published.read_bytes() + b"\n")

@@ -19,6 +19,7 @@ from tlrec.evaluation.intervals import jackknife_means
 from tlrec.evaluation.ranks import NOT_NEXT, SAMPLED, read_ranking
 from tlrec.report.page import markdown_text
 
+pytestmark = pytest.mark.slow
 REPORT, BASELINES = "tlrec/report/__main__.py", "tlrec/baselines/__main__.py"
 
 
@@ -88,7 +89,6 @@ def test_pictures_and_csv(workspace):
     assert float(row["rank_ndcg@10"]) == ranking["ndcg@10"] and row["rank_protocol"] == "full"
 
 
-@pytest.mark.slow
 def test_what_is_wrong_is_listed(workspace, tmp_path, run_script):
     root = shutil.copytree(workspace, tmp_path / "copy")
     stopped, cut, other = (root / "full" / name for name in ("popularity/0_16", "popularity/1_16", "item-knn/0_16"))

@@ -34,6 +34,7 @@ def make(tmp_path, monkeypatch):
     return module
 
 
+@pytest.mark.slow
 def test_the_docs_are_up_to_date(make):
     assert make.make() == []
     assert not re.search("[ =,]/[a-z]", (make.HERE / "runs.csv").read_text())  # no path of a machine
