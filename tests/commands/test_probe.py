@@ -271,13 +271,13 @@ def test_mistakes(tiny_llama, catalogue, records, tmp_path):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     write_records(tmp_path / "alone.json", [build_record(preference("abcd"), True)])
-    items, rows = ["--items", catalogue], ["--records", records]
+    items, rows = f"--items {catalogue} ", f"--records {records} "
     cases = [
-        ([], "nothing to ask: give a catalogue with --items, records with --records, or both"),
-        ([*items, "--max_items", "1"], "--max_items 1: give 2 or more"),
-        ([*items, "--output_dir", f"{tmp_path}/one.csv"], f"--output_dir {tmp_path}/one.csv/probe.json: "),
-        ([*rows, "--base_model", f"{tmp_path}/none"], f"--base_model {tmp_path}/none: no such folder"),
-        ([*rows, "--lora_weights", str(tmp_path)], f"--lora_weights {tmp_path}: no adapter_config.json in this folder"),
+        ("", "nothing to ask: give a catalogue with --items, records with --records, or both"),
+        (items + "--max_items 1", "--max_items 1: give 2 or more"),
+        (items + f"--output_dir {tmp_path}/one.csv", f"--output_dir {tmp_path}/one.csv/probe.json: "),
+        (rows + f"--base_model {tmp_path}/none", f"--base_model {tmp_path}/none: no such folder"),
+        (rows + f"--lora_weights {tmp_path}", f"--lora_weights {tmp_path}: no adapter_config.json in this folder"),
     ]
     for flag, name, message in (
         ("--items", "absent.csv", "no such file"),
@@ -289,7 +289,6 @@ def test_mistakes(tiny_llama, catalogue, records, tmp_path):
         ("--records", "form.json", "row 1: 'input' does not parse"),
         ("--records", "alone.json", "1 users, 1 of them with two liked items or more, and 0 who can be compared with"),
     ):
-        cases.append(([flag, f"{tmp_path}/{name}"], f"{tmp_path}/{name}: {message}"))
-    model = ["--base_model", tiny_llama, "--output_dir", f"{tmp_path}/out"]
-    assert_mistakes(SCRIPT, [([*model, *flags], message) for flags, message in cases])
+        cases.append((f"{flag} {tmp_path}/{name}", f"{tmp_path}/{name}: {message}"))
+    assert_mistakes(SCRIPT, cases, "--base_model", tiny_llama, "--output_dir", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, "alone.json"])

@@ -332,7 +332,7 @@ def test_mistakes(tiny_llama, tiny_adapter, catalogue, tmp_path):
         (tmp_path / name).write_text(content)
     write_records(tmp_path / "rows.json", [record(["Harbor"], [], "Night")])
     (tmp_path / "folder.json").mkdir()
-    user, rows, model = "--liked Harbor ", f"--record {tmp_path}/rows.json ", f"--base_model {tiny_llama} "
+    user, rows = "--liked Harbor ", f"--record {tmp_path}/rows.json "
     everything = ["--liked", *TITLES[:6], "--disliked", *TITLES[6:]]
     cases = [
         ("", "no history: give --liked and --disliked titles, or --record FILE --row N"),
@@ -367,8 +367,6 @@ def test_mistakes(tiny_llama, tiny_adapter, catalogue, tmp_path):
         "words.csv": "kind 'board game' is not a word such as 'movie'",
     }.items():
         cases.append((f"--liked Zorblax --items {tmp_path}/{name}", f"{tmp_path}/{name}: {message}"))
-    words = [flags.split() if isinstance(flags, str) else flags for flags, _ in cases]
-    words = [[*model.split(), "--items", catalogue, *flags] for flags in words]
-    assert_mistakes(SCRIPT, list(zip(words, (message for _, message in cases))))
+    assert_mistakes(SCRIPT, cases, "--base_model", tiny_llama, "--items", catalogue)
     assert (tmp_path / "old.json").read_text() == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, "rows.json", "folder.json", "items.csv"])

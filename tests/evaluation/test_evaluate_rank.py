@@ -405,5 +405,4 @@ def test_mistakes_are_one_line_before_torch_is_imported(tiny_llama, movie, tmp_p
         ("--rank full --orders 2", "--orders 2: give 1 or more, and 1 with --rank"),
         (f"{free}--orders 2", unparsed),
     ]
-    given = ["--base_model", tiny_llama, "--test_data_path", f"{movie}/test.json"]
-    assert_mistakes("evaluate.py", [([*given, *flags.split()], message) for flags, message in cases])
+    assert_mistakes("evaluate.py", cases, "--base_model", tiny_llama, "--test_data_path", movie / "test.json")

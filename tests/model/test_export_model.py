@@ -198,5 +198,5 @@ def test_mistakes_are_one_line_without_torch(tiny_llama, tiny_adapter, tmp_path)
         ("--output_dir", thesis, held),
         ("--output_dir", thesis / "x", "cannot be written to: "),
     ]
-    assert_mistakes(SCRIPT, [([*known, flag, path], f"{flag} {path}: {message}") for flag, path, message in cases])
+    assert_mistakes(SCRIPT, [([flag, path], f"{flag} {path}: {message}") for flag, path, message in cases], *known)
     assert snapshot(tmp_path) == before

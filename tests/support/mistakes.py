@@ -33,10 +33,12 @@ def run_all(commands):
     return json.loads(done.stdout)
 
 
-def assert_mistakes(script, cases):
-    """cases: (flags, how the error goes on behind "error: "). Each must end in that one line and status 2, and none may
-    import torch; --help comes first and must import none of HEAVY."""
-    shown, *results = run_all([[script, "--help"], *([script, *flags] for flags, _ in cases)])
+def assert_mistakes(script, cases, *given):
+    """cases: (flags, a list, or words in one string; how the error goes on behind "error: "), of a command line that
+    begins with the `given` flags. Each must end in that one line and status 2, and none may import torch; --help comes
+    first and must import none of HEAVY."""
+    cases = [(flags.split() if isinstance(flags, str) else flags, message) for flags, message in cases]
+    shown, *results = run_all([[script, "--help"], *([script, *given, *flags] for flags, _ in cases)])
     assert shown[0] == 0 and shown[3] == [], shown
     for (flags, message), (status, _, err, heavy) in zip(cases, results, strict=True):
         assert (status, err.count("\n")) == (2, 1) and err.startswith(f"error: {message}"), (flags, status, err)
