@@ -108,14 +108,7 @@ def main(arguments=None):
     aucs = {name: float(auc(labels, two_probabilities_to_score(*np.exp(each.T)))) for name, each in log_p.items()}
     losses = {name: results[name][1] for name in (VALIDATION, PUBLISHED_VALIDATION)}
     differences = {name: float(abs(each - log_p[PUBLISHED]).max()) for name, each in log_p.items()}
-    table = {
-        name: {
-            "seconds": one["median"],
-            "rows/s": args.rows / one["median"],
-            "times as fast": figures[COMPARED_WITH.get(name, name)]["median"] / one["median"],
-        }
-        for name, one in figures.items()
-    }
+    table = measure.rates(figures, "rows/s", args.rows, COMPARED_WITH)
     facts = {"auc": aucs, "loss": losses, "largest_difference": differences}
     report = measure.report(args, device, procedures=figures, table=table, **facts)
 

@@ -129,14 +129,7 @@ def main(arguments=None):
     rows = RecordTokenizer(models.load_tokenizer(args.shape), FRAME, cutoff_len=512).examples(records).rows
     # Every epoch has all rows, in rows / BATCH optimiser steps.
     tokens = sum(len(row["input_ids"]) for row in rows) * args.steps / max(1, args.rows / BATCH)
-    table = {
-        name: {
-            "seconds": figure["median"],
-            "tokens/s": tokens / figure["median"],
-            "times as fast": figures[PUBLISHED]["median"] / figure["median"],
-        }
-        for name, figure in figures.items()
-    }
+    table = measure.rates(figures, "tokens/s", tokens, {OURS: PUBLISHED, SHARED: PUBLISHED})
     report = measure.report(args, device, procedures=figures, table=table, same_step=same_step)
 
     # 3. Print

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tlrec.errors import InputError, one_line_errors
@@ -39,13 +39,11 @@ RECIPE += ["--warmup_steps", 0, "--learning_rate", 1e-3, "--cutoff_len", 256]
 
 @dataclass
 class Box:
-    """The machine under test and its files. base: the folder of the model; tuned: {name: folder} of the adapters that other
-    checks need."""
+    """The machine under test and its files; base: the folder of the model. An adapter is in the folder of its name."""
 
     folder: Path
     pretend: bool
     base: Path
-    tuned: dict = field(default_factory=dict)
 
     @property
     def movie(self):
@@ -76,15 +74,17 @@ class Box:
         return ["ins_tuning.py", "--base_model", self.base, *paths, "--output_dir", self.folder / name, *RECIPE, *flags]
 
     def tune(self, name, *flags):
-        """The "results" of a run; its adapter is `tuned[name]`."""
+        """The "results" of a run, whose adapter is in the folder `name`."""
         self.run(*self.tuning(name, *flags))
-        self.tuned[name] = self.folder / name
+        return self.results(name)
+
+    def results(self, name):
         return read(self.folder / name / "run.json")["results"]
 
     def evaluate(self, name, adapter, *flags, rows="valid"):
-        """(metrics, P(Yes) of every row) of an adapter, by evaluate.py into the folder `name`."""
-        paths = ["--base_model", self.base, "--lora_weights", adapter, "--test_data_path", self.movie / f"{rows}.json"]
-        self.run("evaluate.py", *paths, "--output_dir", self.folder / name, *flags)
+        """(metrics, P(Yes) of every row) of the adapter of that name, by evaluate.py into the folder `name`."""
+        paths = ["--lora_weights", self.folder / adapter, "--test_data_path", self.movie / f"{rows}.json"]
+        self.run("evaluate.py", "--base_model", self.base, *paths, "--output_dir", self.folder / name, *flags)
         lines = (self.folder / name / "predictions.jsonl").read_text().splitlines()
         return read(self.folder / name / "metrics.json"), [json.loads(line)["p_yes"] for line in lines]
 
@@ -190,10 +190,12 @@ def nearly_tied(records, p_yes, rounding):
 def one_auc(box):
     """evaluate.py gives each adapter the AUC that its tuning saw."""
     said = []
-    for name in filter(box.tuned.__contains__, ROUNDING):
-        then = best(read(box.tuned[name] / "run.json")["results"])["eval_auc"]
-        metrics, p_yes = box.evaluate(f"{name}-scored", box.tuned[name])
-        now, tied = metrics["auc"], nearly_tied(read(box.movie / "valid.json"), p_yes, ROUNDING[name])
+    for name, rounding in ROUNDING.items():
+        if not (box.folder / name / "run.json").exists():
+            continue  # its tuning has failed, or is not among the checks
+        then = best(box.results(name))["eval_auc"]
+        metrics, p_yes = box.evaluate(f"{name}-scored", name)
+        now, tied = metrics["auc"], nearly_tied(read(box.movie / "valid.json"), p_yes, rounding)
         said.append(f"{name} {now:.4f} (during tuning {then:.4f})")
         demand(abs(now - then) <= tied + 1e-3, f"{name}: {now}, during tuning {then}; rounding explains {tied}")
     return ", ".join(said)
@@ -201,9 +203,9 @@ def one_auc(box):
 
 def like_the_cpu(box):
     """float32 on the GPU is float32 on the CPU."""
-    adapter, flags = box.tuned["auto"], ["--dtype", "float32"]
-    _, gpu = box.evaluate("float32-gpu", adapter, *flags, rows="test")
-    _, cpu = box.evaluate("float32-cpu", adapter, *flags, "--device", "cpu", rows="test")
+    flags = ["auto", "--dtype", "float32"]
+    _, gpu = box.evaluate("float32-gpu", *flags, rows="test")
+    _, cpu = box.evaluate("float32-cpu", *flags, "--device", "cpu", rows="test")
     demand(largest(gpu, cpu) < 1e-4, f"P(Yes) differs by up to {largest(gpu, cpu)}")
     return f"P(Yes) of {len(gpu)} rows differs by at most {largest(gpu, cpu):.1e}"
 
@@ -211,7 +213,7 @@ def like_the_cpu(box):
 def ranking(box):
     """Ranking among 20 items."""
     paths = ["--test_data_path", box.movie / "test.json", "--output_dir", box.folder / "ranked"]
-    out = box.run("evaluate.py", "--base_model", box.base, "--lora_weights", box.tuned["auto"], *paths, "--rank", 20)
+    out = box.run("evaluate.py", "--base_model", box.base, "--lora_weights", box.folder / "auto", *paths, "--rank", 20)
     found = read(box.folder / "ranked" / "ranking.json")
     said = [line for line in out.splitlines() if line.startswith("ranking:")]
     return f"{' '.join(said[:1])} {len(found)} entries".strip()
@@ -262,8 +264,8 @@ def two_gpus(box):
         launch = [sys.executable, "-m", "accelerate.commands.launch", *how, "--num_processes", 2, "--gpu_ids", "all"]
         made = subprocess.run([*map(str, launch + command)], cwd=REPOSITORY, capture_output=True, text=True)
         demand(made.returncode == 0, f"{name}: {(made.stderr.strip() or '?').splitlines()[-1]}")
-        loss = best(read(box.folder / f"two-gpus-{name}" / "run.json")["results"])["eval_loss"]
-        metrics, _ = box.evaluate(f"{name}-scored", box.folder / f"two-gpus-{name}")
+        loss = best(box.results(f"two-gpus-{name}"))["eval_loss"]
+        metrics, _ = box.evaluate(f"{name}-scored", f"two-gpus-{name}")
         demand(abs(loss - one) < 1e-3, f"{name}: validation loss {loss}, on one GPU {one}")
         said.append(f"{name}: loss {loss:.4f} (one GPU {one:.4f}), AUC {metrics['auc']:.4f}")
     return "; ".join(said)
@@ -305,7 +307,7 @@ def like_llama_7b(box):
             results = large.tune(f"7b-{quantization}", *flags)
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            large.evaluate(f"7b-{quantization}-scored", large.tuned[f"7b-{quantization}"])
+            large.evaluate(f"7b-{quantization}-scored", f"7b-{quantization}")
             found = results["peak_memory_gb"], torch.cuda.max_memory_allocated() / 1e9
             counted = total(shape, 256, quantization, True) / 1e9, scored(shape, 256, quantization) / 1e9
             said.append(

@@ -60,12 +60,8 @@ def measure(prepare, args):
             seconds[name].append(time.perf_counter() - begin)
             cpu_seconds[name].append(_cpu_seconds() - cpu_begin)
     figures = {
-        name: {
-            "seconds": seconds[name],
-            "median": statistics.median(seconds[name]),
-            "cpu_median": statistics.median(cpu_seconds[name]),
-        }
-        for name in procedures
+        name: {"seconds": own, "median": statistics.median(own), "cpu_median": statistics.median(cpu_seconds[name])}
+        for name, own in seconds.items()
     }
     return figures, results
 
@@ -90,6 +86,16 @@ def report(args, device, **facts):
     if args.output:
         write_json(args.output, found)
     return found
+
+
+def rates(figures, unit, amount, compared_with):
+    """{name: {column: number}}: seconds, `unit` of `amount` in a run, and how many times as fast as what it is compared
+    with, {name: another's name}."""
+    seconds = {name: figure["median"] for name, figure in figures.items()}
+    return {
+        name: {"seconds": own, unit: amount / own, "times as fast": seconds[compared_with.get(name, name)] / own}
+        for name, own in seconds.items()
+    }
 
 
 def print_table(rows):
