@@ -66,6 +66,7 @@ def test_the_pretence_holds():
     assert not torch.cuda.is_available() and there.device.type == "cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", ["", "--quantization 8bit --share_prefix"])
 def test_every_tensor_is_on_the_gpu(flags, tune, score, evaluate):
     with FakeCuda():
@@ -83,6 +84,7 @@ def test_a_tensor_that_is_left_on_the_cpu_is_found(score, tiny_adapter, monkeypa
         score(tiny_adapter)
 
 
+@pytest.mark.slow
 def test_float32_gives_what_the_cpu_gives(tune, score):
     _, cpu = tune("--device", "cpu", "--dtype", "float32", name="cpu")
     with FakeCuda(count=8):  # of which one process uses one
@@ -93,6 +95,7 @@ def test_float32_gives_what_the_cpu_gives(tune, score):
     assert scored["auc"] == max(entry["eval_auc"] for entry in gpu["results"]["history"])
 
 
+@pytest.mark.slow
 def test_only_the_rows_that_fit_go_through_a_gpu_at_once(tune, monkeypatch):
     flags = ["--dtype", "float32", "--lora_dropout", 0, "--batch_size", 16, "--micro_batch_size", 16]
     with FakeCuda():
@@ -105,6 +108,7 @@ def test_only_the_rows_that_fit_go_through_a_gpu_at_once(tune, monkeypatch):
     assert one["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
 def test_an_adapter_on_a_quantised_base_has_one_auc(quantization, tune, score, tmp_path):
     base = make_llama(tmp_path / "base", width=64)

@@ -78,6 +78,8 @@ REFUSED = {
     "use_something_new": (True, "yes", [1]),
     "enable_lora": ([True, False],),  # of 2023
 }
+QUICK = ("DoRA", "PiSSA", "all biases", "norm", "tied head kept", "a parameter", "tied tokens", "tied embedding")
+EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CARRIED_OUT]
 NOT_TUNED = ("head kept", "tied head kept", "tied tokens", "tied head", "tied together")
 SWEPT = ("PiSSA", "all biases", "norm", "tied embedding", "tokens", "a parameter")
 EXPORTED = ("DoRA", "biases of LoRA's layers", "bias of B", "tied head kept", "tied tokens", "Conv1D, PiSSA")
@@ -144,7 +146,7 @@ def by_plain_peft(base, adapter, records):
     return np.array(found), loss / tokens
 
 
-@pytest.mark.parametrize("name", CARRIED_OUT)
+@pytest.mark.parametrize("name", EACH)
 def test_scored_after_another(name, made, setups, records):
     base, folder = made(name)
     setup = setups[str(base)]

@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM
 from tests.support.models import (
     CHATML,
     DATED,
+    EACH_FAMILY,
     FAMILIES,
     GROUPED,
     NO,
@@ -51,7 +52,6 @@ TARGETS = {"phi3": ["qkv_proj"], "gpt2": ["c_attn"], "gpt_neox": ["query_key_val
 TARGETS |= {"bloom": ["query_key_value"]}
 LAYER = "model.language_model.layers.{}.self_attn.{}"  # of Gemma 3, whose encoder of images has a q_proj too
 TARGETS |= {"gemma3": [LAYER.format(layer, name) for layer in (0, 1) for name in ("q_proj", "v_proj")]}
-QUICK = {"llama", "qwen2", "bloom"}  # families of the tests that are not slow
 WITH_ALPACA = {"qwen2", "gemma3"}  # the others with a chat template take that
 
 
@@ -72,10 +72,7 @@ class Tuned:
         return RecordTokenizer(tokenizer, load_frame(self.frame, tokenizer), 512)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
-)
+@pytest.fixture(scope="module", params=EACH_FAMILY)
 def tuned(request, instruct, tmp_path_factory):
     """Two steps of ins_tuning.py on a model of the family, from a fresh LoRA."""
     folder = tmp_path_factory.mktemp(request.param)

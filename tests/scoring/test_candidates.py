@@ -20,7 +20,7 @@ from bitsandbytes.nn import Linear8bitLt
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from tests.support.models import FAMILIES, GROUPED, SIZES, make_family
+from tests.support.models import EACH_FAMILY, GROUPED, SIZES, make_family
 from tests.support.plain import Passes, log_p, plain_log_p
 from tlrec.data.preferences import Item, Preference, build_record, parse_input, with_targets
 from tlrec.errors import InputError
@@ -105,7 +105,7 @@ def with_lora(base, folder):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_equals_the_models_own_scores(name, tmp_path, capsys):
     folder = make_family(tmp_path / "base", name)
     tokenizer, base = load_tokenizer(folder), load_base_model(folder, CPU, torch.float32)

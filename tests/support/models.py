@@ -6,6 +6,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import pytest
 import sentencepiece
 import torch
 import transformers
@@ -295,6 +296,10 @@ FAMILIES = {
     "falcon": ("FalconConfig", SIZES | {"alibi": True}, lambda: byte_level_tokenizer(eos_token="<|endoftext|>"), None),
     "bloom": ("BloomConfig", SIZES, lambda: byte_level_tokenizer(["<pad>"], bos_token="<s>", eos_token="</s>"), None),
 }
+
+# A few of them stand for all where tests are to be quick
+QUICK = {"llama", "qwen2", "mistral", "bloom"}
+EACH_FAMILY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 
 
 def make_family(folder, name, seed=0):

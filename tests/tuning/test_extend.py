@@ -42,6 +42,7 @@ def edited(tmp_path, monkeypatch):
     sys.modules.pop("preference", None)
 
 
+@pytest.mark.slow
 def test_another_loss(edited, run_script, sweep_words, tiny_llama, tiny_adapter, tiny_workspace, tmp_path):
     import preference
 
@@ -77,6 +78,7 @@ def test_another_loss(edited, run_script, sweep_words, tiny_llama, tiny_adapter,
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_frame_of_ones_own(few_shot, evaluate, tmp_path, monkeypatch):
     frame, flags = tmp_path / "mine.json", [tmp_path / "run", "--prompt_frame", tmp_path / "mine.json", *LAST]
     frame.write_text(block("json"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from tests.support.models import FAMILIES, make_family
+from tests.support.models import EACH_FAMILY, make_family
 from tests.support.tuned import furthest, read, weights
 from tlrec.data.records import read_records
 from tlrec.model import base_models, lora_targets
@@ -32,7 +32,6 @@ CANNOT = {  # families that go on without, and what they say
     "falcon": "does not take the mask",
     "bloom": "it needs --attention sdpa, not eager",
 }
-QUICK = {"llama", "bloom", "mistral"}
 QUICKLY = ["--lora_dropout", 0, "--max_train_samples", 13]
 
 
@@ -87,9 +86,7 @@ def records(tiny_workspace):
     return read_records(tiny_workspace / "rec_data" / "movie" / "valid.json")[:5]
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
-)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_gradients_of_every_family(name, records, tmp_path, capsys):
     base = make_family(tmp_path / "base", name)
     tokenizer = base_models.load_tokenizer(base)
@@ -138,6 +135,7 @@ def test_length(rows, length):
     assert shared_prefix.shared_length(ids) == length
 
 
+@pytest.mark.slow
 def test_through_the_script(instruct, tmp_path):
     found = {}
     for name, flags in {"plain": [], "sharing": ["--share_prefix"]}.items():

@@ -103,6 +103,7 @@ def test_the_best_validation_is_kept_and_evaluate_finds_it(instruct, evaluate, t
     assert f"===== auc: {json.loads((folder / 'metrics.json').read_text())['auc']} =====\n" in out
 
 
+@pytest.mark.slow
 def test_without_selection_the_last_step_is_kept(instruct, tmp_path):
     """Also if it is no multiple of --eval_steps, and the validation before it was better."""
     flags = ["--learning_rate", 3, "--patience", 1]
@@ -202,6 +203,7 @@ def test_a_sweep_gives_the_bytes_of_single_runs(few_shot, sweep, stage, tiny_wor
     assert len({digest(folder / name) for name in ("0_4", "0_12", "1_4")}) == 3
 
 
+@pytest.mark.slow
 def test_facts_of_a_sweep(sweep, stage):
     folder, out = sweep
     run = read(folder / "1_12")
