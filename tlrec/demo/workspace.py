@@ -114,18 +114,6 @@ def _shown(value):
     return "-" if value is None else f"{value:.4f}"
 
 
-def _differences(root, demo, wanted):
-    """How the demo in `root` differs from the wanted one, and its files from those that were written, in words."""
-
-    def settings(of):
-        rows = {f"rows of {domain} {split}": n for domain, splits in of["sizes"].items() for split, n in splits.items()}
-        return {"--seed": of["seed"], **rows}
-
-    written = {path: facts["sha256"] for path, facts in demo["files"].items()}
-    there = {path: sha256(root / path) if (root / path).exists() else None for path in written}
-    return differences(settings(demo) | there, settings(wanted) | written)
-
-
 def _made_already(root, wanted):
     """The content of demo.json if the folder holds this demo unchanged, None if it holds nothing; InputError if it holds
     another demo or other data."""
@@ -133,7 +121,9 @@ def _made_already(root, wanted):
         raise InputError(f"{root}: is a file; give a folder")
     demo = read_json(root / "demo.json") if (root / "demo.json").exists() else {}
     if demo.get("fictional"):
-        if not (other := _differences(root, demo, wanted)):
+        written = {path: facts["sha256"] for path, facts in demo["files"].items()}
+        there = {path: sha256(root / path) if (root / path).exists() else None for path in written}
+        if not (other := differences(_settings(demo) | there, _settings(wanted) | written)):
             return demo
         raise InputError(
             f"{root}: holds another demo, or a changed one: {', '.join(other)}; "
@@ -145,6 +135,11 @@ def _made_already(root, wanted):
             "to replace it"
         )
     return None
+
+
+def _settings(demo):
+    rows = {f"rows of {name} {split}": n for name, splits in demo["sizes"].items() for split, n in splits.items()}
+    return {"--seed": demo["seed"], **rows}
 
 
 def _write_text(path, text):
