@@ -113,7 +113,7 @@ def check(args):
     return records, kept, given
 
 
-def write_merged(folder, model, encoder, cutoff_len):
+def write_merged(folder, model, encoder):
     """Merge the adapter of `model`, and write weights, tokenizer and prompt_frame.json into `folder`."""
     from transformers import GenerationConfig
 
@@ -134,7 +134,7 @@ def write_merged(folder, model, encoder, cutoff_len):
         folder / "prompt_frame.json",
         {
             **asdict(encoder.frame),
-            "cutoff_len": cutoff_len,
+            "cutoff_len": encoder.cutoff_len,
             "bos_ids": encoder.bos,
             "answers": ANSWERS,
             "answer_ids": encoder.answer_ids,
@@ -142,7 +142,7 @@ def write_merged(folder, model, encoder, cutoff_len):
     )
 
 
-def read_tokenizer_back(args, folder, records, scorer, encoder, cutoff_len):
+def read_tokenizer_back(base_model, folder, records, scorer, encoder):
     """(a Scorer with the tokenizer in `folder`, whether prompts sent as text give the same token ids). Raises InputError
     if the tokenizer gives other token ids than the one it was made from."""
     from transformers import AutoTokenizer
@@ -150,11 +150,11 @@ def read_tokenizer_back(args, folder, records, scorer, encoder, cutoff_len):
     from tlrec.scoring.records import Scorer
 
     reread = AutoTokenizer.from_pretrained(folder)
-    again = Scorer(reread, records, encoder.frame, cutoff_len)
+    again = Scorer(reread, records, encoder.frame, encoder.cutoff_len)
     special = [(each.bos_token_id, each.eos_token_id) for each in (encoder.tokenizer, reread)]
     if (again.rows, again.answer_ids) != (scorer.rows, scorer.answer_ids) or special[0] != special[1]:
         raise InputError(
-            f"--base_model {args.base_model}: its tokenizer cannot be written so that AutoTokenizer reads it "
+            f"--base_model {base_model}: its tokenizer cannot be written so that AutoTokenizer reads it "
             "back with the same token ids; export from a folder with a tokenizer.json"
         )
     return again, reread([encoder.frame.prompt(record) for record in records])["input_ids"] == scorer.rows
@@ -184,14 +184,14 @@ def main():
     from tlrec.scoring.loaded import LoadedModel, scoring_here
 
     scoring = scoring_here(kept, given, args.device, args.base_model, trust_remote_code=False)
-    dtype, cutoff_len, attention = scoring["dtype"], scoring["cutoff_len"], scoring["attention"]
+    dtype, attention = scoring["dtype"], scoring["attention"]
     loaded = LoadedModel(args.base_model, args.device, dtype, "none", attention, trust_remote_code=False)
     loaded.check_adapter(args.lora_weights)
 
     # 3. Records to token ids
     frame = load_frame(scoring["frame"], loaded.tokenizer)
-    encoder = RecordTokenizer(loaded.tokenizer, frame, cutoff_len)
-    scorer = loaded.scorer(records, scoring["frame"], cutoff_len)
+    encoder = RecordTokenizer(loaded.tokenizer, frame, scoring["cutoff_len"])
+    scorer = loaded.scorer(records, scoring["frame"], encoder.cutoff_len)
 
     # 4. Scores of base and adapter, not merged, as in tuning
     if getattr(loaded.base.config, "quantization_config", None):  # of a hub name, which `check` cannot read
@@ -202,12 +202,12 @@ def main():
 
     with whole_folder(args.output_dir) as folder:
         # 5. Merge, and write all files
-        write_merged(folder, model, encoder, cutoff_len)
+        write_merged(folder, model, encoder)
         hardware = loaded.hardware
         del model, loaded  # one model at a time in memory
 
         # 6. Read the folder back: the same token ids, the same scores
-        again, as_text = read_tokenizer_back(args, folder, records, scorer, encoder, cutoff_len)
+        again, as_text = read_tokenizer_back(args.base_model, folder, records, scorer, encoder)
         merged = LoadedModel(folder, args.device, dtype, "none", attention, trust_remote_code=False).base
         size = sum(parameter.nbytes for parameter in merged.parameters())
         difference = largest_difference(again.score(merged, progress="merged model"), tuned, dtype)
@@ -223,7 +223,7 @@ def main():
             base_model=args.base_model,
             frame=frame.name,
             dtype=dtype,
-            scoring={"frame": frame.name, "cutoff_len": cutoff_len, "dtype": dtype},
+            scoring={"frame": frame.name, "cutoff_len": encoder.cutoff_len, "dtype": dtype},
             text_prompts=as_text,
             hardware=hardware,
         )
