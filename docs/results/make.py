@@ -4,11 +4,11 @@
     python docs/results/make.py
 
 The first adds a row to runs.csv for each metrics.json below WORKSPACE (a row of the same run is replaced), measured
-anew from its predictions.jsonl, and keeps the predictions of those named by --keep in predictions/ (row, user, label and
-score only; `python -m tlrec.compare` takes such a file in place of a folder). The second computes differences.csv, of
-which the first four columns are written by hand: two runs whose predictions are kept, and what is asked of them. Then it
-fills what stands between `<!-- results: TEST METRIC -->` or `<!-- differences: TEST -->` and `<!-- end -->` in README.md
-and docs/*.md, and draws TEST.png and differences.png. It changes nothing that is up to date.
+anew from its predictions.jsonl, and keeps the predictions of those named by --keep in predictions/ (row, user, label
+and score only; `python -m tlrec.compare` takes such a file in place of a folder). The second computes differences.csv,
+of which the first four columns are written by hand: two runs whose predictions are kept, and what is asked of them.
+Then it fills what stands between `<!-- results: TEST METRIC -->` or `<!-- differences: TEST -->` and `<!-- end -->` in
+README.md and docs/*.md, and draws TEST.png and differences.png. It changes nothing that is up to date.
 """
 
 import argparse

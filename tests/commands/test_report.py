@@ -2,8 +2,8 @@
 
 1. Runs are found by their files, through links, whatever their folders are called; method and shots are read from the
    chain of runs, and runs with other flags stand apart.
-2. A cell is the mean over seeds; noise is judged by the paired interval over users, against the best floor of the metric
-   and the best cell. It says what selected it, whatever the path of the file.
+2. A cell is the mean over seeds; noise is judged by the paired interval over users, against the best floor of the
+   metric and the best cell. It says what selected it, whatever the path of the file.
 3. results.csv has a row for each evaluation, results.md and index.html the same tables. Same workspace, same bytes. The
    page stands alone: figures inside, no link out, words for every figure.
 4. Published numbers stand beside the published rows only, known by their content.

@@ -18,7 +18,8 @@ SHOWN = {"--lora_weights", "--sample", "--seed", "--source", "--stage", "--targe
 
 
 class Measured(NamedTuple):
-    """A metric, or a difference in it: None where it is not defined. interval: [low, high], None where there is none."""
+    """A metric, or a difference in it: None where it is not defined. interval: [low, high]; None where there is no
+    interval."""
 
     value: float | None
     interval: list | None
@@ -28,9 +29,9 @@ class Measured(NamedTuple):
 class Cell:
     """The seeds of one method at one number of shots.
 
-    selected: what selected the checkpoints, in words; other_scoring: settings in which it was not scored as most others.
-    By metric: numbers, of the mean over seeds, and over_floor, its difference to the floor that is best in that metric,
-    are Measured; spread is the standard deviation over seeds.
+    selected: what selected the checkpoints, in words; other_scoring: settings in which it was not scored as most
+    others. By metric: numbers, of the mean over seeds, and over_floor, its difference to the floor that is best in that
+    metric, are Measured; spread is the standard deviation over seeds.
     """
 
     method: str
@@ -80,9 +81,10 @@ def test_sets(evaluations, files, problems):
 class TestSet:
     """Everything evaluated on the same rows, compared in one Comparison, so that every difference is paired.
 
-    target: its name; test: the described file. floors: {name: {metric: Measured}}; best_floor: {metric: name}; metrics:
-    names of those that are defined here. methods: of the cells, in order; best: the cell of the best AUC, None if AUC is
-    not defined. unit: what intervals leave out. published: {method: {shots: AUC}}; rankings: of tlrec.report.rankings.
+    target: its name; test: the described file. floors: {name: {metric: Measured}}; best_floor: {metric: name};
+    metrics: names of those that are defined here. methods: of the cells, in order; best: the cell of the best AUC, None
+    if AUC is not defined. unit: what intervals leave out. published: {method: {shots: AUC}}; rankings: of
+    tlrec.report.rankings.
     """
 
     def __init__(self, evaluations, files, names):

@@ -72,8 +72,8 @@ def of_cells(test_set, files):
 
 
 def of_cell(cell, seeds, files):
-    """(level, text) about selection, seeds, silent models, scoring settings and cut prompts of one cell. seeds: those of
-    its method at any number of shots."""
+    """(level, text) about selection, seeds, silent models, scoring settings and cut prompts of one cell. seeds: those
+    of its method at any number of shots."""
     selected = f"checkpoints were selected by {cell.selected}"
     if " test rows" in cell.selected:
         yield "warning", f"{selected}: the result is of no use"

@@ -19,7 +19,7 @@ RESULTS = {
     },
 }
 SAID = (
-    "Published numbers are of LLaMA-7B, on these very rows: TALLRec and TLRec from the TLRec paper; the later figures are "
-    "comments in the evaluation scripts of its public repository (commit 561abcf). SASRec, GRU4Rec and Caser in the same "
-    "few-shot setting: 0.489 to 0.542."
+    "Published numbers are of LLaMA-7B, on these very rows: TALLRec and TLRec from the TLRec paper; the later figures "
+    "are comments in the evaluation scripts of its public repository (commit 561abcf). SASRec, GRU4Rec and Caser in the "
+    "same few-shot setting: 0.489 to 0.542."
 )

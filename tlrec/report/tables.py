@@ -18,9 +18,9 @@ LEGEND = (
     "AUC as published: rows in order of P(Yes) - P(No), 0.5 is chance. Mean ± standard deviation over seeds, number of "
     "seeds in brackets; then what selected the checkpoints. ▲ above the best rule without training, ▼ below it, ≈ "
     "within noise of it; ★ best here, ☆ within noise of the best: the paired 95 % interval of the difference, over "
-    "{unit}, contains 0. That interval leaves out users, not seeds: read it beside the ±. No sign: {unit} do not tell how "
-    "certain it is. ‡ most other cells have other scoring settings (see Checks). Without training: history is the share "
-    "of liked items in the history, item is the like-rate of the target item in the training split."
+    "{unit}, contains 0. That interval leaves out users, not seeds: read it beside the ±. No sign: {unit} do not tell "
+    "how certain it is. ‡ most other cells have other scoring settings (see Checks). Without training: history is the "
+    "share of liked items in the history, item is the like-rate of the target item in the training split."
 )
 WITHIN_USERS = (
     "AUC ranks the rows of all users together; uAUC ranks each user's rows separately and is averaged over the {users} "
@@ -108,8 +108,8 @@ def headline(test_set):
         if floor := test_set.best_floor.get(metric):
             over, rule = best.over_floor[metric], f"{floor}, {number(test_set.floors[floor][metric].value)}"
             words.append(
-                f"Its {name}, {number(best.numbers[metric].value)}, differs from that of the best rule without training "
-                f"({rule}) by {number(over.value, '+')}, 95 % interval {between(over.interval, '+')}."
+                f"Its {name}, {number(best.numbers[metric].value)}, differs from that of the best rule without "
+                f"training ({rule}) by {number(over.value, '+')}, 95 % interval {between(over.interval, '+')}."
             )
     return " ".join(words)
 
