@@ -65,8 +65,7 @@ def clean(found, settings):
 
 def _check_items(source, path, kind):
     """Items once each, with a title of one line, a creator where most have one, and a kind of one word."""
-    items = source.items
-    items = values.of_one_line(items, ["title", "creator"])
+    items = values.of_one_line(source.items, ["title", "creator"])
     values.require_filled(items, ["item"], path)
     untitled = items["title"].str.strip() == ""
     again = items[~untitled]["item"].duplicated()

@@ -56,8 +56,8 @@ FORMS = (
     Form("amazon-2014", "*.json*", "meta_*.json*", JSON.format("reviewerID", "asin"), "item", "amazon", "read_2014"),
     Form("amazon-2018", "*.csv*", "meta_*.json*", r"\w{10},A\w+,[\d.]+,\d+$", "item", "amazon", "read_2018"),
     Form("amazon-2014", "*.csv*", "meta_*.json*", r"A\w+,\w{10},[\d.]+,\d+$", "item", "amazon", "read_2014"),
-    Form("recbole", "*.inter", "*.item", r"\S+:(token|float)", "item", "table", "read_recbole"),
-    Form("table", "*rating*|*interaction*|*review*", "*item*|*title*|*meta*|*product*", "", "item", "table"),
+    Form("recbole", "*.inter", "*.item", r"\S+:(token|float)", "item", "own_tables", "read_recbole"),
+    Form("table", "*rating*|*interaction*|*review*", "*item*|*title*|*meta*|*product*", "", "item", "own_tables"),
 )
 NAMES = tuple(dict.fromkeys(form.name for form in FORMS))
 
@@ -128,7 +128,7 @@ def _with_items(form, ratings, items, names):
         return Found(form, ratings, Path(items))
     beside = [name for name in names if _matches(name, form.items) and name != ratings.name]
     if form.name == "table":
-        from tlrec.data.sources.table import has_titles
+        from tlrec.data.sources.own_tables import has_titles
 
         if has_titles(ratings) or len(beside) != 1:
             return Found(form, ratings, None)
