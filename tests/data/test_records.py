@@ -56,7 +56,11 @@ AWKWARD_TITLES = [
 # ------------------------------------------------------------------------------------------- 1. parsing and building
 
 
-@pytest.mark.parametrize("creator", ["", "Ann Author", "Steves', 'Gene Openshaw", "Hall, Jr.", 'Robert "Bob" Doe'])
+# Amazon's authors are the inside of a printed Python list, where a name with an apostrophe has double quotes
+AUTHORS = ["", "Ann", "Hall, Jr.", 'Robert "Bob" Doe', "Steves', 'Gene", "Ann', \"Tim O'W", "Pat O'R\", \"Tim O'W"]
+
+
+@pytest.mark.parametrize("creator", AUTHORS)
 @pytest.mark.parametrize("title", AWKWARD_TITLES)
 def test_awkward_titles_come_back(title, creator):
     plain = Item("Plain", creator)
@@ -99,21 +103,11 @@ def test_spaces_around_written_by_may_be_missing():
     assert parse_input(text) == Preference(likes, (Item("C", "Z"),), Item("D", "W"), "book")
 
 
-def test_author_lists_with_both_kinds_of_quotes():
-    """Amazon's authors are the inside of a printed Python list, where a name with an apostrophe has double quotes."""
-    both = Item("War Stories", "Ann Author', \"Tim O'Writer")
-    two = Item("Peace Stories", "Pat O'Reader\", \"Tim O'Writer")
-    plain = Item("Plain", "X")
-    preference = Preference((both, two, plain), (plain, both), two, "book")
-    assert parse_input(build_input(preference)) == preference
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "expected 'User Preference: ...'"),
         ('User Preference: "A"\nWhether the user will like the target movie "B"?', "on three lines"),
-        ('User Preference: A\nUser Unpreference: \nWhether the user will like the target movie "B"?', "closing quote"),
         ("User Preference: \nUser Unpreference: \nWhether the user will like the target movie B?", "with a quote: B"),
         ("User Preference: \nUser Unpreference: B\n\nC\nWhether the user will like the target movie B?", ": B C"),
         ('User Preference: \nUser Unpreference: "A\nWhether the user will like the target movie "B"?', "closing quote"),
@@ -166,18 +160,16 @@ TRICKY = [
 LAYOUTS = {
     "published": json.dumps(TRICKY, indent=4),
     "one line": json.dumps(TRICKY),
-    "compact": json.dumps(TRICKY, separators=(",", ":")),
     "airy": "\r\n\t " + json.dumps(TRICKY, indent=2).replace("\n", "\r\n\n ") + "\n\n",
     "a comma at the end": json.dumps(TRICKY)[:-1] + ",\n]",
     "JSON lines": "".join(json.dumps(row) + "\n" for row in TRICKY),
-    "JSON lines of Windows": "\r\n".join(map(json.dumps, TRICKY)),
-    "JSON lines with commas": ",\n".join(map(json.dumps, TRICKY)),
+    "JSON lines of Windows, with commas": ",\r\n".join(map(json.dumps, TRICKY)),
     "JSON lines, joined with their BOMs": "\n\ufeff".join(map(json.dumps, TRICKY)),
     "one after the other": "".join(json.dumps(row, indent=1) for row in TRICKY),
 }
 
 
-@pytest.mark.parametrize("block", [1, 7, 64, 1 << 20])
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_has_the_same_rows(tmp_path, monkeypatch, layout, block):
     monkeypatch.setattr(records, "BLOCK", block)
