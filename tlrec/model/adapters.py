@@ -29,7 +29,7 @@ def read_config(folder):
 
 
 def expected_adapter(base_model, lora_config, trust_remote_code=False, adapter=None, tuned=False):
-    """{name: shape} of the tensors an adapter of this configuration has on this base model; loads no weights.
+    """{name: tensor without content} of an adapter of this configuration on this base model; loads no weights.
 
     adapter: the folder that the configuration comes from; None if it comes from flags. tuned: whether it is to be
     tuned. Raises InputError if the base model lacks one of the target modules, or if tuning could not change all that
@@ -55,7 +55,7 @@ def expected_adapter(base_model, lora_config, trust_remote_code=False, adapter=N
             fields = ("target_modules", "modules_to_save", "trainable_token_indices", "bias")
             says = ", ".join(f"{field}: {value}" for field in fields if (value := getattr(lora_config, field)))
             raise InputError(f"{asked} changes the output head, which TLRec does not tune ({says})")
-        return {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
+        return get_peft_model_state_dict(model)
 
 
 def read_adapter(folder):
@@ -81,7 +81,7 @@ def check_adapter_on(base_model, folder, trust_remote_code=False, tuned=False):
 def check_adapter_fits(tensors, expected, path):
     """Raise InputError unless the adapter has exactly the expected tensors in the expected shapes.
 
-    tensors: what `read_adapter` returned; expected: what `expected_adapter` returned.
+    tensors: what `read_adapter` returned; expected: {name: tensor}, as `expected_adapter` returns.
     """
     if not tensors:
         raise InputError(f"{path}: the adapter holds no tensors")
@@ -101,10 +101,10 @@ def check_adapter_fits(tensors, expected, path):
         raise InputError(
             f"{path}: the adapter has {len(extra)} tensors that this run has no place for, such as {extra[0]}; {cause}"
         )
-    for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
+    for name, tensor in expected.items():
+        if tensors[name].shape != tensor.shape:
             raise InputError(
-                f"{path}: {name} has shape {tuple(tensors[name].shape)}, this run needs {shape}; "
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, this run needs {tuple(tensor.shape)}; "
                 "it was made for another rank (--lora_r) or a base model of another width (--base_model)"
             )
 
@@ -114,8 +114,7 @@ def load_adapter(model, tensors, path):
 
     model: a PeftModel of the adapter's configuration. tensors: what `read_adapter` returned for `path`.
     """
-    fresh = get_peft_model_state_dict(model)
-    check_adapter_fits(tensors, {name: tuple(tensor.shape) for name, tensor in fresh.items()}, path)
+    check_adapter_fits(tensors, get_peft_model_state_dict(model), path)
     set_peft_model_state_dict(model, tensors)
     loaded = get_peft_model_state_dict(model)
     for name, tensor in loaded.items():

@@ -128,18 +128,13 @@ def load_base_model(base_model, device, dtype, quantization="none", attention=No
 
     quantization: "none", "8bit", or "4bit" (NF4 with double quantisation), the latter two through bitsandbytes.
     """
-    quantization_config = None
-    if quantization == "8bit":
-        quantization_config = BitsAndBytesConfig(load_in_8bit=True)
-    elif quantization == "4bit":
-        quantization_config = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-        )
+    nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+    options = {"none": None, "8bit": {"load_in_8bit": True}, "4bit": {"load_in_4bit": True, **nf4}}[quantization]
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             base_model,
             dtype=dtype,
-            quantization_config=quantization_config,
+            quantization_config=options and BitsAndBytesConfig(**options),
             attn_implementation=attention,
             device_map={"": device},
             trust_remote_code=trust_remote_code,

@@ -1,11 +1,10 @@
 """Which modules of an architecture get LoRA: query and value projections, as published, or all linear layers."""
 
-import torch
-from transformers.pytorch_utils import Conv1D
+from collections import defaultdict
 
 from tlrec.errors import InputError
 from tlrec.model.base_models import skeleton_of
-from tlrec.model.parts import backbone_of
+from tlrec.model.parts import backbone_of, linear_layers
 
 # Names of the projections that make queries and values, alone or with the keys, in one attention module.
 QUERY_AND_VALUE = (
@@ -27,32 +26,28 @@ def query_and_value_modules(base_model, trust_remote_code=False):
     weights. Raises InputError if there are none.
     """
     skeleton = skeleton_of(base_model, trust_remote_code)
-    decoder = backbone_of(skeleton)
-    targets = set()
-    for module in decoder.modules():
-        names = {name for name, child in module.named_children() if isinstance(child, (torch.nn.Linear, Conv1D))}
-        targets.update(next(filter(names.issuperset, QUERY_AND_VALUE), ()))
+    layers = defaultdict(set)  # names of the linear layers of each module
+    for path in linear_layers(backbone_of(skeleton)):
+        module, _, name = path.rpartition(".")
+        layers[module].add(name)
+    targets = {name for names in layers.values() for name in next(filter(names.issuperset, QUERY_AND_VALUE), ())}
     if not targets:
         raise InputError(
             f"--base_model {base_model}: no layer of {type(skeleton).__name__} is known by name as a query and value "
             "projection; name the modules that get LoRA with --lora_target_modules"
         )
-    return _of_the_decoder(targets, decoder, skeleton)
+    return _of_the_decoder(targets, skeleton)
 
 
 def linear_modules(base_model, trust_remote_code=False):
     """LoRA target modules of QLoRA's recipe (Dettmers et al., arXiv 2305.14314): all linear layers except the output
     head. A sorted list of names, as from `query_and_value_modules`; loads no weights."""
     skeleton = skeleton_of(base_model, trust_remote_code)
-    decoder = backbone_of(skeleton)
-    targets = {
-        path.split(".")[-1] for path, module in decoder.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))
-    }
-    return _of_the_decoder(targets, decoder, skeleton)
+    return _of_the_decoder({path.split(".")[-1] for path in linear_layers(backbone_of(skeleton))}, skeleton)
 
 
-def _of_the_decoder(targets, decoder, skeleton):
+def _of_the_decoder(targets, skeleton):
     """The module names `targets`, sorted; their whole paths if the skeleton has such names outside its decoder too."""
-    inside = set(decoder.modules())
+    inside = set(backbone_of(skeleton).modules())
     places = {path: module in inside for path, module in skeleton.named_modules() if path.split(".")[-1] in targets}
     return sorted(targets) if all(places.values()) else sorted(path for path, own in places.items() if own)

@@ -12,10 +12,9 @@ import psutil
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import check_target_module_exists
-from transformers.pytorch_utils import Conv1D
 
 from tlrec.errors import InputError
-from tlrec.model.parts import backbone_of
+from tlrec.model.parts import backbone_of, linear_layers
 
 POSITIONS_AT_ONCE = 256  # whose logits [positions, vocabulary] the loss holds at a time; so few fit a CPU's caches
 OF_THE_MACHINE, OF_WHAT_IS_FREE = 0.7, 0.9  # shares of all memory and of free memory that a run may use
@@ -45,7 +44,7 @@ def shape_of(skeleton, lora=None):
     Experts count as one feed-forward part. A feed-forward part without a gate counts as one with a gate.
     """
     config = skeleton.config.get_text_config()
-    linear = {name: _inputs(module) for name, module in backbone_of(skeleton).named_modules() if _inputs(module)}
+    linear = linear_layers(backbone_of(skeleton))
     layers = config.num_hidden_layers
     adapted = [
         width
@@ -62,12 +61,6 @@ def shape_of(skeleton, lora=None):
         tuple(adapted[: math.ceil(len(adapted) / layers)]),
     )
     return shape, sum(parameter.numel() for parameter in skeleton.parameters())
-
-
-def _inputs(module):
-    if isinstance(module, torch.nn.Linear):
-        return module.in_features
-    return module.weight.shape[0] if isinstance(module, Conv1D) else None
 
 
 # ------------------------------------------------------------------------------------------------------- the count
@@ -141,8 +134,7 @@ def scoring(shape, tokens, number):
 
 def base_weights(weights, dtype, quantization):
     """Bytes of the base model's `weights` (a number). Embedding and head, about a sixth of them, are not quantised."""
-    whole = torch.finfo(dtype).bits // 8
-    return weights * {"none": whole, "8bit": 1.5, "4bit": 1.2}[quantization]
+    return weights * {"none": dtype.itemsize, "8bit": 1.5, "4bit": 1.2}[quantization]
 
 
 # ---------------------------------------------------------------------------------------------------- this machine
@@ -195,7 +187,7 @@ def rows_that_fit(skeleton, lora, longest, most, dtype, quantization, checkpoint
     not one fits.
     """
     shape, weights = shape_of(skeleton, lora)
-    number = torch.finfo(dtype).bits // 8
+    number = dtype.itemsize
     fixed = base_weights(weights, dtype, quantization) + lora_and_optimizer(shape)
     longest = int(longest)  # lengths on disk are int32, in which bytes overflow
 
@@ -215,7 +207,7 @@ def rows_that_fit(skeleton, lora, longest, most, dtype, quantization, checkpoint
 def check_scoring_fits(skeleton, longest, dtype, quantization, memory):
     """Raise InputError unless the base model and scoring one row of `longest` tokens fit into `memory` (bytes)."""
     shape, weights = shape_of(skeleton)
-    number = torch.finfo(dtype).bits // 8
+    number = dtype.itemsize
     free = memory - base_weights(weights, dtype, quantization) - scoring(shape, longest, number)
     if free < 0:
         raise InputError(

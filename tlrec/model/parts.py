@@ -4,6 +4,7 @@ import torch
 from peft import PeftModel
 from transformers import DynamicCache
 from transformers.cache_utils import DummyLayer, DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.pytorch_utils import Conv1D
 
 from tlrec.errors import InputError
 from tlrec.model.processes import is_spread, whole
@@ -45,6 +46,12 @@ def language_model_parts(model):
 def backbone_of(causal):
     """The part that turns token ids into hidden states: only the language model, if images or sound have encoders."""
     return causal.base_model if causal.config.get_text_config() is causal.config else causal.get_decoder()
+
+
+def linear_layers(model):
+    """{path: width of the input} of a model's linear layers; GPT-2's, Conv1D, hold their weights transposed."""
+    layers = {path: each for path, each in model.named_modules() if isinstance(each, (torch.nn.Linear, Conv1D))}
+    return {path: each.weight.shape[0 if isinstance(each, Conv1D) else 1] for path, each in layers.items()}
 
 
 def _first_set(config, *names):
