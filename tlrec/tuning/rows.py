@@ -89,8 +89,9 @@ class ShuffledHistories:
     def _shuffled(self, place):
         try:
             return in_another_order(self.records[place], self.seed, self.epoch, place)
-        except ValueError as error:
-            raise InputError(f"--shuffle_history: record {place + 1} of those to learn from is {error}") from None
+        except ValueError:
+            what = f"record {place + 1} of those to learn from is not the input of a preference record"
+            raise InputError(f"--shuffle_history: {what}") from None
 
 
 def cut(rows):
