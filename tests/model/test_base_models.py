@@ -84,7 +84,6 @@ def test_damaged_files_and_pickled_code_are_refused_and_not_run(adapter, tmp_pat
     "base, changes, message",
     [
         ({"width": 64}, {}, r"q_proj.lora_A.weight has shape \(8, 64\), this run needs \(8, 32\); .*--base_model"),
-        ({"layers": 3}, {}, "has 4 tensors that this run has no place for, such as .*layers.2.self_attn.q_proj.lora_A"),
         (
             {"layers": 1},
             {},
@@ -226,7 +225,7 @@ def test_weights_that_cannot_be_read(tiny_llama, tmp_path):
         load(folder)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "llama", "falcon"])
+@pytest.mark.parametrize("family", ["gpt2", "opt", "falcon"])
 def test_more_tokens_than_positions(tmp_path, capsys, family):
     folder = make_family(tmp_path, family)  # of 1024 positions
     model, ids = load(folder), torch.full((1, 1025), 3)

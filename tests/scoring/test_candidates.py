@@ -258,11 +258,6 @@ def test_nothing_to_score(model, tokenizer):
     assert nothing.p_yes.shape == (0,)
 
 
-def test_a_record_of_another_form(model, tokenizer):
-    with pytest.raises(ValueError, match="expected 'User Preference: ...'"):
-        list(score_candidates(model, tokenizer, [({"instruction": "i", "input": "x", "output": ""}, ITEMS)], FRAME))
-
-
 @pytest.mark.parametrize("limit", [700, 450])  # over the items; over the histories
 def test_out_of_memory_halves_the_budget(model, tokenizer, expected, limit, capsys):
     requests = REQUESTS * 3

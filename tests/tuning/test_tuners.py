@@ -175,14 +175,10 @@ def test_chain_of_thought_records(instruct, run_script, stage, tmp_path):
     run = read(tmp_path / "cot")
     assert run["stage"] == "cot"
     assert run["results"]["truncated"]["train"] == 1
-
-
-def test_no_record_fits(instruct, tmp_path):
-    train = tmp_path / "train.json"
-    write_records(train, [{"instruction": "Rank.", "input": "", "output": "word " * 2000}])
-    status, out, err = instruct(tmp_path / "cot", "--train_data_path", train)
-    assert status == 2
-    assert err.splitlines()[-1] == "error: --train_data_path: no record fits into --cutoff_len 512"
+    write_records(train, rows[8:9])
+    status, _, err = instruct(tmp_path / "none", "--cutoff_len", 300, "--train_data_path", train)
+    line = "error: --train_data_path: no record fits into --cutoff_len 300"
+    assert (status, err.splitlines()[-1]) == (2, line)
 
 
 # ------------------------------------------------------------------------------------------------------------- sweeps
