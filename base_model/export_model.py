@@ -23,7 +23,7 @@ from tlrec.data.preferences import build_record
 from tlrec.data.records import read_records
 from tlrec.demo.world import DOMAINS, make_catalogue, make_examples
 from tlrec.errors import InputError, one_line_errors
-from tlrec.files import read_json, whole_folder, write_json
+from tlrec.files import one_line_if_full, read_json, whole_folder, write_json
 from tlrec.model.folders import adapter_folder, check_adapter, check_base_model, tuned_on_another
 from tlrec.model.identity import base_identity
 from tlrec.model.prompts import ANSWERS, FRAME_NAMES, load_frame
@@ -200,7 +200,7 @@ def main():
     check_mergeable(model, args.lora_weights)
     tuned = scorer.score(model, merge=False, progress="base and adapter")
 
-    with whole_folder(args.output_dir) as folder:
+    with one_line_if_full(args.output_dir), whole_folder(args.output_dir) as folder:
         # 5. Merge, and write all files
         write_merged(folder, model, encoder)
         hardware = loaded.hardware

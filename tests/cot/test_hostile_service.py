@@ -140,7 +140,8 @@ def test_a_damaged_list_of_batches_is_one_line(generate, root, part):
     state.parent.mkdir(parents=True)
     state.write_text(json.dumps({"parts": [part]}))
     status, _, err = generate("http://127.0.0.1:9/v1", *BATCH)
-    assert status == 2 and err.startswith(f"error: {state}: 'parts.0") and err.count("\n") == 1
+    error = err.splitlines()[-1]  # after the bar, on a slow machine
+    assert status == 2 and error.startswith(f"error: {state}: 'parts.0") and "Traceback" not in err
 
 
 # ----------------------------------------------------------------------------------------------------------- thoughts

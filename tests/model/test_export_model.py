@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -145,12 +146,12 @@ def test_whole_or_not_at_all(export, exported, tmp_path, monkeypatch):
     assert export(folder) == (2, "", held)
 
     def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patch:
         patch.setattr(PreTrainedModel, "save_pretrained", full)
         status, _, err = export(folder, "--overwrite")
-        line = "error: writing: No space left on device; finished work has been kept"
+        line = f"error: {folder}: the disk is full; free some space and run the same command again"
         assert (status, err.splitlines()[-1], snapshot(tmp_path)) == (2, line, before)
     assert export(folder, "--overwrite", "--dtype", "bfloat16")[0] == 0
     assert read(folder)["dtype"] == "bfloat16" and [path.name for path in tmp_path.iterdir()] == ["movie"]

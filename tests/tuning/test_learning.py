@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 def refused(result, message, folder):
     """The run has ended in this one line, and left no adapter and no run.json."""
     status, _, err = result
-    line = err.strip().split("\n")[-1]
+    line = err.strip().splitlines()[-1].strip()  # a carriage return ends a bar
     assert status == 2 and line.startswith("error: ") and message in line, err
     assert "Traceback" not in err
     assert {path.name for path in folder.iterdir()} <= {CHECKPOINTS}
